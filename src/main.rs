@@ -1,2 +1,4 @@
 //! x
-fn main(){}
+fn main() {
+    println!("{}", serde_json::to_string(&sidecarset::api::crd::crd()).unwrap());
+}

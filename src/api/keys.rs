@@ -1,0 +1,63 @@
+//! Names that this program writes into the API: labels, annotations, object names.
+
+/// API group of the CRD, and the domain of every key below.
+pub const GROUP: &str = "sidecarset.dev";
+
+/// Label on every injected pod, value `"true"`. The operator watches only pods that carry it.
+pub const INJECTED: &str = "sidecarset.dev/injected";
+
+/// Label on a pod or a namespace; the value `"false"` keeps every sidecar out.
+pub const INJECT: &str = "sidecarset.dev/inject";
+
+/// Prefix of the label `revision.sidecarset.dev/<set>`: the revision hash whose template the pod runs.
+pub const REVISION_PREFIX: &str = "revision.sidecarset.dev/";
+
+/// Prefix of the annotation `injection.sidecarset.dev/<set>`: what was injected, as
+/// `{"containers":["c"],"initContainers":["i"],"volumes":["v"]}`.
+pub const INJECTION_PREFIX: &str = "injection.sidecarset.dev/";
+
+/// Prefix of the annotation `update.sidecarset.dev/<set>`: the last in-place update, see
+/// [`crate::core::pod::Update`].
+pub const UPDATE_PREFIX: &str = "update.sidecarset.dev/";
+
+/// Label on a `ControllerRevision`: the name of the set it belongs to.
+pub const SET: &str = "sidecarset.dev/set";
+
+/// Annotation on a set, `"true"` for a canary of the set named by [`BASE`].
+pub const CANARY: &str = "sidecarset.dev/canary";
+
+/// Annotation on a canary set: the name of its base.
+pub const BASE: &str = "sidecarset.dev/base";
+
+/// Kubernetes' annotation that names the container `kubectl logs` and `kubectl exec` use.
+pub const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
+
+/// Kubernetes' annotation on the pods that mirror a static pod.
+pub const MIRROR_POD: &str = "kubernetes.io/config.mirror";
+
+/// Label that every namespace carries with its own name.
+pub const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
+
+/// Environment variable that every injected container gets, value `"true"` (OpenKruise's name for it).
+pub const IS_INJECTED: &str = "IS_INJECTED";
+
+/// Field manager and user agent of this program.
+pub const MANAGER: &str = "sidecarset-operator";
+
+/// Namespaces that no set reaches: a sidecar there could keep the cluster from starting.
+pub const EXCLUDED_NAMESPACES: [&str; 2] = ["kube-system", "kube-node-lease"];
+
+/// `revision.sidecarset.dev/<set>`.
+pub fn revision_label(set: &str) -> String {
+    format!("{REVISION_PREFIX}{set}")
+}
+
+/// `injection.sidecarset.dev/<set>`.
+pub fn injection_annotation(set: &str) -> String {
+    format!("{INJECTION_PREFIX}{set}")
+}
+
+/// `update.sidecarset.dev/<set>`.
+pub fn update_annotation(set: &str) -> String {
+    format!("{UPDATE_PREFIX}{set}")
+}

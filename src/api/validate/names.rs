@@ -1,0 +1,37 @@
+//! Kubernetes' syntax of names (`k8s.io/apimachinery/pkg/util/validation`).
+
+use crate::api::keys::GROUP;
+
+pub(super) const QUALIFIED_NAME: &str = "the key must be a name of at most 63 letters, digits, '-', '_' and '.', with an optional DNS prefix and '/' in front";
+pub(super) const LABEL_VALUE: &str =
+    "the value must have at most 63 letters, digits, '-', '_' and '.', and begin and end with a letter or digit";
+pub(super) const DNS_LABEL: &str =
+    "must have at most 63 lower-case letters, digits and '-', and begin and end with a letter or digit";
+
+pub(super) fn is_dns_label(name: &str) -> bool {
+    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    let edge = |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    name.len() <= 63 && name.bytes().all(inner) && edge(name.as_bytes().first()) && edge(name.as_bytes().last())
+}
+
+pub(super) fn is_label_value(value: &str) -> bool {
+    value.is_empty() || is_name(value)
+}
+
+pub(super) fn is_qualified_name(key: &str) -> bool {
+    match key.split_once('/') {
+        Some((prefix, name)) => prefix.len() <= 253 && prefix.split('.').all(is_dns_label) && is_name(name),
+        None => is_name(key),
+    }
+}
+
+/// True for a key that only this program may write.
+pub(super) fn is_own(key: &str) -> bool {
+    key.split_once('/').is_some_and(|(prefix, _)| prefix == GROUP || prefix.ends_with(&format!(".{GROUP}")))
+}
+
+fn is_name(name: &str) -> bool {
+    let inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    let edge = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
+    name.len() <= 63 && name.bytes().all(inner) && edge(name.as_bytes().first()) && edge(name.as_bytes().last())
+}
