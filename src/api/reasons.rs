@@ -10,3 +10,80 @@ pub const STALLED: &str = "Stalled";
 pub const PAUSED: &str = "Paused";
 /// Condition: the webhook serves this set.
 pub const INJECTION_READY: &str = "InjectionReady";
+
+/// Reasons of conditions; also the reasons of the events on a set.
+pub mod reason {
+    /// Nothing to say: an abnormal condition is False.
+    pub const AS_EXPECTED: &str = "AsExpected";
+    /// The spec was refused.
+    pub const INVALID_SPEC: &str = "InvalidSpec";
+    /// No pod carries the sidecars.
+    pub const NO_PODS: &str = "NoPods";
+    /// `updateStrategy.type` is `NotUpdate`.
+    pub const NOT_UPDATE: &str = "NotUpdate";
+    /// Pods are being upgraded.
+    pub const ROLLING_UPDATE: &str = "RollingUpdate";
+    /// `updateStrategy.paused` is true.
+    pub const PAUSED: &str = "Paused";
+    /// Failed pods fill the budget.
+    pub const PODS_FAILED: &str = "PodsFailed";
+    /// Everything is updated, and some pods are not ready.
+    pub const PODS_NOT_READY: &str = "PodsNotReady";
+    /// As many pods are updated as partition allows.
+    pub const PARTITION_REACHED: &str = "PartitionReached";
+    /// The rest cannot be updated in place.
+    pub const NOT_IN_PLACE: &str = "NotInPlace";
+    /// Everything is updated and ready.
+    pub const UP_TO_DATE: &str = "UpToDate";
+    /// The webhook configuration contains this generation of the set.
+    pub const REGISTERED: &str = "Registered";
+    /// The webhook configuration does not contain it yet.
+    pub const NOT_REGISTERED: &str = "NotRegistered";
+    /// `injectionStrategy.paused` is true.
+    pub const INJECTION_PAUSED: &str = "InjectionPaused";
+}
+
+/// Why a set did or did not inject into a pod: the `reason` of warnings, audit annotations, metrics and events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum InjectionReason {
+    /// The sidecars were added or brought up to date.
+    Injected,
+    /// Nothing differs from what the set wants.
+    AlreadyInjected,
+    /// The sidecars of a set that does not match any more were removed.
+    Removed,
+    /// The pod carries `sidecarset.dev/inject: "false"`.
+    OptedOut,
+    /// The namespace is excluded, or carries `sidecarset.dev/inject: "false"`.
+    NamespaceExcluded,
+    /// A static pod's mirror is never touched.
+    MirrorPod,
+    /// `injectionStrategy.paused` is true.
+    Paused,
+    /// A container name is taken by one of the pod's own, or by another set.
+    NameConflict,
+    /// The pod has another volume of that name.
+    VolumeConflict,
+}
+
+impl InjectionReason {
+    /// The name as users see it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Injected => "Injected",
+            Self::AlreadyInjected => "AlreadyInjected",
+            Self::Removed => "Removed",
+            Self::OptedOut => "OptedOut",
+            Self::NamespaceExcluded => "NamespaceExcluded",
+            Self::MirrorPod => "MirrorPod",
+            Self::Paused => "Paused",
+            Self::NameConflict => "NameConflict",
+            Self::VolumeConflict => "VolumeConflict",
+        }
+    }
+
+    /// True if the set wanted to inject and could not.
+    pub fn is_failure(self) -> bool {
+        matches!(self, Self::NameConflict | Self::VolumeConflict)
+    }
+}

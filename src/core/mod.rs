@@ -1,0 +1,7 @@
+//! Decisions: pure functions from what was seen, and a `now`, to data. No I/O, no clock, nothing asynchronous.
+
+pub mod inject;
+pub mod pod;
+pub mod revision;
+pub mod status;
+pub mod upgrade;

@@ -1,0 +1,171 @@
+//! All injected pods, by set. The only mutable state of the upgrade side; everything in it can be rebuilt from the API.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use k8s_openapi::jiff::Timestamp;
+
+use super::rollout::Rollout;
+use super::set_index::{SetIndex, Surroundings};
+use crate::core::pod::{PodKey, PodView};
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Index {
+    pods: HashMap<PodKey, Arc<PodView>>,
+    sets: BTreeMap<String, SetIndex>,
+    namespaces: HashMap<String, BTreeMap<String, String>>,
+    /// Whether the node's kubelet restarts native sidecars for a new image.
+    nodes: HashMap<String, bool>,
+    refused: HashMap<PodKey, Refusal>,
+    /// Sets whose pods must be looked at again because a namespace or node changed.
+    stale: BTreeSet<String>,
+}
+
+#[derive(Debug)]
+struct Refusal {
+    resource_version: u64,
+    message: String,
+}
+
+impl Index {
+    /// Takes note of a pod, from the watch or from the answer to a patch. An older version than the known one is
+    /// ignored. Returns the sets for which something changed.
+    pub fn apply(&mut self, pod: PodView, now: Timestamp) -> Vec<String> {
+        if let Some(known) = self.pods.get(&pod.key)
+            && known.resource_version > pod.resource_version
+        {
+            return Vec::new();
+        }
+        let key = pod.key.clone();
+        let old = self.pods.insert(key.clone(), Arc::new(pod));
+        self.touch(&key, old.as_deref(), now)
+    }
+
+    /// Takes note that a pod is gone. A later pod of the same name stays.
+    pub fn remove(&mut self, key: &PodKey, uid: &str, now: Timestamp) -> Vec<String> {
+        if self.pods.get(key).is_none_or(|pod| pod.uid != uid) {
+            return Vec::new();
+        }
+        let old = self.pods.remove(key);
+        self.refused.remove(key);
+        self.touch(key, old.as_deref(), now)
+    }
+
+    /// After a complete list that began at `version`: pods that are known from before it and not in it are gone.
+    pub fn retain(&mut self, listed: &HashSet<PodKey>, version: u64, now: Timestamp) -> Vec<String> {
+        let gone = self.pods.values().filter(|pod| pod.resource_version <= version && !listed.contains(&pod.key));
+        let gone: Vec<Arc<PodView>> = gone.cloned().collect();
+        gone.iter().flat_map(|pod| self.remove(&pod.key, &pod.uid, now)).collect()
+    }
+
+    /// The pod as last seen.
+    pub fn get(&self, key: &PodKey) -> Option<Arc<PodView>> {
+        self.pods.get(key).cloned()
+    }
+
+    /// All pods.
+    pub fn pods(&self) -> impl Iterator<Item = &Arc<PodView>> {
+        self.pods.values()
+    }
+
+    /// Takes note of what a set wants. Its pods are counted again only if that changed.
+    pub fn configure(&mut self, rollout: Rollout, now: Timestamp) {
+        let name = rollout.set.clone();
+        if self.sets.get(&name).is_none_or(|set| *set.rollout != rollout) || self.stale.remove(&name) {
+            self.stale.remove(&name);
+            self.rebuild(Arc::new(rollout), now);
+        }
+    }
+
+    /// Forgets a set that is gone.
+    pub fn forget(&mut self, set: &str) {
+        self.sets.remove(set);
+        self.stale.remove(set);
+    }
+
+    /// Takes note of a namespace's labels, `None` when it is gone. Returns the sets to reconcile.
+    pub fn set_namespace(&mut self, name: &str, labels: Option<BTreeMap<String, String>>) -> Vec<String> {
+        let old = self.namespaces.get(name);
+        if old == labels.as_ref() {
+            return Vec::new();
+        }
+        match labels {
+            Some(labels) => self.namespaces.insert(name.to_owned(), labels),
+            None => self.namespaces.remove(name),
+        };
+        let selecting = self.sets.values().filter(|set| set.rollout.namespace_selector.is_some());
+        let names: Vec<String> = selecting.map(|set| set.rollout.set.clone()).collect();
+        self.stale.extend(names.iter().cloned());
+        names
+    }
+
+    /// Takes note of a node's kubelet. Returns the sets to reconcile.
+    pub fn set_node(&mut self, name: &str, restarts_native_sidecars: Option<bool>) -> Vec<String> {
+        if self.nodes.get(name).copied() == restarts_native_sidecars {
+            return Vec::new();
+        }
+        match restarts_native_sidecars {
+            Some(able) => self.nodes.insert(name.to_owned(), able),
+            None => self.nodes.remove(name),
+        };
+        let names: Vec<String> = self.sets.keys().cloned().collect();
+        self.stale.extend(names.iter().cloned());
+        names
+    }
+
+    /// Takes note that the apiserver refused a patch of exactly this version of a pod: it is not repeated before the
+    /// pod changes, and counts as failed.
+    pub fn refuse(&mut self, pod: &PodView, message: String, now: Timestamp) -> Vec<String> {
+        let refusal = Refusal { resource_version: pod.resource_version, message };
+        self.refused.insert(pod.key.clone(), refusal);
+        self.touch(&pod.key, None, now)
+    }
+
+    pub(super) fn set(&self, name: &str) -> Option<&SetIndex> {
+        self.sets.get(name)
+    }
+
+    /// Looks again at the pods of a set whose state may have changed with time alone.
+    pub(super) fn advance(&mut self, set: &str, now: Timestamp) {
+        let due = self.sets.get(set).map(|set| set.due(now)).unwrap_or_default();
+        for key in due {
+            self.update_set(set, &key, now);
+        }
+    }
+
+    fn touch(&mut self, key: &PodKey, old: Option<&PodView>, now: Timestamp) -> Vec<String> {
+        if let (Some(pod), Some(refusal)) = (self.pods.get(key), self.refused.get(key))
+            && refusal.resource_version != pod.resource_version
+        {
+            self.refused.remove(key);
+        }
+        let current = self.pods.get(key).into_iter().flat_map(|pod| pod.marks.keys().cloned());
+        let before = old.into_iter().flat_map(|pod| pod.marks.keys().cloned());
+        let sets: BTreeSet<String> = current.chain(before).collect();
+        sets.into_iter().filter(|set| self.update_set(set, key, now)).collect()
+    }
+
+    fn update_set(&mut self, set: &str, key: &PodKey, now: Timestamp) -> bool {
+        let Some(index) = self.sets.get_mut(set) else { return false };
+        let pod = self.pods.get(key).map(AsRef::as_ref);
+        let node = pod.and_then(|pod| pod.node.as_deref());
+        let around = Surroundings {
+            namespace_labels: self.namespaces.get(&key.namespace),
+            restarts_native_sidecars: node.and_then(|node| self.nodes.get(node)).copied(),
+            refused: self.refused.get(key).map(|refusal| refusal.message.as_str()),
+            now,
+        };
+        index.update(key, pod, &around)
+    }
+
+    fn rebuild(&mut self, rollout: Arc<Rollout>, now: Timestamp) {
+        let name = rollout.set.clone();
+        self.sets.insert(name.clone(), SetIndex::new(rollout));
+        let marked = self.pods.values().filter(|pod| pod.marks.contains_key(&name));
+        let keys: Vec<PodKey> = marked.map(|pod| pod.key.clone()).collect();
+        for key in keys {
+            self.update_set(&name, &key, now);
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! How far an in-place update of one pod has come, judged by its containers and not by the pod.
+//!
+//! Observed on kubelets 1.35: `observedGeneration` moves before the old container is stopped; `status.image` and
+//! `imageID` may stay equal; a new container may inherit `ready` from the old one; a missing image may show no reason.
+
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+
+use super::rollout::Strategy;
+use crate::core::pod::{ContainerStatus, ContainerView, PodView, Replaced, Update};
+
+/// The kubelet's status may describe the old container for this long after our request.
+const STALE_STATUS: SignedDuration = SignedDuration::from_secs(3);
+
+/// A 1.35 kubelet lets a container with a startupProbe inherit readiness until the first probe: period + this.
+const STARTUP_MARGIN_SECONDS: i32 = 2;
+
+/// Waiting reasons that mean failure once the kubelet has seen the update.
+const FAILED_TO_START: [&str; 7] = [
+    "ErrImagePull",
+    "ImagePullBackOff",
+    "ErrImageNeverPull",
+    "InvalidImageName",
+    "CreateContainerConfigError",
+    "CreateContainerError",
+    "RunContainerError",
+];
+
+/// See the module.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Neither done nor failed; look again at this time even if nothing is heard of the pod.
+    Undecided(Option<Timestamp>),
+    /// Every replaced container is a new one that has stayed ready.
+    Done,
+    /// Not done in time, or there is evidence that it will not be. The text names container and reason.
+    Failed(String),
+}
+
+/// Judges the update that the pod's annotation records.
+pub fn progress(pod: &PodView, update: &Update, strategy: &Strategy, now: Timestamp) -> Progress {
+    let mut result = Progress::Done;
+    for (name, replaced) in &update.containers {
+        let step = match pod.container(name) {
+            Some(container) => container_progress(pod, container, replaced, update.at, strategy, now),
+            None => Progress::Failed(format!("{name}: the pod has no such container")),
+        };
+        result = worse(result, step);
+    }
+    match result {
+        Progress::Done if !kubelet_has_seen(pod) => undecided_until(update.at + seconds(strategy.timeout_seconds), now),
+        other => other,
+    }
+}
+
+fn worse(a: Progress, b: Progress) -> Progress {
+    match (a, b) {
+        (Progress::Failed(text), _) | (_, Progress::Failed(text)) => Progress::Failed(text),
+        (Progress::Undecided(a), Progress::Undecided(b)) => Progress::Undecided(a.into_iter().chain(b).min()),
+        (Progress::Undecided(at), _) | (_, Progress::Undecided(at)) => Progress::Undecided(at),
+        (Progress::Done, Progress::Done) => Progress::Done,
+    }
+}
+
+fn container_progress(
+    pod: &PodView,
+    container: &ContainerView,
+    replaced: &Replaced,
+    at: Timestamp,
+    strategy: &Strategy,
+    now: Timestamp,
+) -> Progress {
+    // Nothing is expected of a pod without a node; it will start with the new image.
+    if pod.node.is_none() {
+        return Progress::Undecided(None);
+    }
+    let deadline = at + seconds(strategy.timeout_seconds);
+    let Some(status) = &container.status else { return by_deadline(container, deadline, now) };
+    if let Some(ready_since) = new_and_ready_since(pod, container, status, replaced) {
+        let done_at = ready_since + hold(container, strategy);
+        return if now >= done_at { Progress::Done } else { Progress::Undecided(Some(done_at)) };
+    }
+    if now < at + STALE_STATUS {
+        return Progress::Undecided(Some(at + STALE_STATUS));
+    }
+    match evidence(pod, status, replaced) {
+        Some(reason) => Progress::Failed(format!("{}: {reason}", container.name)),
+        None => by_deadline(container, deadline, now),
+    }
+}
+
+/// Since when the new container has been ready, if it is. The pod's own readiness, where it is later, tells when a
+/// readinessProbe passed; the container status has no time for that.
+fn new_and_ready_since(
+    pod: &PodView,
+    container: &ContainerView,
+    status: &ContainerStatus,
+    replaced: &Replaced,
+) -> Option<Timestamp> {
+    // A burst of updates that ends on the image that still runs restarts nothing.
+    let is_new = (status.id != replaced.id && !status.id.is_empty()) || replaced.image == container.image;
+    let started = status.running_since.filter(|_| is_new && status.ready)?;
+    let pod_ready = pod.ready_changed.filter(|_| pod.ready).unwrap_or(started);
+    Some(started.max(pod_ready))
+}
+
+fn hold(container: &ContainerView, strategy: &Strategy) -> SignedDuration {
+    let probe = container.startup_period.map_or(0, |period| period + STARTUP_MARGIN_SECONDS);
+    seconds(strategy.min_ready_seconds.max(probe))
+}
+
+fn evidence(pod: &PodView, status: &ContainerStatus, replaced: &Replaced) -> Option<String> {
+    if !kubelet_has_seen(pod) {
+        return None;
+    }
+    let waiting = status.waiting.as_deref();
+    let restarts = status.restart_count - replaced.restart_count;
+    match waiting {
+        Some(reason) if FAILED_TO_START.contains(&reason) => Some(reason.to_owned()),
+        // The old container may have been in a crash loop before; its count tells them apart.
+        Some("CrashLoopBackOff") if restarts > 0 => Some("CrashLoopBackOff".to_owned()),
+        _ => {
+            let code = status.exit_code.filter(|code| *code != 0 && restarts >= 2)?;
+            Some(format!("restarted {restarts} times, last exit code {code}"))
+        }
+    }
+}
+
+fn by_deadline(container: &ContainerView, deadline: Timestamp, now: Timestamp) -> Progress {
+    if now < deadline {
+        return Progress::Undecided(Some(deadline));
+    }
+    Progress::Failed(format!("{}: not ready by podUpdateTimeoutSeconds", container.name))
+}
+
+fn undecided_until(deadline: Timestamp, now: Timestamp) -> Progress {
+    if now < deadline { Progress::Undecided(Some(deadline)) } else { Progress::Failed("the kubelet has not seen the update".to_owned()) }
+}
+
+fn kubelet_has_seen(pod: &PodView) -> bool {
+    pod.observed_generation.is_none_or(|observed| observed >= pod.generation)
+}
+
+fn seconds(seconds: i32) -> SignedDuration {
+    SignedDuration::from_secs(i64::from(seconds))
+}

@@ -1,0 +1,117 @@
+//! What a set wants of its running pods, compiled once per change.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use crate::api::SidecarSetSpec;
+use crate::api::selector::{Selector, SelectorError};
+use crate::api::v1beta1::UpdateType;
+use crate::core::revision::{Change, Sidecar, Template};
+
+/// See the module.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rollout {
+    /// Name of the set.
+    pub set: String,
+    /// Pods that belong to the set.
+    pub selector: Selector,
+    /// Their namespaces; `None` for all.
+    pub namespace_selector: Option<Selector>,
+    /// Hash of the revision that pods should reach.
+    pub revision: String,
+    /// Its sidecars.
+    pub sidecars: Vec<Sidecar>,
+    /// What it takes to come from another known revision to this one, by hash.
+    pub changes: BTreeMap<String, Change>,
+    /// False once every matched pod has reached `revision`: later failures are none of this rollout.
+    pub rolling: bool,
+    /// How to get there.
+    pub strategy: Strategy,
+}
+
+/// `spec.updateStrategy`, parsed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Strategy {
+    /// False for type `NotUpdate`.
+    pub enabled: bool,
+    /// `paused`.
+    pub paused: bool,
+    /// Only these pods are upgraded.
+    pub selector: Option<Selector>,
+    /// Pods that stay on the old revision.
+    pub partition: IntOrString,
+    /// Pods that may be unavailable because of upgrades.
+    pub max_unavailable: IntOrString,
+    /// Seconds that a new sidecar must have been ready.
+    pub min_ready_seconds: i32,
+    /// Seconds after which an update has failed.
+    pub timeout_seconds: i32,
+}
+
+impl Rollout {
+    /// Compiles a spec. `revisions` are all known ones, the target included or not; `stable` is the last one that every
+    /// matched pod had reached.
+    ///
+    /// # Errors
+    /// A selector that does not parse; validation says so with its full path.
+    pub fn new(
+        set: &str,
+        spec: &SidecarSetSpec,
+        target: (&str, &Template),
+        revisions: &BTreeMap<String, Template>,
+        stable: Option<&str>,
+    ) -> Result<Self, SelectorError> {
+        let (revision, template) = target;
+        let parse = |selector: &Option<_>| selector.as_ref().map(Selector::parse).transpose();
+        let update = &spec.update_strategy;
+        let changes = revisions.iter().map(|(hash, old)| (hash.clone(), old.change_to(template)));
+        Ok(Self {
+            set: set.to_owned(),
+            selector: Selector::parse(&spec.selector)?,
+            namespace_selector: parse(&spec.namespace_selector)?,
+            revision: revision.to_owned(),
+            sidecars: template.sidecars().collect(),
+            changes: changes.chain([(revision.to_owned(), Change::InPlace)]).collect(),
+            rolling: stable != Some(revision),
+            strategy: Strategy {
+                enabled: update.type_ == UpdateType::RollingUpdate,
+                paused: update.paused,
+                selector: parse(&update.selector)?,
+                partition: update.partition.clone().unwrap_or(IntOrString::Int(0)),
+                max_unavailable: update.max_unavailable.clone(),
+                min_ready_seconds: update.min_ready_seconds,
+                timeout_seconds: update.pod_update_timeout_seconds,
+            },
+        })
+    }
+
+    /// Pods that must stay on the old revision: a percentage is rounded up, but below 100 % at least one of several
+    /// pods moves (OpenKruise's rule).
+    pub fn keep_old(&self, matched: usize) -> usize {
+        let keep = share(&self.strategy.partition, matched).min(matched);
+        let all_by_percent = matches!(&self.strategy.partition, IntOrString::String(text) if text != "100%");
+        if all_by_percent && keep == matched && matched > 1 { matched - 1 } else { keep }
+    }
+
+    /// Pods that upgrades may make unavailable at once, at least 1.
+    pub fn max_unavailable(&self, matched: usize) -> usize {
+        share(&self.strategy.max_unavailable, matched).max(1)
+    }
+
+    /// Pods that were not ready anyway and may be in an undecided or failed update at once.
+    pub fn max_unready(&self, matched: usize) -> usize {
+        self.max_unavailable(matched).max(matched.div_ceil(10))
+    }
+}
+
+/// A number, or a percentage of `total` rounded up. What does not parse counts as 0: validation refused it.
+fn share(value: &IntOrString, total: usize) -> usize {
+    match value {
+        IntOrString::Int(number) => usize::try_from(*number).unwrap_or(0),
+        IntOrString::String(text) => {
+            let percent: usize = text.strip_suffix('%').and_then(|number| number.parse().ok()).unwrap_or(0);
+            (percent * total).div_ceil(100)
+        }
+    }
+}
