@@ -2,6 +2,7 @@
 
 pub mod inject;
 pub mod pod;
+pub mod registration;
 pub mod revision;
 pub mod status;
 pub mod upgrade;

@@ -126,6 +126,8 @@ pub struct PodView {
     pub ready: bool,
     /// See `ready`.
     pub ready_changed: Option<Timestamp>,
+    /// Position of the Ready condition in `status.conditions`.
+    pub ready_condition: Option<usize>,
     /// All containers, init containers first, in the order of the spec.
     pub containers: Vec<ContainerView>,
     /// What sets wrote on the pod, by set name.
@@ -230,6 +232,7 @@ impl PodView {
             node: spec.node_name,
             restarts_always: spec.restart_policy.is_none_or(|policy| policy == "Always"),
             ready: ready.is_some_and(|condition| condition.status == "True"),
+            ready_condition: status.conditions.iter().position(|condition| condition.type_ == "Ready"),
             ready_changed: ready.and_then(|condition| condition.last_transition_time.as_ref()).map(|time| time.0),
             marks: marks(&labels, &annotations),
             has_annotations: !annotations.is_empty(),

@@ -12,6 +12,7 @@ mod tests;
 mod volumes;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use json_patch::Patch;
 use serde_json::Value;
@@ -20,6 +21,7 @@ pub use compile::{CompiledSet, CompiledSets};
 use draft::Draft;
 use place::{Conflict, Marks};
 
+use crate::api::SidecarSet;
 use crate::api::keys;
 use crate::api::reasons::InjectionReason;
 use crate::api::v1beta1::FailurePolicy;
@@ -35,6 +37,26 @@ pub struct Request<'a> {
     pub namespace_labels: &'a BTreeMap<String, String>,
     /// Namespaces besides [`keys::EXCLUDED_NAMESPACES`] that no set reaches.
     pub excluded: &'a [String],
+}
+
+/// What a replica injects from, and how new its knowledge is.
+///
+/// Versions are resourceVersions of `SidecarSet`s, which are comparable (KEP-5504): the webhook's path carries the
+/// `version` that the registration was made from, and a replica that has not `seen` as much is behind.
+#[derive(Clone, Debug, Default)]
+pub struct Served {
+    /// False before the first complete lists: nothing may be concluded from what is missing.
+    pub complete: bool,
+    /// The valid sets.
+    pub sets: Arc<CompiledSets>,
+    /// All sets as they are in the API, valid or not.
+    pub specs: Vec<Arc<SidecarSet>>,
+    /// Largest resourceVersion of any set ever seen.
+    pub seen: u64,
+    /// Largest of `spec_versions`.
+    pub version: u64,
+    /// By set: the resourceVersion at which its current spec was first seen.
+    pub spec_versions: BTreeMap<String, u64>,
 }
 
 /// What one set did, or why it did nothing.

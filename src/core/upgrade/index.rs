@@ -69,6 +69,11 @@ impl Index {
         self.pods.values()
     }
 
+    /// Revisions that pods of a set carry.
+    pub fn revisions_in_use(&self, set: &str) -> BTreeSet<String> {
+        self.pods.values().filter_map(|pod| pod.marks.get(set)).map(|mark| mark.revision.clone()).collect()
+    }
+
     /// Takes note of what a set wants. Its pods are counted again only if that changed.
     pub fn configure(&mut self, rollout: Rollout, now: Timestamp) {
         let name = rollout.set.clone();

@@ -24,11 +24,17 @@ pub struct PodPatch {
 }
 
 /// Builds the request: new images, the revision label, and the record of what is replaced. It tests the UID, the label,
-/// the names and images that were seen, and the containers that ran. `None` if the pod has none of the set's marks.
+/// the pod's readiness, the names and images that were seen, and the containers that ran. `None` if the pod has none of the set's marks.
 pub fn pod_patch(pod: &PodView, rollout: &Rollout, now: Timestamp) -> Option<PodPatch> {
     let mark = pod.marks.get(&rollout.set)?;
     let label = pointer(&["metadata", "labels", &keys::revision_label(&rollout.set)]);
     let mut operations = vec![test("/metadata/uid", &pod.uid), test(&label, &mark.revision)];
+    // A pod that became ready since the plan would take a slot that the plan did not count.
+    if let Some(index) = pod.ready_condition {
+        let path = format!("/status/conditions/{index}");
+        operations.push(test(&format!("{path}/type"), "Ready"));
+        operations.push(test(&format!("{path}/status"), if pod.ready { "True" } else { "False" }));
+    }
     for (container, sidecar) in changed(pod, rollout) {
         let path = format!("/spec/{}/{}", container.list.field(), container.index);
         operations.push(test(&format!("{path}/name"), &container.name));

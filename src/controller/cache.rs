@@ -1,0 +1,211 @@
+//! The sets and their revisions as last seen, compiled for injection whenever one changes.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Mutex};
+
+use k8s_openapi::api::apps::v1::ControllerRevision;
+use kube::ResourceExt;
+use tokio::sync::watch;
+
+use super::context::lock;
+use crate::api::validate::validate;
+use crate::api::{SidecarSet, keys};
+use crate::core::inject::{CompiledSet, CompiledSets, Served};
+use crate::core::revision::Template;
+
+/// See the module. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Cache {
+    inner: Arc<Mutex<Inner>>,
+    served: Arc<watch::Sender<Arc<Served>>>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    sets: BTreeMap<String, Known>,
+    /// By set, then by hash.
+    revisions: BTreeMap<String, BTreeMap<String, Revision>>,
+    seen: u64,
+    /// Made of all `compiled`; rebuilt only when one of them changed.
+    compiled: Arc<CompiledSets>,
+    /// Nothing is published before the first complete lists of both.
+    sets_listed: bool,
+    revisions_listed: bool,
+}
+
+#[derive(Debug)]
+struct Known {
+    set: Arc<SidecarSet>,
+    spec_version: u64,
+    compiled: Option<Arc<CompiledSet>>,
+}
+
+/// A stored revision.
+#[derive(Clone, Debug)]
+pub struct Revision {
+    /// Its template.
+    pub template: Template,
+    /// `revision`: larger is newer.
+    pub number: i64,
+    /// UID of the set that owns it.
+    pub owner: Option<String>,
+}
+
+impl Cache {
+    /// An empty cache, and what the webhook serves from it.
+    pub fn new() -> (Self, watch::Receiver<Arc<Served>>) {
+        let (sender, receiver) = watch::channel(Arc::default());
+        (Self { inner: Arc::default(), served: Arc::new(sender) }, receiver)
+    }
+
+    /// The set as last seen.
+    pub fn set(&self, name: &str) -> Option<Arc<SidecarSet>> {
+        lock(&self.inner).sets.get(name).map(|known| Arc::clone(&known.set))
+    }
+
+    /// Revisions of a set, by hash.
+    pub fn revisions(&self, set: &str) -> BTreeMap<String, Revision> {
+        lock(&self.inner).revisions.get(set).cloned().unwrap_or_default()
+    }
+
+    /// Names of all sets.
+    pub fn names(&self) -> Vec<String> {
+        lock(&self.inner).sets.keys().cloned().collect()
+    }
+
+    /// Version at which the set's current spec was first seen.
+    pub fn spec_version(&self, set: &str) -> Option<u64> {
+        lock(&self.inner).sets.get(set).map(|known| known.spec_version)
+    }
+
+    /// Takes note of a set.
+    pub fn apply_set(&self, set: SidecarSet) {
+        let mut inner = lock(&self.inner);
+        let name = set.name_any();
+        let version = resource_version(&set);
+        inner.seen = inner.seen.max(version);
+        // The status of a rolling set changes every second; that is no reason to compile it again.
+        let unchanged = inner.sets.get(&name).filter(|known| same_spec(&known.set, &set));
+        let (spec_version, compiled) = match unchanged {
+            Some(known) => (known.spec_version, Some(known.compiled.clone())),
+            None => (version, None),
+        };
+        let rebuild = compiled.is_none();
+        let compiled = compiled.unwrap_or_else(|| compile(&set, inner.revisions.get(&name)));
+        inner.sets.insert(name, Known { set: Arc::new(set), spec_version, compiled });
+        self.publish(&mut inner, rebuild);
+    }
+
+    /// Takes note that a set is gone.
+    pub fn remove_set(&self, set: &SidecarSet) {
+        let mut inner = lock(&self.inner);
+        inner.seen = inner.seen.max(resource_version(set));
+        inner.sets.remove(&set.name_any());
+        self.publish(&mut inner, true);
+    }
+
+    /// A complete list of sets is in: others are gone. Returns the names of those.
+    pub fn sets_listed(&self, listed: &HashSet<String>) -> Vec<String> {
+        let mut inner = lock(&self.inner);
+        inner.sets_listed = true;
+        let gone: Vec<String> = inner.sets.keys().filter(|name| !listed.contains(*name)).cloned().collect();
+        inner.sets.retain(|name, _| listed.contains(name));
+        self.publish(&mut inner, true);
+        gone
+    }
+
+    /// Takes note of a revision. Returns its set.
+    pub fn apply_revision(&self, object: &ControllerRevision) -> Option<String> {
+        let (set, hash) = set_and_hash(object)?;
+        let template = Template::from_data(&object.data.as_ref()?.0)?;
+        let owner = object.owner_references().first().map(|owner| owner.uid.clone());
+        let revision = Revision { template, number: object.revision, owner };
+        let mut inner = lock(&self.inner);
+        inner.revisions.entry(set.clone()).or_default().insert(hash, revision);
+        self.recompile(&mut inner, &set);
+        Some(set)
+    }
+
+    /// Takes note that a revision is gone.
+    pub fn remove_revision(&self, object: &ControllerRevision) -> Option<String> {
+        let (set, hash) = set_and_hash(object)?;
+        let mut inner = lock(&self.inner);
+        inner.revisions.get_mut(&set)?.remove(&hash);
+        self.recompile(&mut inner, &set);
+        Some(set)
+    }
+
+    /// A complete list of revisions, by object name, is in: others are gone.
+    pub fn revisions_listed(&self, listed: &HashSet<String>) {
+        let mut inner = lock(&self.inner);
+        inner.revisions_listed = true;
+        for (set, revisions) in &mut inner.revisions {
+            revisions.retain(|hash, _| listed.contains(&crate::core::revision::name(set, hash)));
+        }
+        let names: Vec<String> = inner.sets.keys().cloned().collect();
+        for name in names {
+            self.recompile(&mut inner, &name);
+        }
+        self.publish(&mut inner, true);
+    }
+
+    fn recompile(&self, inner: &mut Inner, name: &str) {
+        let Inner { sets, revisions, .. } = inner;
+        if let Some(known) = sets.get_mut(name) {
+            known.compiled = compile(&known.set, revisions.get(name));
+            self.publish(inner, true);
+        }
+    }
+
+    fn publish(&self, inner: &mut Inner, rebuild: bool) {
+        if !inner.sets_listed || !inner.revisions_listed {
+            return;
+        }
+        if rebuild {
+            inner.compiled = Arc::new(CompiledSets::new(inner.sets.values().filter_map(|known| known.compiled.clone())));
+        }
+        let spec_versions: BTreeMap<String, u64> =
+            inner.sets.iter().map(|(name, known)| (name.clone(), known.spec_version)).collect();
+        self.served.send_replace(Arc::new(Served {
+            complete: true,
+            sets: Arc::clone(&inner.compiled),
+            specs: inner.sets.values().map(|known| Arc::clone(&known.set)).collect(),
+            seen: inner.seen,
+            version: spec_versions.values().copied().max().unwrap_or(0),
+            spec_versions,
+        }));
+    }
+}
+
+/// `None` for a set that validation refuses: it is not served, and the controller says why.
+fn compile(set: &SidecarSet, revisions: Option<&BTreeMap<String, Revision>>) -> Option<Arc<CompiledSet>> {
+    if set.metadata.deletion_timestamp.is_some() || !validate(set).errors.is_empty() {
+        return None;
+    }
+    let template = Template::of(&set.spec);
+    let hash = template.hash(collisions(set));
+    let history = revisions.into_iter().flat_map(BTreeMap::values).map(|revision| &revision.template);
+    CompiledSet::new(&set.name_any(), &set.spec, (&hash, &template), history).ok().map(Arc::new)
+}
+
+/// `status.collisionCount`, 0 if unset.
+pub(super) fn collisions(set: &SidecarSet) -> i32 {
+    set.status.as_ref().and_then(|status| status.collision_count).unwrap_or(0)
+}
+
+fn same_spec(a: &SidecarSet, b: &SidecarSet) -> bool {
+    let spec = |set: &SidecarSet| {
+        (set.metadata.uid.clone(), set.metadata.generation, set.metadata.deletion_timestamp.clone(), collisions(set))
+    };
+    spec(a) == spec(b)
+}
+
+fn resource_version(set: &SidecarSet) -> u64 {
+    set.resource_version().and_then(|version| version.parse().ok()).unwrap_or(0)
+}
+
+fn set_and_hash(object: &ControllerRevision) -> Option<(String, String)> {
+    let set = object.labels().get(keys::SET)?.clone();
+    let hash = object.name_any().strip_prefix(&format!("{set}-"))?.to_owned();
+    Some((set, hash))
+}

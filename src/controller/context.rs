@@ -1,0 +1,164 @@
+//! What the parts of the controller share.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use k8s_openapi::jiff::Timestamp;
+use kube::api::PatchParams;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use super::cache::Cache;
+use super::error::Error;
+use crate::api::keys;
+use crate::core::pod::PodKey;
+use crate::core::upgrade::Index;
+use crate::runtime::client::Clients;
+use crate::runtime::events::Events;
+use crate::runtime::leader::Leadership;
+use crate::runtime::metrics::Metrics;
+use crate::runtime::namespaces::Namespaces;
+
+/// Longest wait for one write.
+pub(super) const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// See the module.
+pub struct Context {
+    /// Clients of the cluster.
+    pub clients: Clients,
+    /// The right to write.
+    pub leadership: Leadership,
+    /// Namespace of the operator's own objects.
+    pub namespace: String,
+    /// Pods written at the same time.
+    pub write_concurrency: usize,
+    /// Metrics.
+    pub metrics: Metrics,
+    /// Events.
+    pub events: Events,
+    /// Labels of namespaces, shared with the webhook.
+    pub namespaces: Namespaces,
+    /// Version of the sets that the webhook registration stands for; 0 while there is none.
+    pub registered: watch::Receiver<u64>,
+    /// Sets and revisions.
+    pub cache: Cache,
+    /// Sets to reconcile.
+    pub dirty: Dirty,
+    pub(super) index: Mutex<Index>,
+    /// Open once a new leader has read all pods.
+    pub(super) may_plan: AtomicBool,
+    /// Pods by set whose last patch has an unknown outcome.
+    pub(super) uncertain: Mutex<HashMap<String, HashSet<PodKey>>>,
+    /// When the status of a set was last written.
+    pub(super) reported: Mutex<HashMap<String, Instant>>,
+}
+
+impl Context {
+    /// A context with nothing known yet.
+    pub fn new(parts: Parts) -> Arc<Self> {
+        let Parts { clients, leadership, namespace, write_concurrency, metrics, events, namespaces, registered, cache } = parts;
+        Arc::new(Self {
+            clients,
+            leadership,
+            namespace,
+            write_concurrency,
+            metrics,
+            events,
+            namespaces,
+            registered,
+            cache,
+            dirty: Dirty::default(),
+            index: Mutex::default(),
+            may_plan: AtomicBool::new(false),
+            uncertain: Mutex::default(),
+            reported: Mutex::default(),
+        })
+    }
+
+    /// The index; never held across an await.
+    pub(super) fn index(&self) -> MutexGuard<'_, Index> {
+        lock(&self.index)
+    }
+
+    /// Runs one write: only while this replica leads, and ending before another may.
+    pub(super) async fn write<T>(
+        &self,
+        action: &'static str,
+        object: impl FnOnce() -> String,
+        call: impl Future<Output = Result<T, kube::Error>>,
+    ) -> Result<T, Error> {
+        let lease_ends = self.leadership.write_deadline().ok_or(Error::NotLeader)?;
+        let deadline = lease_ends.min(Instant::now() + WRITE_TIMEOUT);
+        match tokio::time::timeout_at(deadline, call).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(source)) => Err(Error::Api { action, object: object(), source: Box::new(source) }),
+            Err(_) => Err(Error::Timeout { action, object: object() }),
+        }
+    }
+
+    pub(super) fn may_plan(&self) -> bool {
+        self.may_plan.load(Ordering::SeqCst) && self.leadership.is_leader()
+    }
+}
+
+/// What a [`Context`] is made of.
+#[allow(missing_docs)] // the fields of Context
+pub struct Parts {
+    pub clients: Clients,
+    pub leadership: Leadership,
+    pub namespace: String,
+    pub write_concurrency: usize,
+    pub metrics: Metrics,
+    pub events: Events,
+    pub namespaces: Namespaces,
+    pub registered: watch::Receiver<u64>,
+    pub cache: Cache,
+}
+
+/// Names of sets that want to be reconciled; marking one twice is marking it once.
+#[derive(Debug, Default)]
+pub struct Dirty {
+    sets: Mutex<BTreeSet<String>>,
+    notify: Notify,
+}
+
+impl Dirty {
+    /// Marks sets.
+    pub fn mark(&self, names: impl IntoIterator<Item = String>) {
+        let mut sets = lock(&self.sets);
+        let before = sets.len();
+        sets.extend(names);
+        if sets.len() > before {
+            self.notify.notify_one();
+        }
+    }
+
+    /// Waits for marked sets and takes them. Marks within `collect` come together: a thousand pod events are one
+    /// reconcile.
+    pub async fn take(&self, collect: Duration) -> BTreeSet<String> {
+        loop {
+            self.notify.notified().await;
+            tokio::time::sleep(collect).await;
+            let sets = std::mem::take(&mut *lock(&self.sets));
+            if !sets.is_empty() {
+                return sets;
+            }
+        }
+    }
+}
+
+/// Data behind these locks is whole after any panic, so poisoning is no reason to stop.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The clock, read here and handed to the pure core.
+pub(super) fn now() -> Timestamp {
+    Timestamp::now()
+}
+
+pub(super) fn patch_params() -> PatchParams {
+    PatchParams { field_manager: Some(keys::MANAGER.to_owned()), ..PatchParams::default() }
+}

@@ -1,0 +1,42 @@
+//! Errors of the controller.
+
+/// What went wrong, with the call and the object.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A call failed.
+    #[error("cannot {action} {object}: {source}")]
+    Api {
+        /// For example `patch status of`.
+        action: &'static str,
+        /// For example `SidecarSet logs`.
+        object: String,
+        /// What the API server said.
+        source: Box<kube::Error>,
+    },
+    /// A call got no answer in time.
+    #[error("cannot {action} {object}: no answer in time")]
+    Timeout {
+        /// See [`Error::Api`].
+        action: &'static str,
+        /// See [`Error::Api`].
+        object: String,
+    },
+    /// The lease was lost: nothing may be written.
+    #[error("this replica does not lead any more")]
+    NotLeader,
+    /// The fate of writes is unknown, and the pods could not be read.
+    #[error("{0} pods were patched with unknown outcome and cannot be read yet")]
+    Uncertain(usize),
+}
+
+impl Error {
+    /// Name for metrics.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Api { .. } => "api",
+            Self::Timeout { .. } => "timeout",
+            Self::NotLeader => "not_leader",
+            Self::Uncertain(_) => "uncertain",
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Upgrades in the cluster: watches feed the index, a reconcile gathers, plans, applies and reports.
+
+mod apply;
+pub mod cache;
+pub mod context;
+pub mod error;
+mod reconcile;
+mod report;
+mod revisions;
+mod watches;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures::StreamExt;
+use kube::Api;
+use kube::api::ListParams;
+use kube::runtime::controller::{Action, Controller, Error as ControllerError};
+use kube::runtime::reflector::ObjectRef;
+use tokio::task::JoinSet;
+
+use crate::api::{SidecarSet, keys};
+use crate::core::pod::{PodView, SlimPod};
+use crate::runtime::leader::State;
+use crate::runtime::shutdown::Shutdown;
+use context::{Context, WRITE_TIMEOUT, now};
+use error::Error;
+pub use watches::Gates;
+use watches::WatchedSet;
+
+/// Pod events within this time become one reconcile.
+const COLLECT: Duration = Duration::from_millis(20);
+
+/// Pods per page of the list that a new leader reads.
+const PAGE: u32 = 500;
+
+/// Runs watches and reconciles until `shutdown`; running reconciles end first.
+pub async fn run(context: Arc<Context>, gates: Gates, shutdown: Shutdown) {
+    let mut tasks = JoinSet::new();
+    watches::spawn(&mut tasks, &context, &gates);
+    tasks.spawn(follow_leadership(Arc::clone(&context)));
+    tasks.spawn(follow_registration(Arc::clone(&context)));
+    let (sets, store) = watches::sets(&context, &gates);
+    let dirty = futures::stream::unfold(Arc::clone(&context), |context| async move {
+        let names = context.dirty.take(COLLECT).await;
+        let objects = names.into_iter().map(|name| ObjectRef::<WatchedSet>::new(&name));
+        Some((futures::stream::iter(objects.collect::<Vec<_>>()), context))
+    });
+    Controller::for_stream(sets, store)
+        .reconcile_on(dirty.flatten().boxed())
+        .graceful_shutdown_on(async move { shutdown.requested().await })
+        .run(reconcile::reconcile, on_error, Arc::clone(&context))
+        .for_each(|result| async move {
+            match result {
+                Ok(_) | Err(ControllerError::ObjectNotFound(_)) => {}
+                Err(error) => tracing::debug!(%error, "reconcile"),
+            }
+        })
+        .await;
+    tasks.shutdown().await;
+}
+
+fn on_error(set: Arc<WatchedSet>, error: &Error, context: Arc<Context>) -> Action {
+    context.metrics.reconcile(error.name(), 0.0);
+    if !matches!(error, Error::NotLeader) {
+        tracing::warn!(set = %set.name(), %error, "reconcile failed");
+    }
+    Action::requeue(Duration::from_secs(2))
+}
+
+/// Lets planning begin only when a new leader knows all that the old one may have done.
+async fn follow_leadership(context: Arc<Context>) {
+    let mut leadership = context.leadership.clone();
+    let mut state = leadership.state();
+    loop {
+        context.metrics.leader.set(i64::from(matches!(state, State::Leader { .. })));
+        match state {
+            State::Follower => context.may_plan.store(false, Ordering::SeqCst),
+            State::Leader { clean, .. } => {
+                tokio::select! {
+                    () = take_over(&context, clean) => state = leadership.changed().await,
+                    changed = leadership.changed() => state = changed,
+                }
+                continue;
+            }
+        }
+        state = leadership.changed().await;
+    }
+}
+
+async fn take_over(context: &Context, clean: bool) {
+    if !clean {
+        // The requests of a leader that vanished may still arrive.
+        tracing::info!("the lease was taken from a leader that vanished; waiting for its last writes");
+        tokio::time::sleep(WRITE_TIMEOUT).await;
+    }
+    while let Err(error) = read_all_pods(context).await {
+        tracing::warn!(%error, "cannot read the pods; nothing is upgraded before that");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    context.may_plan.store(true, Ordering::SeqCst);
+    tracing::info!("this replica leads");
+    context.dirty.mark(context.cache.names());
+}
+
+/// One consistent read of all injected pods into the index, as the watch may lag behind the last leader's writes.
+async fn read_all_pods(context: &Context) -> Result<(), Error> {
+    let api: Api<SlimPod> = Api::all(context.clients.watch.clone());
+    let mut params = ListParams::default().labels(&format!("{}=true", keys::INJECTED)).limit(PAGE);
+    let mut listed = std::collections::HashSet::new();
+    loop {
+        let page = api.list(&params).await.map_err(|source| Error::Api {
+            action: "list",
+            object: "injected pods".to_owned(),
+            source: Box::new(source),
+        })?;
+        let version = page.metadata.resource_version.as_deref().and_then(|version| version.parse().ok());
+        let mut index = context.index();
+        for pod in page.items {
+            let view = PodView::new(pod);
+            listed.insert(view.key.clone());
+            index.apply(view, now());
+        }
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params = params.continue_token(&token),
+            None => {
+                index.retain(&listed, version.unwrap_or(0), now());
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// A new registration changes the `InjectionReady` condition of the sets in it.
+async fn follow_registration(context: Arc<Context>) {
+    let mut registered = context.registered.clone();
+    while registered.changed().await.is_ok() {
+        context.dirty.mark(context.cache.names());
+    }
+    // The registration has ended with the process; the task is aborted with the others.
+    futures::future::pending::<()>().await;
+}
+
+/// The set as the API has it, by name.
+fn sets_api(context: &Context) -> Api<SidecarSet> {
+    Api::all(context.clients.call.clone())
+}

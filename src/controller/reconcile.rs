@@ -1,0 +1,116 @@
+//! One round for one set: gather, plan, apply, report.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::ResourceExt;
+use kube::runtime::controller::Action;
+use tokio::time::Instant;
+
+use super::context::{Context, now};
+use super::error::Error;
+use super::report::report;
+use super::revisions::{self, Target};
+use super::watches::WatchedSet;
+use super::{apply, cache};
+use crate::api::SidecarSet;
+use crate::api::reasons::reason;
+use crate::api::validate::validate;
+use crate::core::revision::Template;
+use crate::core::status::{self, InjectionState};
+use crate::core::upgrade::{Plan, Rollout};
+
+/// Requests planned at a time: the next plan sees what the first ones did.
+const BATCH: usize = 256;
+
+/// A quiet set is looked at this often, in case an event was lost.
+const RESYNC: Duration = Duration::from_secs(300);
+
+pub(super) async fn reconcile(watched: Arc<WatchedSet>, context: Arc<Context>) -> Result<Action, Error> {
+    if !context.may_plan() {
+        return Ok(Action::await_change());
+    }
+    let started = Instant::now();
+    // The cache may be newer than the object that woke us.
+    let Some(set) = context.cache.set(&watched.name()) else { return Ok(Action::await_change()) };
+    let action = round(&context, &set).await?;
+    context.metrics.reconcile("ok", started.elapsed().as_secs_f64());
+    Ok(action)
+}
+
+async fn round(context: &Arc<Context>, set: &SidecarSet) -> Result<Action, Error> {
+    let name = set.name_any();
+    if set.metadata.deletion_timestamp.is_some() {
+        return Ok(Action::await_change());
+    }
+    let injection = injection_state(context, set);
+    let problems = validate(set).message();
+    if let Some(problems) = problems {
+        report(context, set, status::invalid(set, &problems, &injection, now())).await?;
+        return Ok(Action::await_change());
+    }
+    let known = context.cache.revisions(&name);
+    let target = revisions::ensure(context, set, &known).await?;
+    let Some(rollout) = rollout(set, &target, &known) else { return Ok(Action::await_change()) };
+    context.index().configure(rollout.clone(), now());
+    apply::settle(context, &name).await?;
+    let plan = loop {
+        let plan = context.index().plan(&name, now(), BATCH);
+        if plan.patches.is_empty() {
+            break plan;
+        }
+        let wanted = || is_current(context, set);
+        apply::apply(context, &name, plan.patches, wanted).await?;
+        if !wanted() {
+            // Paused or changed meanwhile: the next round, which that change has ordered, says what is true then.
+            return Ok(Action::requeue(Duration::ZERO));
+        }
+    };
+    let Plan { summary, wake_at, .. } = plan;
+    let mut status = status::status(set, &rollout, &summary, &injection, now());
+    status.collision_count = (target.collisions > 0).then_some(target.collisions);
+    let in_use = in_use(context, &name, &target, status.stable_revision.as_ref());
+    let report_again = report(context, set, status).await?;
+    revisions::truncate(context, set, &context.cache.revisions(&name), &in_use).await?;
+    let wake = wake_at.map(|at| Duration::try_from(at.duration_since(now())).unwrap_or_default());
+    Ok(Action::requeue([wake, report_again].into_iter().flatten().min().unwrap_or(RESYNC).min(RESYNC)))
+}
+
+fn rollout(set: &SidecarSet, target: &Target, known: &BTreeMap<String, cache::Revision>) -> Option<Rollout> {
+    let templates: BTreeMap<String, Template> =
+        known.iter().map(|(hash, revision)| (hash.clone(), revision.template.clone())).collect();
+    let stable = set.status.as_ref().and_then(|status| status.stable_revision.as_deref());
+    // Validation has parsed the selectors; an error here could not be told apart from one there.
+    Rollout::new(&set.name_any(), &set.spec, (&target.hash, &target.template), &templates, stable).ok()
+}
+
+/// Whether the spec that was planned for is still the newest.
+fn is_current(context: &Context, set: &SidecarSet) -> bool {
+    context.cache.set(&set.name_any()).is_some_and(|newest| {
+        newest.metadata.uid == set.metadata.uid && newest.metadata.generation == set.metadata.generation
+    })
+}
+
+fn injection_state(context: &Context, set: &SidecarSet) -> InjectionState {
+    let state = |ready, reason, message: &str| InjectionState { ready, reason, message: message.to_owned() };
+    let registered = *context.registered.borrow();
+    let version = context.cache.spec_version(&set.name_any());
+    if !validate(set).errors.is_empty() {
+        return state(false, reason::INVALID_SPEC, "the spec is invalid: no pod is injected");
+    }
+    if set.spec.injection_strategy.paused {
+        return state(false, reason::INJECTION_PAUSED, "injectionStrategy.paused is true");
+    }
+    match version {
+        Some(version) if registered >= version => state(true, reason::REGISTERED, "new pods get the sidecars"),
+        _ => state(false, reason::NOT_REGISTERED, "the webhook configuration does not contain this generation yet"),
+    }
+}
+
+/// Revisions that must be kept: those of pods, the target, and the last stable one.
+fn in_use(context: &Context, set: &str, target: &Target, stable: Option<&String>) -> BTreeSet<String> {
+    let index = context.index();
+    let of_pods = index.revisions_in_use(set);
+    of_pods.into_iter().chain([target.hash.clone()]).chain(stable.cloned()).collect()
+}

@@ -1,0 +1,130 @@
+//! `ControllerRevision`s: the history of a set, owned by it, in the operator's namespace.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::api::apps::v1::ControllerRevision;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::runtime::RawExtension;
+use kube::api::{Patch, PostParams};
+use kube::{Api, Resource, ResourceExt};
+use serde_json::json;
+
+use super::cache::{Revision, collisions};
+use super::context::{Context, patch_params};
+use super::error::Error;
+use crate::api::{SidecarSet, keys};
+use crate::core::revision::{self, Template};
+
+/// Names that may be taken by other data before something must be wrong.
+const MAX_COLLISIONS: i32 = 20;
+
+/// The revision that a set's spec describes.
+pub(super) struct Target {
+    pub(super) hash: String,
+    pub(super) template: Template,
+    pub(super) collisions: i32,
+}
+
+/// Finds or makes the revision of the set's spec, and makes it the newest: a rollback reuses the old object.
+pub(super) async fn ensure(
+    context: &Context,
+    set: &SidecarSet,
+    known: &BTreeMap<String, Revision>,
+) -> Result<Target, Error> {
+    let template = Template::of(&set.spec);
+    let newest = known.values().map(|revision| revision.number).max().unwrap_or(0);
+    let mut collisions = collisions(set);
+    loop {
+        let hash = template.hash(collisions);
+        let found = match known.get(&hash) {
+            Some(revision) => Some(revision.clone()),
+            None => create(context, set, &hash, &template, newest + 1).await?,
+        };
+        match found {
+            Some(revision) if revision.template != template && collisions < MAX_COLLISIONS => collisions += 1,
+            Some(revision) => {
+                let owned = revision.owner == set.metadata.uid;
+                if !owned || revision.number < newest {
+                    renew(context, set, &hash, newest + i64::from(revision.number < newest)).await?;
+                }
+                return Ok(Target { hash, template, collisions });
+            }
+            None => return Ok(Target { hash, template, collisions }),
+        }
+    }
+}
+
+/// Creates the object; what is there already under its name is returned.
+async fn create(
+    context: &Context,
+    set: &SidecarSet,
+    hash: &str,
+    template: &Template,
+    number: i64,
+) -> Result<Option<Revision>, Error> {
+    let name = revision::name(&set.name_any(), hash);
+    let object = ControllerRevision {
+        metadata: ObjectMeta {
+            name: Some(name.clone()),
+            namespace: Some(context.namespace.clone()),
+            labels: Some([(keys::SET.to_owned(), set.name_any())].into()),
+            owner_references: Some(set.controller_owner_ref(&()).into_iter().collect()),
+            ..ObjectMeta::default()
+        },
+        data: Some(RawExtension(template.data())),
+        revision: number,
+    };
+    let api = api(context);
+    let describe = || format!("ControllerRevision {name}");
+    match context.write("create", describe, api.create(&PostParams::default(), &object)).await {
+        Ok(created) => {
+            context.cache.apply_revision(&created);
+            Ok(None)
+        }
+        Err(Error::Api { source, .. }) if is_already_exists(&source) => {
+            let existing = context.write("get", describe, api.get(&name)).await?;
+            context.cache.apply_revision(&existing);
+            Ok(context.cache.revisions(&set.name_any()).remove(hash))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+async fn renew(context: &Context, set: &SidecarSet, hash: &str, number: i64) -> Result<(), Error> {
+    let name = revision::name(&set.name_any(), hash);
+    let owner = set.controller_owner_ref(&());
+    let patch = json!({"revision": number, "metadata": {"ownerReferences": owner.map(|owner| vec![owner])}});
+    let (api, params, patch) = (api(context), patch_params(), Patch::Merge(&patch));
+    let call = api.patch(&name, &params, &patch);
+    let renewed = context.write("patch", || format!("ControllerRevision {name}"), call).await?;
+    context.cache.apply_revision(&renewed);
+    Ok(())
+}
+
+/// Deletes what is over `revisionHistoryLimit`, oldest first, but never a revision that is in use.
+pub(super) async fn truncate(
+    context: &Context,
+    set: &SidecarSet,
+    known: &BTreeMap<String, Revision>,
+    in_use: &BTreeSet<String>,
+) -> Result<(), Error> {
+    let mut unused: Vec<(&String, &Revision)> = known.iter().filter(|(hash, _)| !in_use.contains(*hash)).collect();
+    unused.sort_by_key(|(_, revision)| revision.number);
+    let limit = usize::try_from(set.spec.revision_history_limit).unwrap_or(0);
+    let api = api(context);
+    for (hash, _) in unused.iter().take(unused.len().saturating_sub(limit)) {
+        let name = revision::name(&set.name_any(), hash);
+        let params = kube::api::DeleteParams::default();
+        let call = api.delete(&name, &params);
+        context.write("delete", || format!("ControllerRevision {name}"), call).await?;
+    }
+    Ok(())
+}
+
+fn api(context: &Context) -> Api<ControllerRevision> {
+    Api::namespaced(context.clients.call.clone(), &context.namespace)
+}
+
+fn is_already_exists(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.is_already_exists())
+}

@@ -1,0 +1,198 @@
+//! The webhook on pods: reads the review, lets the pure core decide, and answers.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::{Namespace, ObjectReference};
+use kube::api::PartialObjectMeta;
+use kube::{Api, Client};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+
+use crate::api::reasons::InjectionReason;
+use crate::core::inject::{Injection, Outcome, Request, Served, inject};
+use crate::runtime::events::{Events, Note};
+use crate::runtime::metrics::Metrics;
+use crate::runtime::namespaces::Namespaces;
+
+/// How long a replica that is behind the registration waits before it gives up; failurePolicy applies then.
+const CATCH_UP: Duration = Duration::from_secs(1);
+
+/// How long a namespace that the cache does not know may take to be read.
+const NAMESPACE_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// What the handler needs.
+#[derive(Clone)]
+pub struct Pods {
+    /// What to inject.
+    pub served: watch::Receiver<Arc<Served>>,
+    /// Labels of namespaces.
+    pub namespaces: Namespaces,
+    /// Namespaces that no set reaches.
+    pub excluded: Arc<[String]>,
+    /// Reads a namespace that is new.
+    pub client: Client,
+    /// Counts decisions.
+    pub metrics: Metrics,
+    /// Tells the owner of a pod what it did not get.
+    pub events: Events,
+}
+
+/// The part of an `AdmissionReview` that is used; the object stays raw.
+#[derive(Deserialize)]
+pub(super) struct Review<T> {
+    pub(super) request: ReviewRequest<T>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ReviewRequest<T> {
+    pub(super) uid: String,
+    #[serde(default)]
+    namespace: String,
+    #[serde(default)]
+    dry_run: bool,
+    pub(super) object: T,
+    #[serde(default = "Option::default")]
+    pub(super) old_object: Option<T>,
+}
+
+/// Why a review gets no answer; the apiserver applies failurePolicy.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The body is no review of a pod.
+    #[error("not an AdmissionReview of a pod: {0}")]
+    Body(#[from] serde_json::Error),
+    /// This replica has not seen all sets that are registered.
+    #[error("this replica has not seen version {wanted} of the SidecarSets yet")]
+    Behind {
+        /// What the registration was made from.
+        wanted: u64,
+    },
+    /// The namespace could not be read.
+    #[error("cannot read namespace {namespace}: {reason}")]
+    Namespace {
+        /// Its name.
+        namespace: String,
+        /// What went wrong.
+        reason: String,
+    },
+}
+
+impl axum::response::IntoResponse for Error {
+    fn into_response(self) -> axum::response::Response {
+        let status = match self {
+            Self::Body(_) => StatusCode::BAD_REQUEST,
+            Self::Behind { .. } | Self::Namespace { .. } => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        tracing::warn!(error = %self, "a pod is not reviewed");
+        (status, self.to_string()).into_response()
+    }
+}
+
+/// `POST /mutate-pods/<version>`.
+pub async fn mutate(State(pods): State<Pods>, Path(version): Path<u64>, body: Bytes) -> Result<Json<Value>, Error> {
+    let started = Instant::now();
+    let Review { request } = serde_json::from_slice::<Review<Value>>(&body)?;
+    let served = caught_up(pods.served.clone(), version).await?;
+    let labels = namespace_labels(&pods, &request.namespace).await?;
+    let injection = inject(&served.sets, &Request {
+        pod: &request.object,
+        namespace: &request.namespace,
+        namespace_labels: &labels,
+        excluded: &pods.excluded,
+    });
+    for outcome in &injection.outcomes {
+        pods.metrics.injection(&outcome.set, result(outcome.reason, injection.refused.is_some()), outcome.reason.as_str());
+        if outcome.reason.is_failure() && !request.dry_run {
+            tell_owner(&pods.events, &request, outcome);
+        }
+    }
+    pods.metrics.injection_duration.observe(started.elapsed().as_secs_f64());
+    Ok(Json(answer(&request.uid, &injection)))
+}
+
+/// The sets, at least as new as the registration.
+async fn caught_up(mut served: watch::Receiver<Arc<Served>>, version: u64) -> Result<Arc<Served>, Error> {
+    let caught_up = timeout(CATCH_UP, served.wait_for(|served| served.seen >= version)).await;
+    match caught_up {
+        Ok(Ok(served)) => Ok(Arc::clone(&served)),
+        _ => Err(Error::Behind { wanted: version }),
+    }
+}
+
+async fn namespace_labels(pods: &Pods, name: &str) -> Result<Arc<BTreeMap<String, String>>, Error> {
+    if let Some(labels) = pods.namespaces.get(name) {
+        return Ok(labels);
+    }
+    let error = |reason: String| Error::Namespace { namespace: name.to_owned(), reason };
+    let api: Api<Namespace> = Api::all(pods.client.clone());
+    let read: PartialObjectMeta<Namespace> = timeout(NAMESPACE_TIMEOUT, api.get_metadata(name))
+        .await
+        .map_err(|_| error("no answer in time".to_owned()))?
+        .map_err(|source| error(source.to_string()))?;
+    Ok(Arc::new(read.metadata.labels.unwrap_or_default()))
+}
+
+fn result(reason: InjectionReason, refused: bool) -> &'static str {
+    match reason {
+        InjectionReason::Injected | InjectionReason::AlreadyInjected => "injected",
+        _ if refused => "refused",
+        _ => "skipped",
+    }
+}
+
+/// The event is queued; nothing is written before the answer.
+fn tell_owner(events: &Events, request: &ReviewRequest<Value>, outcome: &Outcome) {
+    let owners = request.object["metadata"]["ownerReferences"].as_array();
+    let Some(owner) = owners.into_iter().flatten().find(|owner| owner["controller"] == true) else { return };
+    let text = |field: &str| owner[field].as_str().map(str::to_owned);
+    events.publish(Note {
+        about: ObjectReference {
+            api_version: text("apiVersion"),
+            kind: text("kind"),
+            name: text("name"),
+            uid: text("uid"),
+            namespace: Some(request.namespace.clone()),
+            ..ObjectReference::default()
+        },
+        warning: true,
+        reason: outcome.reason.as_str().to_owned(),
+        action: "Inject",
+        message: format!("SidecarSet {:?}: {}", outcome.set, outcome.message),
+    });
+}
+
+fn answer(uid: &str, injection: &Injection) -> Value {
+    let warnings: Vec<String> = injection
+        .outcomes
+        .iter()
+        .filter(|outcome| outcome.reason.is_failure() && injection.refused.is_none())
+        .map(|outcome| format!("SidecarSet {:?} is not injected: {} ({})", outcome.set, outcome.message, outcome.reason.as_str()))
+        .collect();
+    let audit: Vec<String> =
+        injection.outcomes.iter().map(|outcome| format!("{}={}", outcome.set, outcome.reason.as_str())).collect();
+    let mut response = json!({"uid": uid, "allowed": injection.refused.is_none(), "warnings": warnings});
+    if !audit.is_empty() {
+        response["auditAnnotations"] = json!({"injection": audit.join(",")});
+    }
+    if let Some(message) = &injection.refused {
+        response["status"] = json!({"code": 422, "reason": "Invalid", "message": message});
+    } else if !injection.patch.is_empty() {
+        response["patchType"] = json!("JSONPatch");
+        response["patch"] = json!(ByteString(json!(injection.patch).to_string().into_bytes()));
+    }
+    review(response)
+}
+
+pub(super) fn review(response: Value) -> Value {
+    json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response})
+}

@@ -1,0 +1,42 @@
+//! The webhook on sets: what the schema and its CEL rules cannot say.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::StatusCode;
+use kube::ResourceExt;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use super::pod::{Review, review};
+use crate::api::SidecarSet;
+use crate::api::validate::{conflicts, validate};
+use crate::core::inject::Served;
+
+/// `POST /validate-sidecarsets`.
+pub async fn check(
+    State(served): State<watch::Receiver<Arc<Served>>>,
+    body: Bytes,
+) -> Result<Json<Value>, (StatusCode, String)> {
+    let Review { request } = serde_json::from_slice::<Review<SidecarSet>>(&body)
+        .map_err(|error| (StatusCode::BAD_REQUEST, format!("not an AdmissionReview of a SidecarSet: {error}")))?;
+    let set = &request.object;
+    // Whoever removes a finalizer or a label need not mend the spec first.
+    if request.old_object.is_some_and(|old| old.spec == set.spec && old.annotations() == set.annotations()) {
+        return Ok(Json(review(json!({"uid": request.uid, "allowed": true}))));
+    }
+    let mut report = validate(set);
+    if report.errors.is_empty() {
+        let others = served.borrow().clone();
+        let valid = others.specs.iter().filter(|other| validate(other).errors.is_empty());
+        report.errors = conflicts(set, valid.map(AsRef::as_ref));
+    }
+    let mut response = json!({"uid": request.uid, "allowed": report.errors.is_empty(), "warnings": report.warnings});
+    if let Some(message) = report.message() {
+        let message = format!("SidecarSet {:?} is invalid: {message}", set.name_any());
+        response["status"] = json!({"code": 422, "reason": "Invalid", "message": message});
+    }
+    Ok(Json(review(response)))
+}
