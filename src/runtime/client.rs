@@ -1,0 +1,137 @@
+//! The Kubernetes clients: one per way of waiting.
+
+use std::time::Duration;
+
+use kube::Client;
+use kube::client::ClientBuilder;
+use kube::config::{Config, InferConfigError};
+use tower::limit::ConcurrencyLimitLayer;
+
+/// A connection that is not up by then will not come up.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Silence after which a call has failed; the apiserver itself gives a webhook at most 30 s, ours at most 5 s.
+const CALL_READ_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A request whose bytes the peer does not take.
+const CALL_WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Above kube-runtime's own 295 s idle limit of a watch: it frees lists, which have no such limit, from a dead peer.
+const WATCH_READ_TIMEOUT: Duration = Duration::from_mins(5);
+
+/// Why no client could be made.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Neither a kubeconfig nor a pod's service account was found, or it is unreadable.
+    #[error("no cluster configuration: {0}")]
+    Infer(#[from] InferConfigError),
+    /// The configuration does not make a client (certificates, proxy, credentials).
+    #[error("cannot build the {purpose} client: {source}")]
+    Build {
+        /// Which of the clients.
+        purpose: &'static str,
+        /// What kube said.
+        source: Box<kube::Error>,
+    },
+}
+
+/// The clients of one cluster; cheap to clone. HTTP/1.1 only: n parallel calls are n connections.
+#[derive(Clone)]
+pub struct Clients {
+    /// For watches and the lists they begin with: silence up to 300 s is normal, 429/503/504 are retried.
+    pub watch: Client,
+    /// For single calls: short timeouts, no retry (the caller decides), at most `call_concurrency` at once.
+    pub call: Client,
+    /// For the Lease alone: as `call` without the limit, so that a renewal never queues behind slow writes.
+    pub lease: Client,
+}
+
+impl Clients {
+    /// Clients of the cluster that `$KUBECONFIG`, `~/.kube/config` or the pod's service account names.
+    pub async fn infer(call_concurrency: usize) -> Result<Self, Error> {
+        Self::new(&Config::infer().await?, call_concurrency)
+    }
+
+    /// Clients of a given cluster; `call_concurrency` (at least 1) bounds the `call` client's requests in flight.
+    pub fn new(config: &Config, call_concurrency: usize) -> Result<Self, Error> {
+        let call = call_config(config);
+        let limit = ConcurrencyLimitLayer::new(call_concurrency.max(1));
+        let error = |purpose| move |source| Error::Build { purpose, source: Box::new(source) };
+        Ok(Self {
+            watch: ClientBuilder::try_from(watch_config(config)).map_err(error("watch"))?.build(),
+            lease: ClientBuilder::try_from(call.clone()).map_err(error("lease"))?.build(),
+            call: ClientBuilder::try_from(call).map_err(error("call"))?.with_layer(&limit).build(),
+        })
+    }
+}
+
+fn watch_config(config: &Config) -> Config {
+    let mut config = config.clone();
+    config.connect_timeout = Some(CONNECT_TIMEOUT);
+    config.read_timeout = Some(WATCH_READ_TIMEOUT);
+    // Time that a pooled connection sat idle must not count against the next response.
+    config.reset_reader_on_write = true;
+    config.default_retry = true;
+    config
+}
+
+fn call_config(config: &Config) -> Config {
+    let mut config = config.clone();
+    config.connect_timeout = Some(CONNECT_TIMEOUT);
+    config.read_timeout = Some(CALL_READ_TIMEOUT);
+    config.write_timeout = Some(CALL_WRITE_TIMEOUT);
+    config.reset_reader_on_write = true;
+    // kube would repeat POST and PATCH up to 15 times, past any deadline of ours.
+    config.default_retry = false;
+    config
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use kube::Api;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+
+    /// An API server that answers 503, and counts.
+    async fn busy_server() -> (Config, Arc<AtomicUsize>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let config = Config::new(format!("http://{}", listener.local_addr().unwrap()).parse().unwrap());
+        let seen = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&seen);
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut head = [0; 4096];
+                let _ = stream.read(&mut head).await;
+                counter.fetch_add(1, Ordering::SeqCst);
+                let _ = stream.write_all(BUSY).await;
+            }
+        });
+        (config, seen)
+    }
+
+    #[tokio::test]
+    async fn a_call_is_sent_once() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let (config, seen) = busy_server().await;
+        let clients = Clients::new(&config, 1).unwrap();
+        let api = Api::<ConfigMap>::namespaced(clients.call, "default");
+        assert!(api.get("x").await.is_err());
+        assert_eq!(seen.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn calls_have_short_timeouts_and_watches_outlast_their_idle_limit() {
+        let config = Config::new("http://127.0.0.1:1".parse().unwrap());
+        let (call, watch) = (call_config(&config), watch_config(&config));
+        assert!(!call.default_retry && watch.default_retry);
+        assert!(call.read_timeout < Some(Duration::from_secs(30)));
+        assert!(watch.read_timeout > Some(Duration::from_secs(295)));
+    }
+}
