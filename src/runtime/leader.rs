@@ -1,0 +1,402 @@
+//! Leader election over a Lease: at most one replica believes that it leads, at any instant.
+//!
+//! The rules are client-go's: a holder stops believing `renew_deadline` after it *sent* its last successful renewal; another
+//! takes over only after it has itself seen the Lease unchanged for `lease_duration`, which is longer. Every write names the
+//! resourceVersion that it replaces, so of two contenders one fails. Clocks of machines are never compared. The monotonic
+//! clock of Linux stands still while a machine is suspended: a leader that wakes up may believe for up to `renew_deadline`.
+
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::{Api, Client};
+use serde_json::json;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use self::election::{Action, Election};
+use super::shutdown::Shutdown;
+
+mod election;
+#[cfg(test)]
+mod tests;
+
+/// A request about the Lease that takes longer is repeated; several fit into the renew deadline of 10 s.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// A write ends this long before leadership does, so that its answer is still read by a leader.
+const WRITE_MARGIN: Duration = Duration::from_millis(500);
+
+/// The longest pause of a follower that gets errors; a leader never waits longer than the retry period.
+const MAX_BACKOFF: Duration = Duration::from_secs(16);
+
+/// A pause after a lost race, so that a Lease which others edit all the time does not make a hot loop.
+const CONFLICT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Of which Lease, as whom, and how fast. Defaults as in client-go: 15 s, 10 s, 2 s.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaseParams {
+    /// Namespace of the Lease.
+    pub namespace: String,
+    /// Name of the Lease.
+    pub name: String,
+    /// Who claims it: unique per process, as pod name + a random part (two processes of one identity would both lead).
+    pub identity: String,
+    /// How long others wait for an unchanged Lease; whole seconds.
+    pub lease_duration: Duration,
+    /// How long after sending its last successful renewal a leader leads; shorter than `lease_duration`.
+    pub renew_deadline: Duration,
+    /// How often a leader renews and a follower looks; shorter than `renew_deadline`.
+    pub retry_period: Duration,
+}
+
+impl LeaseParams {
+    /// Parameters with the default durations.
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>, identity: impl Into<String>) -> Self {
+        Self {
+            namespace: namespace.into(),
+            name: name.into(),
+            identity: identity.into(),
+            lease_duration: Duration::from_secs(15),
+            renew_deadline: Duration::from_secs(10),
+            retry_period: Duration::from_secs(2),
+        }
+    }
+
+    fn validate(&self) -> Result<(), Error> {
+        let whole = self.lease_duration.subsec_nanos() == 0 && i32::try_from(self.lease_duration.as_secs()).is_ok();
+        let ordered = self.retry_period > Duration::ZERO
+            && self.retry_period < self.renew_deadline
+            && self.renew_deadline < self.lease_duration;
+        if whole && ordered && !self.identity.is_empty() {
+            Ok(())
+        } else {
+            Err(Error::Params { params: Box::new(self.clone()) })
+        }
+    }
+}
+
+/// Why the election task ended; loss of leadership is no error but a [`State`].
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The durations are not ordered, or the identity is empty.
+    #[error(
+        "lease: need 0 < retry period < renew deadline < lease duration (whole seconds) and an identity, got {params:?}"
+    )]
+    Params {
+        /// What was given.
+        params: Box<LeaseParams>,
+    },
+    /// At shutdown the Lease could not be given back; a successor waits for its expiry.
+    #[error("cannot release lease {lease}: {source}")]
+    Release {
+        /// Namespace and name.
+        lease: String,
+        /// What went wrong.
+        source: RequestError,
+    },
+}
+
+/// Why a request about the Lease failed.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    /// The API server refused or could not be reached.
+    #[error(transparent)]
+    Kube(#[from] kube::Error),
+    /// No answer in time.
+    #[error("no answer in time")]
+    Timeout,
+}
+
+/// Whether this process leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Another does, or nobody.
+    Follower,
+    /// This one does.
+    Leader {
+        /// Since the request that won it was sent.
+        since: Instant,
+        /// The Lease was free or already ours. If not, it was taken from a holder that may still have writes on the way.
+        clean: bool,
+    },
+}
+
+/// The right to write, as every writer holds it. Cheap to clone and to ask.
+#[derive(Clone, Debug)]
+pub struct Leadership {
+    until: Until,
+    state: watch::Receiver<State>,
+}
+
+impl Leadership {
+    /// Whether this process may write now; asked before every single write.
+    pub fn is_leader(&self) -> bool {
+        self.until.get().is_some()
+    }
+
+    /// The instant by which a write that starts now must have ended; `None` if it must not start.
+    pub fn write_deadline(&self) -> Option<Instant> {
+        let deadline = self.until.get()?.checked_sub(WRITE_MARGIN)?;
+        (Instant::now() < deadline).then_some(deadline)
+    }
+
+    /// The state as last signalled; for single writes ask [`Self::is_leader`].
+    pub fn state(&self) -> State {
+        *self.state.borrow()
+    }
+
+    /// A receiver of its own of the states; an error from it means that the task is gone: follower for ever.
+    pub fn subscribe(&self) -> watch::Receiver<State> {
+        self.state.clone()
+    }
+
+    /// Waits for the next change of state as seen by this handle.
+    pub async fn changed(&mut self) -> State {
+        match self.state.changed().await {
+            Ok(()) => *self.state.borrow_and_update(),
+            Err(_) => State::Follower,
+        }
+    }
+}
+
+/// An instant that one task writes and many read without a lock: nanoseconds after `base`, 0 = none.
+#[derive(Clone, Debug)]
+struct Until {
+    base: Instant,
+    nanos: Arc<AtomicU64>,
+}
+
+impl Until {
+    fn new() -> Self {
+        Self { base: Instant::now(), nanos: Arc::default() }
+    }
+
+    fn set(&self, until: Option<Instant>) {
+        let nanos = until.map_or(0, |until| until.saturating_duration_since(self.base).as_nanos());
+        self.nanos.store(u64::try_from(nanos).unwrap_or_default(), Ordering::SeqCst);
+    }
+
+    /// The instant, while it lies ahead.
+    fn get(&self) -> Option<Instant> {
+        let until = self.base + Duration::from_nanos(self.nanos.load(Ordering::SeqCst));
+        (Instant::now() < until).then_some(until)
+    }
+}
+
+/// Starts to contend. `client` must not retry by itself (`Clients::lease`). `shutdown` fires after the writers have
+/// stopped: the Lease is then given back and a successor starts at once. The task ends only by it, or by wrong `params`.
+pub fn spawn(client: Client, params: LeaseParams, shutdown: Shutdown) -> (Leadership, JoinHandle<Result<(), Error>>) {
+    let until = Until::new();
+    let (sender, state) = watch::channel(State::Follower);
+    let contender = Contender {
+        api: Api::namespaced(client, &params.namespace),
+        retry_period: params.retry_period,
+        election: Election::new(params.clone()),
+        lease: format!("{}/{}", params.namespace, params.name),
+        name: params.name.clone(),
+        signal: Signal { until: until.clone(), state: sender },
+    };
+    let task = tokio::spawn(async move {
+        params.validate()?;
+        contender.run(shutdown).await
+    });
+    (Leadership { until, state }, task)
+}
+
+/// Tells the writers. Dropped with the task, also by a panic or an abort: then nobody leads here any more.
+struct Signal {
+    until: Until,
+    state: watch::Sender<State>,
+}
+
+impl Signal {
+    fn lead(&self, until: Instant, since: Instant, clean: bool) {
+        self.until.set(Some(until));
+        self.state.send_if_modified(|state| {
+            let won = *state == State::Follower;
+            if won {
+                *state = State::Leader { since, clean };
+            }
+            won
+        });
+    }
+
+    fn follow(&self) {
+        self.until.set(None);
+        self.state.send_if_modified(|state| std::mem::replace(state, State::Follower) != State::Follower);
+    }
+}
+
+impl Drop for Signal {
+    fn drop(&mut self) {
+        self.follow();
+    }
+}
+
+struct Contender {
+    api: Api<Lease>,
+    election: Election,
+    retry_period: Duration,
+    lease: String,
+    name: String,
+    signal: Signal,
+}
+
+/// How a round ended, which says when the next begins.
+enum Round {
+    Done(Instant),
+    Conflict,
+    Failed,
+}
+
+impl Contender {
+    async fn run(mut self, shutdown: Shutdown) -> Result<(), Error> {
+        let mut failures = 0_u32;
+        while !shutdown.is_requested() {
+            let began = Instant::now();
+            let next = match self.round().await {
+                Round::Done(next) => {
+                    failures = 0;
+                    next
+                }
+                Round::Conflict => Instant::now() + CONFLICT_PAUSE,
+                Round::Failed => {
+                    failures += 1;
+                    began + self.backoff(failures)
+                }
+            };
+            self.pause(next, &shutdown).await;
+        }
+        self.release().await
+    }
+
+    /// One read if one is needed, one decision, one write if it is to be made.
+    async fn round(&mut self) -> Round {
+        let now = Instant::now();
+        if self.election.must_read(now) {
+            match self.request(self.api.get_opt(&self.name)).await {
+                Ok(lease) => self.election.read(lease, Instant::now()),
+                Err(error) => return self.failed("read", &error),
+            }
+            if self.election.leads_until(Instant::now()).is_none() {
+                self.step_down("the lease is not ours any more");
+            }
+        }
+        let sent = Instant::now();
+        let lease = match self.election.decide(sent, Timestamp::now()) {
+            Action::Write(lease) => lease,
+            Action::Wait(until) => return Round::Done(until.min(sent + jitter(self.retry_period))),
+        };
+        match self.write(&lease).await {
+            Ok(stored) => {
+                self.won(stored, sent);
+                Round::Done(sent + self.retry_period)
+            }
+            Err(RequestError::Kube(kube::Error::Api(status)))
+                if status.is_conflict() || status.is_already_exists() || status.is_not_found() =>
+            {
+                tracing::debug!(lease = self.lease, %status, "the lease has changed");
+                self.election.conflicted();
+                Round::Conflict
+            }
+            Err(error) => self.failed("write", &error),
+        }
+    }
+
+    fn won(&mut self, stored: Lease, sent: Instant) {
+        self.election.written(stored, sent);
+        let Some(until) = self.election.leads_until(Instant::now()) else {
+            // The answer came after the claim it made had run out.
+            return self.step_down("the renewal took too long");
+        };
+        let clean = self.election.clean();
+        if *self.signal.state.borrow() == State::Follower {
+            tracing::info!(lease = self.lease, clean, "leading");
+        }
+        self.signal.lead(until, sent, clean);
+    }
+
+    fn step_down(&mut self, why: &str) {
+        let led = *self.signal.state.borrow() != State::Follower;
+        self.signal.follow();
+        if self.election.step_down() || led {
+            tracing::warn!(lease = self.lease, "stopped leading: {why}");
+        }
+    }
+
+    fn failed(&mut self, what: &str, error: &RequestError) -> Round {
+        tracing::warn!(lease = self.lease, %error, "cannot {what} the lease");
+        if self.election.leads_until(Instant::now()).is_none() {
+            self.step_down("not renewed in time");
+        }
+        Round::Failed
+    }
+
+    async fn write(&self, lease: &Lease) -> Result<Lease, RequestError> {
+        let Some(version) = &lease.metadata.resource_version else {
+            return self.request(self.api.create(&PostParams::default(), lease)).await;
+        };
+        // With a resourceVersion a patch is a replacement of that version only, and keeps labels of others.
+        let patch = json!({"metadata": {"resourceVersion": version}, "spec": lease.spec});
+        self.request(self.api.patch(&self.name, &PatchParams::default(), &Patch::Merge(patch))).await
+    }
+
+    /// A request ends with the claim at the latest, so that its loss is signalled at once.
+    async fn request<T>(&self, request: impl Future<Output = kube::Result<T>>) -> Result<T, RequestError> {
+        let now = Instant::now();
+        let limit = now + REQUEST_TIMEOUT;
+        let deadline = self.election.leads_until(now).map_or(limit, |until| limit.min(until));
+        timeout_at(deadline, request).await.map_err(|_| RequestError::Timeout)?.map_err(Into::into)
+    }
+
+    async fn pause(&mut self, next: Instant, shutdown: &Shutdown) {
+        let end = self.election.leads_until(Instant::now());
+        tokio::select! {
+            () = shutdown.requested() => {}
+            () = sleep_until(end.map_or(next, |end| next.min(end))) => {}
+        }
+        if end.is_some_and(|end| Instant::now() >= end) {
+            self.step_down("not renewed in time");
+        }
+    }
+
+    fn backoff(&self, failures: u32) -> Duration {
+        if self.election.leads_until(Instant::now()).is_some() {
+            return self.retry_period;
+        }
+        let factor = 1_u32 << failures.saturating_sub(1).min(8);
+        jitter(self.retry_period.saturating_mul(factor).min(MAX_BACKOFF))
+    }
+
+    /// Gives the Lease back, once nobody here believes to lead any more.
+    async fn release(mut self) -> Result<(), Error> {
+        self.signal.follow();
+        self.election.step_down();
+        let Some(lease) = self.election.released(Timestamp::now()) else {
+            return Ok(());
+        };
+        match self.write(&lease).await {
+            Ok(_) => {
+                tracing::info!(lease = self.lease, "lease released");
+                Ok(())
+            }
+            // Whoever changed it has it.
+            Err(RequestError::Kube(kube::Error::Api(status))) if status.is_conflict() || status.is_not_found() => {
+                Ok(())
+            }
+            Err(source) => Err(Error::Release { lease: self.lease, source }),
+        }
+    }
+}
+
+/// 80 to 120 % of `period`, so that contenders do not march in step.
+fn jitter(period: Duration) -> Duration {
+    let random = u32::try_from(RandomState::new().hash_one(()) % 41).unwrap_or_default();
+    period * (80 + random) / 100
+}
