@@ -77,6 +77,19 @@ async fn lease(client: &Client, name: &str) -> Lease {
     Api::namespaced(client.clone(), NAMESPACE).get(name).await.expect("the lease")
 }
 
+/// Waits until the lease has been renewed that often.
+async fn renewals(client: &Client, name: &str, count: usize) {
+    let mut times = std::collections::BTreeSet::new();
+    let mut tick = tokio::time::interval(Duration::from_millis(50));
+    let seen = async {
+        while times.len() <= count {
+            tick.tick().await;
+            times.extend(lease(client, name).await.spec.and_then(|spec| spec.renew_time));
+        }
+    };
+    timeout(LIMIT, seen).await.expect("not renewed");
+}
+
 fn transitions(lease: &Lease) -> i32 {
     lease.spec.as_ref().and_then(|spec| spec.lease_transitions).expect("transitions")
 }
@@ -134,6 +147,8 @@ async fn a_deleted_lease_leaves_one_leader(client: &Client) {
     assert!(first.leads().await);
     let second = contend(client, "deleted", "second");
     let watcher = watch_for_two(&first, &second);
+    // Meanwhile the second has seen in whose hands it is; a newcomer would take its absence for a fresh start.
+    renewals(client, "deleted", 3).await;
     let leases = Api::<Lease>::namespaced(client.clone(), NAMESPACE);
     leases.delete("deleted", &DeleteParams::default()).await.expect("deleted");
     let mut state = first.leadership.subscribe();

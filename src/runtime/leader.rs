@@ -4,6 +4,8 @@
 //! takes over only after it has itself seen the Lease unchanged for `lease_duration`, which is longer. Every write names the
 //! resourceVersion that it replaces, so of two contenders one fails. Clocks of machines are never compared. The monotonic
 //! clock of Linux stands still while a machine is suspended: a leader that wakes up may believe for up to `renew_deadline`.
+//! A Lease that someone deletes while it is held is made again by its holder within `retry_period`; a contender that was
+//! started in that gap and has never seen it takes it for free.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
