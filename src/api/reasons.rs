@@ -26,7 +26,7 @@ pub mod reason {
     /// `updateStrategy.paused` is true.
     pub const PAUSED: &str = "Paused";
     /// Failed pods fill the budget.
-    pub const PODS_FAILED: &str = "PodsFailed";
+    pub const FAILURE_BUDGET_EXCEEDED: &str = "FailureBudgetExceeded";
     /// Everything is updated, and some pods are not ready.
     pub const PODS_NOT_READY: &str = "PodsNotReady";
     /// As many pods are updated as partition allows.

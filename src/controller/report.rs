@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::Patch;
 use kube::{Resource, ResourceExt};
 use serde_json::json;
@@ -34,7 +33,8 @@ pub(super) async fn report(
         return Ok(None);
     }
     let news = news(&old, &status);
-    if news.is_empty() && old.observed_generation == status.observed_generation {
+    let same_conditions = conditions(&old).eq(conditions(&status));
+    if same_conditions && old.observed_generation == status.observed_generation {
         let last = lock(&context.reported).get(&name).copied();
         if let Some(wait) = last.and_then(|last| COUNTERS_EVERY.checked_sub(last.elapsed())) {
             return Ok(Some(wait));
@@ -47,33 +47,32 @@ pub(super) async fn report(
     let written = context.write("patch status of", || format!("SidecarSet {name}"), call).await?;
     lock(&context.reported).insert(name, Instant::now());
     context.cache.apply_set(written);
-    for note in news {
+    if let Some(note) = news {
         tracing::info!(set = %set.name_any(), reason = %note.reason, message = %note.message, "rollout");
         context.events.publish(Note { about: set.object_ref(&()), ..note });
     }
     Ok(None)
 }
 
-/// The conditions whose status or reason changed, as events; their object is filled in later.
-fn news(old: &SidecarSetStatus, new: &SidecarSetStatus) -> Vec<Note> {
-    let find = |status: &SidecarSetStatus, type_: &str| status.conditions.iter().find(|c| c.type_ == type_).cloned();
-    let same = |a: &Option<Condition>, b: &Condition| {
-        a.as_ref().is_some_and(|a| a.status == b.status && a.reason == b.reason)
-    };
-    let told = [reasons::READY, reasons::STALLED, reasons::INJECTION_READY];
-    told.into_iter()
-        .filter_map(|type_| Some((find(old, type_), find(new, type_)?)))
-        .filter(|(before, after)| !same(before, after) && after.reason != reason::AS_EXPECTED)
-        // Stalled says the same as Ready then.
-        .filter(|(_, after)| after.type_ != reasons::STALLED)
-        .map(|(_, after)| Note {
-            about: k8s_openapi::api::core::v1::ObjectReference::default(),
-            warning: matches!(after.reason.as_str(), reason::PODS_FAILED | reason::INVALID_SPEC),
-            reason: after.reason,
-            action: "Rollout",
-            message: after.message,
-        })
-        .collect()
+/// The news that people want to hear: a new reason of Ready.
+fn news(old: &SidecarSetStatus, new: &SidecarSetStatus) -> Option<Note> {
+    let ready = |status: &SidecarSetStatus| status.conditions.iter().find(|c| c.type_ == reasons::READY).cloned();
+    let (before, after) = (ready(old), ready(new)?);
+    if before.is_some_and(|before| before.status == after.status && before.reason == after.reason) {
+        return None;
+    }
+    Some(Note {
+        about: k8s_openapi::api::core::v1::ObjectReference::default(),
+        warning: matches!(after.reason.as_str(), reason::FAILURE_BUDGET_EXCEEDED | reason::INVALID_SPEC),
+        reason: after.reason,
+        action: "Rollout",
+        message: after.message,
+    })
+}
+
+/// What is written at once: type, status and reason of each condition.
+fn conditions(status: &SidecarSetStatus) -> impl Iterator<Item = (&str, &str, &str)> {
+    status.conditions.iter().map(|c| (c.type_.as_str(), c.status.as_str(), c.reason.as_str()))
 }
 
 fn gauges(context: &Context, set: &str, status: &SidecarSetStatus) {

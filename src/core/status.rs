@@ -7,7 +7,7 @@
 //! | type NotUpdate | True `NotUpdate` | False | False | – | Current |
 //! | rolling out | False `RollingUpdate` | True `RollingUpdate` | False | False | InProgress |
 //! | paused, pods behind | False `Paused` | True `Paused` | False | True | InProgress |
-//! | only failed pods hold the budget | False `PodsFailed` | False | True `PodsFailed` | False | Failed |
+//! | only failed pods hold the budget | False `FailureBudgetExceeded` | False | True `FailureBudgetExceeded` | False | Failed |
 //! | updated, some pods not ready | False `PodsNotReady` | False | False | – | InProgress |
 //! | partition reached | True `PartitionReached` | False | False | False | Current |
 //! | the rest cannot be patched | True `NotInPlace` | False | False | – | Current |
@@ -123,7 +123,7 @@ pub fn verdict(rollout: &Rollout, summary: &Summary) -> Verdict {
             "{progress}; stopped by {} failed: {failed}; maxUnavailable is {}; apply a working image to go on",
             counts.failed, summary.max_unavailable
         );
-        return row(false, false, true, reason::PODS_FAILED, message);
+        return row(false, false, true, reason::FAILURE_BUDGET_EXCEEDED, message);
     }
     if summary.remaining > 0 || counts.undecided > 0 {
         return row(false, true, false, reason::ROLLING_UPDATE, format!("{progress}{}", waits_for(summary)));

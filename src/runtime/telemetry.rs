@@ -30,7 +30,7 @@ pub struct LogArgs {
     #[arg(long, value_enum, default_value_t)]
     pub log_format: LogFormat,
     /// Level or filter, such as `debug` or `info,sidecarset=trace,kube=warn`
-    #[arg(long, env = "RUST_LOG", default_value = "info")]
+    #[arg(long, env = "RUST_LOG", default_value = "info,kube=warn")]
     pub log_level: String,
 }
 

@@ -156,7 +156,7 @@ fn a_bad_image_stops_at_max_unavailable_and_a_good_one_heals() {
     for _ in 0..5 {
         assert_eq!(fleet.round("bad", &strategy), Vec::<String>::new());
     }
-    assert_eq!(fleet.reason("bad", &strategy), "PodsFailed");
+    assert_eq!(fleet.reason("bad", &strategy), "FailureBudgetExceeded");
     let mut healed = fleet.round("v1", &strategy);
     healed.sort();
     let mut failed = touched;

@@ -1,0 +1,53 @@
+//! The choices one has when starting a cluster.
+
+use std::path::PathBuf;
+
+use crate::{DevCluster, Error};
+
+/// How the cluster should be; see [`DevCluster::builder`].
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct Builder {
+    pub(crate) nodes: usize,
+    pub(crate) kubelet_versions: Vec<String>,
+    pub(crate) data_dir: Option<PathBuf>,
+    pub(crate) kwok: bool,
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        Self { nodes: 3, kubelet_versions: Vec::new(), data_dir: None, kwok: true }
+    }
+}
+
+impl Builder {
+    /// The number of nodes (default 3), named `node-0`, `node-1`, …; each has room for 10,000 pods.
+    pub fn nodes(mut self, nodes: usize) -> Self {
+        self.nodes = nodes;
+        self
+    }
+
+    /// Adds a node that reports this kubelet version (`v1.31.0` becomes `node-v1-31-0`). It behaves like the others, but
+    /// a taint keeps pods off it that do not name the node or tolerate `devcluster.sidecarset.dev/kubelet`.
+    pub fn extra_node_with_kubelet(mut self, version: impl Into<String>) -> Self {
+        self.kubelet_versions.push(version.into());
+        self
+    }
+
+    /// Keeps data and logs in this folder instead of a temporary one, also after the cluster has stopped.
+    pub fn data_dir(mut self, path: impl Into<PathBuf>) -> Self {
+        self.data_dir = Some(path.into());
+        self
+    }
+
+    /// Only the control plane: no kubelets and no nodes, so pods stay pending.
+    pub fn without_kwok(mut self) -> Self {
+        self.kwok = false;
+        self
+    }
+
+    /// Starts the cluster and waits until it can run pods. Builds the binaries first if they are missing.
+    pub async fn start(self) -> Result<DevCluster, Error> {
+        DevCluster::launch(self).await
+    }
+}

@@ -1,0 +1,104 @@
+//! The keys and certificates of one cluster, and the kubeconfig made from them.
+
+use std::{fs, path::Path};
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+};
+use serde_json::json;
+
+use crate::Error;
+
+/// Certificate and key, as PEM.
+#[derive(Debug)]
+struct Pair {
+    certificate: String,
+    key: String,
+}
+
+/// What is written to the `pki` folder and into the kubeconfig.
+#[derive(Debug)]
+pub(crate) struct Pki {
+    authority: Pair,
+    server: Pair,
+    admin: Pair,
+    token_key: KeyPair,
+}
+
+impl Pki {
+    /// Makes everything afresh: one CA, a serving certificate, an administrator, a key for tokens.
+    pub(crate) fn generate() -> Result<Self, Error> {
+        let authority_key = KeyPair::generate()?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "devcluster");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+        let certificate = params.self_signed(&authority_key)?.pem();
+        let authority = Pair { certificate, key: authority_key.serialize_pem() };
+        let issuer = Issuer::new(params, authority_key);
+
+        let names =
+            ["127.0.0.1", "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "10.96.0.1"];
+        let mut server = CertificateParams::new(names.map(String::from))?;
+        server.distinguished_name.push(DnType::CommonName, "kube-apiserver");
+        server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+
+        let mut admin = CertificateParams::default();
+        admin.distinguished_name.push(DnType::CommonName, "devcluster-admin");
+        admin.distinguished_name.push(DnType::OrganizationName, "system:masters");
+        admin.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+
+        Ok(Self {
+            server: sign(&server, &issuer)?,
+            admin: sign(&admin, &issuer)?,
+            authority,
+            token_key: KeyPair::generate()?,
+        })
+    }
+
+    /// Writes `ca.crt`, `ca.key`, `server.crt`, `server.key`, `sa.key` and `sa.pub` to `folder`.
+    pub(crate) fn write(&self, folder: &Path) -> Result<(), Error> {
+        fs::create_dir_all(folder).map_err(Error::file("create", folder))?;
+        let files = [
+            ("ca.crt", self.authority.certificate.clone()),
+            ("ca.key", self.authority.key.clone()),
+            ("server.crt", self.server.certificate.clone()),
+            ("server.key", self.server.key.clone()),
+            ("sa.key", self.token_key.serialize_pem()),
+            // kube-apiserver does not take the public half out of a PKCS#8 key.
+            ("sa.pub", self.token_key.public_key_pem()),
+        ];
+        for (name, text) in files {
+            let path = folder.join(name);
+            fs::write(&path, text).map_err(Error::file("write", &path))?;
+        }
+        Ok(())
+    }
+
+    /// Writes the administrator's kubeconfig, with everything inline so that the file can be copied.
+    pub(crate) fn write_kubeconfig(&self, server: &str, path: &Path) -> Result<(), Error> {
+        let encode = |text: &str| BASE64_STANDARD.encode(text);
+        let config = json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "devcluster",
+            "clusters": [{"name": "devcluster", "cluster": {
+                "server": server,
+                "certificate-authority-data": encode(&self.authority.certificate),
+            }}],
+            "users": [{"name": "admin", "user": {
+                "client-certificate-data": encode(&self.admin.certificate),
+                "client-key-data": encode(&self.admin.key),
+            }}],
+            "contexts": [{"name": "devcluster", "context": {"cluster": "devcluster", "user": "admin"}}],
+        });
+        fs::write(path, format!("{config:#}\n")).map_err(Error::file("write", path))
+    }
+}
+
+fn sign(params: &CertificateParams, issuer: &Issuer<'_, KeyPair>) -> Result<Pair, Error> {
+    let key = KeyPair::generate()?;
+    let certificate = params.signed_by(&key, issuer)?.pem();
+    Ok(Pair { certificate, key: key.serialize_pem() })
+}

@@ -1,0 +1,167 @@
+{{- /* The whole status of a pod after one step, as a pure function of the pod. Statuses of containers that the step
+       does not concern are passed on untouched. */ -}}
+{{- $pod := . -}}
+{{- $now := Now -}}
+{{- $always := eq .spec.restartPolicy "Always" -}}
+{{- $completes := splitList "," (toString (index (default dict .metadata.annotations) "devcluster.sidecarset.dev/completes")) -}}
+{{- $known := dict -}}
+{{- range .status.initContainerStatuses }}{{ $_ := set $known .name . }}{{ end -}}
+{{- range .status.containerStatuses }}{{ $_ := set $known .name . }}{{ end -}}
+
+{{- $out := dict "initContainers" list "containers" list -}}
+{{- $blocked := false -}}     {{- /* an init container has not got far enough for the next ones to start */ -}}
+{{- $ready := true -}}        {{- /* all native sidecars and app containers are ready */ -}}
+{{- $begun := false -}}       {{- /* some app container has been started */ -}}
+{{- $pending := false -}}     {{- /* some app container has never run */ -}}
+{{- $ended := true -}}        {{- /* all app containers have ended for good */ -}}
+{{- $failed := false -}}      {{- /* one of them with an error */ -}}
+
+{{- range $list := list "initContainers" "containers" -}}
+{{- range $c := index $pod.spec $list -}}
+  {{- $app := eq $list "containers" -}}
+  {{- $plain := and (not $app) (ne (default "" $c.restartPolicy) "Always") -}}
+  {{- $s := dict "name" $c.name "image" $c.image "imageID" "" "ready" false "started" false "restartCount" 0 "state" dict -}}
+  {{- if hasKey $known $c.name }}{{ $s = get $known $c.name }}{{ end -}}
+  {{- $id := default "" $s.containerID -}}
+  {{- $state := default dict $s.state -}}
+  {{- $running := hasKey $state "running" -}}
+  {{- $waiting := default dict $state.waiting -}}
+  {{- $reason := default "" $waiting.reason -}}
+  {{- $pulling := or (eq $reason "ErrImagePull") (eq $reason "ImagePullBackOff") -}}
+  {{- $unborn := and (not $id) (not $pulling) -}}
+  {{- $awaits := and $pulling (contains (printf "%q" $c.image) (default "" $waiting.message)) -}}
+  {{- $current := hasSuffix (printf "#%s" $c.image) $id -}}
+  {{- $settled := or $awaits (hasKey $state "terminated") (and $current (or $running (eq $reason "CrashLoopBackOff"))) -}}
+
+  {{- $do := "keep" -}}
+  {{- if and $unborn $blocked }}{{ $do = "block" -}}
+  {{- else if $unborn }}{{ $do = "replace" -}}
+  {{- else if not $settled }}{{ if eq $step "sync" }}{{ $do = "replace" }}{{ end -}}
+  {{- else if and (eq $step "ready") $running (not (contains ":slow" $id)) }}{{ $do = "ready" -}}
+  {{- else if and (eq $step "ready-slow") $running }}{{ $do = "ready" -}}
+  {{- else if and (eq $step "back-off") (eq $reason "ErrImagePull") }}{{ $do = "back-off" -}}
+  {{- else if and (eq $step "crash") $running $s.ready (contains ":crash" $id) }}{{ $do = "crash" -}}
+  {{- else if and (eq $step "restart") (eq $reason "CrashLoopBackOff") }}{{ $do = "replace" -}}
+  {{- else if and (eq $step "complete") $app $running (has $c.name $completes) }}{{ $do = "end" -}}
+  {{- end -}}
+
+  {{- $end := dict "exitCode" 0 "reason" "Completed" "containerID" $id "finishedAt" $now -}}
+  {{- if $running }}{{ $_ := set $end "startedAt" $state.running.startedAt }}{{ end -}}
+
+  {{- if eq $do "block" -}}
+    {{- $_ := set $s "state" (dict "waiting" (dict "reason" "PodInitializing")) -}}
+  {{- else if eq $do "ready" -}}
+    {{- $_ := set $s "ready" true }}{{ $_ := set $s "started" true -}}
+  {{- else if eq $do "back-off" -}}
+    {{- $message := printf "Back-off pulling image %q: ErrImagePull: not found" $c.image -}}
+    {{- $_ := set $s "state" (dict "waiting" (dict "reason" "ImagePullBackOff" "message" $message)) -}}
+  {{- else if or (eq $do "crash") (eq $do "end") -}}
+    {{- $_ := set $s "ready" false }}{{ $_ := set $s "started" false -}}
+    {{- if eq $do "crash" }}{{ $_ := set $end "exitCode" 7 }}{{ $_ := set $end "reason" "Error" }}{{ end -}}
+    {{- if or (eq $do "end") (and $app (eq $pod.spec.restartPolicy "Never")) -}}
+      {{- $_ := set $s "state" (dict "terminated" $end) -}}
+    {{- else -}}
+      {{- $_ := set $s "lastState" (dict "terminated" $end) -}}
+      {{- $message := printf "back-off 5s restarting failed container=%s pod=%s_%s" $c.name $pod.metadata.name $pod.metadata.namespace -}}
+      {{- $_ := set $s "state" (dict "waiting" (dict "reason" "CrashLoopBackOff" "message" $message)) -}}
+    {{- end -}}
+  {{- else if and (eq $do "replace") (contains ":nopull" $c.image) -}}
+    {{- /* The old container is killed before the new image is known to exist. */ -}}
+    {{- $_ := set $s "ready" false }}{{ $_ := set $s "started" false -}}
+    {{- if and $running $app (not $always) -}}
+      {{- /* A real kubelet starts it never again in such a pod, not even after a rollback. */ -}}
+      {{- $_ := set $s "state" (dict "terminated" $end) -}}
+    {{- else -}}
+      {{- if $running }}{{ $_ := set $s "lastState" (dict "terminated" $end) }}{{ end -}}
+      {{- $message := printf "failed to pull image %q: not found" $c.image -}}
+      {{- $_ := set $s "state" (dict "waiting" (dict "reason" "ErrImagePull" "message" $message)) -}}
+    {{- end -}}
+  {{- else if eq $do "replace" -}}
+    {{- if $running }}{{ $_ := set $s "lastState" (dict "terminated" $end) }}{{ end -}}
+    {{- if $id }}{{ $_ := set $s "restartCount" (add $s.restartCount 1) }}{{ end -}}
+    {{- $new := printf "sim://%s-%s-%v#%s" (trunc 8 $pod.metadata.uid) $c.name $s.restartCount $c.image -}}
+    {{- $_ := set $s "containerID" $new -}}
+    {{- if not (and $s.imageID (contains ":same" $c.image)) -}}
+      {{- $_ := set $s "imageID" (printf "sim@sha256:%s" (sha256sum $c.image)) -}}
+      {{- /* Runtimes report the full name: registry, path and tag. */ -}}
+      {{- $parts := splitList "/" $c.image }}{{ $image := $c.image -}}
+      {{- if eq (len $parts) 1 }}{{ $image = printf "docker.io/library/%s" $image -}}
+      {{- else if not (regexMatch "[.:]|^localhost$" (first $parts)) }}{{ $image = printf "docker.io/%s" $image }}{{ end -}}
+      {{- if not (regexMatch "[:@]" (last $parts)) }}{{ $image = printf "%s:latest" $image }}{{ end -}}
+      {{- $_ := set $s "image" $image -}}
+    {{- end -}}
+    {{- if $plain -}}
+      {{- $_ := set $s "ready" true -}}
+      {{- $_ := set $s "state" (dict "terminated" (merge (dict "containerID" $new "startedAt" $now) $end)) -}}
+    {{- else -}}
+      {{- $startup := hasKey $c "startupProbe" -}}
+      {{- $_ := set $s "started" (not $startup) -}}
+      {{- $_ := set $s "ready" (not (or $startup (hasKey $c "readinessProbe") (contains ":slow" $c.image))) -}}
+      {{- $_ := set $s "state" (dict "running" (dict "startedAt" $now)) -}}
+    {{- end -}}
+  {{- end -}}
+
+  {{- if hasKey $s.state "running" -}}
+    {{- $_ := set $s "resources" (default dict $c.resources) -}}
+    {{- with $s.resources.requests }}{{ $_ := set $s "allocatedResources" . }}{{ else }}{{ $_ := unset $s "allocatedResources" }}{{ end -}}
+  {{- end -}}
+  {{- $_ := set $out $list (append (get $out $list) $s) -}}
+
+  {{- $terminated := default dict $s.state.terminated -}}
+  {{- if not $s.ready }}{{ $ready = false }}{{ end -}}
+  {{- if not $app -}}
+    {{- if not (ternary $terminated $s.started $plain) }}{{ $blocked = true }}{{ end -}}
+  {{- else -}}
+    {{- if $s.containerID }}{{ $begun = true }}{{ else }}{{ $pending = true }}{{ end -}}
+    {{- if not $terminated }}{{ $ended = false }}{{ else if ne (toString $terminated.exitCode) "0" }}{{ $failed = true }}{{ end -}}
+  {{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- $phase := "Running" -}}
+{{- if and (not $always) $ended }}{{ $phase = ternary "Failed" "Succeeded" $failed }}{{ else if $pending }}{{ $phase = "Pending" }}{{ end -}}
+{{- $over := or (eq $phase "Failed") (eq $phase "Succeeded") -}}
+{{- if $over -}}
+  {{- /* Native sidecars end when the last app container has. */ -}}
+  {{- range get $out "initContainers" -}}
+    {{- if hasKey .state "running" -}}
+      {{- $end := dict "exitCode" 0 "reason" "Completed" "containerID" .containerID "startedAt" .state.running.startedAt "finishedAt" $now -}}
+      {{- $_ := set . "state" (dict "terminated" $end) }}{{ $_ := set . "ready" false }}{{ $_ := set . "started" false -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
+
+{{- $before := dict -}}
+{{- range .status.conditions }}{{ $_ := set $before .type . }}{{ end -}}
+{{- $gates := true -}}
+{{- range .spec.readinessGates -}}
+  {{- if ne (get (default dict (get $before .conditionType)) "status" | toString) "True" }}{{ $gates = false }}{{ end -}}
+{{- end -}}
+{{- $values := dict "PodReadyToStartContainers" (not $over) "Initialized" (or $begun (not $blocked)) "ContainersReady" $ready "Ready" (and $ready $gates) -}}
+{{- $conditions := list -}}
+{{- range $type := list "PodReadyToStartContainers" "Initialized" "ContainersReady" "Ready" -}}
+  {{- $status := ternary "True" "False" (get $values $type) -}}
+  {{- $condition := dict "type" $type "status" $status "lastTransitionTime" $now "observedGeneration" $pod.metadata.generation -}}
+  {{- with get $before $type -}}
+    {{- if eq .status $status }}{{ $_ := set $condition "lastTransitionTime" .lastTransitionTime }}{{ end -}}
+  {{- end -}}
+  {{- if eq $status "True" }}{{ $_ := set $condition "reason" nil }}
+  {{- else if $over }}{{ $_ := set $condition "reason" (ternary "PodFailed" "PodCompleted" $failed) }}
+  {{- else if eq $type "Initialized" }}{{ $_ := set $condition "reason" "ContainersNotInitialized" }}
+  {{- else if $ready }}{{ $_ := set $condition "reason" "ReadinessGatesNotReady" }}
+  {{- else }}{{ $_ := set $condition "reason" "ContainersNotReady" }}{{ end -}}
+  {{- $conditions = append $conditions $condition -}}
+{{- end -}}
+
+{{- $status := dict "phase" $phase "observedGeneration" .metadata.generation "conditions" $conditions "containerStatuses" (get $out "containers") -}}
+{{- with get $out "initContainers" }}{{ $_ := set $status "initContainerStatuses" . }}{{ end -}}
+{{- if eq $step "start" -}}
+  {{- $hosts := list }}{{ range NodeIPsWith .spec.nodeName }}{{ $hosts = append $hosts (dict "ip" .) }}{{ end -}}
+  {{- $pods := list -}}
+  {{- range PodIPsWith .spec.nodeName (default false .spec.hostNetwork) .metadata.uid .metadata.name .metadata.namespace }}{{ $pods = append $pods (dict "ip" .) }}{{ end -}}
+  {{- $_ := set $status "startTime" $now -}}
+  {{- $_ := set $status "hostIP" (first $hosts).ip }}{{ $_ := set $status "hostIPs" $hosts -}}
+  {{- $_ := set $status "podIP" (first $pods).ip }}{{ $_ := set $status "podIPs" $pods -}}
+{{- end -}}
+{{- /* The resourceVersion makes the API server refuse a step that was decided on an older pod. */ -}}
+{{ dict "metadata" (dict "resourceVersion" .metadata.resourceVersion) "status" $status | toJson }}

@@ -1,0 +1,7 @@
+//! Everything a user can see, against a real kube-apiserver. One devcluster and one operator serve the tests that can
+//! share them; each test has its own namespace and sets. Tests that kill something have a devcluster of their own.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod common;
+mod crash;
+mod rollout;
