@@ -1,0 +1,241 @@
+//! The shape of the source tree: who may import whom, what the pure parts must not touch, how long a file may be.
+//!
+//! It reads text, not syntax: comments are removed, `use` trees are spelled out, and what is left is searched for paths.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+/// The longest file that is still read in one go.
+const MAX_LINES: usize = 450;
+
+/// Files that may be longer, up to this many lines, because they hold no logic.
+const LONGER: [(&str, usize); 1] = [
+    // The API, field by field: splitting it would hide what the CRD looks like.
+    ("src/api/v1beta1.rs", 700),
+];
+
+/// Modules of the library and the modules they must not import. A module that is not named may import everything.
+const FORBIDDEN_IMPORTS: [(&str, &[&str]); 6] = [
+    ("api", &["core", "controller", "webhook", "runtime", "cli"]),
+    ("core", &["controller", "webhook", "runtime", "cli"]),
+    ("runtime", &["controller", "webhook", "cli"]),
+    ("controller", &["webhook", "cli"]),
+    ("webhook", &["controller", "cli"]),
+    ("cli", &["controller", "webhook"]),
+];
+
+/// Modules that decide and do nothing else.
+const PURE: [&str; 2] = ["api", "core"];
+
+/// What a pure module must not contain, and why. A name matches as a whole path.
+const IMPURE: [(&str, &str); 8] = [
+    ("kube::Client", "it reaches the API server"),
+    ("kube::Api", "it reaches the API server"),
+    ("kube::client", "it reaches the API server"),
+    ("kube::runtime", "it reaches the API server"),
+    ("tokio", "it does I/O"),
+    ("async", "it does I/O"),
+    ("await", "it does I/O"),
+    ("rand", "the same input must give the same answer"),
+];
+
+#[test]
+fn the_source_tree_keeps_its_shape() -> io::Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut found = Vec::new();
+    let mut files = 0;
+    for file in rust_files(&root.join("src"))?.into_iter().chain(rust_files(&root.join("devcluster/src"))?) {
+        let name = file.strip_prefix(root).unwrap_or(&file).to_string_lossy().into_owned();
+        found.extend(violations(&name, &fs::read_to_string(&file)?));
+        files += 1;
+    }
+    assert!(files > 10, "only {files} files were read: is the test looking in the right place?");
+    assert!(found.is_empty(), "\n{}\n", found.join("\n"));
+    Ok(())
+}
+
+fn rust_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            files.extend(rust_files(&path)?);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// What is wrong with one file, as lines that name it and say what to do.
+fn violations(file: &str, source: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let limit = LONGER.iter().find(|(name, _)| *name == file).map_or(MAX_LINES, |(_, lines)| *lines);
+    let lines = source.lines().count();
+    if lines > limit {
+        found.push(format!("{file} has {lines} lines, at most {limit} are allowed: split it by responsibility"));
+    }
+
+    let module = module_path(file);
+    let Some(top) = module.first() else { return found };
+    let code = without_comments(source);
+    let paths = paths(&code, &module);
+    let uses = |path: &str| {
+        paths.iter().any(|used| used == path || used.strip_prefix(path).is_some_and(|rest| rest.starts_with("::")))
+    };
+    for (_, forbidden) in FORBIDDEN_IMPORTS.iter().filter(|(name, _)| name == top) {
+        for other in forbidden.iter().filter(|other| uses(&format!("crate::{other}"))) {
+            found.push(format!("{file} uses crate::{other}: {top} must not know {other}"));
+        }
+    }
+    if PURE.contains(&top.as_str()) {
+        for (path, why) in IMPURE.iter().filter(|(path, _)| uses(path)) {
+            found.push(format!("{file} uses {path}: {top} is pure, and {why}; take the value as an argument"));
+        }
+        if let Some(clock) = paths.iter().find(|path| path.ends_with("::now")) {
+            found.push(format!("{file} uses {clock}: {top} has no clock; take the time as an argument"));
+        }
+    }
+    found
+}
+
+/// `src/core/inject/mod.rs` is the module `core::inject`; a file outside the library is none.
+fn module_path(file: &str) -> Vec<String> {
+    let Some(path) = file.strip_prefix("src/").filter(|path| !path.starts_with("bin/")) else { return Vec::new() };
+    let path = path.trim_end_matches(".rs").trim_end_matches("/mod");
+    path.split('/').filter(|part| !["lib", "main"].contains(part)).map(str::to_owned).collect()
+}
+
+/// The code without `//` comments. A `//` inside a string cuts the rest of that line off, which hides nothing but text.
+fn without_comments(source: &str) -> String {
+    source.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
+}
+
+/// Every path in the code as it stands, and those of `use` declarations spelled out.
+fn paths(code: &str, module: &[String]) -> Vec<String> {
+    let mut found = words(code);
+    let mut rest = code;
+    while let Some(start) = find_word(rest, "use") {
+        let end = rest[start..].find(';').map_or(rest.len(), |end| start + end);
+        expand("", &rest[start + "use".len()..end], &mut found);
+        rest = &rest[end..];
+    }
+    found.into_iter().map(|path| absolute(&path, module)).collect()
+}
+
+fn find_word(text: &str, word: &str) -> Option<usize> {
+    let is_part = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':');
+    text.match_indices(word)
+        .find(|(i, _)| !is_part(text[..*i].chars().next_back()) && !is_part(text[i + word.len()..].chars().next()))
+        .map(|(i, _)| i)
+}
+
+/// Identifiers joined by `::`, wherever they stand.
+fn words(code: &str) -> Vec<String> {
+    code.split(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':'))
+        .map(|word| word.trim_matches(':').to_owned())
+        .filter(|word| !word.is_empty())
+        .collect()
+}
+
+/// `a::{b, c::{d, e}}` becomes `a::b`, `a::c::d`, `a::c::e`; a renamed import keeps its real name.
+fn expand(prefix: &str, tree: &str, found: &mut Vec<String>) {
+    let tree = tree.trim();
+    let Some(open) = tree.find('{') else {
+        let name = tree.split_whitespace().next().unwrap_or_default().trim_start_matches(':');
+        found.push(format!("{prefix}{name}").trim_end_matches("::self").to_owned());
+        return;
+    };
+    let prefix = format!("{prefix}{}", tree[..open].trim());
+    let close = tree.rfind('}').unwrap_or(tree.len());
+    let inner = tree.get(open + 1..close).unwrap_or_default();
+    let (mut depth, mut start) = (0_i32, 0);
+    for (i, c) in inner.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 0 => {
+                expand(&prefix, &inner[start..i], found);
+                start = i + 1;
+            }
+            _ => {}
+        }
+    }
+    if !inner[start..].trim().is_empty() {
+        expand(&prefix, &inner[start..], found);
+    }
+}
+
+/// Replaces `self` and `super` in front of a path by what they mean in this module.
+fn absolute(path: &str, module: &[String]) -> String {
+    let mut parts: Vec<&str> = path.split("::").collect();
+    let supers = parts.iter().take_while(|part| **part == "super").count();
+    if supers == 0 && parts.first() != Some(&"self") {
+        return path.to_owned();
+    }
+    parts.drain(..supers.max(1));
+    let parents = module.iter().take(module.len().saturating_sub(supers)).map(String::as_str);
+    std::iter::once("crate").chain(parents).chain(parts).collect::<Vec<_>>().join("::")
+}
+
+#[test]
+fn forbidden_imports_are_found_in_every_spelling() {
+    for (file, code) in [
+        ("src/api/mod.rs", "use crate::core::pod::Pod;"),
+        ("src/core/mod.rs", "use crate::{api::keys, controller::cache};"),
+        ("src/core/inject/mod.rs", "use super::super::webhook::pod as p;"),
+        ("src/controller/mod.rs", "fn f() { crate::webhook::serve() }"),
+        ("src/webhook/pod.rs", "pub use crate::controller;"),
+        ("src/runtime/health.rs", "use crate::controller::{self, Cache};"),
+        ("src/cli/mod.rs", "use crate::{\n    api::{keys, SidecarSet},\n    webhook::{pod},\n};"),
+    ] {
+        assert_eq!(violations(file, code).len(), 1, "{file}: {code}");
+    }
+}
+
+#[test]
+fn impure_code_is_found_in_every_spelling() {
+    for code in [
+        "use kube::Client;",
+        "use kube::{Api, ResourceExt};",
+        "use kube::{core::ObjectMeta, runtime::{watcher}};",
+        "fn f(c: kube::Client) {}",
+        "use tokio::time::sleep;",
+        "async fn f() {}",
+        "let x = f().await;",
+        "let now = std::time::Instant::now();",
+        "let now = jiff::Timestamp::now();",
+        "use std::time::SystemTime;\nlet now = SystemTime::now();",
+        "let r = rand::random::<u8>();",
+    ] {
+        assert_eq!(violations("src/core/plan.rs", code).len(), 1, "{code}");
+        assert_eq!(violations("src/controller/apply.rs", code), Vec::<String>::new(), "{code}");
+    }
+}
+
+#[test]
+fn long_files_are_found() {
+    assert!(violations("src/core/plan.rs", &"\n".repeat(MAX_LINES)).is_empty());
+    assert_eq!(violations("src/core/plan.rs", &"\n".repeat(MAX_LINES + 1)).len(), 1);
+    assert_eq!(violations("devcluster/src/lib.rs", &"\n".repeat(MAX_LINES + 1)).len(), 1);
+}
+
+#[test]
+fn harmless_code_passes() {
+    for (file, code) in [
+        (
+            "src/core/mod.rs",
+            "//! No tokio, no async, no kube::Client.\nuse crate::api::keys; // like crate::controller",
+        ),
+        ("src/core/plan.rs", "use kube::{ResourceExt, core::Expression};\nfn plan(now: Timestamp, operand: u8) {}"),
+        ("src/core/inject/mod.rs", "use super::pod::Pod;\nuse self::edit::Edit;"),
+        ("src/api/mod.rs", "pub use v1beta1::{SidecarSet, SidecarSetSpec};"),
+        ("src/controller/mod.rs", "use crate::{api, core, runtime};"),
+        ("src/main.rs", "use sidecarset::{controller, webhook};"),
+    ] {
+        assert_eq!(violations(file, code), Vec::<String>::new(), "{file}: {code}");
+    }
+}
