@@ -132,8 +132,7 @@ pub(crate) async fn run(args: &RunArgs) -> Result<(), Error> {
     let delay = if args.local { Duration::ZERO } else { Drain::default().delay };
     let drain = Drain { gate: Some(serving.clone()), delay, ..Drain::default() };
     let address = args.webhook_address();
-    let (webhook, mut server_task) =
-        server::serve(router, tls.rustls_config, address, drain, parts.clone()).await?;
+    let (webhook, mut server_task) = server::serve(router, tls.rustls_config, address, drain, parts.clone()).await?;
     serving.open();
 
     let context = Context::new(Parts {
@@ -221,10 +220,7 @@ async fn install(client: &Client, namespace: &str) -> Result<(), Error> {
     let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
     definitions.patch(&name, &params, &Patch::Apply(&definition)).await.map_err(setup("apply the CRD"))?;
     let established = await_condition(definitions, &name, conditions::is_crd_established());
-    timeout(CRD_TIMEOUT, established)
-        .await
-        .map_err(setup("wait for the CRD"))?
-        .map_err(setup("wait for the CRD"))?;
+    timeout(CRD_TIMEOUT, established).await.map_err(setup("wait for the CRD"))?.map_err(setup("wait for the CRD"))?;
     Ok(())
 }
 

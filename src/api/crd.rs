@@ -1,4 +1,4 @@
-//! The CustomResourceDefinition: the derived one, and what derives cannot say.
+//! The `CustomResourceDefinition`: the derived one, and what derives cannot say.
 //!
 //! The container and volume schemas come from k8s-openapi. Their descriptions are removed (the CRD must fit into the
 //! 256 KiB annotation of a client-side `kubectl apply`), and list types and a few limits are added.

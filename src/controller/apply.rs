@@ -41,7 +41,8 @@ pub(super) async fn apply(
         context.metrics.pod_patch(set, label(outcome));
         outcome
     });
-    let outcomes: Vec<Outcome> = futures::stream::iter(requests).buffer_unordered(context.write_concurrency).collect().await;
+    let outcomes: Vec<Outcome> =
+        futures::stream::iter(requests).buffer_unordered(context.write_concurrency).collect().await;
     if outcomes.contains(&Outcome::Withdrawn) && !context.may_plan() {
         return Err(Error::NotLeader);
     }

@@ -162,7 +162,8 @@ impl Cache {
             return;
         }
         if rebuild {
-            inner.compiled = Arc::new(CompiledSets::new(inner.sets.values().filter_map(|known| known.compiled.clone())));
+            inner.compiled =
+                Arc::new(CompiledSets::new(inner.sets.values().filter_map(|known| known.compiled.clone())));
         }
         let spec_versions: BTreeMap<String, u64> =
             inner.sets.iter().map(|(name, known)| (name.clone(), known.spec_version)).collect();

@@ -58,7 +58,8 @@ pub struct Context {
 impl Context {
     /// A context with nothing known yet.
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { clients, leadership, namespace, write_concurrency, metrics, events, namespaces, registered, cache } = parts;
+        let Parts { clients, leadership, namespace, write_concurrency, metrics, events, namespaces, registered, cache } =
+            parts;
         Arc::new(Self {
             clients,
             leadership,

@@ -122,13 +122,11 @@ async fn read_all_pods(context: &Context) -> Result<(), Error> {
             listed.insert(view.key.clone());
             index.apply(view, now());
         }
-        match page.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => params = params.continue_token(&token),
-            None => {
-                index.retain(&listed, version.unwrap_or(0), now());
-                return Ok(());
-            }
-        }
+        let Some(token) = page.metadata.continue_.filter(|token| !token.is_empty()) else {
+            index.retain(&listed, version.unwrap_or(0), now());
+            return Ok(());
+        };
+        params = params.continue_token(&token);
     }
 }
 

@@ -25,7 +25,7 @@ use crate::core::upgrade::{Plan, Rollout};
 const BATCH: usize = 256;
 
 /// A quiet set is looked at this often, in case an event was lost.
-const RESYNC: Duration = Duration::from_secs(300);
+const RESYNC: Duration = Duration::from_mins(5);
 
 pub(super) async fn reconcile(watched: Arc<WatchedSet>, context: Arc<Context>) -> Result<Action, Error> {
     if !context.may_plan() {

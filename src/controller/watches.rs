@@ -42,19 +42,19 @@ impl Resource for WatchedSet {
     type DynamicType = ();
     type Scope = kube::core::ClusterResourceScope;
 
-    fn kind(_: &()) -> std::borrow::Cow<'_, str> {
+    fn kind((): &()) -> std::borrow::Cow<'_, str> {
         SidecarSet::kind(&())
     }
 
-    fn group(_: &()) -> std::borrow::Cow<'_, str> {
+    fn group((): &()) -> std::borrow::Cow<'_, str> {
         SidecarSet::group(&())
     }
 
-    fn version(_: &()) -> std::borrow::Cow<'_, str> {
+    fn version((): &()) -> std::borrow::Cow<'_, str> {
         SidecarSet::version(&())
     }
 
-    fn plural(_: &()) -> std::borrow::Cow<'_, str> {
+    fn plural((): &()) -> std::borrow::Cow<'_, str> {
         SidecarSet::plural(&())
     }
 
@@ -382,9 +382,13 @@ mod tests {
 
     #[test]
     fn kubelets_from_1_32_on_restart_native_sidecars() {
-        for (version, expected) in
-            [("v1.32.0", Some(true)), ("v1.31.14", Some(false)), ("v2.0.1", Some(true)), ("1.36.3+k3s1", Some(true)), ("", None)]
-        {
+        for (version, expected) in [
+            ("v1.32.0", Some(true)),
+            ("v1.31.14", Some(false)),
+            ("v2.0.1", Some(true)),
+            ("1.36.3+k3s1", Some(true)),
+            ("", None),
+        ] {
             assert_eq!(restarts_native_sidecars(version), expected, "{version}");
         }
     }

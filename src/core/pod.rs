@@ -218,10 +218,7 @@ impl PodView {
         let labels = metadata.labels.unwrap_or_default();
         let annotations = metadata.annotations.unwrap_or_default();
         Self {
-            key: PodKey {
-                namespace: metadata.namespace.unwrap_or_default(),
-                name: metadata.name.unwrap_or_default(),
-            },
+            key: PodKey { namespace: metadata.namespace.unwrap_or_default(), name: metadata.name.unwrap_or_default() },
             uid: metadata.uid.unwrap_or_default(),
             resource_version: metadata.resource_version.and_then(|version| version.parse().ok()).unwrap_or(0),
             generation: metadata.generation.unwrap_or(0),
@@ -263,7 +260,8 @@ fn marks(labels: &BTreeMap<String, String>, annotations: &BTreeMap<String, Strin
     let revisions = labels.iter().filter_map(|(key, value)| Some((key.strip_prefix(keys::REVISION_PREFIX)?, value)));
     revisions
         .map(|(set, revision)| {
-            let update = annotations.get(&keys::update_annotation(set)).and_then(|text| serde_json::from_str(text).ok());
+            let update =
+                annotations.get(&keys::update_annotation(set)).and_then(|text| serde_json::from_str(text).ok());
             (set.to_owned(), Mark { revision: revision.clone(), update })
         })
         .collect()

@@ -8,8 +8,8 @@ use k8s_openapi::api::admissionregistration::v1::{
     MatchCondition, MutatingWebhook, MutatingWebhookConfiguration, RuleWithOperations, ServiceReference,
     ValidatingWebhook, ValidatingWebhookConfiguration, WebhookClientConfig,
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelectorRequirement as Requirement;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
 use kube::core::Expression;
 use serde_json::json;
 
@@ -73,9 +73,7 @@ impl Params {
     fn client(&self, path: &str) -> WebhookClientConfig {
         let ca_bundle = Some(ByteString(self.ca_bundle.clone()));
         match &self.endpoint {
-            Endpoint::Url(base) => {
-                WebhookClientConfig { ca_bundle, url: Some(format!("{base}{path}")), service: None }
-            }
+            Endpoint::Url(base) => WebhookClientConfig { ca_bundle, url: Some(format!("{base}{path}")), service: None },
             Endpoint::Service { namespace, name } => WebhookClientConfig {
                 ca_bundle,
                 url: None,
@@ -124,7 +122,7 @@ struct Group<'a> {
     sets: Vec<&'a CompiledSet>,
 }
 
-/// One group per failure policy and namespaceSelector: selectors cannot be ORed, and conditions cannot see the
+/// One group per failure policy and `namespaceSelector`: selectors cannot be ORed, and conditions cannot see the
 /// namespace's labels.
 fn groups(sets: &CompiledSets) -> Vec<Group<'_>> {
     let mut groups: Vec<Group<'_>> = Vec::new();
@@ -212,7 +210,8 @@ fn pod_condition(sets: &[&CompiledSet]) -> Option<String> {
     // Coarser: pods that carry one of the keys in use. A selector that requires no key selects without any.
     let required = |set: &&CompiledSet| {
         let requirements = set.selector.requirements().iter();
-        let mut keys = requirements.filter(|r| !matches!(r, Expression::NotIn(..) | Expression::NotEqual(..) | Expression::DoesNotExist(_)));
+        let mut keys = requirements
+            .filter(|r| !matches!(r, Expression::NotIn(..) | Expression::NotEqual(..) | Expression::DoesNotExist(_)));
         keys.next().map(|r| key(r).to_owned())
     };
     let keys: Option<BTreeSet<String>> = sets.iter().map(required).collect();
@@ -285,9 +284,10 @@ mod tests {
     fn set(name: &str, spec: Value) -> Arc<CompiledSet> {
         let mut spec = spec;
         spec["containers"] = json!([{"name": "c", "image": "i"}]);
-        let set: SidecarSet = serde_json::from_value(json!({"apiVersion": "sidecarset.dev/v1beta1", "kind": "SidecarSet",
+        let set: SidecarSet =
+            serde_json::from_value(json!({"apiVersion": "sidecarset.dev/v1beta1", "kind": "SidecarSet",
             "metadata": {"name": name}, "spec": spec}))
-        .unwrap();
+            .unwrap();
         let template = Template::of(&set.spec);
         Arc::new(CompiledSet::new(name, &set.spec, ("hash", &template), []).unwrap())
     }
@@ -316,14 +316,24 @@ mod tests {
         team["namespaceSelector"] = json!({"matchLabels": {"team": "a"}});
         let entries = webhooks([set("a", web()), set("b", web()), set("f", fail), set("t", team)]);
         let names: Vec<_> = entries.iter().map(|w| (w.name.as_str(), w.timeout_seconds.unwrap())).collect();
-        assert_eq!(names, [("a.ignore.pods.sidecarset.dev", 2), ("f.fail.pods.sidecarset.dev", 5), ("t.ignore.pods.sidecarset.dev", 2)]);
+        assert_eq!(
+            names,
+            [
+                ("a.ignore.pods.sidecarset.dev", 2),
+                ("f.fail.pods.sidecarset.dev", 5),
+                ("t.ignore.pods.sidecarset.dev", 2)
+            ]
+        );
         assert_eq!(entries[0].client_config.url.as_deref(), Some("https://127.0.0.1:9443/mutate-pods/7"));
         let selector = serde_json::to_value(&entries[2].namespace_selector).unwrap();
-        assert_eq!(selector["matchExpressions"], json!([
-            {"key": "team", "operator": "In", "values": ["a"]},
-            {"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": ["kube-node-lease", "kube-system", "sidecarset-system"]},
-            {"key": "sidecarset.dev/inject", "operator": "NotIn", "values": ["false"]},
-        ]));
+        assert_eq!(
+            selector["matchExpressions"],
+            json!([
+                {"key": "team", "operator": "In", "values": ["a"]},
+                {"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": ["kube-node-lease", "kube-system", "sidecarset-system"]},
+                {"key": "sidecarset.dev/inject", "operator": "NotIn", "values": ["false"]},
+            ])
+        );
     }
 
     #[test]
@@ -341,7 +351,8 @@ mod tests {
     #[test]
     fn a_large_condition_becomes_coarser() {
         let many = |count: usize, key: fn(usize) -> String| {
-            let sets = (0..count).map(|i| set(&format!("s{i}"), json!({"selector": {"matchLabels": {key(i): format!("v{i}")}}})));
+            let sets = (0..count)
+                .map(|i| set(&format!("s{i}"), json!({"selector": {"matchLabels": {key(i): format!("v{i}")}}})));
             webhooks(sets)[0].match_conditions.as_ref().map(|c| c[0].expression.clone())
         };
         let exact = many(100, |_| "app".into()).unwrap();

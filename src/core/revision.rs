@@ -91,9 +91,8 @@ impl Template {
         if collisions > 0 {
             digest.update(collisions.to_be_bytes());
         }
-        let mut hex: String = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-        hex.truncate(HASH_DIGITS);
-        hex
+        let hex = format!("{:x}", digest.finalize());
+        hex[..HASH_DIGITS].to_owned()
     }
 
     /// The entries of one list, as written in the set.
@@ -236,7 +235,8 @@ mod tests {
     #[test]
     fn fields_that_do_not_shape_a_pod_are_not_hashed() {
         let a = template(&json!([{"name": "a", "image": "a:1"}]));
-        let mut other = spec(json!({"selector": {"matchLabels": {"x": "y"}}, "containers": [{"name": "a", "image": "a:1"}]}));
+        let mut other =
+            spec(json!({"selector": {"matchLabels": {"x": "y"}}, "containers": [{"name": "a", "image": "a:1"}]}));
         other.update_strategy.paused = true;
         assert_eq!(Template::of(&other).hash(0), a.hash(0));
     }
@@ -246,10 +246,19 @@ mod tests {
         let base = template(&json!([{"name": "a", "image": "a:1"}, {"name": "b", "image": "b:1"}]));
         let cases = [
             (json!([{"name": "a", "image": "a:2"}, {"name": "b", "image": "b:1"}]), None),
-            (json!([{"name": "a", "image": "a:1", "tty": true}, {"name": "b", "image": "b:1"}]), Some("containers[a].tty changed")),
+            (
+                json!([{"name": "a", "image": "a:1", "tty": true}, {"name": "b", "image": "b:1"}]),
+                Some("containers[a].tty changed"),
+            ),
             (json!([{"name": "a", "image": "a:1"}]), Some("containers[b] was removed")),
-            (json!([{"name": "b", "image": "b:1"}, {"name": "a", "image": "a:1"}]), Some("the order of containers changed")),
-            (json!([{"name": "a", "image": "a:1"}, {"name": "b", "image": "b:1"}, {"name": "c", "image": "c"}]), Some("containers[c] was added")),
+            (
+                json!([{"name": "b", "image": "b:1"}, {"name": "a", "image": "a:1"}]),
+                Some("the order of containers changed"),
+            ),
+            (
+                json!([{"name": "a", "image": "a:1"}, {"name": "b", "image": "b:1"}, {"name": "c", "image": "c"}]),
+                Some("containers[c] was added"),
+            ),
         ];
         for (containers, expected) in cases {
             let expected = expected.map_or(Change::InPlace, |text| Change::NotInPlace(text.to_owned()));

@@ -104,7 +104,8 @@ pub fn verdict(rollout: &Rollout, summary: &Summary) -> Verdict {
     let counts = &summary.counts;
     let Strategy { enabled, paused, .. } = rollout.strategy;
     let all_ready = counts.updated_ready == counts.updated && counts.failed == 0;
-    let row = |ready, reconciling, stalled, reason, message| Verdict { ready, reconciling, stalled, paused, reason, message };
+    let row =
+        |ready, reconciling, stalled, reason, message| Verdict { ready, reconciling, stalled, paused, reason, message };
     let progress = progress_line(rollout, summary);
     if counts.matched == 0 {
         return row(true, false, false, reason::NO_PODS, "no pod carries these sidecars yet".to_owned());

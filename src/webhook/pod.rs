@@ -104,14 +104,21 @@ pub async fn mutate(State(pods): State<Pods>, Path(version): Path<u64>, body: By
     let Review { request } = serde_json::from_slice::<Review<Value>>(&body)?;
     let served = caught_up(pods.served.clone(), version).await?;
     let labels = namespace_labels(&pods, &request.namespace).await?;
-    let injection = inject(&served.sets, &Request {
-        pod: &request.object,
-        namespace: &request.namespace,
-        namespace_labels: &labels,
-        excluded: &pods.excluded,
-    });
+    let injection = inject(
+        &served.sets,
+        &Request {
+            pod: &request.object,
+            namespace: &request.namespace,
+            namespace_labels: &labels,
+            excluded: &pods.excluded,
+        },
+    );
     for outcome in &injection.outcomes {
-        pods.metrics.injection(&outcome.set, result(outcome.reason, injection.refused.is_some()), outcome.reason.as_str());
+        pods.metrics.injection(
+            &outcome.set,
+            result(outcome.reason, injection.refused.is_some()),
+            outcome.reason.as_str(),
+        );
         if outcome.reason.is_failure() && !request.dry_run {
             tell_owner(&pods.events, &request, outcome);
         }
@@ -176,7 +183,9 @@ fn answer(uid: &str, injection: &Injection) -> Value {
         .outcomes
         .iter()
         .filter(|outcome| outcome.reason.is_failure() && injection.refused.is_none())
-        .map(|outcome| format!("SidecarSet {:?} is not injected: {} ({})", outcome.set, outcome.message, outcome.reason.as_str()))
+        .map(|outcome| {
+            format!("SidecarSet {:?} is not injected: {} ({})", outcome.set, outcome.message, outcome.reason.as_str())
+        })
         .collect();
     let audit: Vec<String> =
         injection.outcomes.iter().map(|outcome| format!("{}={}", outcome.set, outcome.reason.as_str())).collect();

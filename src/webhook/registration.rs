@@ -124,7 +124,8 @@ impl Registration {
             tracing::warn!(%error, "the webhooks are not registered");
             return RETRY;
         }
-        *written = Some(Written { version: served.version, sets: Arc::clone(&served.sets), ca_bundle, at: Instant::now() });
+        *written =
+            Some(Written { version: served.version, sets: Arc::clone(&served.sets), ca_bundle, at: Instant::now() });
         self.registered.send_if_modified(|version| std::mem::replace(version, served.version) != served.version);
         REAPPLY
     }
@@ -165,7 +166,9 @@ async fn remove(registration: &Registration, api: &Api<MutatingWebhookConfigurat
     let name = registration.names.pods;
     match registration.call("delete", name, api.delete(name, &DeleteParams::default())).await {
         Ok(_) => Ok(()),
-        Err(Error::Api { source, .. }) if matches!(&*source, kube::Error::Api(status) if status.is_not_found()) => Ok(()),
+        Err(Error::Api { source, .. }) if matches!(&*source, kube::Error::Api(status) if status.is_not_found()) => {
+            Ok(())
+        }
         Err(error) => Err(error),
     }
 }
@@ -180,7 +183,9 @@ pub async fn unregister(client: &Client, names: Names) {
         match result {
             Ok(()) => tracing::info!(name, "the webhooks are unregistered"),
             Err(kube::Error::Api(status)) if status.is_not_found() => {}
-            Err(error) => tracing::error!(name, %error, "the webhooks cannot be unregistered; delete the configuration by hand"),
+            Err(error) => {
+                tracing::error!(name, %error, "the webhooks cannot be unregistered; delete the configuration by hand");
+            }
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::api::validate::{conflicts, validate};
 use crate::core::inject::Served;
 
 /// `POST /validate-sidecarsets`.
+#[allow(clippy::unused_async)] // axum's handlers are asynchronous
 pub async fn check(
     State(served): State<watch::Receiver<Arc<Served>>>,
     body: Bytes,

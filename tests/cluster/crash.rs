@@ -40,9 +40,7 @@ async fn fleet(world: &World, pods: usize, max_unavailable: usize) {
 
 /// Begins the rollout to v2; does not wait for anything.
 async fn begin(world: &World, max_unavailable: usize) {
-    let set = world.set("agent:v2", strategy(max_unavailable));
-    let params = kube::api::PatchParams::apply("test").force();
-    world.sets().patch(&world.name, &params, &kube::api::Patch::Apply(&set)).await.unwrap();
+    world.apply_without_waiting(&world.set("agent:v2", strategy(max_unavailable))).await;
 }
 
 async fn until_updated(world: &World, pods: usize) {
@@ -127,7 +125,8 @@ async fn a_follower_is_warm_writes_nothing_and_takes_over() {
     leader.kill();
     until_done(&world, 8).await;
     assert!(budget.worst() <= 1);
-    let lease: Lease = Api::namespaced(world.client.clone(), "sidecarset-system").get("sidecarset-operator").await.unwrap();
+    let lease: Lease =
+        Api::namespaced(world.client.clone(), "sidecarset-system").get("sidecarset-operator").await.unwrap();
     assert_eq!(lease.spec.unwrap().holder_identity.as_deref(), Some("second"));
     assert!(follower.terminate());
     cluster.stop().await;

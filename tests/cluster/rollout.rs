@@ -127,11 +127,12 @@ async fn pause_stops_and_resume_finishes() {
     assert_eq!((reason(&paused, "Ready"), condition(&paused, "Reconciling")), ("Paused".into(), "True".into()));
     let stopped_at = world.with_image("agent:v2").await;
     // A batch takes two seconds here: three of them pass.
-    world.until_set("the open update ends", |set| {
-        let status = set.status.as_ref().unwrap();
-        status.updated_ready_pods == status.updated_pods
-    })
-    .await;
+    world
+        .until_set("the open update ends", |set| {
+            let status = set.status.as_ref().unwrap();
+            status.updated_ready_pods == status.updated_pods
+        })
+        .await;
     tokio::time::sleep(std::time::Duration::from_secs(4)).await;
     assert_eq!(world.with_image("agent:v2").await, stopped_at);
     assert!(stopped_at < 6);
@@ -145,7 +146,10 @@ async fn pause_stops_and_resume_finishes() {
 async fn partition_and_update_selector_limit_the_rollout() {
     let world = World::shared("rollout-partition").await;
     let set = |image: &str, mut limit: Value| {
-        limit.as_object_mut().unwrap().extend([("maxUnavailable".into(), json!("100%")), ("minReadySeconds".into(), json!(0))]);
+        limit
+            .as_object_mut()
+            .unwrap()
+            .extend([("maxUnavailable".into(), json!("100%")), ("minReadySeconds".into(), json!(0))]);
         world.set(image, limit)
     };
     world.apply(&set("agent:v1", json!({}))).await;
@@ -178,7 +182,8 @@ async fn a_bad_image_stops_at_the_budget_and_the_old_one_heals() {
     assert_eq!(world.with_image("agent:nopull").await, 2);
 
     world.apply(&world.set("agent:v1", strategy)).await;
-    let healed = world.until_set("the old image heals", |set| set.status.as_ref().unwrap().updated_ready_pods == 8).await;
+    let healed =
+        world.until_set("the old image heals", |set| set.status.as_ref().unwrap().updated_ready_pods == 8).await;
     assert_eq!(reason(&healed, "Ready"), "UpToDate");
     assert_eq!(identities(&world.pods().await, "agent"), before);
     world.end().await;
@@ -275,7 +280,10 @@ async fn a_pod_that_must_not_be_patched_is_left_alone() {
     let world = World::shared("rollout-never").await;
     let set = |image: &str| world.set(image, json!({"minReadySeconds": 0}));
     world.apply(&set("agent:v1")).await;
-    world.pod("once", json!({"restartPolicy": "Never", "containers": [{"name": "app", "image": "app"}]})).await.unwrap();
+    world
+        .pod("once", json!({"restartPolicy": "Never", "containers": [{"name": "app", "image": "app"}]}))
+        .await
+        .unwrap();
     world.until_set("the pod is counted", |set| set.status.as_ref().unwrap().ready_pods == 1).await;
     world.apply(&set("agent:v2")).await;
     let set = world.until_set("it is left alone", |set| set.status.as_ref().unwrap().not_in_place_pods == 1).await;

@@ -164,7 +164,7 @@ impl Check<'_> {
             Some("Always") => return,
             None => {}
             Some(_) => {
-                self.error(".restartPolicy", "must be Always (a native sidecar) or absent (a plain init container)")
+                self.error(".restartPolicy", "must be Always (a native sidecar) or absent (a plain init container)");
             }
         }
         for (field, set) in [

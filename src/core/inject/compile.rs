@@ -74,7 +74,9 @@ impl CompiledSet {
     ) -> Result<Self, SelectorError> {
         let containers: Vec<Prepared> = List::ALL
             .into_iter()
-            .flat_map(|list| template.entries(list.field()).filter(|e| e.is_object()).map(move |entry| prepare(list, entry)))
+            .flat_map(|list| {
+                template.entries(list.field()).filter(|e| e.is_object()).map(move |entry| prepare(list, entry))
+            })
             .collect();
         let mounted: BTreeSet<&str> = containers.iter().flat_map(|c| mounted_volumes(&c.json)).collect();
         let is_mounted = |volume: &&Value| volume["name"].as_str().is_some_and(|name| mounted.contains(name));

@@ -1,5 +1,5 @@
 //! Bringing a container that is already ours to what its set wants, field by field: what we render is set, what other
-//! admission plugins added (token mounts, LimitRange defaults, foreign env) stays.
+//! admission plugins added (token mounts, `LimitRange` defaults, foreign env) stays.
 
 use serde_json::Value;
 

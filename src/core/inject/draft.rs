@@ -33,11 +33,11 @@ impl Draft {
     }
 
     /// Sets a member of an object; absent or null parents are made.
-    pub(super) fn set(&mut self, path: &[&str], value: Value) {
+    pub(super) fn set(&mut self, path: &[&str], value: &Value) {
         let Some((key, parents)) = path.split_last() else { return };
-        if let Some(object) = self.parent(parents, Value::Object(Map::new())).and_then(Value::as_object_mut) {
+        if let Some(object) = self.parent(parents, &Value::Object(Map::new())).and_then(Value::as_object_mut) {
             let op = if object.contains_key(*key) { "replace" } else { "add" };
-            if object.get(*key) != Some(&value) {
+            if object.get(*key) != Some(value) {
                 object.insert((*key).to_owned(), value.clone());
                 self.operations.push(json!({"op": op, "path": pointer(path), "value": value}));
             }
@@ -45,8 +45,8 @@ impl Draft {
     }
 
     /// Inserts into a list, at its end if `index` is beyond it; an absent or null list is made.
-    pub(super) fn insert(&mut self, path: &[&str], index: usize, value: Value) {
-        if let Some(list) = self.parent(path, Value::Array(Vec::new())).and_then(Value::as_array_mut) {
+    pub(super) fn insert(&mut self, path: &[&str], index: usize, value: &Value) {
+        if let Some(list) = self.parent(path, &Value::Array(Vec::new())).and_then(Value::as_array_mut) {
             let index = index.min(list.len());
             list.insert(index, value.clone());
             let path = format!("{}/{index}", pointer(path));
@@ -55,7 +55,7 @@ impl Draft {
     }
 
     /// Replaces an element of a list.
-    pub(super) fn replace(&mut self, path: &[&str], index: usize, value: Value) {
+    pub(super) fn replace(&mut self, path: &[&str], index: usize, value: &Value) {
         let path = format!("{}/{index}", pointer(path));
         if let Some(element) = self.pod.pointer_mut(&path) {
             *element = value.clone();
@@ -87,7 +87,7 @@ impl Draft {
     }
 
     /// The value at a path; an absent or null one is first set to `empty`, and so are its parents to `{}`.
-    fn parent(&mut self, path: &[&str], empty: Value) -> Option<&mut Value> {
+    fn parent(&mut self, path: &[&str], empty: &Value) -> Option<&mut Value> {
         for depth in 1..=path.len() {
             let here = pointer(&path[..depth]);
             if self.pod.pointer(&here).is_none_or(Value::is_null) {

@@ -110,7 +110,11 @@ pub fn inject(sets: &CompiledSets, request: &Request<'_>) -> Injection {
             Err(Conflict { reason, message }) => {
                 if set.failure_policy == FailurePolicy::Fail {
                     let refused = Some(format!("SidecarSet {:?} cannot inject its sidecars: {message}", set.name));
-                    return Injection { refused, outcomes: vec![outcome(set, reason, message)], ..Injection::default() };
+                    return Injection {
+                        refused,
+                        outcomes: vec![outcome(set, reason, message)],
+                        ..Injection::default()
+                    };
                 }
                 place::unmark(&mut draft, &marks, set);
                 outcomes.push(outcome(set, reason, message));

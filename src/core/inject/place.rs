@@ -104,7 +104,8 @@ fn remove_volumes(draft: &mut Draft, marks: &mut Marks, owners: &BTreeSet<&str>)
     let candidates: Vec<String> =
         marks.volumes.iter().filter(|(_, set)| owners.contains(set.as_str())).map(|(name, _)| name.clone()).collect();
     for volume in candidates {
-        let mut containers = List::ALL.into_iter().flat_map(|list| elements(draft.pod(), &path(list)).collect::<Vec<_>>());
+        let mut containers =
+            List::ALL.into_iter().flat_map(|list| elements(draft.pod(), &path(list)).collect::<Vec<_>>());
         if !containers.any(|container| mounted_volumes(container).any(|name| name == volume)) {
             draft.remove_named(&VOLUMES, &volume);
             marks.volumes.remove(&volume);
@@ -143,13 +144,13 @@ pub(super) fn place(draft: &mut Draft, marks: &mut Marks, set: &CompiledSet) -> 
     }
     for secret in &set.pull_secrets {
         if draft.position(&PULL_SECRETS, secret["name"].as_str().unwrap_or_default()).is_none() {
-            draft.insert(&PULL_SECRETS, usize::MAX, secret.clone());
+            draft.insert(&PULL_SECRETS, usize::MAX, secret);
         }
     }
     let text = |value: &str| Value::from(value);
-    draft.set(&["metadata", "labels", keys::INJECTED], text("true"));
-    draft.set(&["metadata", "labels", &keys::revision_label(&set.name)], text(&set.revision));
-    draft.set(&["metadata", "annotations", &keys::injection_annotation(&set.name)], text(&set.mark));
+    draft.set(&["metadata", "labels", keys::INJECTED], &text("true"));
+    draft.set(&["metadata", "labels", &keys::revision_label(&set.name)], &text(&set.revision));
+    draft.set(&["metadata", "annotations", &keys::injection_annotation(&set.name)], &text(&set.mark));
     Ok(())
 }
 
@@ -193,11 +194,11 @@ fn place_container(draft: &mut Draft, marks: &mut Marks, set: &CompiledSet, prep
         let existing = &draft.pod()["spec"][list.field()][index];
         let wanted = if current { converge(existing, json) } else { (existing != json).then(|| json.clone()) };
         if let Some(wanted) = wanted {
-            draft.replace(&path(*list), index, wanted);
+            draft.replace(&path(*list), index, &wanted);
         }
     } else {
         let index = if *before_app { *front } else { usize::MAX };
-        draft.insert(&path(*list), index, json.clone());
+        draft.insert(&path(*list), index, json);
     }
     if *before_app {
         *front += 1;
@@ -208,9 +209,9 @@ fn place_container(draft: &mut Draft, marks: &mut Marks, set: &CompiledSet, prep
 fn place_volume(draft: &mut Draft, volume: &Value) {
     let name = volume["name"].as_str().unwrap_or_default();
     match draft.position(&VOLUMES, name) {
-        None => draft.insert(&VOLUMES, usize::MAX, volume.clone()),
+        None => draft.insert(&VOLUMES, usize::MAX, volume),
         Some(index) if !volumes::same(&draft.pod()["spec"]["volumes"][index], volume) => {
-            draft.replace(&VOLUMES, index, volume.clone());
+            draft.replace(&VOLUMES, index, volume);
         }
         Some(_) => {}
     }
@@ -226,7 +227,7 @@ pub(super) fn metadata(draft: &mut Draft, sets: &[&CompiledSet]) {
     }
     for (key, (value, overwrite)) in wanted {
         if overwrite || draft.pod()["metadata"]["annotations"][key].is_null() {
-            draft.set(&["metadata", "annotations", key], Value::from(value));
+            draft.set(&["metadata", "annotations", key], &Value::from(value));
         }
     }
 }
@@ -242,7 +243,7 @@ pub(super) fn default_container(draft: &mut Draft, marks: &Marks) {
         && unset
         && containers.first().is_some_and(|first| is_sidecar(first))
     {
-        draft.set(&["metadata", "annotations", keys::DEFAULT_CONTAINER], app);
+        draft.set(&["metadata", "annotations", keys::DEFAULT_CONTAINER], &app);
     }
 }
 

@@ -101,10 +101,13 @@ fn containers_are_placed_by_policy_in_list_order() {
         container
     };
     let none = json!({});
-    let a = compile("a", json!({
-        "containers": [container("a1", &none), container("a2", &after), container("a3", &before)],
-        "initContainers": [container("i1", &none), container("i2", &before)],
-    }));
+    let a = compile(
+        "a",
+        json!({
+            "containers": [container("a1", &none), container("a2", &after), container("a3", &before)],
+            "initContainers": [container("i1", &none), container("i2", &before)],
+        }),
+    );
     let b = compile("b", json!({"containers": [container("b1", &none)], "initContainers": [container("i3", &before)]}));
     let mut pod = pod();
     pod["spec"]["initContainers"] = json!([{"name": "own", "image": "i"}]);
@@ -115,11 +118,19 @@ fn containers_are_placed_by_policy_in_list_order() {
 
 #[test]
 fn own_fields_of_the_set_do_not_reach_the_pod() {
-    let set = compile("s", json!({"containers": [{"name": "c", "image": "i", "podInjectPolicy": "AfterAppContainer",
-        "upgradeStrategy": {"upgradeType": "ColdUpgrade"}, "shareVolumePolicy": {"type": "disabled"}}]}));
+    let set = compile(
+        "s",
+        json!({"containers": [{"name": "c", "image": "i", "podInjectPolicy": "AfterAppContainer",
+        "upgradeStrategy": {"upgradeType": "ColdUpgrade"}, "shareVolumePolicy": {"type": "disabled"}}]}),
+    );
     let pod = injected(&sets([set]), &pod());
-    assert_eq!(pod["spec"]["containers"][1], json!({"name": "c", "image": "i", "env": [{"name": "IS_INJECTED", "value": "true"}]}));
+    assert_eq!(
+        pod["spec"]["containers"][1],
+        json!({"name": "c", "image": "i", "env": [{"name": "IS_INJECTED", "value": "true"}]})
+    );
 }
+
+type Case = (&'static str, Value, &'static str, BTreeMap<String, String>, InjectionReason);
 
 #[test]
 fn whoever_is_not_selected_is_not_touched() {
@@ -128,16 +139,38 @@ fn whoever_is_not_selected_is_not_touched() {
     other["metadata"]["labels"]["app"] = json!("db");
     assert_eq!(run(&sets([set()]), &other), Injection::default());
 
-    let cases: [(&str, Value, &str, BTreeMap<String, String>, InjectionReason); 5] = [
-        ("/metadata/labels/sidecarset.dev~1inject", json!("false"), "default", BTreeMap::new(), InjectionReason::OptedOut),
-        ("/metadata/annotations", json!({"kubernetes.io/config.mirror": "x"}), "default", BTreeMap::new(), InjectionReason::MirrorPod),
+    let cases: [Case; 5] = [
+        (
+            "/metadata/labels/sidecarset.dev~1inject",
+            json!("false"),
+            "default",
+            BTreeMap::new(),
+            InjectionReason::OptedOut,
+        ),
+        (
+            "/metadata/annotations",
+            json!({"kubernetes.io/config.mirror": "x"}),
+            "default",
+            BTreeMap::new(),
+            InjectionReason::MirrorPod,
+        ),
         ("/spec/x", json!(1), "kube-system", BTreeMap::new(), InjectionReason::NamespaceExcluded),
         ("/spec/x", json!(1), "kube-node-lease", BTreeMap::new(), InjectionReason::NamespaceExcluded),
-        ("/spec/x", json!(1), "default", [("sidecarset.dev/inject".into(), "false".into())].into(), InjectionReason::NamespaceExcluded),
+        (
+            "/spec/x",
+            json!(1),
+            "default",
+            [("sidecarset.dev/inject".into(), "false".into())].into(),
+            InjectionReason::NamespaceExcluded,
+        ),
     ];
     for (pointer, value, namespace, labels, reason) in cases {
         let mut pod = pod();
-        json_patch::patch(&mut pod, &serde_json::from_value::<Patch>(json!([{"op": "add", "path": pointer, "value": value}])).unwrap()).unwrap();
+        json_patch::patch(
+            &mut pod,
+            &serde_json::from_value::<Patch>(json!([{"op": "add", "path": pointer, "value": value}])).unwrap(),
+        )
+        .unwrap();
         let injection = run_in(&sets([set()]), &pod, namespace, &labels);
         assert_eq!(reasons(&injection), [("s", reason)], "{pointer}");
         assert!(injection.patch.is_empty());
@@ -190,7 +223,9 @@ fn the_pods_volume_must_be_equal_or_it_is_a_conflict() {
     let sets = sets([compile("s", secret)]);
     let equal = with_volume(json!({"name": "v", "secret": {"secretName": "s", "defaultMode": 420}}));
     assert_eq!(reasons(&run(&sets, &equal)), [("s", InjectionReason::Injected)]);
-    for other in [json!({"name": "v", "emptyDir": {}}), json!({"name": "v", "secret": {"secretName": "t", "defaultMode": 420}})] {
+    for other in
+        [json!({"name": "v", "emptyDir": {}}), json!({"name": "v", "secret": {"secretName": "t", "defaultMode": 420}})]
+    {
         assert_eq!(reasons(&run(&sets, &with_volume(other))), [("s", InjectionReason::VolumeConflict)]);
     }
 }
@@ -217,10 +252,19 @@ fn a_reinvocation_keeps_what_others_added_and_restores_what_is_ours() {
 
 #[test]
 fn a_copied_pod_is_brought_to_the_current_revision() {
-    let old = json!({"containers": [{"name": "agent", "image": "agent:1", "args": ["-v"]}, {"name": "gone", "image": "g"}]});
+    let old =
+        json!({"containers": [{"name": "agent", "image": "agent:1", "args": ["-v"]}, {"name": "gone", "image": "g"}]});
     let before = sets([compile("s", old.clone())]);
-    let old_template = Template::of(&serde_json::from_value({ let mut s = old; s["selector"] = json!({}); s }).unwrap());
-    let after = sets([compile_with("s", json!({"containers": [{"name": "agent", "image": "agent:2"}]}), &[old_template])]);
+    let old_template = Template::of(
+        &serde_json::from_value({
+            let mut s = old;
+            s["selector"] = json!({});
+            s
+        })
+        .unwrap(),
+    );
+    let after =
+        sets([compile_with("s", json!({"containers": [{"name": "agent", "image": "agent:2"}]}), &[old_template])]);
     let mut copy = injected(&before, &pod());
     copy["metadata"]["annotations"]["update.sidecarset.dev/s"] = json!("{}");
     assert_eq!(injected(&after, &copy), injected(&after, &pod()));
@@ -228,7 +272,12 @@ fn a_copied_pod_is_brought_to_the_current_revision() {
 
 #[test]
 fn sidecars_of_a_set_that_does_not_match_any_more_are_removed() {
-    let elsewhere = || compile("s", json!({"selector": {"matchLabels": {"app": "db"}}, "containers": agent()["containers"], "volumes": agent()["volumes"]}));
+    let elsewhere = || {
+        compile(
+            "s",
+            json!({"selector": {"matchLabels": {"app": "db"}}, "containers": agent()["containers"], "volumes": agent()["volumes"]}),
+        )
+    };
     let copy = injected(&sets([compile("s", agent())]), &pod());
     let injection = run(&sets([elsewhere()]), &copy);
     assert_eq!(reasons(&injection), [("s", InjectionReason::Removed)]);
@@ -256,7 +305,12 @@ fn annotations_follow_their_policy() {
 
 #[test]
 fn the_cost_of_matching_is_that_of_the_sets_that_match() {
-    let on = |name: &str, expressions: Value| compile(name, json!({"selector": {"matchExpressions": expressions}, "containers": [{"name": name, "image": "i"}]}));
+    let on = |name: &str, expressions: Value| {
+        compile(
+            name,
+            json!({"selector": {"matchExpressions": expressions}, "containers": [{"name": name, "image": "i"}]}),
+        )
+    };
     let sets = sets([
         on("in", json!([{"key": "app", "operator": "In", "values": ["web", "db"]}])),
         on("exists", json!([{"key": "app", "operator": "Exists"}])),
@@ -283,13 +337,22 @@ fn json_map() -> impl Strategy<Value = Value> {
     prop_oneof![
         Just(Value::Null),
         prop::collection::btree_map(text(), text(), 0..4).prop_map(|map| json!(map)),
-        Just(json!({"injection.sidecarset.dev/s": r#"{"containers":["agent","app"],"volumes":["logs"]}"#, "update.sidecarset.dev/s": "x"})),
-        Just(json!({"revision.sidecarset.dev/s": "old", "revision.sidecarset.dev/gone": "x", "sidecarset.dev/injected": "true"})),
+        Just(
+            json!({"injection.sidecarset.dev/s": r#"{"containers":["agent","app"],"volumes":["logs"]}"#, "update.sidecarset.dev/s": "x"})
+        ),
+        Just(
+            json!({"revision.sidecarset.dev/s": "old", "revision.sidecarset.dev/gone": "x", "sidecarset.dev/injected": "true"})
+        ),
     ]
 }
 
 fn json_list() -> impl Strategy<Value = Value> {
-    let extra = prop_oneof![Just(json!({})), Just(json!({"env": null})), Just(json!({"env": [], "future": [1, {"x": null}]})), Just(json!({"emptyDir": {}}))];
+    let extra = prop_oneof![
+        Just(json!({})),
+        Just(json!({"env": null})),
+        Just(json!({"env": [], "future": [1, {"x": null}]})),
+        Just(json!({"emptyDir": {}}))
+    ];
     let element = (text(), extra).prop_map(|(name, mut element)| {
         element["name"] = json!(name);
         element
@@ -317,13 +380,19 @@ fn raw_pod() -> impl Strategy<Value = Value> {
 fn all_sets() -> CompiledSets {
     let everything = json!({"matchExpressions": [{"key": "never", "operator": "DoesNotExist"}]});
     sets([
-        compile("s", json!({"selector": everything,
+        compile(
+            "s",
+            json!({"selector": everything,
             "containers": [{"name": "agent", "image": "a:1", "tty": false, "args": [], "volumeMounts": [{"name": "logs", "mountPath": "/l", "readOnly": false}]},
                 {"name": "late", "image": "l", "podInjectPolicy": "AfterAppContainer"}],
             "initContainers": [{"name": "init", "image": "i", "restartPolicy": "Always"}],
             "volumes": [{"name": "logs", "emptyDir": {}}], "imagePullSecrets": [{"name": "a/b"}],
-            "patchPodMetadata": [{"annotations": {"a/b": "1"}, "patchPolicy": "Overwrite"}, {"annotations": {"x~y": "1"}}]})),
-        compile("t", json!({"containers": [{"name": "other", "image": "o"}], "patchPodMetadata": [{"annotations": {"a/b": "2"}, "patchPolicy": "Overwrite"}]})),
+            "patchPodMetadata": [{"annotations": {"a/b": "1"}, "patchPolicy": "Overwrite"}, {"annotations": {"x~y": "1"}}]}),
+        ),
+        compile(
+            "t",
+            json!({"containers": [{"name": "other", "image": "o"}], "patchPodMetadata": [{"annotations": {"a/b": "2"}, "patchPolicy": "Overwrite"}]}),
+        ),
     ])
 }
 

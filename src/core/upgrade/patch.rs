@@ -92,5 +92,6 @@ fn test(path: &str, value: &str) -> Value {
 
 /// A JSON pointer (RFC 6901) from unescaped keys.
 pub fn pointer(keys: &[&str]) -> String {
-    keys.iter().map(|key| format!("/{}", key.replace('~', "~0").replace('/', "~1"))).collect()
+    let escape = |key: &&str| key.replace('~', "~0").replace('/', "~1");
+    keys.iter().flat_map(|key| ["/".to_owned(), escape(key)]).collect()
 }

@@ -133,7 +133,11 @@ fn by_deadline(container: &ContainerView, deadline: Timestamp, now: Timestamp) -
 }
 
 fn undecided_until(deadline: Timestamp, now: Timestamp) -> Progress {
-    if now < deadline { Progress::Undecided(Some(deadline)) } else { Progress::Failed("the kubelet has not seen the update".to_owned()) }
+    if now < deadline {
+        Progress::Undecided(Some(deadline))
+    } else {
+        Progress::Failed("the kubelet has not seen the update".to_owned())
+    }
 }
 
 fn kubelet_has_seen(pod: &PodView) -> bool {

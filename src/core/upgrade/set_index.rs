@@ -250,13 +250,7 @@ fn entry(pod: &PodView, rollout: &Rollout, around: &Surroundings<'_>) -> Option<
     })
 }
 
-fn state(
-    pod: &PodView,
-    mark: &Mark,
-    judged: Option<&Progress>,
-    rollout: &Rollout,
-    around: &Surroundings<'_>,
-) -> State {
+fn state(pod: &PodView, mark: &Mark, judged: Option<&Progress>, rollout: &Rollout, around: &Surroundings<'_>) -> State {
     if mark.revision != rollout.revision || !has_images(pod, &rollout.sidecars) {
         return match (cannot_patch(pod, mark, rollout, around), around.refused) {
             (Some(reason), _) => State::NotInPlace(reason),
@@ -284,9 +278,11 @@ fn cannot_patch(pod: &PodView, mark: &Mark, rollout: &Rollout, around: &Surround
         Some(Change::NotInPlace(reason)) => return Some(reason.clone()),
         Some(Change::InPlace) => {}
     }
-    let mut to_restart = rollout.sidecars.iter().filter(|sidecar| sidecar.long_running).filter(|sidecar| {
-        pod.container(&sidecar.name).is_none_or(|container| container.image != sidecar.image)
-    });
+    let mut to_restart = rollout
+        .sidecars
+        .iter()
+        .filter(|sidecar| sidecar.long_running)
+        .filter(|sidecar| pod.container(&sidecar.name).is_none_or(|container| container.image != sidecar.image));
     to_restart.find_map(|sidecar| match pod.container(&sidecar.name) {
         None => Some(format!("the pod has no container {}", sidecar.name)),
         // The kubelet stops it for the new image, and does not start it again if the pull fails (KEP-753 discussion;
@@ -297,7 +293,9 @@ fn cannot_patch(pod: &PodView, mark: &Mark, rollout: &Rollout, around: &Surround
         // Restarted for a new image only by kubelets from 1.32 on (kubernetes#126525).
         Some(_) if sidecar.list == List::Init && pod.node.is_some() => match around.restarts_native_sidecars {
             Some(true) => None,
-            Some(false) => Some("the node's kubelet is older than 1.32 and does not restart native sidecars".to_owned()),
+            Some(false) => {
+                Some("the node's kubelet is older than 1.32 and does not restart native sidecars".to_owned())
+            }
             None => Some("the node of the pod is not known yet".to_owned()),
         },
         Some(_) => None,

@@ -113,7 +113,8 @@ fn pause_and_not_update_send_nothing() {
 
 #[test]
 fn partition_keeps_pods_on_the_old_revision() {
-    for (partition, updated) in [(json!(3), 2), (json!("50%"), 2), (json!("99%"), 1), (json!("100%"), 0), (json!(9), 0)] {
+    for (partition, updated) in [(json!(3), 2), (json!("50%"), 2), (json!("99%"), 1), (json!("100%"), 0), (json!(9), 0)]
+    {
         let mut fleet = Fleet::of(5);
         let strategy = json!({"maxUnavailable": "100%", "partition": partition});
         assert_eq!(fleet.round("v2", &strategy).len(), updated, "{partition}");
@@ -198,13 +199,14 @@ fn an_image_set_by_hand_is_put_right() {
 
 #[test]
 fn what_cannot_be_patched_is_counted_with_a_reason() {
-    let unknown = TestPod::new("a").with(|pod| pod["metadata"]["labels"]["revision.sidecarset.dev/logs"] = json!("gone"));
+    let unknown =
+        TestPod::new("a").with(|pod| pod["metadata"]["labels"]["revision.sidecarset.dev/logs"] = json!("gone"));
     let never = TestPod::new("b").with(|pod| pod["spec"]["restartPolicy"] = json!("Never"));
     let mut fleet = Fleet::new([unknown, never]);
     let plan = fleet.plan("v2", &json!({}));
     assert_eq!(plan.patches, []);
     assert_eq!(plan.summary.counts.not_in_place, 2);
-    let reasons: Vec<_> = plan.summary.not_in_place.into_iter().map(|(reason, pods)| (reason, pods)).collect();
+    let reasons = plan.summary.not_in_place;
     assert!(reasons[0].0.starts_with("RevisionUnknown") && reasons[1].0.contains("restartPolicy"), "{reasons:?}");
     assert_eq!(fleet.reason("v2", &json!({})), "NotInPlace");
 }
@@ -309,9 +311,11 @@ fn nothing_is_done_that_the_kubelet_has_not_seen() {
 
 #[test]
 fn evidence_of_failure_counts_once_the_status_is_fresh() {
-    let waiting = |reason: &'static str| move |pod: &mut Value| {
-        agent(pod)["ready"] = json!(false);
-        agent(pod)["state"] = json!({"waiting": {"reason": reason}});
+    let waiting = |reason: &'static str| {
+        move |pod: &mut Value| {
+            agent(pod)["ready"] = json!(false);
+            agent(pod)["state"] = json!({"waiting": {"reason": reason}});
+        }
     };
     assert_eq!(judge(2, waiting("ErrImagePull")), Progress::Undecided(Some(at(3))));
     assert_eq!(judge(3, waiting("ErrImagePull")), Progress::Failed("agent: ErrImagePull".into()));

@@ -32,7 +32,7 @@ pub fn shared() -> &'static PathBuf {
                 std::future::pending::<()>().await;
             });
         });
-        receiver.recv_timeout(Duration::from_secs(900)).expect("the shared cluster starts")
+        receiver.recv_timeout(Duration::from_mins(15)).expect("the shared cluster starts")
     })
 }
 
@@ -51,7 +51,9 @@ pub async fn eventually<T, E: Debug>(what: &str, mut probe: impl AsyncFnMut() ->
     loop {
         match probe().await {
             Ok(value) => return value,
-            Err(last) if started.elapsed() > DEADLINE => panic!("{what}: not within {DEADLINE:?}; last seen: {last:#?}"),
+            Err(last) if started.elapsed() > DEADLINE => {
+                panic!("{what}: not within {DEADLINE:?}; last seen: {last:#?}")
+            }
             Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
         }
     }

@@ -30,7 +30,8 @@ pub struct Operator {
 impl Operator {
     /// Starts `sidecarset-operator run --local` with further arguments and waits until it is ready.
     pub async fn start(kubeconfig: &Path, name: &str, arguments: &[&str]) -> Self {
-        let mut all = vec!["run", "--local", "--webhook-address=127.0.0.1:0", "--health-address=127.0.0.1:0", "--identity", name];
+        let mut all =
+            vec!["run", "--local", "--webhook-address=127.0.0.1:0", "--health-address=127.0.0.1:0", "--identity", name];
         all.extend(arguments);
         let mut operator = Self::spawn(kubeconfig, name, &all);
         operator.wait_for_log("operator is ready").await;
@@ -41,7 +42,8 @@ impl Operator {
     pub fn spawn(kubeconfig: &Path, name: &str, arguments: &[&str]) -> Self {
         let folder = kubeconfig.parent().unwrap();
         let unique = format!("{name}-{}", Instant::now().elapsed().as_nanos() + u128::from(std::process::id()));
-        let (log, pidfile) = (folder.join(format!("operator-{unique}.log")), folder.join(format!("operator-{unique}.pid")));
+        let (log, pidfile) =
+            (folder.join(format!("operator-{unique}.log")), folder.join(format!("operator-{unique}.pid")));
         let _ = std::fs::remove_file(&pidfile);
         let output = File::create(&log).unwrap();
         let mut supervisor = Command::new("sh")

@@ -60,10 +60,15 @@ impl World {
         })
     }
 
-    /// `kubectl apply --server-side`, and waits until the webhook serves it.
-    pub async fn apply(&self, set: &Value) {
+    /// `kubectl apply --server-side`.
+    pub async fn apply_without_waiting(&self, set: &Value) {
         let name = set["metadata"]["name"].as_str().unwrap();
         self.sets().patch(name, &PatchParams::apply("test").force(), &Patch::Apply(set)).await.unwrap();
+    }
+
+    /// `kubectl apply --server-side`, and waits until the webhook serves it.
+    pub async fn apply(&self, set: &Value) {
+        self.apply_without_waiting(set).await;
         self.until_set("the webhook serves the set", |set| condition(set, "InjectionReady") == "True").await;
     }
 
@@ -139,10 +144,7 @@ pub fn reason(set: &SidecarSet, type_: &str) -> String {
     find(set, type_).map(|condition| condition.reason.clone()).unwrap_or_default()
 }
 
-fn find<'a>(
-    set: &'a SidecarSet,
-    type_: &str,
-) -> Option<&'a k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition> {
+fn find<'a>(set: &'a SidecarSet, type_: &str) -> Option<&'a k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition> {
     set.status.as_ref()?.conditions.iter().find(|condition| condition.type_ == type_)
 }
 

@@ -1,0 +1,82 @@
+//! `spec.injectionStrategy`.
+
+// The comments become descriptions in the CRD, where backticks would be noise.
+#![allow(clippy::doc_markdown)]
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// How new pods are treated.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InjectionStrategy {
+    /// True: new pods get no sidecars from this set.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paused: bool,
+    /// What happens to a new pod when the sidecars cannot be injected. Fail refuses the pod; Ignore, the default, lets it pass without them.
+    #[serde(default)]
+    pub failure_policy: FailurePolicy,
+    /// Which revision a pod gets that is born during a rollout.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new_pods: Option<NewPods>,
+    /// A fixed revision for new pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<InjectionRevision>,
+    /// What happens to matching pods without the sidecar.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub existing_pods: Option<ExistingPods>,
+}
+
+/// See [`InjectionStrategy`].
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum FailurePolicy {
+    /// The pod is created without the sidecars.
+    #[default]
+    Ignore,
+    /// The pod is refused.
+    Fail,
+}
+
+/// See [`InjectionStrategy`].
+#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NewPods {
+    /// Always the newest revision.
+    Latest,
+    /// The newest only while the rollout may still update more pods.
+    FollowRollout,
+}
+
+/// See [`InjectionStrategy`].
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InjectionRevision {
+    /// Name of the `ControllerRevision`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision_name: Option<String>,
+    /// customVersion of the revision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub custom_version: Option<String>,
+    /// Always: every new pod. Partial: those that the update strategy keeps on the old revision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<RevisionPolicy>,
+}
+
+/// See [`InjectionRevision`].
+#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RevisionPolicy {
+    /// Every new pod.
+    Always,
+    /// Only pods outside the update strategy's selector and partition.
+    Partial,
+}
+
+/// See [`InjectionStrategy`].
+#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ExistingPods {
+    /// Nothing.
+    Ignore,
+    /// They are counted and named.
+    Report,
+    /// They are evicted through their PodDisruptionBudgets.
+    Evict,
+}

@@ -1,0 +1,64 @@
+//! `status`.
+
+// The comments become descriptions in the CRD, where backticks would be noise.
+#![allow(clippy::doc_markdown)]
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What the operator found and does.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SidecarSetStatus {
+    /// Generation of the spec that this status describes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Pods that carry the sidecars and are selected.
+    pub matched_pods: i32,
+    /// Matched pods that carry updateRevision.
+    pub updated_pods: i32,
+    /// Matched pods that are Ready.
+    pub ready_pods: i32,
+    /// Updated pods that are available.
+    pub updated_ready_pods: i32,
+    /// Pods whose upgrade failed in this rollout.
+    pub failed_pods: i32,
+    /// Pods whose change cannot be made in place.
+    pub not_in_place_pods: i32,
+    /// Selected pods without the sidecars.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uninjected_pods: Option<i32>,
+    /// Hash of the newest revision.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub update_revision: Option<String>,
+    /// Hash of the last revision that every matched pod ran.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stable_revision: Option<String>,
+    /// Name of the newest ControllerRevision.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latest_revision: Option<String>,
+    /// Hash of the revision that new pods get.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub injection_revision: Option<String>,
+    /// Hash of a revision that was given up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub aborted_revision: Option<String>,
+    /// When a pod last became available on updateRevision.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_progress_time: Option<Time>,
+    /// Number of revision names that were taken by other data.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub collision_count: Option<i32>,
+    /// Step of the rollout.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub current_step: Option<i32>,
+    /// When the step was reached.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub step_reached_at: Option<Time>,
+    /// One line: what happens, and what is waited for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// Ready, Reconciling, Stalled, Paused, InjectionReady.
+    pub conditions: Vec<Condition>,
+}

@@ -1,0 +1,212 @@
+//! `spec.updateStrategy`.
+
+// The comments become descriptions in the CRD, where backticks would be noise.
+#![allow(clippy::doc_markdown)]
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// How running pods are upgraded.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!(has(self.selector) && has(self.partition))")
+        .message("selector and partition exclude each other: remove one of them"),
+    validation = Rule::new("!(has(self.steps) && has(self.partition))")
+        .message("steps and partition exclude each other: remove one of them")
+)]
+pub struct UpdateStrategy {
+    /// RollingUpdate upgrades running pods in place; NotUpdate leaves them alone.
+    #[serde(rename = "type", default)]
+    pub type_: UpdateType,
+    /// True stops further upgrades until it is false again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paused: bool,
+    /// Only pods that also match this are upgraded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<LabelSelector>,
+    /// Number or percent of matched pods that stay on the old revision. A percentage is rounded up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("type(self) == int ? self >= 0 : self.matches('^(100|[0-9]{1,2})%$')")
+        .message("must be a number of pods, 0 or more, or a percentage from 0% to 100%"))]
+    pub partition: Option<IntOrString>,
+    /// Number or percent of matched pods that an upgrade may make unavailable at once. A percentage is rounded up.
+    #[x_kube(validation = Rule::new("type(self) == int ? self >= 1 : self.matches('^(100|[1-9][0-9]?)%$')")
+        .message("must be a number of pods, 1 or more, or a percentage from 1% to 100%; to stop upgrades use paused: true"))]
+    #[serde(default = "default_max_unavailable")]
+    pub max_unavailable: IntOrString,
+    /// Number or percent of one owner's pods that may be unavailable at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_unavailable_per_workload: Option<IntOrString>,
+    /// Seconds that an upgraded sidecar must have been ready without a restart.
+    #[schemars(range(min = 0, max = 86400))]
+    #[serde(default = "default_min_ready_seconds")]
+    pub min_ready_seconds: i32,
+    /// Seconds after which an upgraded pod that is not available has failed.
+    #[schemars(range(min = 1, max = 86400))]
+    #[serde(default = "default_pod_update_timeout_seconds")]
+    pub pod_update_timeout_seconds: i32,
+    /// Seconds without progress after which the set is stalled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub progress_deadline_seconds: Option<i32>,
+    /// Batches with pauses between them, instead of partition.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub steps: Vec<Step>,
+    /// What happens when upgraded pods fail.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure_policy: Option<UpdateFailurePolicy>,
+    /// Pull the new image on a batch's nodes before any container is stopped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pre_pull: Option<bool>,
+    /// What happens to a pod whose change cannot be made in place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when_not_in_place: Option<WhenNotInPlace>,
+    /// Which pods are upgraded first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority_strategy: Option<PriorityStrategy>,
+    /// Labels whose pods are spread over the whole rollout.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub scatter_strategy: Vec<ScatterTerm>,
+}
+
+/// See [`UpdateStrategy`].
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UpdateType {
+    /// Running pods are upgraded in place.
+    #[default]
+    RollingUpdate,
+    /// Running pods are left alone.
+    NotUpdate,
+}
+
+/// One batch of a rollout.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Step {
+    /// Cumulative number or percent of pods.
+    pub replicas: IntOrString,
+    /// Wait behind this step: `{}` until approved, or for a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pause: Option<StepPause>,
+}
+
+/// See [`Step`].
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StepPause {
+    /// Seconds to wait. Absent: until approved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub duration_seconds: Option<i32>,
+}
+
+/// See [`UpdateStrategy`].
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UpdateFailurePolicy {
+    /// Number or percent of matched pods that may fail.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_failed: Option<IntOrString>,
+    /// What happens when more fail.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub action: Option<FailureAction>,
+}
+
+/// See [`UpdateFailurePolicy`].
+#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FailureAction {
+    /// The rollout stops.
+    Pause,
+    /// The pods return to the stable revision.
+    Rollback,
+    /// Nothing; the rollout waits.
+    Ignore,
+}
+
+/// See [`UpdateStrategy`].
+#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WhenNotInPlace {
+    /// The pod keeps its revision and is counted.
+    Skip,
+    /// The pod is evicted through its PodDisruptionBudgets.
+    Evict,
+}
+
+/// See [`UpdateStrategy`].
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PriorityStrategy {
+    /// Pods with the larger sum of matching weights go first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub weight_priority: Vec<WeightPriority>,
+    /// Pods are ordered by the values of these labels.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub order_priority: Vec<OrderPriority>,
+}
+
+/// See [`PriorityStrategy`].
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WeightPriority {
+    /// 0 to 100.
+    #[schemars(range(min = 0, max = 100))]
+    pub weight: i32,
+    /// Pods that get the weight.
+    pub match_selector: LabelSelector,
+}
+
+/// See [`PriorityStrategy`].
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OrderPriority {
+    /// Label whose trailing number orders the pods.
+    pub ordered_key: String,
+}
+
+/// See [`UpdateStrategy`].
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ScatterTerm {
+    /// Label key.
+    pub key: String,
+    /// Label value; `*` stands for each value seen.
+    pub value: String,
+}
+
+fn default_max_unavailable() -> IntOrString {
+    IntOrString::Int(1)
+}
+
+fn default_min_ready_seconds() -> i32 {
+    5
+}
+
+fn default_pod_update_timeout_seconds() -> i32 {
+    600
+}
+
+impl Default for UpdateStrategy {
+    fn default() -> Self {
+        Self {
+            type_: UpdateType::default(),
+            paused: false,
+            selector: None,
+            partition: None,
+            max_unavailable: default_max_unavailable(),
+            max_unavailable_per_workload: None,
+            min_ready_seconds: default_min_ready_seconds(),
+            pod_update_timeout_seconds: default_pod_update_timeout_seconds(),
+            progress_deadline_seconds: None,
+            steps: Vec::new(),
+            failure_policy: None,
+            pre_pull: None,
+            when_not_in_place: None,
+            priority_strategy: None,
+            scatter_strategy: Vec::new(),
+        }
+    }
+}
