@@ -2,6 +2,7 @@
 //! share them; each test has its own namespace and sets. Tests that kill something have a devcluster of their own.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+#[allow(dead_code)] // the benchmark uses it too
 mod common;
 mod crash;
 mod rollout;
