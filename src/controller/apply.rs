@@ -26,13 +26,13 @@ enum Outcome {
     Unknown,
 }
 
-/// Sends the requests. `wanted` is asked before each: a pause stops what has not been sent yet.
+/// Sends the requests, and returns how many pods were patched. `wanted` is asked before each: a pause stops what has not been sent yet.
 pub(super) async fn apply(
     context: &Arc<Context>,
     set: &str,
     patches: Vec<PodPatch>,
     wanted: impl Fn() -> bool + Copy,
-) -> Result<(), Error> {
+) -> Result<usize, Error> {
     let requests = patches.into_iter().map(|patch| async move {
         if !wanted() || !context.may_plan() {
             return Outcome::Withdrawn;
@@ -46,7 +46,12 @@ pub(super) async fn apply(
     if outcomes.contains(&Outcome::Withdrawn) && !context.may_plan() {
         return Err(Error::NotLeader);
     }
-    settle(context, set).await
+    settle(context, set).await?;
+    let count = |wanted: Outcome| outcomes.iter().filter(|outcome| **outcome == wanted).count();
+    match count(Outcome::Unknown) {
+        0 => Ok(count(Outcome::Patched)),
+        unknown => Err(Error::Unanswered(unknown)),
+    }
 }
 
 /// Looks at the pods whose last request has an unknown outcome. Nothing is planned while one of them cannot be read: it
