@@ -164,3 +164,37 @@ fn label(outcome: Outcome) -> &'static str {
         Outcome::Unknown => "unknown",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn answer(status: Value) -> Answer {
+        verdict(&kube::Error::Api(Box::new(serde_json::from_value(status).unwrap())))
+    }
+
+    /// Bodies as a kube-apiserver 1.36 sends them.
+    #[test]
+    fn a_failed_test_is_told_apart_from_a_refusal() {
+        let failed_test = json!({"kind": "Status", "status": "Failure", "reason": "Invalid", "code": 422, "details": {},
+            "message": "the server rejected our request due to an error in our request"});
+        assert_eq!(answer(failed_test), Answer::LookAgain);
+        let invalid = json!({"kind": "Status", "status": "Failure", "reason": "Invalid", "code": 422,
+            "message": "Pod \"web\" is invalid", "details": {"name": "web", "kind": "Pod"}});
+        assert_eq!(answer(invalid), Answer::Refused("Pod \"web\" is invalid".into()));
+        let forbidden = json!({"kind": "Status", "status": "Failure", "reason": "Forbidden", "code": 403,
+            "message": "denied", "details": {"name": "web", "kind": "pods"}});
+        assert_eq!(answer(forbidden), Answer::Refused("denied".into()));
+    }
+
+    #[test]
+    fn conflicts_are_looked_at_again_and_overload_says_nothing() {
+        for code in [404, 409] {
+            assert_eq!(answer(json!({"status": "Failure", "code": code})), Answer::LookAgain);
+        }
+        for code in [429, 500, 503, 504] {
+            assert_eq!(answer(json!({"status": "Failure", "code": code})), Answer::Unknown);
+        }
+    }
+}
