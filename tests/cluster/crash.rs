@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use axum::Router;
 use axum::body::Body;
@@ -132,11 +132,31 @@ async fn a_follower_is_warm_writes_nothing_and_takes_over() {
     cluster.stop().await;
 }
 
+#[tokio::test]
+async fn patches_that_an_overloaded_api_server_does_not_answer_are_sent_again() {
+    let cluster = DevCluster::start().await.unwrap();
+    let proxy = Proxy::start(cluster.kubeconfig()).await;
+    let world = World::new(cluster.kubeconfig(), "overload").await;
+    let operator = Operator::start(&proxy.kubeconfig, "through-the-proxy", &[]).await;
+    fleet(&world, 6, 3).await;
+    let budget = BudgetWatcher::start(world.api());
+    proxy.overloaded.store(5, Ordering::SeqCst);
+    begin(&world, 3).await;
+    until_done(&world, 6).await;
+    assert_eq!(proxy.overloaded.load(Ordering::SeqCst), 0);
+    let worst = budget.worst();
+    assert!((1..=3).contains(&worst), "{worst} pods were unavailable at once");
+    assert!(operator.terminate());
+    cluster.stop().await;
+}
+
 /// Stands between the operator and the API server. Plain HTTP on 127.0.0.1; it forwards with its own credentials.
 struct Proxy {
     kubeconfig: PathBuf,
     hold_answers: Arc<AtomicBool>,
     held: Arc<Notify>,
+    /// So many patches of pods are answered with 503 and not forwarded.
+    overloaded: Arc<AtomicUsize>,
 }
 
 #[derive(Clone)]
@@ -144,13 +164,20 @@ struct Forward {
     upstream: Client,
     hold_answers: Arc<AtomicBool>,
     held: Arc<Notify>,
+    overloaded: Arc<AtomicUsize>,
 }
 
 impl Proxy {
     async fn start(kubeconfig: &Path) -> Self {
         let (hold_answers, held) = (Arc::new(AtomicBool::new(false)), Arc::new(Notify::new()));
         let upstream = client(kubeconfig).await;
-        let state = Forward { upstream, hold_answers: Arc::clone(&hold_answers), held: Arc::clone(&held) };
+        let overloaded = Arc::new(AtomicUsize::new(0));
+        let state = Forward {
+            upstream,
+            hold_answers: Arc::clone(&hold_answers),
+            held: Arc::clone(&held),
+            overloaded: Arc::clone(&overloaded),
+        };
         let router = Router::new().fallback(forward).with_state(state);
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server = format!("http://{}", listener.local_addr().unwrap());
@@ -166,13 +193,17 @@ impl Proxy {
         });
         let path = kubeconfig.with_file_name("kubeconfig-proxy");
         std::fs::write(&path, through_proxy.to_string()).unwrap();
-        Self { kubeconfig: path, hold_answers, held }
+        Self { kubeconfig: path, hold_answers, held, overloaded }
     }
 }
 
 /// Forwards a request; while answers are held, a patch of a pod reaches the API server and its answer nobody.
 async fn forward(State(state): State<Forward>, request: Request) -> Response {
     let is_pod_patch = request.method() == "PATCH" && request.uri().path().contains("/pods/");
+    let one_less = |left: usize| left.checked_sub(1);
+    if is_pod_patch && state.overloaded.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok() {
+        return axum::http::StatusCode::SERVICE_UNAVAILABLE.into_response();
+    }
     let (mut parts, body) = request.into_parts();
     parts.headers.remove("host");
     let body = axum::body::to_bytes(body, 16 << 20).await.unwrap();

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures::{StreamExt, TryStreamExt};
+use k8s_openapi::api::admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Patch, PatchParams};
 use kube::runtime::{WatchStreamExt, watcher};
@@ -360,4 +361,62 @@ async fn deleting_a_set_leaves_its_sidecars_running_and_removes_the_marks() {
 fn marks(pod: &Pod) -> Vec<String> {
     let keys = pod.labels().keys().chain(pod.annotations().keys());
     keys.filter(|key| key.contains("sidecarset.dev/")).cloned().collect()
+}
+
+#[tokio::test]
+async fn a_pod_whose_patch_is_refused_has_failed_and_says_why() {
+    let world = World::shared("rollout-refused").await;
+    let strategy = json!({"maxUnavailable": 1, "minReadySeconds": 0});
+    world.apply(&world.set("agent:v1", strategy.clone())).await;
+    world.deploy(3).await;
+    let name = world.pods().await[0].name_any();
+    let policy = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
+        "metadata": {"name": world.name},
+        "spec": {
+            "failurePolicy": "Fail",
+            "matchConstraints": {
+                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": world.name}},
+                "resourceRules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["UPDATE"], "resources": ["pods"]}],
+            },
+            "validations": [{"expression": format!("object.metadata.name != '{name}'"), "message": "hands off"}],
+        },
+    });
+    let binding = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding",
+        "metadata": {"name": world.name}, "spec": {"policyName": world.name, "validationActions": ["Deny"]},
+    });
+    apply_policy::<ValidatingAdmissionPolicy>(&world, &policy).await;
+    apply_policy::<ValidatingAdmissionPolicyBinding>(&world, &binding).await;
+    let probe = json!({"metadata": {"labels": {"probe": "x"}}});
+    let pods: Api<Pod> = world.api();
+    eventually("the policy is in force", async || {
+        match pods.patch(&name, &PatchParams::default(), &Patch::Merge(&probe)).await {
+            Err(kube::Error::Api(status)) if status.message.contains("hands off") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+
+    world.apply(&world.set("agent:v2", strategy)).await;
+    let set =
+        world.until_set("the others are updated", |set| set.status.as_ref().unwrap().updated_ready_pods == 2).await;
+    let status = set.status.as_ref().unwrap();
+    assert_eq!((status.failed_pods, world.with_image("agent:v1").await), (1, 1));
+    let set = world.until_set("it is said why", |set| condition(set, "Stalled") == "True").await;
+    let message = set.status.unwrap().message.unwrap();
+    assert!(message.contains(&name) && message.contains("PatchRefused") && message.contains("hands off"), "{message}");
+
+    let params = kube::api::DeleteParams::default();
+    Api::<ValidatingAdmissionPolicyBinding>::all(world.client.clone()).delete(&world.name, &params).await.unwrap();
+    Api::<ValidatingAdmissionPolicy>::all(world.client.clone()).delete(&world.name, &params).await.unwrap();
+    world.end().await;
+}
+
+async fn apply_policy<K>(world: &World, object: &Value)
+where
+    K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+{
+    let params = PatchParams::apply("test").force();
+    Api::<K>::all(world.client.clone()).patch(&world.name, &params, &Patch::Apply(object)).await.unwrap();
 }
