@@ -73,21 +73,24 @@ fn on_error(set: Arc<WatchedSet>, error: &Error, context: Arc<Context>) -> Actio
 
 /// Lets planning begin only when a new leader knows all that the old one may have done.
 async fn follow_leadership(context: Arc<Context>) {
-    let mut leadership = context.leadership.clone();
-    let mut state = leadership.state();
+    let mut states = context.leadership.subscribe();
     loop {
+        let state = *states.borrow_and_update();
         context.metrics.leader.set(i64::from(matches!(state, State::Leader { .. })));
-        match state {
-            State::Follower => context.may_plan.store(false, Ordering::SeqCst),
+        context.may_plan.store(false, Ordering::SeqCst);
+        let changed = match state {
+            State::Follower => states.changed().await,
             State::Leader { clean, .. } => {
                 tokio::select! {
-                    () = take_over(&context, clean) => state = leadership.changed().await,
-                    changed = leadership.changed() => state = changed,
+                    changed = states.changed() => changed,
+                    () = take_over(&context, clean) => states.changed().await,
                 }
-                continue;
             }
+        };
+        if changed.is_err() {
+            // The election has ended, and with it the operator.
+            return context.may_plan.store(false, Ordering::SeqCst);
         }
-        state = leadership.changed().await;
     }
 }
 

@@ -98,9 +98,9 @@ impl Registration {
             tokio::select! {
                 () = shutdown.requested() => return,
                 () = sleep(wait) => {}
-                _ = self.served.changed() => {}
-                _ = self.ca_bundle.changed() => {}
-                _ = leadership.changed() => {}
+                Ok(()) = self.served.changed() => {}
+                Ok(()) = self.ca_bundle.changed() => {}
+                Ok(()) = leadership.changed() => {}
             }
         }
     }
