@@ -334,7 +334,8 @@ async fn register_foreign(client: &Client, namespace: &str) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let router = Router::new().route("/{name}", on_post(foreign));
-    let server = axum_server::Server::from_listener(listener).acceptor(RustlsAcceptor::new(tls));
+    let server =
+        axum_server::Server::<std::net::SocketAddr>::from_listener(listener).acceptor(RustlsAcceptor::new(tls));
     tokio::spawn(server.serve(router.into_make_service()));
     for name in ["aa", "zz"] {
         let configuration = json!({

@@ -69,6 +69,7 @@ impl World {
     /// `kubectl apply --server-side`, and waits until the webhook serves it.
     pub async fn apply(&self, set: &Value) {
         self.apply_without_waiting(set).await;
+        let name = set["metadata"]["name"].as_str().unwrap();
         self.until_named(name, "the webhook serves the set", |set| condition(set, "InjectionReady") == "True").await;
     }
 
