@@ -230,15 +230,33 @@ async fn a_dry_run_shows_the_result_and_leaves_no_trace() {
     assert_eq!(lists(&pod).0, ["agent", "app"]);
     assert!(world.pods().await.is_empty());
 
-    let taken = json!({"containers": [{"name": "agent", "image": "my-agent:v1"}]});
-    post(&world.client, &dry_run, &selected(&world, "dry", &taken)).await.accepted();
-    // The queue is in order: an event about the later pod would come after one about the dry run.
-    let real = post(&world.client, &pods_path(&world.name, ""), &selected(&world, "real", &taken)).await.accepted();
-    let event = eventually("the event", async || events(&world, "NameConflict").await.pop().ok_or("none")).await;
-    let named = real["metadata"]["name"].as_str();
-    assert_eq!(event.regarding.unwrap().name.as_deref(), named);
-    assert_eq!(events(&world, "NameConflict").await.len(), 1);
+    // Events go to the owner; nobody asks whether it exists.
+    let owned = |name: &str| {
+        let mut pod = selected(&world, name, &json!({"containers": [{"name": "agent", "image": "my-agent:v1"}]}));
+        pod["metadata"]["ownerReferences"] =
+            json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": name, "uid": name, "controller": true}]);
+        pod
+    };
+    post(&world.client, &dry_run, &owned("dry")).await.accepted();
+    // Events of one moment come in any order, later ones behind them: the second pod's is behind any of the dry run.
+    for name in ["first", "second"] {
+        post(&world.client, &pods_path(&world.name, ""), &owned(name)).await.accepted();
+        eventually("the event", async || {
+            let all = about(&events(&world, "NameConflict").await);
+            if all.contains(&name.to_owned()) { Ok(()) } else { Err(all) }
+        })
+        .await;
+    }
+    assert_eq!(about(&events(&world, "NameConflict").await), ["first", "second"]);
     world.end().await;
+}
+
+/// Names of the objects that the events are about.
+fn about(events: &[Event]) -> Vec<String> {
+    let mut names: Vec<String> =
+        events.iter().filter_map(|event| event.regarding.as_ref().and_then(|about| about.name.clone())).collect();
+    names.sort();
+    names
 }
 
 /// What `kubectl get -o json | strip | create` makes of a pod.

@@ -46,8 +46,11 @@ async fn send(client: &Client, method: &str, path: &str, content: &str, body: &V
     let response = client.send(request).await.unwrap();
     let code = response.status().as_u16();
     let warnings = response.headers().get_all("warning").iter();
-    // `299 - "text"` with quotes inside escaped.
-    let text = |value: &str| value.trim_start_matches("299 - ").trim_matches('"').replace("\\\"", "\"");
+    // `299 - "text"`, with quotes inside escaped.
+    let text = |value: &str| {
+        let quoted = value.strip_prefix("299 - \"").and_then(|rest| rest.strip_suffix('"'));
+        quoted.unwrap_or(value).replace("\\\"", "\"")
+    };
     let warnings = warnings.map(|value| text(value.to_str().unwrap())).collect();
     let body = axum::body::to_bytes(axum::body::Body::new(response.into_body()), usize::MAX).await.unwrap();
     Answer { code, body: serde_json::from_slice(&body).unwrap(), warnings }
