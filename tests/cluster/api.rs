@@ -4,7 +4,7 @@ use devcluster::DevCluster;
 use kube::Client;
 use serde_json::{Value, json};
 
-use crate::common::raw::{SETS, documents, kubectl, merge, post, repository};
+use crate::common::raw::{SETS, documents, kubectl, merge, post, repository, until_crd_is_served};
 use crate::common::world::{World, condition};
 use crate::common::{client, shared};
 
@@ -214,8 +214,7 @@ async fn the_crd_applies_client_side_and_its_rules_name_the_field() {
     let file = repository("crds/sidecarsets.yaml");
     let apply = ["apply", "-f", file.to_str().unwrap()];
     kubectl(cluster.kubeconfig(), &apply, "").await.ok();
-    let wait = ["wait", "--for=condition=Established", "crd/sidecarsets.sidecarset.dev", "--timeout=60s"];
-    kubectl(cluster.kubeconfig(), &wait, "").await.ok();
+    until_crd_is_served(cluster.kubeconfig()).await;
     // A second apply computes its patch from the annotation of the first.
     let again = kubectl(cluster.kubeconfig(), &apply, "").await.ok();
     assert!(again.contains("unchanged"), "{again}");

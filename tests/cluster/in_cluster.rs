@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::common::eventually;
 use crate::common::operator::Operator;
-use crate::common::raw::{documents, kubectl, repository};
+use crate::common::raw::{documents, kubectl, repository, until_crd_is_served};
 use crate::common::world::{World, condition, container_image, is_ready, names};
 
 const NAMESPACE: &str = "sidecarset-system";
@@ -35,8 +35,7 @@ async fn install(cluster: &DevCluster) {
     let folder = repository("config/default");
     let rendered = kubectl(cluster.kubeconfig(), &["kustomize", folder.to_str().unwrap()], "").await.ok();
     kubectl(cluster.kubeconfig(), &["apply", "-f", "-"], &rendered).await.ok();
-    let wait = ["wait", "--for=condition=Established", "crd/sidecarsets.sidecarset.dev", "--timeout=60s"];
-    kubectl(cluster.kubeconfig(), &wait, "").await.ok();
+    until_crd_is_served(cluster.kubeconfig()).await;
 }
 
 /// The whole way of one set, without the webhook: nothing routes to a Service here.

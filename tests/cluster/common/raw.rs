@@ -85,6 +85,17 @@ pub async fn kubectl(kubeconfig: &Path, arguments: &[&str], input: &str) -> Prin
     Printed { success: output.status.success(), stdout: text(output.stdout), stderr: text(output.stderr) }
 }
 
+/// Waits until the apiserver serves the CRD.
+pub async fn until_crd_is_served(kubeconfig: &Path) {
+    let wait = ["wait", "--for=condition=Established", "crd/sidecarsets.sidecarset.dev", "--timeout=60s"];
+    // Right after its creation it has no conditions, which kubectl takes for an error.
+    super::eventually("the CRD is served", async || {
+        let printed = kubectl(kubeconfig, &wait, "").await;
+        if printed.success { Ok(()) } else { Err(printed) }
+    })
+    .await;
+}
+
 /// A file of this repository.
 pub fn repository(path: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
