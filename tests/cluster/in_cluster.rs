@@ -20,7 +20,7 @@ use crate::common::world::{World, condition, container_image, is_ready, names};
 const NAMESPACE: &str = "sidecarset-system";
 const ACCOUNT: &str = "system:serviceaccount:sidecarset-system:sidecarset-operator";
 
-/// A kubeconfig whose user is the operator's ServiceAccount.
+/// A kubeconfig whose user is the operator's service account.
 async fn service_account(admin: &Path) -> PathBuf {
     let arguments = ["create", "token", "sidecarset-operator", "--namespace", NAMESPACE, "--duration=1h"];
     let token = kubectl(admin, &arguments, "").await.ok();

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
 use serde_json::{Value, json};
 
 use crate::common::eventually;
@@ -71,7 +72,6 @@ fn every_sample_is_tested() {
 async fn envoy_redis() {
     let world = World::shared("sample-redis").await;
     let pods = injected(&world, "envoy-redis.yaml", &["redis", "envoy"], &[]).await;
-    use kube::ResourceExt;
     assert_eq!(pods[0].annotations()["prometheus.io/port"], "9901");
     end(world, "redis-proxy").await;
 }
@@ -104,7 +104,6 @@ async fn health_prober() {
 
 #[tokio::test]
 async fn istio_proxy() {
-    use kube::ResourceExt;
     let world = World::shared("sample-istio").await;
     let pods = injected(&world, "istio-proxy.yaml", &["istio-proxy", "productpage"], &["istio-init"]).await;
     let status: Value = serde_json::from_str(&pods[0].annotations()["sidecar.istio.io/status"]).unwrap();
