@@ -100,6 +100,10 @@ async fn the_operator_needs_no_more_than_its_service_account_may() {
         if items.len() == 2 { Ok(()) } else { Err(items.len()) }
     })
     .await;
+    // Back to a revision that exists: it is renewed, not made.
+    world.apply(&world.set("agent:v2", json!({"minReadySeconds": 0}))).await;
+    world.until_set("the old image is back", |set| condition(set, "Ready") == "True").await;
+    assert_eq!(container_image(&pods.get("app").await.unwrap(), "agent"), "agent:v2");
     let events: Api<Event> = Api::all(world.client.clone());
     eventually("an event about the set", async || {
         let items = events.list(&ListParams::default()).await.unwrap().items;
