@@ -3,9 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use axum::extract::DefaultBodyLimit;
-use axum::routing::post;
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -17,7 +14,7 @@ use sidecarset::api::{crd, keys};
 use sidecarset::controller;
 use sidecarset::controller::cache::Cache;
 use sidecarset::controller::context::{Context, Parts};
-use sidecarset::core::registration::{Endpoint, POD_PATH, Params, SET_PATH};
+use sidecarset::core::registration::{Endpoint, Params};
 use sidecarset::runtime::args::RunArgs;
 use sidecarset::runtime::client::{self, Clients};
 use sidecarset::runtime::events::Events;
@@ -26,17 +23,14 @@ use sidecarset::runtime::leader::{self, LeaseParams};
 use sidecarset::runtime::metrics::Metrics;
 use sidecarset::runtime::namespaces::Namespaces;
 use sidecarset::runtime::shutdown;
-use sidecarset::webhook::pod::{self, Pods};
+use sidecarset::webhook;
+use sidecarset::webhook::pod::Pods;
 use sidecarset::webhook::registration::{IN_CLUSTER, LOCAL, Registration, unregister};
 use sidecarset::webhook::server::{self, Drain};
-use sidecarset::webhook::set;
 
 use sidecarset::webhook::tls::{self, CertificateSource, SelfSigned};
 use tokio::sync::watch;
 use tokio::time::timeout;
-
-/// Largest review that is read. etcd refuses objects over 1.5 MiB by default; escaping and the old object make it more.
-const MAX_REVIEW: usize = 16 * 1024 * 1024;
 
 /// How long the apiserver may take to serve a CRD that was applied.
 const CRD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -124,15 +118,12 @@ pub(crate) async fn run(args: &RunArgs) -> Result<(), Error> {
         metrics: metrics.clone(),
         events: events.clone(),
     };
-    let router = Router::new()
-        .route(&format!("{POD_PATH}/{{version}}"), post(pod::mutate).with_state(pods))
-        .route(SET_PATH, post(set::check).with_state(served.clone()))
-        .layer(DefaultBodyLimit::max(MAX_REVIEW));
+    let router = webhook::router(pods, served.clone());
     let serving = readiness.gate("shutdown");
     let delay = if args.local { Duration::ZERO } else { Drain::default().delay };
     let drain = Drain { gate: Some(serving.clone()), delay, ..Drain::default() };
     let address = args.webhook_address();
-    let (webhook, mut server_task) = server::serve(router, tls.rustls_config, address, drain, parts.clone()).await?;
+    let (address, mut server_task) = server::serve(router, tls.rustls_config, address, drain, parts.clone()).await?;
     serving.open();
 
     let context = Context::new(Parts {
@@ -147,7 +138,7 @@ pub(crate) async fn run(args: &RunArgs) -> Result<(), Error> {
         cache,
     });
     let endpoint = if args.local {
-        Endpoint::Url(format!("https://127.0.0.1:{}", webhook.port()))
+        Endpoint::Url(format!("https://127.0.0.1:{}", address.port()))
     } else {
         Endpoint::Service { namespace: args.namespace.clone(), name: args.webhook_service.clone() }
     };
@@ -161,7 +152,7 @@ pub(crate) async fn run(args: &RunArgs) -> Result<(), Error> {
         tokio::spawn(controller::run(context, gates, parts.clone()))
     };
     let (health, health_task) = health::serve(args.health_address(), readiness.clone(), metrics, last).await?;
-    tracing::info!(%webhook, %health, local = args.local, "serving");
+    tracing::info!(webhook = %address, %health, local = args.local, "serving");
     tokio::spawn(announce(readiness, parts));
 
     let ended = tokio::select! {

@@ -26,13 +26,13 @@ enum Outcome {
     Unknown,
 }
 
-/// Sends the requests. `wanted` is asked before each: a pause stops what has not been sent yet.
+/// Sends the requests, and returns how many pods were patched. `wanted` is asked before each: a pause stops what has not been sent yet.
 pub(super) async fn apply(
     context: &Arc<Context>,
     set: &str,
     patches: Vec<PodPatch>,
     wanted: impl Fn() -> bool + Copy,
-) -> Result<(), Error> {
+) -> Result<usize, Error> {
     let requests = patches.into_iter().map(|patch| async move {
         if !wanted() || !context.may_plan() {
             return Outcome::Withdrawn;
@@ -46,7 +46,12 @@ pub(super) async fn apply(
     if outcomes.contains(&Outcome::Withdrawn) && !context.may_plan() {
         return Err(Error::NotLeader);
     }
-    settle(context, set).await
+    settle(context, set).await?;
+    let count = |wanted: Outcome| outcomes.iter().filter(|outcome| **outcome == wanted).count();
+    match count(Outcome::Unknown) {
+        0 => Ok(count(Outcome::Patched)),
+        unknown => Err(Error::Unanswered(unknown)),
+    }
 }
 
 /// Looks at the pods whose last request has an unknown outcome. Nothing is planned while one of them cannot be read: it
@@ -157,5 +162,39 @@ fn label(outcome: Outcome) -> &'static str {
         Outcome::Stale => "conflict",
         Outcome::Refused => "refused",
         Outcome::Unknown => "unknown",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn answer(status: Value) -> Answer {
+        verdict(&kube::Error::Api(Box::new(serde_json::from_value(status).unwrap())))
+    }
+
+    /// Bodies as a kube-apiserver 1.36 sends them.
+    #[test]
+    fn a_failed_test_is_told_apart_from_a_refusal() {
+        let failed_test = json!({"kind": "Status", "status": "Failure", "reason": "Invalid", "code": 422, "details": {},
+            "message": "the server rejected our request due to an error in our request"});
+        assert_eq!(answer(failed_test), Answer::LookAgain);
+        let invalid = json!({"kind": "Status", "status": "Failure", "reason": "Invalid", "code": 422,
+            "message": "Pod \"web\" is invalid", "details": {"name": "web", "kind": "Pod"}});
+        assert_eq!(answer(invalid), Answer::Refused("Pod \"web\" is invalid".into()));
+        let forbidden = json!({"kind": "Status", "status": "Failure", "reason": "Forbidden", "code": 403,
+            "message": "denied", "details": {"name": "web", "kind": "pods"}});
+        assert_eq!(answer(forbidden), Answer::Refused("denied".into()));
+    }
+
+    #[test]
+    fn conflicts_are_looked_at_again_and_overload_says_nothing() {
+        for code in [404, 409] {
+            assert_eq!(answer(json!({"status": "Failure", "code": code})), Answer::LookAgain);
+        }
+        for code in [429, 500, 503, 504] {
+            assert_eq!(answer(json!({"status": "Failure", "code": code})), Answer::Unknown);
+        }
     }
 }

@@ -68,6 +68,12 @@ impl Cache {
         lock(&self.inner).revisions.get(set).cloned().unwrap_or_default()
     }
 
+    /// False before the first complete lists: what is missing may only not have been seen.
+    pub fn is_complete(&self) -> bool {
+        let inner = lock(&self.inner);
+        inner.sets_listed && inner.revisions_listed
+    }
+
     /// Names of all sets.
     pub fn names(&self) -> Vec<String> {
         lock(&self.inner).sets.keys().cloned().collect()

@@ -99,6 +99,12 @@ impl Context {
         }
     }
 
+    /// Forgets what is kept about a set that is gone.
+    pub(super) fn forget(&self, set: &str) {
+        lock(&self.uncertain).remove(set);
+        lock(&self.reported).remove(set);
+    }
+
     pub(super) fn may_plan(&self) -> bool {
         self.may_plan.load(Ordering::SeqCst) && self.leadership.is_leader()
     }

@@ -7,6 +7,7 @@ pub mod error;
 mod reconcile;
 mod report;
 mod revisions;
+mod sweep;
 mod watches;
 
 use std::sync::Arc;
@@ -41,6 +42,7 @@ pub async fn run(context: Arc<Context>, gates: Gates, shutdown: Shutdown) {
     watches::spawn(&mut tasks, &context, &gates);
     tasks.spawn(follow_leadership(Arc::clone(&context)));
     tasks.spawn(follow_registration(Arc::clone(&context)));
+    tasks.spawn(sweep::run(Arc::clone(&context)));
     let (sets, store) = watches::sets(&context, &gates);
     let dirty = futures::stream::unfold(Arc::clone(&context), |context| async move {
         let names = context.dirty.take(COLLECT).await;

@@ -24,6 +24,9 @@ use crate::core::upgrade::{Plan, Rollout};
 /// Requests planned at a time: the next plan sees what the first ones did.
 const BATCH: usize = 256;
 
+/// Wait before the next plan when not one request of the last one was accepted.
+const NO_PROGRESS: Duration = Duration::from_secs(1);
+
 /// A quiet set is looked at this often, in case an event was lost.
 const RESYNC: Duration = Duration::from_mins(5);
 
@@ -44,8 +47,8 @@ async fn round(context: &Arc<Context>, set: &SidecarSet) -> Result<Action, Error
     if set.metadata.deletion_timestamp.is_some() {
         return Ok(Action::await_change());
     }
-    let injection = injection_state(context, set);
     let problems = validate(set).message();
+    let injection = injection_state(context, set, problems.is_none());
     if let Some(problems) = problems {
         report(context, set, status::invalid(set, &problems, &injection, now())).await?;
         return Ok(Action::await_change());
@@ -61,10 +64,14 @@ async fn round(context: &Arc<Context>, set: &SidecarSet) -> Result<Action, Error
             break plan;
         }
         let wanted = || is_current(context, set);
-        apply::apply(context, &name, plan.patches, wanted).await?;
+        let patched = apply::apply(context, &name, plan.patches, wanted).await?;
         if !wanted() {
             // Paused or changed meanwhile: the next round, which that change has ordered, says what is true then.
             return Ok(Action::requeue(Duration::ZERO));
+        }
+        if patched == 0 {
+            // Every pod had changed under the plan: no reason to hurry into the same again.
+            return Ok(Action::requeue(NO_PROGRESS));
         }
     };
     let Plan { summary, wake_at, .. } = plan;
@@ -92,11 +99,11 @@ fn is_current(context: &Context, set: &SidecarSet) -> bool {
     })
 }
 
-fn injection_state(context: &Context, set: &SidecarSet) -> InjectionState {
+fn injection_state(context: &Context, set: &SidecarSet, valid: bool) -> InjectionState {
     let state = |ready, reason, message: &str| InjectionState { ready, reason, message: message.to_owned() };
     let registered = *context.registered.borrow();
     let version = context.cache.spec_version(&set.name_any());
-    if !validate(set).errors.is_empty() {
+    if !valid {
         return state(false, reason::INVALID_SPEC, "the spec is invalid: no pod is injected");
     }
     if set.spec.injection_strategy.paused {

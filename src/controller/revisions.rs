@@ -5,12 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::runtime::RawExtension;
-use kube::api::{Patch, PostParams};
+use kube::api::PostParams;
 use kube::{Api, Resource, ResourceExt};
-use serde_json::json;
 
 use super::cache::{Revision, collisions};
-use super::context::{Context, patch_params};
+use super::context::Context;
 use super::error::Error;
 use crate::api::{SidecarSet, keys};
 use crate::core::revision::{self, Template};
@@ -90,13 +89,18 @@ async fn create(
     }
 }
 
+/// Makes a revision the newest, and ours. A PUT of what was read: any patch makes the apiserver encode `data` again,
+/// with `<` as `\u003c`, and then refuse it as a change of an immutable field (seen on 1.36).
+#[allow(clippy::disallowed_methods)] // no field of the object is unknown to this program
 async fn renew(context: &Context, set: &SidecarSet, hash: &str, number: i64) -> Result<(), Error> {
     let name = revision::name(&set.name_any(), hash);
-    let owner = set.controller_owner_ref(&());
-    let patch = json!({"revision": number, "metadata": {"ownerReferences": owner.map(|owner| vec![owner])}});
-    let (api, params, patch) = (api(context), patch_params(), Patch::Merge(&patch));
-    let call = api.patch(&name, &params, &patch);
-    let renewed = context.write("patch", || format!("ControllerRevision {name}"), call).await?;
+    let describe = || format!("ControllerRevision {name}");
+    let api = api(context);
+    let mut object = context.write("get", describe, api.get(&name)).await?;
+    object.metadata.owner_references = Some(set.controller_owner_ref(&()).into_iter().collect());
+    object.revision = number;
+    let params = PostParams::default();
+    let renewed = context.write("update", describe, api.replace(&name, &params, &object)).await?;
     context.cache.apply_revision(&renewed);
     Ok(())
 }

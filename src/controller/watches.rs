@@ -156,6 +156,7 @@ fn on_set(context: &Context, relist: &mut Relist<String>, gate: &Gate, event: &E
 
 fn forget(context: &Context, set: &str) {
     context.index().forget(set);
+    context.forget(set);
     context.metrics.forget_pods(set, &super::report::POD_STATES);
 }
 
@@ -354,7 +355,13 @@ async fn still_there(context: &Context, pod: SlimPod) {
     let about = pod.object_ref(&());
     let view = PodView::new(pod);
     let key = view.key.clone();
-    if view.labels.contains_key(keys::INJECTED) || view.marks.is_empty() {
+    if view.marks.is_empty() {
+        // Nothing of ours is left on it, and no watch would say when it goes.
+        let sets = context.index().remove(&key, &view.uid, now());
+        context.dirty.mark(sets);
+        return;
+    }
+    if view.labels.contains_key(keys::INJECTED) {
         let sets = context.index().apply(view, now());
         context.dirty.mark(sets);
         return;

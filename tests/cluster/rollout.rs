@@ -316,6 +316,8 @@ async fn history_is_kept_to_its_limit_and_a_rollback_reuses_its_revision() {
     let set = |image: &str| {
         let mut set = world.set(image, json!({}));
         set["spec"]["revisionHistoryLimit"] = json!(2);
+        // Characters that the API server encodes differently from this program.
+        set["spec"]["containers"][0]["args"] = json!(["<source> a & b </source>"]);
         set
     };
     let revisions: Api<k8s_openapi::api::apps::v1::ControllerRevision> =
@@ -336,4 +338,26 @@ async fn history_is_kept_to_its_limit_and_a_rollback_reuses_its_revision() {
     let newest = kept.iter().max_by_key(|revision| revision.revision).unwrap();
     assert_eq!(newest.name_any(), format!("{}-{}", world.name, hashes[4]));
     world.end().await;
+}
+
+#[tokio::test]
+async fn deleting_a_set_leaves_its_sidecars_running_and_removes_the_marks() {
+    let world = World::shared("rollout-sweep").await;
+    world.apply(&world.set("agent:v1", json!({}))).await;
+    world.deploy(2).await;
+    let before = identities(&world.pods().await, "");
+    world.sets().delete(&world.name, &kube::api::DeleteParams::default()).await.unwrap();
+    eventually("the marks are gone", async || {
+        let keys: Vec<String> = world.pods().await.iter().flat_map(marks).collect();
+        if keys.is_empty() { Ok(()) } else { Err(keys) }
+    })
+    .await;
+    assert_eq!(identities(&world.pods().await, ""), before, "every container runs on");
+    assert_eq!(world.with_image("agent:v1").await, 2);
+    world.end().await;
+}
+
+fn marks(pod: &Pod) -> Vec<String> {
+    let keys = pod.labels().keys().chain(pod.annotations().keys());
+    keys.filter(|key| key.contains("sidecarset.dev/")).cloned().collect()
 }

@@ -17,7 +17,7 @@ PODS=20
 BUDGET=4 # maxUnavailable: 20% of 20 pods
 OLD_IMAGE=fluent/fluentd:v1.17-1
 NEW_IMAGE=fluent/fluentd:v1.18-1
-BAD_IMAGE=fluent/fluentd:v1.19-nopull # the devcluster's kubelets answer ErrImagePull to this tag
+BAD_IMAGE=fluent/fluentd:nopull # the kubelets of the devcluster answer ErrImagePull to this tag
 
 WORK=$(mktemp -d "${TMPDIR:-/tmp}/sidecarset-demo.XXXXXX")
 export KUBECONFIG=$WORK/kubeconfig # nothing of the user's is touched

@@ -18,6 +18,8 @@ pub struct Index {
     /// Whether the node's kubelet restarts native sidecars for a new image.
     nodes: HashMap<String, bool>,
     refused: HashMap<PodKey, Refusal>,
+    /// Number of pods by set and revision, whether or not the set is known.
+    revisions: BTreeMap<String, BTreeMap<String, usize>>,
     /// Sets whose pods must be looked at again because a namespace or node changed.
     stale: BTreeSet<String>,
 }
@@ -38,7 +40,12 @@ impl Index {
             return Vec::new();
         }
         let key = pod.key.clone();
-        let old = self.pods.insert(key.clone(), Arc::new(pod));
+        let pod = Arc::new(pod);
+        self.count_revisions(&pod, true);
+        let old = self.pods.insert(key.clone(), pod);
+        if let Some(old) = &old {
+            self.count_revisions(old, false);
+        }
         self.touch(&key, old.as_deref(), now)
     }
 
@@ -48,6 +55,9 @@ impl Index {
             return Vec::new();
         }
         let old = self.pods.remove(key);
+        if let Some(old) = &old {
+            self.count_revisions(old, false);
+        }
         self.refused.remove(key);
         self.touch(key, old.as_deref(), now)
     }
@@ -71,7 +81,26 @@ impl Index {
 
     /// Revisions that pods of a set carry.
     pub fn revisions_in_use(&self, set: &str) -> BTreeSet<String> {
-        self.pods.values().filter_map(|pod| pod.marks.get(set)).map(|mark| mark.revision.clone()).collect()
+        self.revisions.get(set).into_iter().flat_map(BTreeMap::keys).cloned().collect()
+    }
+
+    /// Sets that pods carry marks of, whether or not they exist.
+    pub fn marked_sets(&self) -> Vec<String> {
+        self.revisions.keys().cloned().collect()
+    }
+
+    fn count_revisions(&mut self, pod: &PodView, add: bool) {
+        for (set, mark) in &pod.marks {
+            let revisions = self.revisions.entry(set.clone()).or_default();
+            let pods = revisions.entry(mark.revision.clone()).or_default();
+            *pods = if add { *pods + 1 } else { *pods - 1 };
+            if *pods == 0 {
+                revisions.remove(&mark.revision);
+            }
+            if revisions.is_empty() {
+                self.revisions.remove(set);
+            }
+        }
     }
 
     /// Takes note of what a set wants. Its pods are counted again only if that changed.

@@ -1,0 +1,97 @@
+SHELL := bash
+.SHELLFLAGS := -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+CARGO ?= cargo
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+RELEASE := $(TARGET)/release
+KUBECONFIG_DEV := target/devcluster/kubeconfig
+CRD := crds/sidecarsets.yaml
+
+# Tools outlive `target/`, one folder per version.
+CARGO_DENY_VERSION := 0.20.2
+CARGO_DENY_DIR := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sidecarset-tools/cargo-deny-$(CARGO_DENY_VERSION)
+CARGO_DENY := $(CARGO_DENY_DIR)/bin/cargo-deny
+
+# $(call part,name,command): runs the command and prints how long it took.
+part = @start=$$SECONDS; echo "== $(1)"; { $(2); }; status=$$?; echo "== $(1): $$((SECONDS - start)) s"; exit $$status
+
+.PHONY: help build test test-unit lint fmt generate verify verify-generated verify-deny run demo \
+        devcluster-up devcluster-down tools deps
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: deps ## build the operator and the devcluster, optimised
+	$(CARGO) build --release --locked --workspace --bins
+
+test: deps ## run every test; the first run builds the devcluster's servers (about 6 minutes)
+	$(call part,devcluster binaries,$(CARGO) run --locked --quiet --package devcluster -- build)
+	$(call part,test,$(CARGO) test --locked --workspace)
+
+test-unit: ## run the tests that need no cluster
+	$(CARGO) test --locked --lib --test architecture
+
+lint: ## run clippy on everything
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+fmt: ## format the code
+	$(CARGO) fmt --all
+
+generate: ## write the files that are generated from the code (crds/)
+	@mkdir -p $(TARGET)
+	$(CARGO) run --locked --quiet --bin sidecarset-operator -- crd > $(TARGET)/sidecarsets.yaml
+	@cmp --silent $(TARGET)/sidecarsets.yaml $(CRD) || { cp $(TARGET)/sidecarsets.yaml $(CRD) && echo "wrote $(CRD)"; }
+
+verify: deps ## check formatting, lints, generated files, dependencies, documentation, architecture
+	$(call part,format,$(CARGO) fmt --all --check || { echo "fix it with: make fmt"; false; })
+	$(call part,clippy,$(MAKE) --no-print-directory lint)
+	$(call part,generated files,$(MAKE) --no-print-directory verify-generated)
+	$(call part,cargo deny,$(MAKE) --no-print-directory verify-deny)
+	$(call part,documentation,RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --quiet --no-deps --workspace --document-private-items)
+	$(call part,architecture,$(CARGO) test --locked --quiet --test architecture)
+
+verify-generated:
+	@mkdir -p $(TARGET)
+	@$(CARGO) run --locked --quiet --bin sidecarset-operator -- crd > $(TARGET)/sidecarsets.yaml
+	@diff --unified $(CRD) $(TARGET)/sidecarsets.yaml || { echo "$(CRD) is not what the code says: run make generate and commit the result"; false; }
+	@if git rev-parse --git-dir > /dev/null 2>&1; then \
+		files=$$(git ls-files --others --exclude-standard -- crds config); \
+		[ -z "$$files" ] || { printf 'not in git: %s\nadd it with: git add crds config\n' "$$files"; false; }; \
+	fi
+	@kubectl kustomize config/default > /dev/null
+	@kubectl kustomize config/samples > /dev/null
+
+verify-deny: $(CARGO_DENY)
+	@$(CARGO_DENY) --workspace --locked check bans licenses sources
+
+run: deps ## run the operator on the cluster of the current KUBECONFIG, from outside; Ctrl-C ends it
+	$(CARGO) build --release --locked --bin sidecarset-operator
+	exec $(RELEASE)/sidecarset-operator run --local
+
+demo: build ## show it all on a fresh devcluster, about 3 minutes; KEEP=1 leaves the cluster running
+	$(RELEASE)/devcluster build
+	@BIN=$(RELEASE) KEEP=$(KEEP) tests/demo/demo.sh
+
+devcluster-up: deps ## start a devcluster that stays, with its kubeconfig in target/devcluster
+	@$(CARGO) run --locked --quiet --package devcluster -- up --kubeconfig $(KUBECONFIG_DEV)
+
+devcluster-down: ## end it
+	@$(CARGO) run --locked --quiet --package devcluster -- down --kubeconfig $(KUBECONFIG_DEV)
+
+deps: ## say what is missing on this machine
+	@missing=; \
+	need() { command -v "$$1" > /dev/null || { echo "missing: $$1 ($$2)"; missing=1; }; }; \
+	need cargo "Rust: install rustup, it reads rust-toolchain.toml"; \
+	need cc "a C compiler, for the crate ring"; \
+	need git "git"; \
+	need kubectl "kubectl 1.30 or newer"; \
+	[ -n "$$KUBEBUILDER_ASSETS" ] || need go "Go 1.26 or newer, builds the devcluster's servers"; \
+	[ -z "$$missing" ]
+
+tools: $(CARGO_DENY) ## install the tools that make verify needs
+
+$(CARGO_DENY):
+	@echo "installing cargo-deny $(CARGO_DENY_VERSION) (once, about 4 minutes on two cores)"
+	$(CARGO) install --locked --quiet cargo-deny --version $(CARGO_DENY_VERSION) --no-default-features --root $(CARGO_DENY_DIR)

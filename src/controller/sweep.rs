@@ -1,0 +1,85 @@
+//! When a set is gone its sidecars run on; only the marks are removed, so that a later set of that name does not take
+//! the pods for its own.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use kube::api::Patch;
+use serde_json::{Value, json};
+
+use super::context::{Context, patch_params};
+use super::error::Error;
+use super::sets_api;
+use crate::api::keys;
+use crate::core::pod::PodView;
+
+/// How often marks without a set are looked for.
+const EVERY: Duration = Duration::from_secs(10);
+
+/// Pods per live check that no set of that name exists.
+const BATCH: usize = 100;
+
+pub(super) async fn run(context: Arc<Context>) {
+    let mut every = tokio::time::interval(EVERY);
+    loop {
+        every.tick().await;
+        // Before the first complete list every set would look deleted.
+        if !context.may_plan() || !context.cache.is_complete() {
+            continue;
+        }
+        let sets = context.index().marked_sets();
+        for set in sets.into_iter().filter(|set| context.cache.set(set).is_none()) {
+            if let Err(error) = sweep(&context, &set).await {
+                tracing::warn!(%set, %error, "marks of a deleted set are left for the next sweep");
+            }
+        }
+    }
+}
+
+async fn sweep(context: &Arc<Context>, set: &str) -> Result<(), Error> {
+    let pods: Vec<Arc<PodView>> =
+        context.index().pods().filter(|pod| pod.marks.contains_key(set)).take(BATCH).cloned().collect();
+    let live = sets_api(context).get_opt(set).await.map_err(|source| Error::Api {
+        action: "get",
+        object: format!("SidecarSet {set}"),
+        source: Box::new(source),
+    })?;
+    if live.is_some() {
+        return Ok(());
+    }
+    tracing::info!(set, pods = pods.len(), "removing the marks of a deleted set");
+    let patches = pods.into_iter().map(|pod| async move { unmark(context, set, &pod).await });
+    let results: Vec<Result<(), Error>> =
+        futures::stream::iter(patches).buffer_unordered(context.write_concurrency).collect().await;
+    results.into_iter().collect()
+}
+
+async fn unmark(context: &Arc<Context>, set: &str, pod: &PodView) -> Result<(), Error> {
+    let api: Api<Pod> = Api::namespaced(context.clients.call.clone(), &pod.key.namespace);
+    let (params, patch) = (patch_params(), Patch::Merge(marks_removed(set, pod)));
+    let call = api.patch(&pod.key.name, &params, &patch);
+    match context.write("unmark", || format!("pod {}", pod.key), call).await {
+        // Changed or gone meanwhile: the next sweep sees what it is now.
+        Err(Error::Api { source, .. }) if matches!(&*source, kube::Error::Api(status) if status.is_conflict() || status.is_not_found()) => {
+            Ok(())
+        }
+        result => result.map(drop),
+    }
+}
+
+/// A merge patch that applies only to this version of the pod.
+fn marks_removed(set: &str, pod: &PodView) -> Value {
+    let mut labels = BTreeMap::from([(keys::revision_label(set), Value::Null)]);
+    if pod.marks.len() == 1 {
+        labels.insert(keys::INJECTED.to_owned(), Value::Null);
+    }
+    json!({"metadata": {
+        "resourceVersion": pod.resource_version.to_string(),
+        "labels": labels,
+        "annotations": {keys::injection_annotation(set): null, keys::update_annotation(set): null},
+    }})
+}

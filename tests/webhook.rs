@@ -1,0 +1,187 @@
+//! The webhooks through their router, as the apiserver calls them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::http::{Request, StatusCode};
+use k8s_openapi::ByteString;
+use kube::{Client, Config};
+use serde_json::{Value, json};
+use sidecarset::api::SidecarSet;
+use sidecarset::core::inject::{CompiledSet, CompiledSets, Served};
+use sidecarset::core::revision::Template;
+use sidecarset::runtime::events::Events;
+use sidecarset::runtime::metrics::Metrics;
+use sidecarset::runtime::namespaces::Namespaces;
+use sidecarset::runtime::shutdown;
+use sidecarset::webhook::pod::Pods;
+use tokio::sync::watch;
+use tower::ServiceExt;
+
+/// Version of the sets that the served state has seen.
+const SEEN: u64 = 7;
+
+fn set(failure_policy: &str) -> SidecarSet {
+    serde_json::from_value(json!({
+        "apiVersion": "sidecarset.dev/v1beta1", "kind": "SidecarSet", "metadata": {"name": "logs"},
+        "spec": {
+            "selector": {"matchLabels": {"app": "web"}},
+            "containers": [{"name": "agent", "image": "agent:1"}],
+            "injectionStrategy": {"failurePolicy": failure_policy},
+        },
+    }))
+    .unwrap()
+}
+
+fn served(set: &SidecarSet) -> Served {
+    let template = Template::of(&set.spec);
+    let compiled = CompiledSet::new("logs", &set.spec, (&template.hash(0), &template), []).unwrap();
+    Served {
+        complete: true,
+        sets: Arc::new(CompiledSets::new([Arc::new(compiled)])),
+        specs: vec![Arc::new(set.clone())],
+        seen: SEEN,
+        version: SEEN,
+        spec_versions: BTreeMap::from([("logs".to_owned(), SEEN)]),
+    }
+}
+
+struct Webhook {
+    router: Router,
+    sender: watch::Sender<Arc<Served>>,
+    metrics: Metrics,
+    _trigger: shutdown::Trigger,
+}
+
+/// A webhook whose API server cannot be reached: only what is cached is known.
+fn webhook(failure_policy: &str) -> Webhook {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let mut config = Config::new("http://127.0.0.1:1".parse().unwrap());
+    config.default_retry = false;
+    let client = Client::try_from(config).unwrap();
+    let (trigger, stop) = shutdown::channel();
+    let (sender, receiver) = watch::channel(Arc::new(served(&set(failure_policy))));
+    let (namespaces, metrics) = (Namespaces::default(), Metrics::new());
+    namespaces.set("default", Some(BTreeMap::new()));
+    let pods = Pods {
+        served: receiver.clone(),
+        namespaces,
+        excluded: Arc::from(["sidecarset-system".to_owned()]),
+        client: client.clone(),
+        metrics: metrics.clone(),
+        events: Events::start(client, "test".to_owned(), stop),
+    };
+    Webhook { router: sidecarset::webhook::router(pods, receiver), sender, metrics, _trigger: trigger }
+}
+
+impl Webhook {
+    async fn post(&self, path: &str, body: impl Into<Body>) -> (StatusCode, Value) {
+        let request = Request::post(path).header("content-type", "application/json").body(body.into()).unwrap();
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let status = response.status();
+        let bytes = to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        let text = || Value::from(String::from_utf8_lossy(&bytes).into_owned());
+        (status, serde_json::from_slice(&bytes).unwrap_or_else(|_| text()))
+    }
+
+    async fn review(&self, namespace: &str, pod: Value) -> (StatusCode, Value) {
+        let review = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
+            "request": {"uid": "u", "namespace": namespace, "operation": "CREATE", "object": pod}});
+        self.post(&format!("/mutate-pods/{SEEN}"), review.to_string()).await
+    }
+}
+
+fn pod() -> Value {
+    json!({"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "app", "image": "app"}]}})
+}
+
+/// The pod after the patch of a response.
+fn patched(mut pod: Value, review: &Value) -> Value {
+    let patch: ByteString = serde_json::from_value(review["response"]["patch"].clone()).unwrap();
+    let patch: json_patch::Patch = serde_json::from_slice(&patch.0).unwrap();
+    json_patch::patch(&mut pod, &patch).unwrap();
+    pod
+}
+
+#[tokio::test]
+async fn a_pod_is_injected_and_the_decision_is_audited_and_counted() {
+    let webhook = webhook("Ignore");
+    let (status, review) = webhook.review("default", pod()).await;
+    assert_eq!(
+        (status, &review["response"]["allowed"], &review["response"]["uid"]),
+        (StatusCode::OK, &json!(true), &json!("u"))
+    );
+    assert_eq!(patched(pod(), &review)["spec"]["containers"][0]["name"], "agent");
+    assert_eq!(review["response"]["auditAnnotations"], json!({"injection": "logs=Injected"}));
+    let metrics = webhook.metrics.encode().unwrap();
+    let counted = r#"sidecarset_injection_total{set="logs",result="injected",reason="Injected"} 1"#;
+    assert!(metrics.contains(counted), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_conflict_is_a_warning_or_a_refusal_as_the_set_says() {
+    let mut taken = pod();
+    taken["spec"]["containers"][0]["name"] = json!("agent");
+    let (_, review) = webhook("Ignore").review("default", taken.clone()).await;
+    assert_eq!(review["response"]["allowed"], true);
+    let warning = review["response"]["warnings"][0].as_str().unwrap();
+    assert!(warning.contains("NameConflict") && warning.contains("logs"), "{warning}");
+
+    let (status, review) = webhook("Fail").review("default", taken).await;
+    assert_eq!((status, &review["response"]["allowed"]), (StatusCode::OK, &json!(false)));
+    assert_eq!(review["response"]["status"]["code"], 422);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_is_behind_waits_and_then_gives_up() {
+    let webhook = webhook("Ignore");
+    let review = json!({"request": {"uid": "u", "namespace": "default", "object": pod()}}).to_string();
+    let (status, _) = webhook.post(&format!("/mutate-pods/{}", SEEN + 1), review.clone()).await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+
+    let newer = Arc::new(Served { seen: SEEN + 1, ..served(&set("Ignore")) });
+    let path = format!("/mutate-pods/{}", SEEN + 1);
+    let (answer, ()) = tokio::join!(webhook.post(&path, review), async {
+        tokio::task::yield_now().await;
+        webhook.sender.send_replace(newer);
+    });
+    assert_eq!(answer.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn what_cannot_be_decided_is_an_error_so_that_the_failure_policy_applies() {
+    let webhook = webhook("Ignore");
+    let (status, _) = webhook.review("never-seen", pod()).await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "the namespace's labels are not known");
+    for body in ["", "{}", "[]", r#"{"request": {"uid": 1}}"#] {
+        let (status, _) = webhook.post("/mutate-pods/1", body).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{body}");
+    }
+}
+
+#[tokio::test]
+async fn a_pod_of_three_megabytes_is_read() {
+    let mut large = pod();
+    large["metadata"]["annotations"] = json!({"large": "x".repeat(3 << 20)});
+    let (status, review) = webhook("Ignore").review("default", large.clone()).await;
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(patched(large, &review)["spec"]["containers"][0]["name"], "agent");
+}
+
+#[tokio::test]
+async fn a_set_is_refused_with_the_field_and_a_metadata_change_never_is() {
+    let webhook = webhook("Ignore");
+    let mut wrong = set("Ignore");
+    wrong.spec.containers[0].container.name = "Agent".into();
+    let review =
+        |old: Option<&SidecarSet>| json!({"request": {"uid": "u", "object": wrong, "oldObject": old}}).to_string();
+    let (_, answer) = webhook.post("/validate-sidecarsets", review(None)).await;
+    assert_eq!(answer["response"]["allowed"], false);
+    let message = answer["response"]["status"]["message"].as_str().unwrap();
+    assert!(message.contains("spec.containers[0].name"), "{message}");
+    let (_, answer) = webhook.post("/validate-sidecarsets", review(Some(&wrong))).await;
+    assert_eq!(answer["response"]["allowed"], true);
+}
