@@ -2,7 +2,12 @@
 //! share them; each test has its own namespace and sets. Tests that kill something have a devcluster of their own.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+mod api;
 #[allow(dead_code)] // the benchmark uses it too
 mod common;
 mod crash;
+mod in_cluster;
+mod injection;
 mod rollout;
+mod samples;
+mod validation;

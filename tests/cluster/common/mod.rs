@@ -1,6 +1,7 @@
 //! What the tests share: a cluster, an operator, waiting, and the words to talk about sets and pods.
 
 pub mod operator;
+pub mod raw;
 pub mod world;
 
 use std::fmt::Debug;

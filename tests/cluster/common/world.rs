@@ -69,14 +69,20 @@ impl World {
     /// `kubectl apply --server-side`, and waits until the webhook serves it.
     pub async fn apply(&self, set: &Value) {
         self.apply_without_waiting(set).await;
-        self.until_set("the webhook serves the set", |set| condition(set, "InjectionReady") == "True").await;
+        let name = set["metadata"]["name"].as_str().unwrap();
+        self.until_named(name, "the webhook serves the set", |set| condition(set, "InjectionReady") == "True").await;
     }
 
     /// Waits until the controller has seen the newest spec and the status satisfies `probe`.
     pub async fn until_set(&self, what: &str, probe: impl Fn(&SidecarSet) -> bool) -> SidecarSet {
+        self.until_named(&self.name, what, probe).await
+    }
+
+    /// The same for a set that is not named like the namespace.
+    pub async fn until_named(&self, name: &str, what: &str, probe: impl Fn(&SidecarSet) -> bool) -> SidecarSet {
         let sets = self.sets();
         eventually(what, async || {
-            let set = sets.get(&self.name).await.unwrap();
+            let set = sets.get(name).await.unwrap();
             let seen = set.status.as_ref().and_then(|status| status.observed_generation) == set.metadata.generation;
             if seen && probe(&set) { Ok(set) } else { Err(json!(set.status)) }
         })
@@ -125,6 +131,11 @@ impl World {
     /// Number of pods whose container `agent` has this image in its spec.
     pub async fn with_image(&self, image: &str) -> usize {
         self.pods().await.iter().filter(|pod| container_image(pod, "agent") == image).count()
+    }
+
+    /// Removes a set that is not named like the namespace.
+    pub async fn remove_set(&self, name: &str) {
+        let _ = self.sets().delete(name, &DeleteParams::default()).await;
     }
 
     /// Removes what outlives the namespace.

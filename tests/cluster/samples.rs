@@ -1,0 +1,135 @@
+//! Each file of `config/samples` does what its comments promise.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use serde_json::{Value, json};
+
+use crate::common::eventually;
+use crate::common::raw::{documents, kubectl, repository};
+use crate::common::shared;
+use crate::common::world::{World, is_ready, names};
+
+/// Applies a sample into a namespace of its own and returns its injected, ready pods.
+async fn injected(world: &World, file: &str, containers: &[&str], init_containers: &[&str]) -> Vec<Pod> {
+    let yaml = std::fs::read_to_string(repository("config/samples").join(file)).unwrap();
+    let (sets, others): (Vec<Value>, Vec<Value>) =
+        documents(&yaml).into_iter().partition(|document| document["kind"] == "SidecarSet");
+    let mut wanted = 0;
+    for mut set in sets {
+        // Other tests' pods must not meet a sample's set.
+        set["spec"]["namespaceSelector"] = json!({"matchLabels": {"kubernetes.io/metadata.name": world.name}});
+        world.apply(&set).await;
+    }
+    for mut document in others {
+        document["metadata"]["namespace"] = json!(world.name);
+        kubectl(shared(), &["apply", "-f", "-"], &document.to_string()).await.ok();
+        let deployment: Deployment = serde_json::from_value(document).unwrap();
+        wanted += usize::try_from(deployment.spec.unwrap().replicas.unwrap()).unwrap();
+    }
+    let pods = eventually("the sample's pods are ready", async || {
+        let pods = world.pods().await;
+        if pods.len() == wanted && pods.iter().all(is_ready) { Ok(pods) } else { Err(pods.len()) }
+    })
+    .await;
+    for pod in &pods {
+        let spec = pod.spec.as_ref().unwrap();
+        assert_eq!(names(&spec.containers), containers, "{file}");
+        assert_eq!(names(spec.init_containers.as_deref().unwrap_or_default()), init_containers, "{file}");
+    }
+    pods
+}
+
+async fn end(world: World, set: &str) {
+    world.remove_set(set).await;
+    world.end().await;
+}
+
+fn volumes(pod: &Pod) -> BTreeSet<&str> {
+    pod.spec.as_ref().unwrap().volumes.iter().flatten().map(|volume| volume.name.as_str()).collect()
+}
+
+#[test]
+fn every_sample_is_tested() {
+    let files = std::fs::read_dir(repository("config/samples")).unwrap().map(|file| file.unwrap().file_name());
+    let files: BTreeSet<String> = files.map(|name| name.into_string().unwrap()).collect();
+    let tested = [
+        "envoy-redis",
+        "fluentd-logs",
+        "git-sync",
+        "health-prober",
+        "istio-proxy",
+        "linkerd-proxy",
+        "mysql-start-order",
+    ];
+    let tested = tested.iter().map(|name| format!("{name}.yaml")).chain(["kustomization.yaml".to_owned()]);
+    assert_eq!(files, tested.collect());
+}
+
+#[tokio::test]
+async fn envoy_redis() {
+    let world = World::shared("sample-redis").await;
+    let pods = injected(&world, "envoy-redis.yaml", &["redis", "envoy"], &[]).await;
+    assert_eq!(pods[0].annotations()["prometheus.io/port"], "9901");
+    end(world, "redis-proxy").await;
+}
+
+#[tokio::test]
+async fn fluentd_logs() {
+    let world = World::shared("sample-logs").await;
+    let pods = injected(&world, "fluentd-logs.yaml", &["nginx", "fluentd"], &[]).await;
+    for container in &pods[0].spec.as_ref().unwrap().containers {
+        let mounts: Vec<&str> = container.volume_mounts.iter().flatten().map(|mount| mount.name.as_str()).collect();
+        assert!(mounts.contains(&"nginx-logs"), "{} shares the volume: {mounts:?}", container.name);
+    }
+    end(world, "log-agent").await;
+}
+
+#[tokio::test]
+async fn git_sync() {
+    let world = World::shared("sample-git").await;
+    let pods = injected(&world, "git-sync.yaml", &["website"], &["git-sync"]).await;
+    assert!(volumes(&pods[0]).contains("content"));
+    end(world, "git-sync").await;
+}
+
+#[tokio::test]
+async fn health_prober() {
+    let world = World::shared("sample-prober").await;
+    injected(&world, "health-prober.yaml", &["shop", "health-prober"], &[]).await;
+    end(world, "health-prober").await;
+}
+
+#[tokio::test]
+async fn istio_proxy() {
+    let world = World::shared("sample-istio").await;
+    let pods = injected(&world, "istio-proxy.yaml", &["istio-proxy", "productpage"], &["istio-init"]).await;
+    let status: Value = serde_json::from_str(&pods[0].annotations()["sidecar.istio.io/status"]).unwrap();
+    assert_eq!(status["containers"], json!(["istio-proxy"]));
+    assert!(volumes(&pods[0]).is_superset(&["istio-envoy", "istio-certs"].into()));
+    let init = serde_json::to_value(&pods[0].spec.as_ref().unwrap().init_containers).unwrap();
+    assert_eq!(init[0]["securityContext"]["capabilities"]["add"], json!(["NET_ADMIN", "NET_RAW"]));
+    end(world, "istio-proxy").await;
+}
+
+#[tokio::test]
+async fn linkerd_proxy() {
+    let world = World::shared("sample-linkerd").await;
+    let pods = injected(&world, "linkerd-proxy.yaml", &["greeter"], &["mesh-proxy"]).await;
+    let native = &pods[0].spec.as_ref().unwrap().init_containers.as_ref().unwrap()[0];
+    assert_eq!(native.restart_policy.as_deref(), Some("Always"));
+    end(world, "mesh-proxy").await;
+}
+
+#[tokio::test]
+async fn mysql_start_order() {
+    let world = World::shared("sample-mysql").await;
+    let pods = injected(&world, "mysql-start-order.yaml", &["orders"], &["mysql-proxy", "mysql-client"]).await;
+    for native in pods[0].spec.as_ref().unwrap().init_containers.iter().flatten() {
+        assert_eq!(native.restart_policy.as_deref(), Some("Always"), "{}", native.name);
+        assert!(native.startup_probe.is_some(), "{}: the next one waits for it", native.name);
+    }
+    end(world, "mysql-access").await;
+}
