@@ -69,11 +69,11 @@ async fn bare_client(world: &World, image: &str) -> Duration {
     let started = Instant::now();
     let patches = pods.iter().map(|pod| {
         let index = pod.spec.as_ref().unwrap().containers.iter().position(|c| c.name == "agent").unwrap();
-        let path = format!("/spec/containers/{index}/image");
+        let image_path = format!("/spec/containers/{index}/image");
         let patch: json_patch::Patch = serde_json::from_value(json!([
             {"op": "test", "path": "/metadata/uid", "value": pod.uid()},
-            {"op": "test", "path": path, "value": common::world::container_image(pod, "agent")},
-            {"op": "replace", "path": path, "value": image},
+            {"op": "test", "path": image_path, "value": common::world::container_image(pod, "agent")},
+            {"op": "replace", "path": image_path, "value": image},
             {"op": "add", "path": "/metadata/annotations/bench", "value": image},
             {"op": "add", "path": "/metadata/labels/bench", "value": image.replace(':', "-")},
         ]))
