@@ -70,7 +70,7 @@ run: deps ## run the operator on the cluster of the current KUBECONFIG, from out
 	$(CARGO) build --release --locked --bin sidecarset-operator
 	exec $(RELEASE)/sidecarset-operator run --local
 
-demo: build ## show it all on a fresh devcluster, about 3 minutes; KEEP=1 leaves the cluster running
+demo: build ## show it all on a fresh devcluster, 2 minutes once built; KEEP=1 leaves the cluster running
 	$(RELEASE)/devcluster build
 	@BIN=$(RELEASE) KEEP=$(KEEP) tests/demo/demo.sh
 

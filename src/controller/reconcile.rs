@@ -19,6 +19,7 @@ use crate::api::reasons::reason;
 use crate::api::validate::validate;
 use crate::core::revision::Template;
 use crate::core::status::{self, InjectionState};
+use crate::core::upgrade::patch::PodPatch;
 use crate::core::upgrade::{Plan, Rollout};
 
 /// Requests planned at a time: the next plan sees what the first ones did.
@@ -58,30 +59,25 @@ async fn round(context: &Arc<Context>, set: &SidecarSet) -> Result<Action, Error
     let Some(rollout) = rollout(set, &target, &known) else { return Ok(Action::await_change()) };
     context.index().configure(rollout.clone(), now());
     apply::settle(context, &name).await?;
-    let plan = loop {
-        let plan = context.index().plan(&name, now(), BATCH);
-        if plan.patches.is_empty() {
-            break plan;
-        }
-        let wanted = || is_current(context, set);
-        let patched = apply::apply(context, &name, plan.patches, wanted).await?;
-        if !wanted() {
-            // Paused or changed meanwhile: the next round, which that change has ordered, says what is true then.
-            return Ok(Action::requeue(Duration::ZERO));
-        }
-        if patched == 0 {
-            // Every pod had changed under the plan: no reason to hurry into the same again.
-            return Ok(Action::requeue(NO_PROGRESS));
-        }
-    };
-    let Plan { summary, wake_at, .. } = plan;
+    let Plan { patches, .. } = context.index().plan(&name, now(), BATCH);
+    let next = if patches.is_empty() { None } else { Some(send(context, set, patches).await?) };
+    // What the requests did is in the index already: report that, and not the state that was planned from.
+    let Plan { summary, wake_at, .. } = context.index().plan(&name, now(), 0);
     let mut status = status::status(set, &rollout, &summary, &injection, now());
     status.collision_count = (target.collisions > 0).then_some(target.collisions);
     let in_use = in_use(context, &name, &target, status.stable_revision.as_ref());
     let report_again = report(context, set, status).await?;
     revisions::truncate(context, set, &context.cache.revisions(&name), &in_use).await?;
     let wake = wake_at.map(|at| Duration::try_from(at.duration_since(now())).unwrap_or_default());
-    Ok(Action::requeue([wake, report_again].into_iter().flatten().min().unwrap_or(RESYNC).min(RESYNC)))
+    Ok(Action::requeue([next, wake, report_again].into_iter().flatten().min().unwrap_or(RESYNC).min(RESYNC)))
+}
+
+/// Sends a batch; returns when to plan the next one.
+async fn send(context: &Arc<Context>, set: &SidecarSet, requests: Vec<PodPatch>) -> Result<Duration, Error> {
+    let wanted = || is_current(context, set);
+    let patched = apply::apply(context, &set.name_any(), requests, wanted).await?;
+    // Not one accepted, and not for a change of mind: every pod had changed under the plan. No reason to hurry.
+    Ok(if patched == 0 && wanted() { NO_PROGRESS } else { Duration::ZERO })
 }
 
 fn rollout(set: &SidecarSet, target: &Target, known: &BTreeMap<String, cache::Revision>) -> Option<Rollout> {
