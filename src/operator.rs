@@ -30,6 +30,7 @@ use sidecarset::webhook::server::{self, Drain};
 
 use sidecarset::webhook::tls::{self, CertificateSource, SelfSigned};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 /// How long the apiserver may take to serve a CRD that was applied.
@@ -146,12 +147,12 @@ pub(crate) async fn run(args: &RunArgs) -> Result<(), Error> {
     let params = Params { name: String::new(), endpoint, ca_bundle: Vec::new(), excluded: excluded.to_vec(), owner };
     let (client, ca_bundle) = (clients.call.clone(), tls.ca_bundle);
     let registration = Registration { client, params, names, ca_bundle, served, leadership, registered };
-    let registration = tokio::spawn(registration.run(parts.clone()));
-    let controller = {
+    let mut registration = tokio::spawn(registration.run(parts.clone()));
+    let mut controller = {
         let gates = controller::Gates::new(&readiness);
         tokio::spawn(controller::run(context, gates, parts.clone()))
     };
-    let (health, health_task) = health::serve(args.health_address(), readiness.clone(), metrics, last).await?;
+    let (health, mut health_task) = health::serve(args.health_address(), readiness.clone(), metrics, last).await?;
     tracing::info!(webhook = %address, %health, local = args.local, "serving");
     tokio::spawn(announce(readiness, parts));
 
@@ -159,24 +160,30 @@ pub(crate) async fn run(args: &RunArgs) -> Result<(), Error> {
         () = signal.requested() => None,
         _ = &mut lease_task => Some("the leader election"),
         _ = &mut server_task => Some("the webhook server"),
+        _ = &mut registration => Some("the registration"),
+        _ = &mut controller => Some("the controller"),
+        _ = &mut health_task => Some("the health server"),
     };
     // Writers first; then the lease is given back and a successor starts at once.
     parts_trigger.fire();
-    let _ = registration.await;
-    let _ = controller.await;
+    finish(registration).await;
+    finish(controller).await;
     if args.local {
         unregister(&clients.call, names).await;
     }
-    if ended != Some("the webhook server") {
-        let _ = server_task.await;
-    }
+    finish(server_task).await;
     last_trigger.fire();
-    if ended != Some("the leader election") {
-        let _ = lease_task.await;
-    }
-    let _ = health_task.await;
+    finish(lease_task).await;
+    finish(health_task).await;
     tracing::info!("stopped");
     ended.map_or(Ok(()), |part| Err(Error::Ended(part)))
+}
+
+/// Waits for a part that was told to stop, or has ended already.
+async fn finish<T>(part: JoinHandle<T>) {
+    if !part.is_finished() {
+        let _ = part.await;
+    }
 }
 
 /// Logs one line when everything that readiness waits for is there.

@@ -45,7 +45,6 @@ fn served(set: &SidecarSet) -> Served {
         specs: vec![Arc::new(set.clone())],
         seen: SEEN,
         version: SEEN,
-        spec_versions: BTreeMap::from([("logs".to_owned(), SEEN)]),
     }
 }
 

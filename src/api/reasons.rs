@@ -27,6 +27,8 @@ pub mod reason {
     pub const PAUSED: &str = "Paused";
     /// Failed pods fill the budget.
     pub const FAILURE_BUDGET_EXCEEDED: &str = "FailureBudgetExceeded";
+    /// Nothing is left to patch, and some pods have failed.
+    pub const PODS_FAILED: &str = "PodsFailed";
     /// Everything is updated, and some pods are not ready.
     pub const PODS_NOT_READY: &str = "PodsNotReady";
     /// As many pods are updated as partition allows.

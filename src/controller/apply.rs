@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use futures::StreamExt;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::Api;
 use kube::api::Patch;
 use kube::core::Status;
@@ -11,6 +12,9 @@ use super::context::{Context, lock, now, patch_params};
 use super::error::Error;
 use crate::core::pod::{PodKey, PodView, SlimPod};
 use crate::core::upgrade::patch::PodPatch;
+
+/// A pod whose patch got no clear answer is left alone for this long.
+const TRY_AGAIN: SignedDuration = SignedDuration::from_secs(10);
 
 /// What became of one request; also its metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +38,8 @@ pub(super) async fn apply(
     wanted: impl Fn() -> bool + Copy,
 ) -> Result<usize, Error> {
     let requests = patches.into_iter().map(|patch| async move {
+        // Shared by all sets; the time of a request begins when it may be sent.
+        let _permit = context.writes.acquire().await;
         if !wanted() || !context.may_plan() {
             return Outcome::Withdrawn;
         }
@@ -47,11 +53,7 @@ pub(super) async fn apply(
         return Err(Error::NotLeader);
     }
     settle(context, set).await?;
-    let count = |wanted: Outcome| outcomes.iter().filter(|outcome| **outcome == wanted).count();
-    match count(Outcome::Unknown) {
-        0 => Ok(count(Outcome::Patched)),
-        unknown => Err(Error::Unanswered(unknown)),
-    }
+    Ok(outcomes.iter().filter(|outcome| **outcome == Outcome::Patched).count())
 }
 
 /// Looks at the pods whose last request has an unknown outcome. Nothing is planned while one of them cannot be read: it
@@ -74,7 +76,7 @@ async fn send(context: &Arc<Context>, set: &str, request: &PodPatch) -> Outcome 
     let result = context.write("patch", || format!("pod {key}"), api.patch(&key.name, &params, &patch)).await;
     match result {
         Ok(pod) => {
-            context.index().apply(PodView::new(pod), now());
+            context.index().apply_answer(PodView::new(pod), now());
             return Outcome::Patched;
         }
         Err(Error::NotLeader) => return Outcome::Withdrawn,
@@ -85,15 +87,25 @@ async fn send(context: &Arc<Context>, set: &str, request: &PodPatch) -> Outcome 
                 return Outcome::Stale;
             }
             Answer::Refused(message) => {
-                refuse(context, key, message);
+                tracing::warn!(pod = %key, message, "the apiserver refuses to patch a pod");
+                refuse(context, set, key, message, None);
                 return Outcome::Refused;
             }
-            Answer::Unknown => tracing::warn!(pod = %key, error = %source, "a pod's patch has an unknown outcome"),
+            Answer::Unknown => doubtful(context, set, key, &source.to_string()).await,
         },
-        Err(error) => tracing::warn!(%error, "a pod's patch has an unknown outcome"),
+        Err(error) => doubtful(context, set, key, &error.to_string()).await,
     }
-    uncertain(context, set, key);
     Outcome::Unknown
+}
+
+/// The request may or may not have been carried out. If the pod is as it was, others go first for a while.
+async fn doubtful(context: &Arc<Context>, set: &str, key: &PodKey, error: &str) {
+    tracing::warn!(pod = %key, error, "a pod's patch has an unknown outcome");
+    uncertain(context, set, key);
+    let before = context.index().get(key).map(|pod| pod.resource_version);
+    if look_again(context, set, key).await && context.index().get(key).map(|pod| pod.resource_version) == before {
+        refuse(context, set, key, format!("no clear answer: {error}"), now().checked_add(TRY_AGAIN).ok());
+    }
 }
 
 fn uncertain(context: &Context, set: &str, key: &PodKey) {
@@ -105,7 +117,7 @@ async fn look_again(context: &Context, set: &str, key: &PodKey) -> bool {
     let api: Api<SlimPod> = Api::namespaced(context.clients.call.clone(), &key.namespace);
     match api.get_opt(&key.name).await {
         Ok(Some(pod)) => {
-            context.index().apply(PodView::new(pod), now());
+            context.index().apply_answer(PodView::new(pod), now());
         }
         Ok(None) => {
             let mut index = context.index();
@@ -124,11 +136,10 @@ async fn look_again(context: &Context, set: &str, key: &PodKey) -> bool {
     true
 }
 
-fn refuse(context: &Context, key: &PodKey, message: String) {
-    tracing::warn!(pod = %key, message, "the apiserver refuses to patch a pod");
+fn refuse(context: &Context, set: &str, key: &PodKey, message: String, until: Option<Timestamp>) {
     let mut index = context.index();
     if let Some(pod) = index.get(key) {
-        index.refuse(&pod, message, now());
+        index.refuse(set, &pod, message, until, now());
     }
 }
 

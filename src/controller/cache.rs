@@ -102,6 +102,16 @@ impl Cache {
         self.publish(&mut inner, rebuild);
     }
 
+    /// Takes note of the answer to a request about a set, unless the watch has said something newer since.
+    pub fn apply_answer(&self, set: SidecarSet) {
+        let current = self.set(&set.name_any()).is_some_and(|known| {
+            known.metadata.uid == set.metadata.uid && resource_version(&known) <= resource_version(&set)
+        });
+        if current {
+            self.apply_set(set);
+        }
+    }
+
     /// Takes note that a set is gone.
     pub fn remove_set(&self, set: &SidecarSet) {
         let mut inner = lock(&self.inner);
@@ -171,15 +181,12 @@ impl Cache {
             inner.compiled =
                 Arc::new(CompiledSets::new(inner.sets.values().filter_map(|known| known.compiled.clone())));
         }
-        let spec_versions: BTreeMap<String, u64> =
-            inner.sets.iter().map(|(name, known)| (name.clone(), known.spec_version)).collect();
         self.served.send_replace(Arc::new(Served {
             complete: true,
             sets: Arc::clone(&inner.compiled),
             specs: inner.sets.values().map(|known| Arc::clone(&known.set)).collect(),
             seen: inner.seen,
-            version: spec_versions.values().copied().max().unwrap_or(0),
-            spec_versions,
+            version: inner.sets.values().map(|known| known.spec_version).max().unwrap_or(0),
         }));
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 use kube::api::PatchParams;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 
 use super::cache::Cache;
@@ -23,6 +23,9 @@ use crate::runtime::namespaces::Namespaces;
 
 /// Longest wait for one write.
 pub(super) const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The caches that a plan is made from.
+pub(super) const CACHES: [&str; 5] = ["sidecarsets", "controllerrevisions", "namespaces", "nodes", "pods"];
 
 /// See the module.
 pub struct Context {
@@ -47,6 +50,10 @@ pub struct Context {
     /// Sets to reconcile.
     pub dirty: Dirty,
     pub(super) index: Mutex<Index>,
+    /// One per pod that is written, whatever the set.
+    pub(super) writes: Semaphore,
+    /// Caches whose first list is not complete.
+    pub(super) cold: watch::Sender<BTreeSet<&'static str>>,
     /// Open once a new leader has read all pods.
     pub(super) may_plan: AtomicBool,
     /// Pods by set whose last patch has an unknown outcome.
@@ -72,6 +79,8 @@ impl Context {
             cache,
             dirty: Dirty::default(),
             index: Mutex::default(),
+            writes: Semaphore::new(write_concurrency),
+            cold: watch::Sender::new(CACHES.into()),
             may_plan: AtomicBool::new(false),
             uncertain: Mutex::default(),
             reported: Mutex::default(),
@@ -97,6 +106,17 @@ impl Context {
             Ok(Err(source)) => Err(Error::Api { action, object: object(), source: Box::new(source) }),
             Err(_) => Err(Error::Timeout { action, object: object() }),
         }
+    }
+
+    /// The first list of a cache is complete.
+    pub(super) fn mark_warm(&self, cache: &'static str) {
+        self.cold.send_if_modified(|cold| cold.remove(cache));
+    }
+
+    /// Waits until every cache has been listed once.
+    pub(super) async fn warm(&self) {
+        // The sender lives as long as the context.
+        let _ = self.cold.subscribe().wait_for(BTreeSet::is_empty).await;
     }
 
     /// Forgets what is kept about a set that is gone.

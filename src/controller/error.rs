@@ -24,9 +24,6 @@ pub enum Error {
     /// The lease was lost: nothing may be written.
     #[error("this replica does not lead any more")]
     NotLeader,
-    /// Pods could not be patched for a reason that says nothing about them, such as an overloaded API server.
-    #[error("{0} patches got no clear answer and are tried again")]
-    Unanswered(usize),
     /// The fate of writes is unknown, and the pods could not be read.
     #[error("{0} pods were patched with unknown outcome and cannot be read yet")]
     Uncertain(usize),
@@ -39,7 +36,6 @@ impl Error {
             Self::Api { .. } => "api",
             Self::Timeout { .. } => "timeout",
             Self::NotLeader => "not_leader",
-            Self::Unanswered(_) => "unanswered",
             Self::Uncertain(_) => "uncertain",
         }
     }

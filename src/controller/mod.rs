@@ -49,7 +49,7 @@ pub async fn run(context: Arc<Context>, gates: Gates, shutdown: Shutdown) {
         let objects = names.into_iter().map(|name| ObjectRef::<WatchedSet>::new(&name));
         Some((futures::stream::iter(objects.collect::<Vec<_>>()), context))
     });
-    Controller::for_stream(sets, store)
+    let controller = Controller::for_stream(sets, store)
         .reconcile_on(dirty.flatten().boxed())
         .graceful_shutdown_on(async move { shutdown.requested().await })
         .run(reconcile::reconcile, on_error, Arc::clone(&context))
@@ -58,8 +58,12 @@ pub async fn run(context: Arc<Context>, gates: Gates, shutdown: Shutdown) {
                 Ok(_) | Err(ControllerError::ObjectNotFound(_)) => {}
                 Err(error) => tracing::debug!(%error, "reconcile"),
             }
-        })
-        .await;
+        });
+    tokio::select! {
+        () = controller => {}
+        // None of them ends by itself: whoever runs this must end the process, which starts anew.
+        ended = tasks.join_next() => tracing::error!(?ended, "a part of the controller ended"),
+    }
     tasks.shutdown().await;
 }
 
@@ -100,6 +104,7 @@ async fn take_over(context: &Context, clean: bool) {
         tracing::info!("the lease was taken from a leader that vanished; waiting for its last writes");
         tokio::time::sleep(WRITE_TIMEOUT).await;
     }
+    context.warm().await;
     while let Err(error) = read_all_pods(context).await {
         tracing::warn!(%error, "cannot read the pods; nothing is upgraded before that");
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -114,6 +119,7 @@ async fn read_all_pods(context: &Context) -> Result<(), Error> {
     let api: Api<SlimPod> = Api::all(context.clients.watch.clone());
     let mut params = ListParams::default().labels(&format!("{}=true", keys::INJECTED)).limit(PAGE);
     let mut listed = std::collections::HashSet::new();
+    context.index().start_list();
     loop {
         let page = api.list(&params).await.map_err(|source| Error::Api {
             action: "list",
@@ -125,7 +131,7 @@ async fn read_all_pods(context: &Context) -> Result<(), Error> {
         for pod in page.items {
             let view = PodView::new(pod);
             listed.insert(view.key.clone());
-            index.apply(view, now());
+            index.apply_listed(view, now());
         }
         let Some(token) = page.metadata.continue_.filter(|token| !token.is_empty()) else {
             index.retain(&listed, version.unwrap_or(0), now());

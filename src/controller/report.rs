@@ -46,7 +46,7 @@ pub(super) async fn report(
     let call = api.patch_status(&name, &params, &patch);
     let written = context.write("patch status of", || format!("SidecarSet {name}"), call).await?;
     lock(&context.reported).insert(name, Instant::now());
-    context.cache.apply_set(written);
+    context.cache.apply_answer(written);
     if let Some(note) = news {
         tracing::info!(set = %set.name_any(), reason = %note.reason, message = %note.message, "rollout");
         context.events.publish(Note { about: set.object_ref(&()), ..note });

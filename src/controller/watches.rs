@@ -22,6 +22,9 @@ use crate::core::pod::{PodKey, PodView, SlimPod};
 use crate::runtime::events::Note;
 use crate::runtime::health::{Gate, Readiness};
 
+/// Wait before a pod that left the watch is looked at once more.
+const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// A set as watched: one that cannot be decoded must not break the watch of the others.
 #[derive(Clone, Debug)]
 pub(super) struct WatchedSet(pub(super) DeserializeGuard<SidecarSet>);
@@ -143,6 +146,7 @@ fn on_set(context: &Context, relist: &mut Relist<String>, gate: &Gate, event: &E
             for name in context.cache.sets_listed(&relist.finish()) {
                 forget(context, &name);
             }
+            context.mark_warm("sidecarsets");
             gate.open();
         }
         Event::Delete(set) => {
@@ -218,6 +222,7 @@ fn on_revision(context: &Context, relist: &mut Relist<String>, gate: &Gate, even
         }
         Event::InitDone => {
             context.cache.revisions_listed(&relist.finish());
+            context.mark_warm("controllerrevisions");
             gate.open();
             None
         }
@@ -250,6 +255,7 @@ fn on_namespace(
             let listed = relist.finish();
             known.iter().filter(|name| !listed.contains(*name)).for_each(|name| set(name, None));
             *known = listed;
+            context.mark_warm("namespaces");
             gate.open();
         }
         Event::Delete(namespace) => {
@@ -282,7 +288,8 @@ struct SlimNodeInfo {
 
 fn on_node(context: &Context, event: Event<SlimNode>) {
     let sets = match event {
-        Event::Init | Event::InitDone => return,
+        Event::Init => return,
+        Event::InitDone => return context.mark_warm("nodes"),
         Event::InitApply(node) | Event::Apply(node) => {
             let able = restarts_native_sidecars(&node.status.node_info.kubelet_version);
             context.index().set_node(&node.name_any(), able)
@@ -314,6 +321,7 @@ fn on_pod(context: &Arc<Context>, relist: &mut Relist<PodKey>, gate: &Gate, even
             for pod in gone {
                 vanished(context, &pod.key, &pod.uid, false);
             }
+            context.mark_warm("pods");
             gate.open();
         }
         Event::Delete(pod) => {
@@ -337,21 +345,24 @@ fn vanished(context: &Arc<Context>, key: &PodKey, uid: &str, certain: bool) {
         let api: Api<SlimPod> = Api::namespaced(context.clients.call.clone(), &key.namespace);
         loop {
             match api.get_opt(&key.name).await {
-                Ok(Some(pod)) if pod.metadata.uid.as_deref() == Some(&uid) => return still_there(&context, pod).await,
-                Ok(_) => break,
-                Err(error) => {
-                    tracing::warn!(pod = %key, %error, "cannot tell whether a pod is gone");
-                    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+                Ok(Some(pod)) if pod.metadata.uid.as_deref() == Some(&uid) => {
+                    if still_there(&context, pod).await {
+                        return;
+                    }
                 }
+                Ok(_) => break,
+                Err(error) => tracing::warn!(pod = %key, %error, "cannot tell whether a pod is gone"),
             }
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
         let sets = context.index().remove(&key, &uid, now());
         context.dirty.mark(sets);
     });
 }
 
-/// A living pod lost our label: it gets it back, and somebody is told.
-async fn still_there(context: &Context, pod: SlimPod) {
+/// A living pod lost our label: it gets it back, and somebody is told. False while it has not, for example because
+/// another replica has to do it.
+async fn still_there(context: &Context, pod: SlimPod) -> bool {
     let about = pod.object_ref(&());
     let view = PodView::new(pod);
     let key = view.key.clone();
@@ -359,28 +370,30 @@ async fn still_there(context: &Context, pod: SlimPod) {
         // Nothing of ours is left on it, and no watch would say when it goes.
         let sets = context.index().remove(&key, &view.uid, now());
         context.dirty.mark(sets);
-        return;
+        return true;
     }
     if view.labels.contains_key(keys::INJECTED) {
-        let sets = context.index().apply(view, now());
+        let sets = context.index().apply_answer(view, now());
         context.dirty.mark(sets);
-        return;
+        return true;
     }
     let api: Api<Pod> = Api::namespaced(context.clients.call.clone(), &key.namespace);
     let label = serde_json::json!({"metadata": {"uid": view.uid, "labels": {keys::INJECTED: "true"}}});
     let patch = kube::api::Patch::Merge(&label);
     let params = patch_params();
     let call = api.patch(&key.name, &params, &patch);
-    match context.write("label", || format!("pod {key}"), call).await {
-        Ok(_) => context.events.publish(Note {
-            about,
-            warning: true,
-            reason: "LabelRestored".to_owned(),
-            action: "Label",
-            message: format!("the label {} was removed from an injected pod and is set again", keys::INJECTED),
-        }),
-        Err(error) => tracing::warn!(pod = %key, %error, "an injected pod without its label is not followed"),
+    if let Err(error) = context.write("label", || format!("pod {key}"), call).await {
+        tracing::debug!(pod = %key, %error, "an injected pod lost its label");
+        return false;
     }
+    context.events.publish(Note {
+        about,
+        warning: true,
+        reason: "LabelRestored".to_owned(),
+        action: "Label",
+        message: format!("the label {} was removed from an injected pod and is set again", keys::INJECTED),
+    });
+    true
 }
 
 #[cfg(test)]

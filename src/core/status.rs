@@ -8,6 +8,7 @@
 //! | rolling out | False `RollingUpdate` | True `RollingUpdate` | False | False | InProgress |
 //! | paused, pods behind | False `Paused` | True `Paused` | False | True | InProgress |
 //! | only failed pods hold the budget | False `FailureBudgetExceeded` | False | True `FailureBudgetExceeded` | False | Failed |
+//! | nothing is left to patch, some failed | False `PodsFailed` | False | True `PodsFailed` | False | Failed |
 //! | updated, some pods not ready | False `PodsNotReady` | False | False | – | InProgress |
 //! | partition reached | True `PartitionReached` | False | False | False | Current |
 //! | the rest cannot be patched | True `NotInPlace` | False | False | – | Current |
@@ -118,13 +119,15 @@ pub fn verdict(rollout: &Rollout, summary: &Summary) -> Verdict {
         let message = format!("{progress}; paused: set updateStrategy.paused to false to go on");
         return row(false, true, false, reason::PAUSED, message);
     }
-    if counts.failed > 0 && counts.undecided == 0 && !can_move(summary) {
+    if counts.failed > 0 && counts.undecided == 0 && counts.recovering == 0 && !summary.movable {
         let failed = list(&summary.failed, counts.failed);
         let message = format!(
             "{progress}; stopped by {} failed: {failed}; maxUnavailable is {}; apply a working image to go on",
             counts.failed, summary.max_unavailable
         );
-        return row(false, false, true, reason::FAILURE_BUDGET_EXCEEDED, message);
+        let stopped = summary.remaining > 0;
+        let reason = if stopped { reason::FAILURE_BUDGET_EXCEEDED } else { reason::PODS_FAILED };
+        return row(false, false, true, reason, message);
     }
     if summary.remaining > 0 || counts.undecided > 0 {
         return row(false, true, false, reason::ROLLING_UPDATE, format!("{progress}{}", waits_for(summary)));
@@ -146,12 +149,6 @@ pub fn verdict(rollout: &Rollout, summary: &Summary) -> Verdict {
         return row(true, false, false, reason::UP_TO_DATE, message);
     }
     row(true, false, false, reason::UP_TO_DATE, progress)
-}
-
-/// Whether a patch is possible now, or will be without anybody's help.
-fn can_move(summary: &Summary) -> bool {
-    let counts = &summary.counts;
-    summary.remaining > 0 && counts.slots < summary.max_unavailable
 }
 
 fn progress_line(rollout: &Rollout, summary: &Summary) -> String {
@@ -299,9 +296,24 @@ mod tests {
                 json!({}),
                 summary(|s| {
                     failed(s);
-                    (s.counts.failed, s.counts.slots) = (1, 1);
+                    (s.counts.failed, s.counts.slots, s.movable) = (1, 1, true);
                 }),
                 "False True False False RollingUpdate InProgress",
+            ),
+            (
+                "failed, others may recover",
+                json!({}),
+                summary(|s| {
+                    failed(s);
+                    s.counts.recovering = 1;
+                }),
+                "False True False False RollingUpdate InProgress",
+            ),
+            (
+                "the last one failed",
+                json!({}),
+                summary(|s| (s.counts.updated_ready, s.counts.failed) = (9, 1)),
+                "False False True False PodsFailed Failed",
             ),
             (
                 "not ready",

@@ -1,5 +1,6 @@
 //! The operator's command line.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -38,7 +39,7 @@ pub struct RunArgs {
     /// Namespace of the operator's own objects
     #[arg(long, env = "POD_NAMESPACE", default_value = "sidecarset-system")]
     pub namespace: String,
-    /// Name of this replica; by default the host name and the process id
+    /// Name of this replica; by default the host name
     #[arg(long, env = "POD_NAME")]
     pub identity: Option<String>,
     /// Service through which the apiserver reaches the webhook
@@ -78,12 +79,13 @@ impl RunArgs {
         self.health_address.unwrap_or_else(|| self.address(HEALTH_PORT))
     }
 
-    /// Name of this replica in the Lease and in events.
+    /// Name of this process in the Lease and in events: that of the replica and a random part. A container that is
+    /// started again is not the one before, whose last requests may still be on the way.
     pub fn identity(&self) -> String {
-        self.identity.clone().filter(|name| !name.is_empty()).unwrap_or_else(|| {
-            let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "local".to_owned());
-            format!("{host}-{}", std::process::id())
-        })
+        let host = || std::env::var("HOSTNAME").unwrap_or_else(|_| "local".to_owned());
+        let name = self.identity.clone().filter(|name| !name.is_empty()).unwrap_or_else(host);
+        let random = RandomState::new().build_hasher().finish();
+        format!("{name}_{random:016x}")
     }
 
     /// Lease duration, renew deadline and retry period in client-go's proportions of 15 : 10 : 2.

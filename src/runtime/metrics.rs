@@ -49,7 +49,7 @@ pub struct PodLabels {
 pub struct PatchLabels {
     /// Name of the set.
     pub set: String,
-    /// `ok`, `conflict`, `gone`, `refused`, `timeout`, `error`.
+    /// `ok`, `conflict`, `refused`, `unknown`, `withdrawn`.
     pub result: &'static str,
 }
 

@@ -42,9 +42,8 @@ fn volumes(spec: &SidecarSetSpec, report: &mut Report) {
         if !seen.insert(&volume.name) {
             report.errors.push(FieldError::new(format!("{path}.name"), "is used twice: volume names must be unique"));
         }
-        let sources =
-            serde_json::to_value(volume).ok().and_then(|v| v.as_object().map(serde_json::Map::len)).unwrap_or(0);
-        if sources != 2 {
+        // Its name counts as one.
+        if members(volume) != 2 {
             report
                 .errors
                 .push(FieldError::new(&path, "must have a name and exactly one source, for example emptyDir: {}"));
@@ -53,6 +52,11 @@ fn volumes(spec: &SidecarSetSpec, report: &mut Report) {
             report.warnings.push(format!("{path}: no container mounts volume {:?}, so no pod gets it", volume.name));
         }
     }
+}
+
+/// Number of fields that are set in a value of which exactly one must be.
+fn members(value: &impl serde::Serialize) -> usize {
+    serde_json::to_value(value).ok().and_then(|value| value.as_object().map(serde_json::Map::len)).unwrap_or(0)
 }
 
 /// The names of the volumes that a container mounts, as file systems or block devices.
@@ -81,6 +85,7 @@ impl Check<'_> {
             Some(_) => {}
         }
         self.env(container);
+        self.lifecycle(container);
         self.ports(container);
         self.resources(container);
         for (field, probe) in [
@@ -90,23 +95,43 @@ impl Check<'_> {
         ] {
             if let Some(probe) = probe {
                 self.probe(field, probe);
+                if field != ".readinessProbe" && probe.success_threshold.is_some_and(|threshold| threshold > 1) {
+                    self.error(&format!("{field}.successThreshold"), "must be 1 for liveness and startup probes");
+                }
             }
         }
     }
 
     fn env(&mut self, container: &Container) {
         for (i, env) in container.env.iter().flatten().enumerate() {
+            let path = format!(".env[{i}]");
             if env.name.is_empty() || env.name.contains('=') {
-                self.error(&format!(".env[{i}].name"), "must not be empty nor contain '='");
+                self.error(&format!("{path}.name"), "must not be empty nor contain '='");
             }
             if env.value.as_ref().is_some_and(|v| !v.is_empty()) && env.value_from.is_some() {
-                self.error(&format!(".env[{i}]"), "value and valueFrom exclude each other: remove one of them");
+                self.error(&path, "value and valueFrom exclude each other: remove one of them");
+            } else if env.value_from.as_ref().is_some_and(|source| members(source) != 1) {
+                self.error(&format!("{path}.valueFrom"), "must have exactly one source, for example fieldRef");
+            }
+        }
+        for (i, from) in container.env_from.iter().flatten().enumerate() {
+            if from.config_map_ref.is_some() == from.secret_ref.is_some() {
+                self.error(&format!(".envFrom[{i}]"), "must have exactly one of configMapRef and secretRef");
+            }
+        }
+    }
+
+    fn lifecycle(&mut self, container: &Container) {
+        let Some(lifecycle) = &container.lifecycle else { return };
+        for (hook, handler) in [("postStart", &lifecycle.post_start), ("preStop", &lifecycle.pre_stop)] {
+            if handler.as_ref().is_some_and(|handler| members(handler) != 1) {
+                self.error(&format!(".lifecycle.{hook}"), "must have exactly one of exec, httpGet, sleep, tcpSocket");
             }
         }
     }
 
     fn ports(&mut self, container: &Container) {
-        let mut names = BTreeSet::new();
+        let mut seen = BTreeSet::new();
         for (i, port) in container.ports.iter().flatten().enumerate() {
             let path = format!(".ports[{i}]");
             if !(1..=65535).contains(&port.container_port) {
@@ -115,10 +140,13 @@ impl Check<'_> {
             if port.protocol.as_deref().is_some_and(|p| !matches!(p, "TCP" | "UDP" | "SCTP")) {
                 self.error(&format!("{path}.protocol"), "must be TCP, UDP or SCTP");
             }
-            if let Some(name) = &port.name
-                && !names.insert(name)
-            {
-                self.error(&format!("{path}.name"), "is used twice in this container");
+            if let Some(name) = &port.name {
+                if !names::is_port_name(name) {
+                    self.error(&format!("{path}.name"), names::PORT_NAME);
+                }
+                if !seen.insert(name) {
+                    self.error(&format!("{path}.name"), "is used twice in this container");
+                }
             }
         }
     }
@@ -201,6 +229,9 @@ impl Check<'_> {
                 if !volumes.iter().any(|v| v.name == text("name")) {
                     let message = format!("{:?} is not in spec.volumes: add the volume there", text("name"));
                     self.error(&format!(".{list}[{i}].name"), message);
+                }
+                if text("subPath").split('/').any(|part| part == "..") || text("subPath").starts_with('/') {
+                    self.error(&format!(".{list}[{i}].subPath"), "must be a relative path without '..'");
                 }
                 if !text("subPath").is_empty() && !text("subPathExpr").is_empty() {
                     self.error(

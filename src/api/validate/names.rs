@@ -8,10 +8,18 @@ pub(super) const LABEL_VALUE: &str =
 pub(super) const DNS_LABEL: &str =
     "must have at most 63 lower-case letters, digits and '-', and begin and end with a letter or digit";
 
+pub(super) const PORT_NAME: &str =
+    "must have at most 15 lower-case letters, digits and single '-', at least one of them a letter";
+
 pub(super) fn is_dns_label(name: &str) -> bool {
     let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     let edge = |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
     name.len() <= 63 && name.bytes().all(inner) && edge(name.as_bytes().first()) && edge(name.as_bytes().last())
+}
+
+/// `IANA_SVC_NAME`: at most 15 lower-case letters, digits and '-', with a letter, and no '-' at an edge or twice.
+pub(super) fn is_port_name(name: &str) -> bool {
+    is_dns_label(name) && name.len() <= 15 && !name.contains("--") && name.bytes().any(|b| b.is_ascii_lowercase())
 }
 
 pub(super) fn is_label_value(value: &str) -> bool {

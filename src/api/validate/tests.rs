@@ -48,6 +48,21 @@ fn each_rule_names_the_field_it_refuses() {
             "spec.containers[0].resources.requests.cpu",
         ),
         (agent("readinessProbe", json!({})), "spec.containers[0].readinessProbe"),
+        (agent("env", json!([{"name": "A", "valueFrom": {}}])), "spec.containers[0].env[0].valueFrom"),
+        (agent("envFrom", json!([{"prefix": "A"}])), "spec.containers[0].envFrom[0]"),
+        (agent("lifecycle", json!({"preStop": {}})), "spec.containers[0].lifecycle.preStop"),
+        (
+            agent("ports", json!([{"containerPort": 1, "name": "more-than-fifteen"}])),
+            "spec.containers[0].ports[0].name",
+        ),
+        (
+            agent("livenessProbe", json!({"exec": {}, "successThreshold": 2})),
+            "spec.containers[0].livenessProbe.successThreshold",
+        ),
+        (
+            agent("volumeMounts", json!([{"name": "v", "mountPath": "/x", "subPath": "a/../b"}])),
+            "spec.containers[0].volumeMounts[0].subPath",
+        ),
         (agent("volumeMounts", json!([{"name": "x", "mountPath": "/x"}])), "spec.containers[0].volumeMounts[0].name"),
         (
             agent("volumeMounts", json!([{"name": "v", "mountPath": "/x", "subPath": "a", "subPathExpr": "b"}])),

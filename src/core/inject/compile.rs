@@ -6,21 +6,11 @@ use std::sync::Arc;
 use kube::core::Expression;
 use serde_json::{Value, json};
 
+use crate::api::crd::OWN_CONTAINER_FIELDS;
 use crate::api::keys;
 use crate::api::selector::{Selector, SelectorError, key};
 use crate::api::v1beta1::{FailurePolicy, PatchPodMetadata, PatchPolicy, PodInjectPolicy, SidecarSetSpec};
 use crate::core::revision::{List, Template};
-
-/// Fields of a `SidecarContainer` that are not core/v1's.
-const OWN_FIELDS: [&str; 7] = [
-    "podInjectPolicy",
-    "upgradeStrategy",
-    "shareVolumePolicy",
-    "shareVolumeDevicePolicy",
-    "transferEnv",
-    "resourcesPolicy",
-    "dependsOn",
-];
 
 /// Fields whose zero value the apiserver drops or replaces by a default; everywhere else false and 0 mean something.
 const FALSE_IS_ABSENT: [&str; 4] = ["tty", "stdin", "stdinOnce", "readOnly"];
@@ -177,7 +167,7 @@ fn prepare(list: List, entry: &Value) -> Prepared {
     let mut json = entry.clone();
     let policy: Option<PodInjectPolicy> = serde_json::from_value(json["podInjectPolicy"].take()).ok();
     if let Some(fields) = json.as_object_mut() {
-        for field in OWN_FIELDS {
+        for field in OWN_CONTAINER_FIELDS {
             fields.remove(field);
         }
     }

@@ -53,10 +53,8 @@ pub struct Served {
     pub specs: Vec<Arc<SidecarSet>>,
     /// Largest resourceVersion of any set ever seen.
     pub seen: u64,
-    /// Largest of `spec_versions`.
+    /// The newest resourceVersion at which the current spec of a set was first seen.
     pub version: u64,
-    /// By set: the resourceVersion at which its current spec was first seen.
-    pub spec_versions: BTreeMap<String, u64>,
 }
 
 /// What one set did, or why it did nothing.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use super::compile::{CompiledSet, CompiledSets, Prepared, mounted_volumes};
-use super::converge::converge;
+use super::converge::{converge, covers};
 use super::draft::{Draft, elements, strings};
 use super::{Outcome, volumes};
 use crate::api::keys;
@@ -140,7 +140,9 @@ pub(super) fn place(draft: &mut Draft, marks: &mut Marks, set: &CompiledSet) -> 
         place_container(draft, marks, set, prepared, current);
     }
     for volume in &set.volumes {
-        place_volume(draft, volume);
+        let name = volume["name"].as_str().unwrap_or_default();
+        let ours = current && marks.volumes.get(name).is_some_and(|owner| *owner == set.name);
+        place_volume(draft, volume, ours);
     }
     for secret in &set.pull_secrets {
         if draft.position(&PULL_SECRETS, secret["name"].as_str().unwrap_or_default()).is_none() {
@@ -206,14 +208,17 @@ fn place_container(draft: &mut Draft, marks: &mut Marks, set: &CompiledSet, prep
     marks.containers.insert(name.clone(), set.name.clone());
 }
 
-fn place_volume(draft: &mut Draft, volume: &Value) {
+/// `ours`: what is there came from this very revision, and may have got defaults since.
+fn place_volume(draft: &mut Draft, volume: &Value, ours: bool) {
     let name = volume["name"].as_str().unwrap_or_default();
     match draft.position(&VOLUMES, name) {
         None => draft.insert(&VOLUMES, usize::MAX, volume),
-        Some(index) if !volumes::same(&draft.pod()["spec"]["volumes"][index], volume) => {
-            draft.replace(&VOLUMES, index, volume);
+        Some(index) => {
+            let existing = &draft.pod()["spec"]["volumes"][index];
+            if !(volumes::same(existing, volume) || ours && covers(existing, volume, false)) {
+                draft.replace(&VOLUMES, index, volume);
+            }
         }
-        Some(_) => {}
     }
 }
 

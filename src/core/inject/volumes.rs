@@ -5,13 +5,11 @@ use serde_json::{Value, json};
 use super::compile::drop_zero_values;
 use super::converge::covers;
 
-/// Defaults of `k8s.io/kubernetes/pkg/apis/core/v1/defaults.go` for volume sources.
-const DEFAULTS: [(&str, &str, i64); 4] = [
-    ("secret", "defaultMode", 0o644),
-    ("configMap", "defaultMode", 0o644),
-    ("downwardAPI", "defaultMode", 0o644),
-    ("projected", "defaultMode", 0o644),
-];
+/// Volume sources whose `defaultMode` the apiserver sets (`k8s.io/kubernetes/pkg/apis/core/v1/defaults.go`).
+const WITH_MODE: [&str; 4] = ["secret", "configMap", "downwardAPI", "projected"];
+
+/// That default.
+const DEFAULT_MODE: i64 = 0o644;
 
 /// Seconds that a projected service account token lives by default.
 const TOKEN_SECONDS: i64 = 3600;
@@ -29,8 +27,8 @@ fn sources(volume: &Value) -> impl Iterator<Item = &String> {
 fn with_defaults(volume: &Value) -> Value {
     let mut volume = volume.clone();
     drop_zero_values(&mut volume);
-    for (source, field, default) in DEFAULTS {
-        set_default(&mut volume[source], field, &json!(default));
+    for source in WITH_MODE {
+        set_default(&mut volume[source], "defaultMode", &json!(DEFAULT_MODE));
     }
     for items in ["/downwardAPI/items", "/projected/sources"] {
         for item in volume.pointer_mut(items).and_then(Value::as_array_mut).into_iter().flatten() {

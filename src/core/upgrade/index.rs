@@ -6,7 +6,7 @@ use std::sync::Arc;
 use k8s_openapi::jiff::Timestamp;
 
 use super::rollout::Rollout;
-use super::set_index::{SetIndex, Surroundings};
+use super::set_index::{Refusal, SetIndex, Surroundings};
 use crate::core::pod::{PodKey, PodView};
 
 /// See the module.
@@ -17,17 +17,13 @@ pub struct Index {
     namespaces: HashMap<String, BTreeMap<String, String>>,
     /// Whether the node's kubelet restarts native sidecars for a new image.
     nodes: HashMap<String, bool>,
-    refused: HashMap<PodKey, Refusal>,
+    refused: HashMap<(String, PodKey), Refusal>,
+    /// UIDs of pods that were removed while a list is read, which may still name them.
+    removed: Option<HashSet<String>>,
     /// Number of pods by set and revision, whether or not the set is known.
     revisions: BTreeMap<String, BTreeMap<String, usize>>,
     /// Sets whose pods must be looked at again because a namespace or node changed.
     stale: BTreeSet<String>,
-}
-
-#[derive(Debug)]
-struct Refusal {
-    resource_version: u64,
-    message: String,
 }
 
 impl Index {
@@ -49,6 +45,27 @@ impl Index {
         self.touch(&key, old.as_deref(), now)
     }
 
+    /// Takes note of the answer to a request about a pod. It may be older than the news of the pod's end: a pod that is
+    /// not known any more stays unknown.
+    pub fn apply_answer(&mut self, pod: PodView, now: Timestamp) -> Vec<String> {
+        if self.pods.get(&pod.key).is_some_and(|known| known.uid == pod.uid) {
+            self.apply(pod, now)
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// A complete list begins; what is removed from now on is not put back by [`Index::apply_listed`].
+    pub fn start_list(&mut self) {
+        self.removed = Some(HashSet::new());
+    }
+
+    /// Takes note of a pod from a list that may be older than what the watch has said since.
+    pub fn apply_listed(&mut self, pod: PodView, now: Timestamp) -> Vec<String> {
+        let gone = self.removed.as_ref().is_some_and(|removed| removed.contains(&pod.uid));
+        if gone { Vec::new() } else { self.apply(pod, now) }
+    }
+
     /// Takes note that a pod is gone. A later pod of the same name stays.
     pub fn remove(&mut self, key: &PodKey, uid: &str, now: Timestamp) -> Vec<String> {
         if self.pods.get(key).is_none_or(|pod| pod.uid != uid) {
@@ -58,7 +75,9 @@ impl Index {
         if let Some(old) = &old {
             self.count_revisions(old, false);
         }
-        self.refused.remove(key);
+        if let Some(removed) = &mut self.removed {
+            removed.insert(uid.to_owned());
+        }
         self.touch(key, old.as_deref(), now)
     }
 
@@ -66,6 +85,7 @@ impl Index {
     pub fn retain(&mut self, listed: &HashSet<PodKey>, version: u64, now: Timestamp) -> Vec<String> {
         let gone = self.pods.values().filter(|pod| pod.resource_version <= version && !listed.contains(&pod.key));
         let gone: Vec<Arc<PodView>> = gone.cloned().collect();
+        self.removed = None;
         gone.iter().flat_map(|pod| self.remove(&pod.key, &pod.uid, now)).collect()
     }
 
@@ -148,11 +168,19 @@ impl Index {
         names
     }
 
-    /// Takes note that the apiserver refused a patch of exactly this version of a pod: it is not repeated before the
-    /// pod changes, and counts as failed.
-    pub fn refuse(&mut self, pod: &PodView, message: String, now: Timestamp) -> Vec<String> {
-        let refusal = Refusal { resource_version: pod.resource_version, message };
-        self.refused.insert(pod.key.clone(), refusal);
+    /// Takes note that a patch of exactly this version of a pod, to the set's target, was not accepted. It counts as
+    /// failed, and is not repeated before `until`, the pod, or the target changes.
+    pub fn refuse(
+        &mut self,
+        set: &str,
+        pod: &PodView,
+        message: String,
+        until: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Vec<String> {
+        let Some(revision) = self.sets.get(set).map(|index| index.rollout.revision.clone()) else { return Vec::new() };
+        let refusal = Refusal { resource_version: pod.resource_version, revision, message, until };
+        self.refused.insert((set.to_owned(), pod.key.clone()), refusal);
         self.touch(&pod.key, None, now)
     }
 
@@ -169,11 +197,6 @@ impl Index {
     }
 
     fn touch(&mut self, key: &PodKey, old: Option<&PodView>, now: Timestamp) -> Vec<String> {
-        if let (Some(pod), Some(refusal)) = (self.pods.get(key), self.refused.get(key))
-            && refusal.resource_version != pod.resource_version
-        {
-            self.refused.remove(key);
-        }
         let current = self.pods.get(key).into_iter().flat_map(|pod| pod.marks.keys().cloned());
         let before = old.into_iter().flat_map(|pod| pod.marks.keys().cloned());
         let sets: BTreeSet<String> = current.chain(before).collect();
@@ -184,10 +207,20 @@ impl Index {
         let Some(index) = self.sets.get_mut(set) else { return false };
         let pod = self.pods.get(key).map(AsRef::as_ref);
         let node = pod.and_then(|pod| pod.node.as_deref());
+        let stands = |refusal: &&Refusal| {
+            pod.is_some_and(|pod| pod.resource_version == refusal.resource_version)
+                && refusal.revision == index.rollout.revision
+                && refusal.until.is_none_or(|until| now < until)
+        };
+        let entry = (set.to_owned(), key.clone());
+        let refused = self.refused.get(&entry).filter(stands).cloned();
+        if refused.is_none() && !self.refused.is_empty() {
+            self.refused.remove(&entry);
+        }
         let around = Surroundings {
             namespace_labels: self.namespaces.get(&key.namespace),
             restarts_native_sidecars: node.and_then(|node| self.nodes.get(node)).copied(),
-            refused: self.refused.get(key).map(|refusal| refusal.message.as_str()),
+            refused: refused.as_ref(),
             now,
         };
         index.update(key, pod, &around)

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::progress::{Progress, progress};
 use super::rollout::Rollout;
+use super::set_index::lost_readiness;
 use crate::api::keys;
 use crate::core::pod::{ContainerView, PodKey, PodView, Replaced, Update};
 use crate::core::revision::Sidecar;
@@ -59,7 +60,8 @@ pub fn pod_patch(pod: &PodView, rollout: &Rollout, now: Timestamp) -> Option<Pod
 fn record(pod: &PodView, previous: Option<&Update>, rollout: &Rollout, now: Timestamp) -> Update {
     let unfinished = previous.filter(|update| progress(pod, update, &rollout.strategy, now) != Progress::Done);
     // A pod that an earlier update made unready keeps its slot: otherwise each new image would free one.
-    let lost_by_us = previous.is_some_and(|update| update.was_ready) && (unfinished.is_some() || !pod.ready);
+    let lost_by_us = previous.is_some_and(|update| update.was_ready)
+        && (unfinished.is_some() || pod.marks.get(&rollout.set).is_some_and(|mark| lost_readiness(pod, mark, rollout)));
     let mut containers: BTreeMap<String, Replaced> = unfinished.map(|u| u.containers.clone()).unwrap_or_default();
     containers.retain(|name, replaced| still_running(pod, name, replaced));
     for (container, _) in changed(pod, rollout).filter(|(_, sidecar)| sidecar.long_running) {

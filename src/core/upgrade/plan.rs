@@ -33,6 +33,8 @@ pub struct Summary {
     pub max_unavailable: usize,
     /// Outdated pods that may still be patched, now or later.
     pub remaining: usize,
+    /// At least one of them could be patched now.
+    pub movable: bool,
     /// Some of the pods that hold a slot, and why: `default/web-1 (not ready)`.
     pub slot_holders: Vec<String>,
     /// Some of the failed pods, and why: `default/web-1 (agent: ImagePullBackOff)`.
@@ -78,6 +80,7 @@ fn summary(index: &SetIndex) -> Summary {
         keep_old: index.rollout.keep_old(counts.matched),
         max_unavailable: index.rollout.max_unavailable(counts.matched),
         remaining: remaining(&index.rollout, &counts),
+        movable: !choose(index, 1).is_empty(),
         slot_holders: index.slot_holders.iter().take(NAMED_PODS).map(|key| named(index, key)).collect(),
         failed: index.failed.iter().take(NAMED_PODS).map(|key| named(index, key)).collect(),
         not_in_place: index.not_in_place.iter().map(|(reason, pods)| (reason.clone(), *pods)).collect(),

@@ -38,6 +38,7 @@ pub enum Progress {
 
 /// Judges the update that the pod's annotation records.
 pub fn progress(pod: &PodView, update: &Update, strategy: &Strategy, now: Timestamp) -> Progress {
+    let deadline = deadline(update, strategy);
     let mut result = Progress::Done;
     for (name, replaced) in &update.containers {
         let step = match pod.container(name) {
@@ -47,9 +48,20 @@ pub fn progress(pod: &PodView, update: &Update, strategy: &Strategy, now: Timest
         result = worse(result, step);
     }
     match result {
-        Progress::Done if !kubelet_has_seen(pod) => undecided_until(update.at + seconds(strategy.timeout_seconds), now),
+        // Later generations are other people's changes, and none of this update's business.
+        Progress::Done if !kubelet_has_seen(pod) && now < deadline => Progress::Undecided(Some(deadline)),
         other => other,
     }
+}
+
+/// When an update that is not available has failed.
+pub fn deadline(update: &Update, strategy: &Strategy) -> Timestamp {
+    after(update.at, seconds(strategy.timeout_seconds))
+}
+
+/// A later time; the end of time if there is none. Annotations may be written by anybody, with any time in them.
+pub(super) fn after(at: Timestamp, duration: SignedDuration) -> Timestamp {
+    at.checked_add(duration).unwrap_or(Timestamp::MAX)
 }
 
 fn worse(a: Progress, b: Progress) -> Progress {
@@ -73,19 +85,35 @@ fn container_progress(
     if pod.node.is_none() {
         return Progress::Undecided(None);
     }
-    let deadline = at + seconds(strategy.timeout_seconds);
+    let deadline = after(at, seconds(strategy.timeout_seconds));
     let Some(status) = &container.status else { return by_deadline(container, deadline, now) };
-    if let Some(ready_since) = new_and_ready_since(pod, container, status, replaced) {
-        let done_at = ready_since + hold(container, strategy);
+    if let Some(ready_since) = new_and_ready_since(pod, container, status, replaced, at) {
+        let done_at = after(ready_since, hold(container, strategy));
         return if now >= done_at { Progress::Done } else { Progress::Undecided(Some(done_at)) };
     }
-    if now < at + STALE_STATUS {
-        return Progress::Undecided(Some(at + STALE_STATUS));
+    if now >= deadline && is_new(container, status, replaced) && changed_since(pod, status, deadline) {
+        // It was decided long ago; a restart a week later is no failure of this update.
+        return Progress::Done;
+    }
+    let fresh = after(at, STALE_STATUS);
+    if now < fresh {
+        return Progress::Undecided(Some(fresh));
     }
     match evidence(pod, status, replaced) {
         Some(reason) => Progress::Failed(format!("{}: {reason}", container.name)),
         None => by_deadline(container, deadline, now),
     }
+}
+
+/// Another container than the one that was replaced. A burst of updates that ends on the image that still runs restarts
+/// nothing.
+fn is_new(container: &ContainerView, status: &ContainerStatus, replaced: &Replaced) -> bool {
+    (status.id != replaced.id && !status.id.is_empty()) || replaced.image == container.image
+}
+
+/// The container or the pod's readiness changed after this time.
+fn changed_since(pod: &PodView, status: &ContainerStatus, time: Timestamp) -> bool {
+    status.running_since.into_iter().chain(pod.ready_changed).any(|changed| changed > time)
 }
 
 /// Since when the new container has been ready, if it is. The pod's own readiness, where it is later, tells when a
@@ -95,12 +123,13 @@ fn new_and_ready_since(
     container: &ContainerView,
     status: &ContainerStatus,
     replaced: &Replaced,
+    at: Timestamp,
 ) -> Option<Timestamp> {
-    // A burst of updates that ends on the image that still runs restarts nothing.
-    let is_new = (status.id != replaced.id && !status.id.is_empty()) || replaced.image == container.image;
-    let started = status.running_since.filter(|_| is_new && status.ready)?;
+    let started = status.running_since.filter(|_| is_new(container, status, replaced) && status.ready)?;
     let pod_ready = pod.ready_changed.filter(|_| pod.ready).unwrap_or(started);
-    Some(started.max(pod_ready))
+    // The old container, back on its own image: the kubelet may still be about to replace it.
+    let earliest = if status.id == replaced.id { at } else { started };
+    Some(started.max(pod_ready).max(earliest))
 }
 
 fn hold(container: &ContainerView, strategy: &Strategy) -> SignedDuration {
@@ -113,7 +142,7 @@ fn evidence(pod: &PodView, status: &ContainerStatus, replaced: &Replaced) -> Opt
         return None;
     }
     let waiting = status.waiting.as_deref();
-    let restarts = status.restart_count - replaced.restart_count;
+    let restarts = status.restart_count.saturating_sub(replaced.restart_count);
     match waiting {
         Some(reason) if FAILED_TO_START.contains(&reason) => Some(reason.to_owned()),
         // The old container may have been in a crash loop before; its count tells them apart.
@@ -130,14 +159,6 @@ fn by_deadline(container: &ContainerView, deadline: Timestamp, now: Timestamp) -
         return Progress::Undecided(Some(deadline));
     }
     Progress::Failed(format!("{}: not ready by podUpdateTimeoutSeconds", container.name))
-}
-
-fn undecided_until(deadline: Timestamp, now: Timestamp) -> Progress {
-    if now < deadline {
-        Progress::Undecided(Some(deadline))
-    } else {
-        Progress::Failed("the kubelet has not seen the update".to_owned())
-    }
 }
 
 fn kubelet_has_seen(pod: &PodView) -> bool {

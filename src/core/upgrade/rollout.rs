@@ -24,8 +24,9 @@ pub struct Rollout {
     pub sidecars: Vec<Sidecar>,
     /// What it takes to come from another known revision to this one, by hash.
     pub changes: BTreeMap<String, Change>,
-    /// False once every matched pod has reached `revision`: later failures are none of this rollout.
-    pub rolling: bool,
+    /// The last revision that every matched pod had reached. If it is `revision`, later failures are none of this
+    /// rollout.
+    pub stable: Option<String>,
     /// How to get there.
     pub strategy: Strategy,
 }
@@ -73,7 +74,7 @@ impl Rollout {
             revision: revision.to_owned(),
             sidecars: template.sidecars().collect(),
             changes: changes.chain([(revision.to_owned(), Change::InPlace)]).collect(),
-            rolling: stable != Some(revision),
+            stable: stable.map(str::to_owned),
             strategy: Strategy {
                 enabled: update.type_ == UpdateType::RollingUpdate,
                 paused: update.paused,
@@ -84,6 +85,11 @@ impl Rollout {
                 timeout_seconds: update.pod_update_timeout_seconds,
             },
         })
+    }
+
+    /// False once every matched pod has reached the target.
+    pub fn is_rolling(&self) -> bool {
+        self.stable.as_ref() != Some(&self.revision)
     }
 
     /// Pods that must stay on the old revision: a percentage is rounded up, but below 100 % at least one of several

@@ -5,11 +5,11 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
-use super::progress::{Progress, progress};
+use super::progress::{Progress, after, deadline, progress};
 use super::rollout::Rollout;
-use crate::core::pod::{Mark, PodKey, PodView};
+use crate::core::pod::{Mark, PodKey, PodView, Update};
 use crate::core::revision::{Change, List, Sidecar};
 
 /// Where a pod stands in a rollout.
@@ -30,6 +30,10 @@ pub enum State {
     /// Behind the target, and the apiserver refused the patch; the text is its answer.
     Refused(String),
 }
+
+/// A pod that still has another image right after our patch is left alone for this long: an admission webhook that
+/// rewrites images would otherwise be fought without end.
+const REWRITTEN: SignedDuration = SignedDuration::from_secs(60);
 
 /// Order of upgrades within a queue, Kubernetes' `ActivePods` rank: pods that cost least go first.
 type Rank = (bool, u8, Reverse<Timestamp>, Reverse<i32>, Reverse<Timestamp>);
@@ -83,8 +87,22 @@ pub struct Counts {
     pub outdated: usize,
     /// Cost one of maxUnavailable each.
     pub slots: usize,
+    /// Of these, done with their update and only not ready: they may recover by themselves.
+    pub recovering: usize,
     /// Were unready when patched, and are undecided or failed.
     pub capped: usize,
+}
+
+/// The apiserver did not accept a patch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    /// Version of the pod that was patched.
+    pub(super) resource_version: u64,
+    /// Revision it was to get.
+    pub(super) revision: String,
+    pub(super) message: String,
+    /// Tried again then; `None`: not before the pod changes.
+    pub(super) until: Option<Timestamp>,
 }
 
 /// Everything a pod's state depends on besides the pod and the rollout.
@@ -92,8 +110,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) namespace_labels: Option<&'a BTreeMap<String, String>>,
     /// `None` while the node is not known.
     pub(super) restarts_native_sidecars: Option<bool>,
-    /// Why the apiserver refused the last patch of exactly this version of the pod.
-    pub(super) refused: Option<&'a str>,
+    /// Why the last patch of exactly this version of the pod to this revision was not accepted.
+    pub(super) refused: Option<&'a Refusal>,
     pub(super) now: Timestamp,
 }
 
@@ -179,6 +197,7 @@ impl SetIndex {
         count(&mut counts.outside, *state == State::Outdated && !entry.selected);
         count(&mut counts.outdated, *state == State::Outdated && entry.selected);
         count(&mut counts.slots, entry.holds_slot);
+        count(&mut counts.recovering, entry.holds_slot && *state == State::Unready);
         count(&mut counts.capped, entry.fills_cap);
         if let State::NotInPlace(reason) = state {
             let pods = self.not_in_place.entry(reason.clone()).or_default();
@@ -236,34 +255,80 @@ fn entry(pod: &PodView, rollout: &Rollout, around: &Surroundings<'_>) -> Option<
     let judged = update.map(|update| progress(pod, update, &rollout.strategy, around.now));
     let unfinished = judged.as_ref().is_some_and(|progress| *progress != Progress::Done);
     let was_ready = update.is_some_and(|update| update.was_ready);
+    let (state, check_at) = state(pod, mark, judged.as_ref(), rollout, around);
     Some(Entry {
-        state: state(pod, mark, judged.as_ref(), rollout, around),
+        state,
         ready: pod.ready,
-        holds_slot: was_ready && (unfinished || !pod.ready),
+        holds_slot: was_ready && (unfinished || lost_readiness(pod, mark, rollout)),
         fills_cap: update.is_some() && !was_ready && unfinished && pod.node.is_some(),
         selected: rollout.strategy.selector.as_ref().is_none_or(|selector| selector.matches(&pod.labels)),
         rank: rank(pod),
         check_at: match judged {
-            Some(Progress::Undecided(at)) => at,
-            _ => None,
+            Some(Progress::Undecided(at)) => at.into_iter().chain(check_at).min(),
+            _ => check_at,
         },
     })
 }
 
-fn state(pod: &PodView, mark: &Mark, judged: Option<&Progress>, rollout: &Rollout, around: &Surroundings<'_>) -> State {
+/// The pod is not ready after an update, which may be to blame. Once a revision is stable, its updates are not.
+pub(super) fn lost_readiness(pod: &PodView, mark: &Mark, rollout: &Rollout) -> bool {
+    !pod.ready && mark.update.as_ref().is_some_and(|update| rollout.stable.as_ref() != Some(&update.revision))
+}
+
+/// The state, and when time alone may change it.
+fn state(
+    pod: &PodView,
+    mark: &Mark,
+    judged: Option<&Progress>,
+    rollout: &Rollout,
+    around: &Surroundings<'_>,
+) -> (State, Option<Timestamp>) {
+    let update = mark.update.as_ref().filter(|update| update.revision == rollout.revision);
     if mark.revision != rollout.revision || !has_images(pod, &rollout.sidecars) {
-        return match (cannot_patch(pod, mark, rollout, around), around.refused) {
-            (Some(reason), _) => State::NotInPlace(reason),
-            (None, Some(message)) => State::Refused(message.to_owned()),
-            (None, None) => State::Outdated,
-        };
+        return behind(pod, mark, update, rollout, around);
     }
-    let for_target = mark.update.as_ref().is_some_and(|update| update.revision == rollout.revision);
-    match judged.filter(|_| for_target) {
-        Some(Progress::Failed(reason)) if rollout.rolling => State::Failed(reason.clone()),
-        Some(Progress::Undecided(_)) if pod.node.is_some() => State::Undecided,
-        _ if pod.ready => State::Available,
-        _ => State::Unready,
+    match judged.filter(|_| update.is_some()) {
+        Some(Progress::Failed(reason)) if rollout.is_rolling() => (State::Failed(reason.clone()), None),
+        Some(Progress::Undecided(_)) if rollout.is_rolling() && pod.node.is_some() => (State::Undecided, None),
+        _ if pod.ready => (State::Available, None),
+        _ => unready(pod, update, rollout, around.now),
+    }
+}
+
+fn behind(
+    pod: &PodView,
+    mark: &Mark,
+    update: Option<&Update>,
+    rollout: &Rollout,
+    around: &Surroundings<'_>,
+) -> (State, Option<Timestamp>) {
+    if let Some(reason) = cannot_patch(pod, mark, rollout, around) {
+        return (State::NotInPlace(reason), None);
+    }
+    if let Some(refusal) = around.refused {
+        return (State::Refused(refusal.message.clone()), refusal.until);
+    }
+    let patient_until = update.map(|update| after(update.at, REWRITTEN)).filter(|until| around.now < *until);
+    if mark.revision == rollout.revision && patient_until.is_some() {
+        let reason = "the image differs right after it was set: something else sets it, such as an admission webhook";
+        return (State::NotInPlace(reason.to_owned()), patient_until);
+    }
+    (State::Outdated, None)
+}
+
+/// A pod that lost its readiness with the update and did not get it back in time has failed, container ready or not.
+fn unready(pod: &PodView, update: Option<&Update>, rollout: &Rollout, now: Timestamp) -> (State, Option<Timestamp>) {
+    let Some(update) = update.filter(|update| update.was_ready && rollout.is_rolling()) else {
+        return (State::Unready, None);
+    };
+    let deadline = deadline(update, &rollout.strategy);
+    let since = pod.ready_changed.unwrap_or(update.at);
+    if now < deadline {
+        (State::Unready, Some(deadline))
+    } else if since <= deadline {
+        (State::Failed("the pod is not ready by podUpdateTimeoutSeconds".to_owned()), None)
+    } else {
+        (State::Unready, None)
     }
 }
 

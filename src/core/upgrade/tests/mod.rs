@@ -1,11 +1,12 @@
 use std::collections::BTreeMap;
 
-use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::progress::{Progress, progress};
 use super::testing::{SET, TestPod, at, hash, rollout};
 use super::*;
+
+mod judging;
+mod properties;
 use crate::core::pod::PodKey;
 use crate::core::status::verdict;
 
@@ -186,6 +187,8 @@ fn going_back_before_the_kubelet_looked_is_done_without_a_restart() {
     let pod = fleet.pods.values_mut().next().unwrap();
     pod.edit(|pod| pod["status"]["observedGeneration"] = pod["metadata"]["generation"].clone());
     fleet.observe();
+    assert_eq!(fleet.reason("v1", &json!({})), "RollingUpdate", "the kubelet may still be about to act");
+    fleet.now = 5;
     assert_eq!(fleet.reason("v1", &json!({})), "UpToDate");
 }
 
@@ -226,7 +229,7 @@ fn a_refused_patch_is_not_repeated_before_the_pod_changes() {
     let mut fleet = Fleet::of(1);
     fleet.plan("v2", &json!({}));
     let view = fleet.pods.values().next().unwrap().view();
-    fleet.index.refuse(&view, "denied by policy".into(), at(0));
+    fleet.index.refuse(SET, &view, "denied by policy".into(), None, at(0));
     let plan = fleet.plan("v2", &json!({}));
     assert_eq!(plan.patches, []);
     assert_eq!(plan.summary.failed, ["default/web-0 (PatchRefused: denied by policy)"]);
@@ -256,167 +259,105 @@ fn an_older_version_of_a_pod_is_ignored() {
     assert_eq!(fleet.plan("v2", &json!({})).patches, []);
 }
 
-/// Judges a pod whose sidecar was updated at time 0 and changed by `edit` since.
-fn judge(now: i64, edit: impl FnOnce(&mut Value)) -> Progress {
+#[test]
+fn any_time_in_an_annotation_is_survived() {
+    for at in ["9999-12-30T22:00:00Z", "-009999-01-02T01:59:59Z"] {
+        let forged = json!({"revision": hash("v1"), "at": at, "wasReady": true,
+            "containers": {"agent": {"id": "x", "restartCount": i32::MIN, "image": "v0"}}});
+        let pod = TestPod::new("a")
+            .with(|pod| pod["metadata"]["annotations"]["update.sidecarset.dev/logs"] = json!(forged.to_string()));
+        Fleet::new([pod]).plan("v2", &json!({}));
+    }
+}
+
+#[test]
+fn a_refusal_is_about_one_set_and_one_revision() {
+    let mut fleet = Fleet::of(1);
+    fleet.plan("v2", &json!({}));
+    let view = fleet.pods.values().next().unwrap().view();
+    fleet.index.refuse(SET, &view, "no".into(), None, at(0));
+    assert_eq!(fleet.plan("v2", &json!({})).patches, []);
+    assert_eq!(fleet.plan("v3", &json!({})).patches.len(), 1, "another image may be allowed");
+}
+
+#[test]
+fn a_pod_without_a_clear_answer_lets_others_go_first_and_is_tried_again() {
+    let mut fleet = Fleet::of(2);
+    let first = fleet.plan("v2", &json!({})).patches[0].key.clone();
+    let view = fleet.pods[&first].view();
+    fleet.index.refuse(SET, &view, "no clear answer".into(), Some(at(10)), at(0));
+    let plan = fleet.plan("v2", &json!({}));
+    assert_eq!((plan.patches.len(), plan.patches[0].key == first, plan.wake_at), (1, false, Some(at(10))));
+    fleet.now = 10;
+    let keys: Vec<_> = fleet.plan("v2", &json!({"maxUnavailable": 2})).patches.into_iter().map(|p| p.key).collect();
+    assert!(keys.contains(&first));
+}
+
+#[test]
+fn an_image_that_admission_rewrites_is_not_fought() {
+    let mut fleet = Fleet::of(1);
+    fleet.round("v2", &json!({}));
+    let pod = fleet.pods.values_mut().next().unwrap();
+    pod.edit(|pod| pod["spec"]["containers"][0]["image"] = json!("mirror/v2"));
+    fleet.observe();
+    let plan = fleet.plan("v2", &json!({}));
+    assert_eq!((plan.patches.len(), plan.summary.counts.not_in_place), (0, 1));
+    fleet.now = 60;
+    assert_eq!(fleet.plan("v2", &json!({})).patches.len(), 1, "it is tried again, as it may have been a person");
+}
+
+#[test]
+fn a_late_answer_does_not_bring_a_pod_back() {
     let mut fleet = Fleet::of(1);
     let plan = fleet.plan("v2", &json!({}));
     fleet.send(&plan);
-    let pod = fleet.pods.values_mut().next().unwrap();
-    pod.edit(|pod| pod["status"]["observedGeneration"] = json!(2));
-    pod.edit(edit);
-    let view = pod.view();
-    progress(&view, view.marks[SET].update.as_ref().unwrap(), &rollout("v2", json!({})).strategy, at(now))
-}
-
-fn agent(pod: &mut Value) -> &mut Value {
-    &mut pod["status"]["containerStatuses"][0]
-}
-
-fn replaced(pod: &mut Value, started: i64) {
-    agent(pod)["containerID"] = json!("c://new");
-    agent(pod)["restartCount"] = json!(1);
-    agent(pod)["state"] = json!({"running": {"startedAt": at(started).to_string()}});
+    let (key, pod) = fleet.pods.pop_first().unwrap();
+    fleet.index.remove(&key, &pod.view().uid, at(0));
+    fleet.index.apply_answer(pod.view(), at(0));
+    assert_eq!(fleet.plan("v2", &json!({})).summary.counts.matched, 0);
 }
 
 #[test]
-fn the_old_container_being_ready_proves_nothing() {
-    assert_eq!(judge(100, |_| {}), Progress::Undecided(Some(at(600))));
-    assert!(matches!(judge(600, |_| {}), Progress::Failed(_)));
+fn a_list_does_not_bring_back_what_the_watch_has_seen_go() {
+    let mut fleet = Fleet::of(2);
+    fleet.index.start_list();
+    let (key, gone) = fleet.pods.pop_first().unwrap();
+    fleet.index.remove(&key, &gone.view().uid, at(0));
+    fleet.index.apply_listed(gone.view(), at(0));
+    assert_eq!(fleet.plan("v1", &json!({})).summary.counts.matched, 1);
 }
 
 #[test]
-fn a_new_container_is_done_after_the_hold() {
-    assert_eq!(judge(4, |pod| replaced(pod, 1)), Progress::Undecided(Some(at(6))));
-    assert_eq!(judge(6, |pod| replaced(pod, 1)), Progress::Done);
-}
-
-#[test]
-fn a_startup_probe_makes_the_hold_longer() {
-    let probed = |pod: &mut Value| {
-        replaced(pod, 1);
-        pod["spec"]["containers"][0]["startupProbe"] = json!({"periodSeconds": 20});
-    };
-    assert_eq!(judge(22, probed), Progress::Undecided(Some(at(23))));
-    assert_eq!(judge(23, probed), Progress::Done);
-}
-
-#[test]
-fn nothing_is_done_that_the_kubelet_has_not_seen() {
-    let unseen = |pod: &mut Value| {
-        replaced(pod, 1);
-        pod["status"]["observedGeneration"] = json!(1);
-    };
-    assert_eq!(judge(10, unseen), Progress::Undecided(Some(at(600))));
-}
-
-#[test]
-fn evidence_of_failure_counts_once_the_status_is_fresh() {
-    let waiting = |reason: &'static str| {
-        move |pod: &mut Value| {
-            agent(pod)["ready"] = json!(false);
-            agent(pod)["state"] = json!({"waiting": {"reason": reason}});
-        }
-    };
-    assert_eq!(judge(2, waiting("ErrImagePull")), Progress::Undecided(Some(at(3))));
-    assert_eq!(judge(3, waiting("ErrImagePull")), Progress::Failed("agent: ErrImagePull".into()));
-    assert_eq!(judge(3, waiting("ContainerCreating")), Progress::Undecided(Some(at(600))));
-    assert_eq!(judge(3, waiting("CrashLoopBackOff")), Progress::Undecided(Some(at(600))), "the old one's");
-    let crashed = |pod: &mut Value| {
-        waiting("CrashLoopBackOff")(pod);
-        agent(pod)["restartCount"] = json!(1);
-    };
-    assert_eq!(judge(3, crashed), Progress::Failed("agent: CrashLoopBackOff".into()));
-}
-
-#[test]
-fn restarts_with_an_error_are_a_failure() {
-    let restarted = |pod: &mut Value| {
-        replaced(pod, 9);
-        agent(pod)["restartCount"] = json!(2);
-        agent(pod)["ready"] = json!(false);
-        agent(pod)["lastState"] = json!({"terminated": {"exitCode": 7}});
-    };
-    assert_eq!(judge(10, restarted), Progress::Failed("agent: restarted 2 times, last exit code 7".into()));
-}
-
-/// What may happen between two plans.
-#[derive(Clone, Debug)]
-enum Step {
-    Plan { image: usize, limit: usize },
-    Kubelet(usize),
-    AppReady(usize, bool),
-    Delete(usize),
-    Wait(i64),
-    Restart,
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        4 => (0..4_usize, 1..5_usize).prop_map(|(image, limit)| Step::Plan { image, limit }),
-        4 => any::<usize>().prop_map(Step::Kubelet),
-        1 => (any::<usize>(), any::<bool>()).prop_map(|(pod, ready)| Step::AppReady(pod, ready)),
-        1 => any::<usize>().prop_map(Step::Delete),
-        2 => (0..10_i64).prop_map(Step::Wait),
-        1 => Just(Step::Restart),
-    ]
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
-
-    /// However images change, pods vanish and the operator restarts: a plan never takes more ready pods than
-    /// maxUnavailable leaves, and the running counters equal a recount.
-    #[test]
-    fn no_plan_exceeds_its_budget(steps in prop::collection::vec(step(), 1..60), max in 1..4_usize, pods in 1..9_usize) {
-        let images = ["v1", "v2", "v3", "bad"];
-        let strategy = json!({"maxUnavailable": max});
-        let mut fleet = Fleet::of(pods);
-        for step in steps {
-            let names: Vec<String> = fleet.pods.keys().map(|key| key.name.clone()).collect();
-            let pick = |i: usize| names.get(i % names.len().max(1)).cloned().into_iter().collect::<Vec<_>>();
-            match step {
-                Step::Plan { image, limit } => {
-                    fleet.index.configure(rollout(images[image], strategy.clone()), at(fleet.now));
-                    let plan = fleet.index.plan(SET, at(fleet.now), limit);
-                    prop_assert!(plan.patches.len() <= limit);
-                    let before = plan.summary.counts.slots;
-                    let taken = plan.patches.iter().filter(|p| {
-                        let view = fleet.pods[&p.key].view();
-                        view.ready && view.marks[SET].update.as_ref().is_none_or(|u| !u.was_ready
-                            || progress(&view, u, &rollout("v1", strategy.clone()).strategy, at(fleet.now)) == Progress::Done)
-                    }).count();
-                    prop_assert!(taken == 0 || before + taken <= max, "{before} + {taken} > {max}");
-                    fleet.send(&plan);
-                    for patch in &plan.patches {
-                        prop_assert_eq!(&fleet.pods[&patch.key].view().marks[SET].revision, &hash(images[image]));
-                    }
-                }
-                Step::Kubelet(i) => fleet.kubelets(&pick(i)),
-                Step::AppReady(i, ready) => {
-                    let now = at(fleet.now);
-                    for name in pick(i) {
-                        fleet.pods.values_mut().filter(|p| p.view().key.name == name).for_each(|p| p.ready(ready, now));
-                    }
-                    fleet.observe();
-                }
-                Step::Delete(i) => {
-                    for name in pick(i) {
-                        let key = PodKey { namespace: "default".into(), name };
-                        let uid = fleet.pods.remove(&key).unwrap().view().uid;
-                        fleet.index.remove(&key, &uid, at(fleet.now));
-                    }
-                }
-                Step::Wait(seconds) => fleet.now += seconds,
-                Step::Restart => {
-                    fleet.index = Index::default();
-                    fleet.index.set_node("n", Some(true));
-                    fleet.observe();
-                }
-            }
-            let running = fleet.plan("v2", &strategy).summary;
-            let mut recount = Fleet::new(fleet.pods.values().cloned());
-            recount.now = fleet.now;
-            prop_assert_eq!(running, recount.plan("v2", &strategy).summary);
-        }
+fn a_pod_that_an_old_rollout_updated_costs_nothing_when_it_is_unready_later() {
+    let mut fleet = Fleet::of(2);
+    for _ in 0..2 {
+        fleet.round("v2", &json!({}));
     }
+    fleet.now = 10_000;
+    let now = at(fleet.now);
+    fleet.pods.values_mut().next().unwrap().ready(false, now);
+    fleet.observe();
+    let mut next = rollout("v3", json!({}));
+    next.stable = Some(hash("v2"));
+    fleet.index.configure(next, now);
+    assert_eq!(fleet.index.plan(SET, now, usize::MAX).patches.len(), 2, "the unready one is free, as it always was");
+}
+
+#[test]
+fn a_pod_that_never_gets_ready_after_its_update_has_failed() {
+    let mut fleet = Fleet::of(1);
+    fleet.round("v2", &json!({}));
+    let now = at(fleet.now);
+    fleet.pods.values_mut().next().unwrap().ready(false, now);
+    fleet.observe();
+    assert_eq!(fleet.plan("v2", &json!({})).summary.counts.failed, 0);
+    fleet.now = 600;
+    assert_eq!(fleet.plan("v2", &json!({})).summary.counts.failed, 1);
+}
+
+#[test]
+fn failures_that_fill_the_cap_of_unready_pods_stop_the_rollout_too() {
+    let mut fleet = Fleet::new((0..30).map(|i| unready(&format!("web-{i}"))));
+    fleet.round("bad", &json!({}));
+    assert_eq!(fleet.reason("bad", &json!({})), "FailureBudgetExceeded");
 }

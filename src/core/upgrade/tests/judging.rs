@@ -1,0 +1,102 @@
+//! How far one update has come.
+
+use serde_json::{Value, json};
+
+use super::Fleet;
+use crate::core::upgrade::progress::{Progress, progress};
+use crate::core::upgrade::testing::{SET, at, rollout};
+
+/// Judges a pod whose sidecar was updated at time 0 and changed by `edit` since.
+fn judge(now: i64, edit: impl FnOnce(&mut Value)) -> Progress {
+    let mut fleet = Fleet::of(1);
+    let plan = fleet.plan("v2", &json!({}));
+    fleet.send(&plan);
+    let pod = fleet.pods.values_mut().next().unwrap();
+    pod.edit(|pod| pod["status"]["observedGeneration"] = json!(2));
+    pod.edit(edit);
+    let view = pod.view();
+    progress(&view, view.marks[SET].update.as_ref().unwrap(), &rollout("v2", json!({})).strategy, at(now))
+}
+
+fn agent(pod: &mut Value) -> &mut Value {
+    &mut pod["status"]["containerStatuses"][0]
+}
+
+fn replaced(pod: &mut Value, started: i64) {
+    agent(pod)["containerID"] = json!("c://new");
+    agent(pod)["restartCount"] = json!(1);
+    agent(pod)["state"] = json!({"running": {"startedAt": at(started).to_string()}});
+}
+
+#[test]
+fn the_old_container_being_ready_proves_nothing() {
+    assert_eq!(judge(100, |_| {}), Progress::Undecided(Some(at(600))));
+    assert!(matches!(judge(600, |_| {}), Progress::Failed(_)));
+}
+
+#[test]
+fn a_new_container_is_done_after_the_hold() {
+    assert_eq!(judge(4, |pod| replaced(pod, 1)), Progress::Undecided(Some(at(6))));
+    assert_eq!(judge(6, |pod| replaced(pod, 1)), Progress::Done);
+}
+
+#[test]
+fn a_startup_probe_makes_the_hold_longer() {
+    let probed = |pod: &mut Value| {
+        replaced(pod, 1);
+        pod["spec"]["containers"][0]["startupProbe"] = json!({"periodSeconds": 20});
+    };
+    assert_eq!(judge(22, probed), Progress::Undecided(Some(at(23))));
+    assert_eq!(judge(23, probed), Progress::Done);
+}
+
+#[test]
+fn nothing_is_done_that_the_kubelet_has_not_seen() {
+    let unseen = |pod: &mut Value| {
+        replaced(pod, 1);
+        pod["status"]["observedGeneration"] = json!(1);
+    };
+    assert_eq!(judge(10, unseen), Progress::Undecided(Some(at(600))));
+}
+
+#[test]
+fn evidence_of_failure_counts_once_the_status_is_fresh() {
+    let waiting = |reason: &'static str| {
+        move |pod: &mut Value| {
+            agent(pod)["ready"] = json!(false);
+            agent(pod)["state"] = json!({"waiting": {"reason": reason}});
+        }
+    };
+    assert_eq!(judge(2, waiting("ErrImagePull")), Progress::Undecided(Some(at(3))));
+    assert_eq!(judge(3, waiting("ErrImagePull")), Progress::Failed("agent: ErrImagePull".into()));
+    assert_eq!(judge(3, waiting("ContainerCreating")), Progress::Undecided(Some(at(600))));
+    assert_eq!(judge(3, waiting("CrashLoopBackOff")), Progress::Undecided(Some(at(600))), "the old one's");
+    let crashed = |pod: &mut Value| {
+        waiting("CrashLoopBackOff")(pod);
+        agent(pod)["restartCount"] = json!(1);
+    };
+    assert_eq!(judge(3, crashed), Progress::Failed("agent: CrashLoopBackOff".into()));
+}
+
+#[test]
+fn restarts_with_an_error_are_a_failure() {
+    let restarted = |pod: &mut Value| {
+        replaced(pod, 9);
+        agent(pod)["restartCount"] = json!(2);
+        agent(pod)["ready"] = json!(false);
+        agent(pod)["lastState"] = json!({"terminated": {"exitCode": 7}});
+    };
+    assert_eq!(judge(10, restarted), Progress::Failed("agent: restarted 2 times, last exit code 7".into()));
+}
+
+#[test]
+fn a_restart_a_week_later_is_no_failure() {
+    let week = 7 * 24 * 3600;
+    let restarted = |pod: &mut Value| {
+        replaced(pod, week);
+        agent(pod)["ready"] = json!(false);
+        agent(pod)["restartCount"] = json!(5);
+        agent(pod)["lastState"] = json!({"terminated": {"exitCode": 1}});
+    };
+    assert_eq!(judge(week + 1, restarted), Progress::Done);
+}
