@@ -89,7 +89,9 @@ fn container_progress(
     let Some(status) = &container.status else { return by_deadline(container, deadline, now) };
     if let Some(ready_since) = new_and_ready_since(pod, container, status, replaced, at) {
         let done_at = after(ready_since, hold(container, strategy));
-        return if now >= done_at { Progress::Done } else { Progress::Undecided(Some(done_at)) };
+        // What happens after the deadline is none of this update's business: it was decided by then.
+        let done = now >= done_at || ready_since > deadline;
+        return if done { Progress::Done } else { Progress::Undecided(Some(done_at)) };
     }
     if now >= deadline && is_new(container, status, replaced) && changed_since(pod, status, deadline) {
         // It was decided long ago; a restart a week later is no failure of this update.

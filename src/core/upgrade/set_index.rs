@@ -289,7 +289,7 @@ fn state(
     }
     match judged.filter(|_| update.is_some()) {
         Some(Progress::Failed(reason)) if rollout.is_rolling() => (State::Failed(reason.clone()), None),
-        Some(Progress::Undecided(_)) if rollout.is_rolling() && pod.node.is_some() => (State::Undecided, None),
+        Some(Progress::Undecided(_)) if pod.node.is_some() => (State::Undecided, None),
         _ if pod.ready => (State::Available, None),
         _ => unready(pod, update, rollout, around.now),
     }

@@ -100,3 +100,13 @@ fn a_restart_a_week_later_is_no_failure() {
     };
     assert_eq!(judge(week + 1, restarted), Progress::Done);
 }
+
+#[test]
+fn a_pod_that_was_unready_for_a_moment_a_week_later_is_still_done() {
+    let week = 7 * 24 * 3600;
+    let flapped = |pod: &mut Value| {
+        replaced(pod, 1);
+        pod["status"]["conditions"][0]["lastTransitionTime"] = json!(at(week).to_string());
+    };
+    assert_eq!(judge(week + 1, flapped), Progress::Done);
+}

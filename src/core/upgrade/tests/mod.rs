@@ -361,3 +361,19 @@ fn failures_that_fill_the_cap_of_unready_pods_stop_the_rollout_too() {
     fleet.round("bad", &json!({}));
     assert_eq!(fleet.reason("bad", &json!({})), "FailureBudgetExceeded");
 }
+
+#[test]
+fn a_way_back_to_the_stable_revision_is_not_finished_before_its_containers_are() {
+    let mut fleet = Fleet::of(1);
+    let plan = fleet.plan("v2", &json!({}));
+    fleet.send(&plan);
+    fleet.kubelets(&["web-0".to_owned()]);
+    fleet.now = 60;
+    let mut back = rollout("v1", json!({}));
+    back.stable = Some(hash("v1"));
+    fleet.index.configure(back, at(fleet.now));
+    let plan = fleet.index.plan(SET, at(fleet.now), usize::MAX);
+    fleet.send(&plan);
+    let counts = fleet.index.plan(SET, at(fleet.now), 0).summary.counts;
+    assert_eq!((counts.undecided, counts.updated_ready), (1, 0));
+}
