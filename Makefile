@@ -17,7 +17,7 @@ CARGO_DENY := $(CARGO_DENY_DIR)/bin/cargo-deny
 # $(call part,name,command): runs the command and prints how long it took.
 part = @start=$$SECONDS; echo "== $(1)"; { $(2); }; status=$$?; echo "== $(1): $$((SECONDS - start)) s"; exit $$status
 
-.PHONY: help build test test-unit lint fmt generate verify verify-generated verify-deny run demo \
+.PHONY: help build bench test test-unit lint fmt generate verify verify-generated verify-deny run demo \
         devcluster-up devcluster-down tools deps
 
 help: ## show this list
@@ -29,6 +29,9 @@ build: deps ## build the operator and the devcluster, optimised
 test: deps ## run every test; the first run builds the devcluster's servers (about 6 minutes)
 	$(call part,devcluster binaries,$(CARGO) run --locked --quiet --package devcluster -- build)
 	$(call part,test,$(CARGO) test --locked --workspace)
+
+bench: deps ## patch 1,000 pods, compared with a bare client, and measure the operator's memory
+	$(CARGO) bench --locked --bench rollout
 
 test-unit: ## run the tests that need no cluster
 	$(CARGO) test --locked --lib --test architecture
