@@ -48,6 +48,12 @@ pub enum Down {
     WasNotRunning,
 }
 
+/// Whether a process of this number still has a command line. It gives up its lock a moment before it ends; one that
+/// ended and was not reaped has none.
+fn lives(pid: &str) -> bool {
+    fs::read(Path::new("/proc").join(pid).join("cmdline")).is_ok_and(|line| !line.is_empty())
+}
+
 impl Daemon {
     /// The cluster whose kubeconfig is, or will be, at this path.
     pub fn at(kubeconfig: &Path) -> Result<Self, Error> {
@@ -168,7 +174,7 @@ impl Daemon {
         kill_process(pid, Signal::TERM)
             .map_err(|error| Error::Process { name: format!("kill {text}"), source: error.into() })?;
         let deadline = Instant::now() + PATIENCE;
-        while self.is_running() {
+        while self.is_running() || lives(&text) {
             if Instant::now() > deadline {
                 return Err(Error::Timeout {
                     what: "the end of the cluster",
