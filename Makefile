@@ -69,8 +69,7 @@ verify-generated:
 verify-deny: $(CARGO_DENY)
 	@$(CARGO_DENY) --workspace --locked check bans licenses sources
 
-run: deps ## run the operator on the cluster of the current KUBECONFIG, from outside; Ctrl-C ends it
-	$(CARGO) build --release --locked --bin sidecarset-operator
+run: build ## run the operator on the cluster of the current KUBECONFIG, from outside; Ctrl-C ends it
 	exec $(RELEASE)/sidecarset-operator run --local
 
 demo: build ## show it all on a fresh devcluster, 2 minutes once built; KEEP=1 leaves the cluster running
