@@ -22,8 +22,8 @@ use crate::core::status::{self, InjectionState};
 use crate::core::upgrade::patch::PodPatch;
 use crate::core::upgrade::{Plan, Rollout};
 
-/// Requests planned at a time: the next plan sees what the first ones did.
-const BATCH: usize = 256;
+/// Requests planned at a time: the next plan sees what the first ones did, and the status is written in between.
+const BATCH: usize = 1024;
 
 /// Wait before the next plan when not one request of the last one was accepted.
 const NO_PROGRESS: Duration = Duration::from_secs(1);
