@@ -17,7 +17,6 @@ use super::{apply, cache};
 use crate::api::SidecarSet;
 use crate::api::reasons::reason;
 use crate::api::validate::validate;
-use crate::core::revision::Template;
 use crate::core::status::{self, InjectionState};
 use crate::core::upgrade::patch::PodPatch;
 use crate::core::upgrade::{Plan, Rollout};
@@ -59,10 +58,14 @@ async fn round(context: &Arc<Context>, set: &SidecarSet) -> Result<Action, Error
     let Some(rollout) = rollout(set, &target, &known) else { return Ok(Action::await_change()) };
     context.index().configure(rollout.clone(), now());
     apply::settle(context, &name).await?;
-    let Plan { patches, .. } = context.index().plan(&name, now(), BATCH);
-    let next = if patches.is_empty() { None } else { Some(send(context, set, patches).await?) };
-    // What the requests did is in the index already: report that, and not the state that was planned from.
-    let Plan { summary, wake_at, .. } = context.index().plan(&name, now(), 0);
+    let mut plan = context.index().plan(&name, now(), BATCH);
+    let mut next = None;
+    if !plan.patches.is_empty() {
+        next = Some(send(context, set, std::mem::take(&mut plan.patches)).await?);
+        // What the requests did is in the index already: report that, and not the state that was planned from.
+        plan = context.index().plan(&name, now(), 0);
+    }
+    let Plan { summary, wake_at, .. } = plan;
     let mut status = status::status(set, &rollout, &summary, &injection, now());
     status.collision_count = (target.collisions > 0).then_some(target.collisions);
     let in_use = in_use(context, &name, &target, status.stable_revision.as_ref());
@@ -81,11 +84,10 @@ async fn send(context: &Arc<Context>, set: &SidecarSet, requests: Vec<PodPatch>)
 }
 
 fn rollout(set: &SidecarSet, target: &Target, known: &BTreeMap<String, cache::Revision>) -> Option<Rollout> {
-    let templates: BTreeMap<String, Template> =
-        known.iter().map(|(hash, revision)| (hash.clone(), revision.template.clone())).collect();
+    let templates = known.iter().map(|(hash, revision)| (hash, &revision.template));
     let stable = set.status.as_ref().and_then(|status| status.stable_revision.as_deref());
     // Validation has parsed the selectors; an error here could not be told apart from one there.
-    Rollout::new(&set.name_any(), &set.spec, (&target.hash, &target.template), &templates, stable).ok()
+    Rollout::new(&set.name_any(), &set.spec, (&target.hash, &target.template), templates, stable).ok()
 }
 
 /// Whether the spec that was planned for is still the newest.

@@ -148,22 +148,9 @@ impl Leadership {
         (Instant::now() < deadline).then_some(deadline)
     }
 
-    /// The state as last signalled; for single writes ask [`Self::is_leader`].
-    pub fn state(&self) -> State {
-        *self.state.borrow()
-    }
-
-    /// A receiver of its own of the states; an error from it means that the task is gone: follower for ever.
+    /// A receiver of its own of the states (for single writes ask [`Self::is_leader`]); an error from it means that the task is gone: follower for ever.
     pub fn subscribe(&self) -> watch::Receiver<State> {
         self.state.clone()
-    }
-
-    /// Waits for the next change of state as seen by this handle.
-    pub async fn changed(&mut self) -> State {
-        match self.state.changed().await {
-            Ok(()) => *self.state.borrow_and_update(),
-            Err(_) => State::Follower,
-        }
     }
 }
 

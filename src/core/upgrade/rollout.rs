@@ -56,17 +56,17 @@ impl Rollout {
     ///
     /// # Errors
     /// A selector that does not parse; validation says so with its full path.
-    pub fn new(
+    pub fn new<'a>(
         set: &str,
         spec: &SidecarSetSpec,
         target: (&str, &Template),
-        revisions: &BTreeMap<String, Template>,
+        revisions: impl IntoIterator<Item = (&'a String, &'a Template)>,
         stable: Option<&str>,
     ) -> Result<Self, SelectorError> {
         let (revision, template) = target;
         let parse = |selector: &Option<_>| selector.as_ref().map(Selector::parse).transpose();
         let update = &spec.update_strategy;
-        let changes = revisions.iter().map(|(hash, old)| (hash.clone(), old.change_to(template)));
+        let changes = revisions.into_iter().map(|(hash, old)| (hash.clone(), old.change_to(template)));
         Ok(Self {
             set: set.to_owned(),
             selector: Selector::parse(&spec.selector)?,

@@ -160,18 +160,20 @@ async fn wrong_parameters_end_the_task_with_an_error() {
 async fn leadership_ends_by_itself_and_a_write_ends_before() {
     let (until, (sender, state)) = (Until::new(), watch::channel(State::Follower));
     let signal = Signal { until: until.clone(), state: sender };
-    let mut leadership = Leadership { until, state };
+    let leadership = Leadership { until, state };
+    let mut states = leadership.subscribe();
     assert_eq!(leadership.write_deadline(), None);
     let now = Instant::now();
     signal.lead(now + seconds(10), now, true);
-    assert_eq!(leadership.changed().await, State::Leader { since: now, clean: true });
+    states.changed().await.unwrap();
+    assert_eq!(*states.borrow_and_update(), State::Leader { since: now, clean: true });
     assert_eq!(leadership.write_deadline(), Some(now + seconds(10) - WRITE_MARGIN));
     tokio::time::advance(Duration::from_millis(9_600)).await;
     assert!(leadership.is_leader() && leadership.write_deadline().is_none());
     tokio::time::advance(Duration::from_millis(400)).await;
     assert!(!leadership.is_leader());
     drop(signal);
-    assert_eq!(leadership.changed().await, State::Follower);
+    assert_eq!(*states.borrow_and_update(), State::Follower);
 }
 
 /// The API server: one Lease, optimistic concurrency.
