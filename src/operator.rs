@@ -10,6 +10,7 @@ use kube::api::{Patch, PatchParams};
 use kube::runtime::wait::{await_condition, conditions};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
+use sidecarset::api::validate::AllowedKeys;
 use sidecarset::api::{crd, keys};
 use sidecarset::controller;
 use sidecarset::controller::cache::Cache;
@@ -107,7 +108,7 @@ pub(crate) async fn run(args: &RunArgs) -> Result<(), Error> {
     let (tls, _tls_task) = source.start(expiry, parts.clone()).await?;
     let (leadership, mut lease_task) = leader::spawn(clients.lease.clone(), lease, last.clone());
     let events = Events::start(clients.call.clone(), identity, parts.clone());
-    let (cache, served) = Cache::new();
+    let (cache, served) = Cache::new(AllowedKeys::new(args.pod_metadata_keys.clone()));
     let (namespaces, (registered, registered_version)) = (Namespaces::default(), watch::channel(0));
     let excluded: Arc<[String]> = args.exclude_namespaces.iter().cloned().chain([args.namespace.clone()]).collect();
 

@@ -23,11 +23,21 @@ pub const UPDATE_PREFIX: &str = "update.sidecarset.dev/";
 /// Label on a `ControllerRevision`: the name of the set it belongs to.
 pub const SET: &str = "sidecarset.dev/set";
 
+/// Label on a `ControllerRevision`: `spec.customVersion` of the set when it had this template.
+pub const CUSTOM_VERSION: &str = "sidecarset.dev/custom-version";
+
 /// Annotation on a set, `"true"` for a canary of the set named by [`BASE`].
 pub const CANARY: &str = "sidecarset.dev/canary";
 
 /// Annotation on a canary set: the name of its base.
 pub const BASE: &str = "sidecarset.dev/base";
+
+/// Prefix of the annotation `version.sidecarset.dev/<container>` of a hot-upgrade twin: counts its hand-overs, `"0"` for
+/// the idle twin. The container reads it as `$SIDECARSET_VERSION`.
+pub const VERSION_PREFIX: &str = "version.sidecarset.dev/";
+
+/// Prefix of `versionalt.sidecarset.dev/<container>`: the version of the other twin, `$SIDECARSET_VERSION_ALT`.
+pub const VERSION_ALT_PREFIX: &str = "versionalt.sidecarset.dev/";
 
 /// Kubernetes' annotation that names the container `kubectl logs` and `kubectl exec` use.
 pub const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";

@@ -2,6 +2,7 @@
 
 pub mod crd;
 pub mod keys;
+pub mod order;
 pub mod quantity;
 pub mod reasons;
 pub mod selector;
@@ -9,3 +10,9 @@ pub mod v1beta1;
 pub mod validate;
 
 pub use v1beta1::{SidecarSet, SidecarSetSpec, SidecarSetStatus};
+
+/// The base of a canary set: both annotations must be there (OpenKruise's rule).
+pub fn canary_base(set: &SidecarSet) -> Option<&str> {
+    let annotations = set.metadata.annotations.as_ref()?;
+    (annotations.get(keys::CANARY)? == "true").then(|| annotations.get(keys::BASE).map(String::as_str)).flatten()
+}

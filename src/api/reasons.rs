@@ -66,6 +66,12 @@ pub enum InjectionReason {
     NameConflict,
     /// The pod has another volume of that name.
     VolumeConflict,
+    /// `dependsOn` of several sets goes in a circle.
+    OrderConflict,
+    /// `injectionStrategy.revision` names a revision that is not in the history.
+    RevisionNotFound,
+    /// A canary of the set injects in its place.
+    ReplacedByCanary,
 }
 
 impl InjectionReason {
@@ -81,11 +87,14 @@ impl InjectionReason {
             Self::Paused => "Paused",
             Self::NameConflict => "NameConflict",
             Self::VolumeConflict => "VolumeConflict",
+            Self::OrderConflict => "OrderConflict",
+            Self::RevisionNotFound => "RevisionNotFound",
+            Self::ReplacedByCanary => "ReplacedByCanary",
         }
     }
 
     /// True if the set wanted to inject and could not.
     pub fn is_failure(self) -> bool {
-        matches!(self, Self::NameConflict | Self::VolumeConflict)
+        matches!(self, Self::NameConflict | Self::VolumeConflict | Self::OrderConflict | Self::RevisionNotFound)
     }
 }

@@ -8,23 +8,24 @@ use kube::ResourceExt;
 use tokio::sync::watch;
 
 use super::context::lock;
-use crate::api::validate::validate;
-use crate::api::{SidecarSet, keys};
+use crate::api::SidecarSet;
+use crate::api::validate::{AllowedKeys, Report, validate_with};
 use crate::core::inject::{CompiledSet, CompiledSets, Served};
-use crate::core::revision::Template;
+use crate::core::revision::{History, Revision, name, set_and_hash};
 
 /// See the module. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Cache {
     inner: Arc<Mutex<Inner>>,
     served: Arc<watch::Sender<Arc<Served>>>,
+    allowed: Arc<AllowedKeys>,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
     sets: BTreeMap<String, Known>,
     /// By set, then by hash.
-    revisions: BTreeMap<String, BTreeMap<String, Revision>>,
+    revisions: BTreeMap<String, History>,
     seen: u64,
     /// Made of all `compiled`; rebuilt only when one of them changed.
     compiled: Arc<CompiledSets>,
@@ -40,22 +41,16 @@ struct Known {
     compiled: Option<Arc<CompiledSet>>,
 }
 
-/// A stored revision.
-#[derive(Clone, Debug)]
-pub struct Revision {
-    /// Its template.
-    pub template: Template,
-    /// `revision`: larger is newer.
-    pub number: i64,
-    /// UID of the set that owns it.
-    pub owner: Option<String>,
-}
-
 impl Cache {
     /// An empty cache, and what the webhook serves from it.
-    pub fn new() -> (Self, watch::Receiver<Arc<Served>>) {
+    pub fn new(allowed: AllowedKeys) -> (Self, watch::Receiver<Arc<Served>>) {
         let (sender, receiver) = watch::channel(Arc::default());
-        (Self { inner: Arc::default(), served: Arc::new(sender) }, receiver)
+        (Self { inner: Arc::default(), served: Arc::new(sender), allowed: Arc::new(allowed) }, receiver)
+    }
+
+    /// Checks one set by itself.
+    pub fn validate(&self, set: &SidecarSet) -> Report {
+        validate_with(set, &self.allowed)
     }
 
     /// The set as last seen.
@@ -64,7 +59,7 @@ impl Cache {
     }
 
     /// Revisions of a set, by hash.
-    pub fn revisions(&self, set: &str) -> BTreeMap<String, Revision> {
+    pub fn revisions(&self, set: &str) -> History {
         lock(&self.inner).revisions.get(set).cloned().unwrap_or_default()
     }
 
@@ -91,13 +86,12 @@ impl Cache {
         let version = resource_version(&set);
         inner.seen = inner.seen.max(version);
         // The status of a rolling set changes every second; that is no reason to compile it again.
-        let unchanged = inner.sets.get(&name).filter(|known| same_spec(&known.set, &set));
-        let (spec_version, compiled) = match unchanged {
-            Some(known) => (known.spec_version, Some(known.compiled.clone())),
-            None => (version, None),
-        };
+        let known = inner.sets.get(&name).filter(|known| same_spec(&known.set, &set));
+        let spec_version = known.map_or(version, |known| known.spec_version);
+        let same = known.filter(|known| given_revision(&known.set) == given_revision(&set));
+        let compiled = same.map(|known| known.compiled.clone());
         let rebuild = compiled.is_none();
-        let compiled = compiled.unwrap_or_else(|| compile(&set, inner.revisions.get(&name)));
+        let compiled = compiled.unwrap_or_else(|| compile(&set, inner.revisions.get(&name), &self.allowed));
         inner.sets.insert(name, Known { set: Arc::new(set), spec_version, compiled });
         self.publish(&mut inner, rebuild);
     }
@@ -132,10 +126,7 @@ impl Cache {
 
     /// Takes note of a revision. Returns its set.
     pub fn apply_revision(&self, object: &ControllerRevision) -> Option<String> {
-        let (set, hash) = set_and_hash(object)?;
-        let template = Template::from_data(&object.data.as_ref()?.0)?;
-        let owner = object.owner_references().first().map(|owner| owner.uid.clone());
-        let revision = Revision { template, number: object.revision, owner };
+        let (set, hash, revision) = Revision::read(object)?;
         let mut inner = lock(&self.inner);
         inner.revisions.entry(set.clone()).or_default().insert(hash, revision);
         self.recompile(&mut inner, &set);
@@ -156,7 +147,7 @@ impl Cache {
         let mut inner = lock(&self.inner);
         inner.revisions_listed = true;
         for (set, revisions) in &mut inner.revisions {
-            revisions.retain(|hash, _| listed.contains(&crate::core::revision::name(set, hash)));
+            revisions.retain(|hash, _| listed.contains(&name(set, hash)));
         }
         let names: Vec<String> = inner.sets.keys().cloned().collect();
         for name in names {
@@ -168,7 +159,7 @@ impl Cache {
     fn recompile(&self, inner: &mut Inner, name: &str) {
         let Inner { sets, revisions, .. } = inner;
         if let Some(known) = sets.get_mut(name) {
-            known.compiled = compile(&known.set, revisions.get(name));
+            known.compiled = compile(&known.set, revisions.get(name), &self.allowed);
             self.publish(inner, true);
         }
     }
@@ -192,14 +183,11 @@ impl Cache {
 }
 
 /// `None` for a set that validation refuses: it is not served, and the controller says why.
-fn compile(set: &SidecarSet, revisions: Option<&BTreeMap<String, Revision>>) -> Option<Arc<CompiledSet>> {
-    if set.metadata.deletion_timestamp.is_some() || !validate(set).errors.is_empty() {
+fn compile(set: &SidecarSet, history: Option<&History>, allowed: &AllowedKeys) -> Option<Arc<CompiledSet>> {
+    if set.metadata.deletion_timestamp.is_some() || !validate_with(set, allowed).errors.is_empty() {
         return None;
     }
-    let template = Template::of(&set.spec);
-    let hash = template.hash(collisions(set));
-    let history = revisions.into_iter().flat_map(BTreeMap::values).map(|revision| &revision.template);
-    CompiledSet::new(&set.name_any(), &set.spec, (&hash, &template), history).ok().map(Arc::new)
+    CompiledSet::new(set, history.unwrap_or(&History::new())).ok().map(Arc::new)
 }
 
 /// `status.collisionCount`, 0 if unset.
@@ -214,12 +202,12 @@ fn same_spec(a: &SidecarSet, b: &SidecarSet) -> bool {
     spec(a) == spec(b)
 }
 
-fn resource_version(set: &SidecarSet) -> u64 {
-    set.resource_version().and_then(|version| version.parse().ok()).unwrap_or(0)
+/// What the status says about the revision that new pods get.
+fn given_revision(set: &SidecarSet) -> Option<(Option<&String>, Option<&String>, Option<&String>)> {
+    let status = set.status.as_ref()?;
+    Some((status.injection_revision.as_ref(), status.aborted_revision.as_ref(), status.stable_revision.as_ref()))
 }
 
-fn set_and_hash(object: &ControllerRevision) -> Option<(String, String)> {
-    let set = object.labels().get(keys::SET)?.clone();
-    let hash = object.name_any().strip_prefix(&format!("{set}-"))?.to_owned();
-    Some((set, hash))
+fn resource_version(set: &SidecarSet) -> u64 {
+    set.resource_version().and_then(|version| version.parse().ok()).unwrap_or(0)
 }

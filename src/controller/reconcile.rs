@@ -1,6 +1,6 @@
 //! One round for one set: gather, plan, apply, report.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,15 +8,15 @@ use kube::ResourceExt;
 use kube::runtime::controller::Action;
 use tokio::time::Instant;
 
+use super::apply;
 use super::context::{Context, now};
 use super::error::Error;
 use super::report::report;
 use super::revisions::{self, Target};
 use super::watches::WatchedSet;
-use super::{apply, cache};
 use crate::api::SidecarSet;
 use crate::api::reasons::reason;
-use crate::api::validate::validate;
+use crate::core::revision::History;
 use crate::core::status::{self, InjectionState};
 use crate::core::upgrade::patch::PodPatch;
 use crate::core::upgrade::{Plan, Rollout};
@@ -47,7 +47,7 @@ async fn round(context: &Arc<Context>, set: &SidecarSet) -> Result<Action, Error
     if set.metadata.deletion_timestamp.is_some() {
         return Ok(Action::await_change());
     }
-    let problems = validate(set).message();
+    let problems = context.cache.validate(set).message();
     let injection = injection_state(context, set, problems.is_none());
     if let Some(problems) = problems {
         report(context, set, status::invalid(set, &problems, &injection, now())).await?;
@@ -83,7 +83,7 @@ async fn send(context: &Arc<Context>, set: &SidecarSet, requests: Vec<PodPatch>)
     Ok(if patched == 0 && wanted() { NO_PROGRESS } else { Duration::ZERO })
 }
 
-fn rollout(set: &SidecarSet, target: &Target, known: &BTreeMap<String, cache::Revision>) -> Option<Rollout> {
+fn rollout(set: &SidecarSet, target: &Target, known: &History) -> Option<Rollout> {
     let templates = known.iter().map(|(hash, revision)| (hash, &revision.template));
     let stable = set.status.as_ref().and_then(|status| status.stable_revision.as_deref());
     // Validation has parsed the selectors; an error here could not be told apart from one there.

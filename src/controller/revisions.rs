@@ -1,6 +1,6 @@
 //! `ControllerRevision`s: the history of a set, owned by it, in the operator's namespace.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -8,11 +8,11 @@ use k8s_openapi::apimachinery::pkg::runtime::RawExtension;
 use kube::api::PostParams;
 use kube::{Api, Resource, ResourceExt};
 
-use super::cache::{Revision, collisions};
+use super::cache::collisions;
 use super::context::Context;
 use super::error::Error;
 use crate::api::{SidecarSet, keys};
-use crate::core::revision::{self, Template};
+use crate::core::revision::{self, History, Revision, Template};
 
 /// Names that may be taken by other data before something must be wrong.
 const MAX_COLLISIONS: i32 = 20;
@@ -25,11 +25,7 @@ pub(super) struct Target {
 }
 
 /// Finds or makes the revision of the set's spec, and makes it the newest: a rollback reuses the old object.
-pub(super) async fn ensure(
-    context: &Context,
-    set: &SidecarSet,
-    known: &BTreeMap<String, Revision>,
-) -> Result<Target, Error> {
+pub(super) async fn ensure(context: &Context, set: &SidecarSet, known: &History) -> Result<Target, Error> {
     let template = Template::of(&set.spec);
     let newest = known.values().map(|revision| revision.number).max().unwrap_or(0);
     let mut collisions = collisions(set);
@@ -109,7 +105,7 @@ async fn renew(context: &Context, set: &SidecarSet, hash: &str, number: i64) -> 
 pub(super) async fn truncate(
     context: &Context,
     set: &SidecarSet,
-    known: &BTreeMap<String, Revision>,
+    known: &History,
     in_use: &BTreeSet<String>,
 ) -> Result<(), Error> {
     let mut unused: Vec<(&String, &Revision)> = known.iter().filter(|(hash, _)| !in_use.contains(*hash)).collect();

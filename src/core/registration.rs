@@ -268,7 +268,7 @@ mod tests {
     use std::sync::Arc;
 
     use crate::api::SidecarSet;
-    use crate::core::revision::Template;
+    use crate::core::revision::History;
     use serde_json::Value;
 
     fn params() -> Params {
@@ -288,8 +288,7 @@ mod tests {
             serde_json::from_value(json!({"apiVersion": "sidecarset.dev/v1beta1", "kind": "SidecarSet",
             "metadata": {"name": name}, "spec": spec}))
             .unwrap();
-        let template = Template::of(&set.spec);
-        Arc::new(CompiledSet::new(name, &set.spec, ("hash", &template), []).unwrap())
+        Arc::new(CompiledSet::new(&set, &History::new()).unwrap())
     }
 
     fn webhooks(sets: impl IntoIterator<Item = Arc<CompiledSet>>) -> Vec<MutatingWebhook> {

@@ -1,15 +1,20 @@
 //! Revisions: the part of a set that shapes a pod, its hash, and what changed between two of them.
 
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::apps::v1::ControllerRevision;
+use kube::ResourceExt;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::api::SidecarSetSpec;
+use crate::api::{SidecarSetSpec, keys};
 
 /// Hex digits of a revision hash. 40 bits: a collision within one set's history is beyond reach, and is handled.
 const HASH_DIGITS: usize = 10;
 
 /// Fields of the spec that shape a pod. The hash covers them and nothing else.
-const TEMPLATE_FIELDS: [&str; 5] = ["containers", "imagePullSecrets", "initContainers", "patchPodMetadata", "volumes"];
+const TEMPLATE_FIELDS: [&str; 6] =
+    ["containers", "imagePullSecrets", "initContainers", "patchPodMetadata", "resources", "volumes"];
 
 /// One of the two container lists of a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -52,6 +57,62 @@ pub struct Sidecar {
     pub image: String,
     /// False for a plain init container, which has ended long before an upgrade.
     pub long_running: bool,
+    /// Upgraded by handing over to a twin: in the pod stand `<name>-1` and `<name>-2`.
+    pub hot: bool,
+}
+
+impl Sidecar {
+    /// Names of its containers in a pod.
+    pub fn container_names(&self) -> Vec<String> {
+        if self.hot { twins(&self.name).into() } else { vec![self.name.clone()] }
+    }
+}
+
+/// Names of the two containers of a hot upgrade (OpenKruise's).
+pub fn twins(name: &str) -> [String; 2] {
+    [format!("{name}-1"), format!("{name}-2")]
+}
+
+/// True for an entry of a template with `upgradeType: HotUpgrade`.
+pub fn is_hot(entry: &Value) -> bool {
+    entry["upgradeStrategy"]["upgradeType"] == "HotUpgrade"
+}
+
+/// A stored revision.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Revision {
+    /// Its template.
+    pub template: Template,
+    /// `revision`: larger is newer.
+    pub number: i64,
+    /// UID of the set that owns it.
+    pub owner: Option<String>,
+    /// `spec.customVersion` of the set when it had this template.
+    pub custom_version: Option<String>,
+}
+
+/// The revisions of one set, by hash.
+pub type History = BTreeMap<String, Revision>;
+
+impl Revision {
+    /// Reads a `ControllerRevision`: name of the set, hash, and the revision. `None` if this program did not write it.
+    pub fn read(object: &ControllerRevision) -> Option<(String, String, Self)> {
+        let (set, hash) = set_and_hash(object)?;
+        let revision = Self {
+            template: Template::from_data(&object.data.as_ref()?.0)?,
+            number: object.revision,
+            owner: object.owner_references().first().map(|owner| owner.uid.clone()),
+            custom_version: object.labels().get(keys::CUSTOM_VERSION).cloned(),
+        };
+        Some((set, hash, revision))
+    }
+}
+
+/// Name of the set and hash of a `ControllerRevision`.
+pub fn set_and_hash(object: &ControllerRevision) -> Option<(String, String)> {
+    let set = object.labels().get(keys::SET)?.clone();
+    let hash = object.name_any().strip_prefix(&format!("{set}-"))?.to_owned();
+    Some((set, hash))
 }
 
 /// The part of a set that shapes a pod: `{"containers":[…],"initContainers":[…],"volumes":[…],…}` without absent fields.
@@ -109,6 +170,7 @@ impl Template {
                 name: text(entry, "name"),
                 image: text(entry, "image"),
                 long_running: list == List::Ordinary || entry["restartPolicy"] == "Always",
+                hot: is_hot(entry),
             })
         })
     }
@@ -150,6 +212,12 @@ fn difference(from: &Template, to: &Template, field: &str) -> Option<String> {
         };
         if let Some(key) = first_difference(before, entry) {
             return Some(format!("{field}[{}].{key} changed", name(entry)));
+        }
+        if is_hot(entry) && before["image"] != entry["image"] {
+            return Some(format!(
+                "{field}[{}] is upgraded by handing over to its twin, which is not built yet",
+                name(entry)
+            ));
         }
     }
     let gone = from.entries(field).find(|before| !to.entries(field).any(|entry| entry["name"] == before["name"]));

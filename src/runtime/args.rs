@@ -57,6 +57,9 @@ pub struct RunArgs {
     /// Further namespaces that no set reaches
     #[arg(long = "exclude-namespace", env = "SIDECARSET_EXCLUDE_NAMESPACES", value_delimiter = ',')]
     pub exclude_namespaces: Vec<String>,
+    /// Label and annotation keys that patchPodMetadata may set, such as `example.com/*`; by default all that are not Kubernetes' or the operator's own
+    #[arg(long, env = "SIDECARSET_POD_METADATA_KEYS", value_delimiter = ',')]
+    pub pod_metadata_keys: Vec<String>,
     /// Pods that are patched at the same time
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub write_concurrency: u16,

@@ -3,15 +3,21 @@
 //! Used by the validating webhook and, because that webhook may be skipped, by the controller again. Every error names
 //! the field and what to write instead.
 
+mod conflicts;
 mod containers;
+mod metadata;
 mod names;
+mod sidecars;
 mod unsupported;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use kube::ResourceExt;
-
+use super::keys;
 use super::selector::Selector;
-use super::v1beta1::{PatchPodMetadata, SidecarSet, SidecarSetSpec};
+use super::v1beta1::{SidecarSet, SidecarSetSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+
+pub use conflicts::{conflicts, pair_conflicts};
+pub use metadata::AllowedKeys;
+pub use sidecars::field_reference;
 
 /// One thing that is wrong, at a field path such as `spec.containers[0].name`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -45,8 +51,13 @@ impl Report {
     }
 }
 
-/// Checks one set by itself.
+/// Checks one set by itself, where every metadata key is allowed.
 pub fn validate(set: &SidecarSet) -> Report {
+    validate_with(set, &AllowedKeys::default())
+}
+
+/// Checks one set by itself.
+pub fn validate_with(set: &SidecarSet, allowed: &AllowedKeys) -> Report {
     let spec = &set.spec;
     let mut report = Report::default();
     unsupported::check(set, &mut report.errors);
@@ -60,7 +71,10 @@ pub fn validate(set: &SidecarSet) -> Report {
         }
     }
     containers::check(spec, &mut report);
-    metadata(spec, &mut report.errors);
+    sidecars::check(spec, &mut report);
+    metadata::check(spec, allowed, &mut report.errors);
+    canary(set, &mut report.errors);
+    pinned_revision(spec, &mut report.errors);
     job_pods(spec, &mut report.warnings);
     if let Some(version) = &spec.custom_version
         && !names::is_label_value(version)
@@ -68,59 +82,6 @@ pub fn validate(set: &SidecarSet) -> Report {
         report.errors.push(FieldError::new("spec.customVersion", names::LABEL_VALUE));
     }
     report
-}
-
-/// Names that `set` shares with another set on the same pods. Both sets must be valid by themselves.
-pub fn conflicts<'a>(set: &SidecarSet, others: impl IntoIterator<Item = &'a SidecarSet>) -> Vec<FieldError> {
-    let mut errors = Vec::new();
-    for other in others {
-        if other.name_any() != set.name_any() && overlap(&set.spec, &other.spec) {
-            shared_names(set, other, &mut errors);
-        }
-    }
-    errors
-}
-
-fn overlap(a: &SidecarSetSpec, b: &SidecarSetSpec) -> bool {
-    let meet = |a: &LabelSelector, b: &LabelSelector| match (Selector::parse(a), Selector::parse(b)) {
-        (Ok(a), Ok(b)) => a.overlaps(&b),
-        _ => false,
-    };
-    let namespaces = match (&a.namespace_selector, &b.namespace_selector) {
-        (Some(a), Some(b)) => meet(a, b),
-        _ => true,
-    };
-    namespaces && meet(&a.selector, &b.selector)
-}
-
-fn shared_names(set: &SidecarSet, other: &SidecarSet, errors: &mut Vec<FieldError>) {
-    let taken: Vec<&str> =
-        other.spec.containers.iter().chain(&other.spec.init_containers).map(|c| c.container.name.as_str()).collect();
-    let name = other.name_any();
-    for (list, containers) in [("initContainers", &set.spec.init_containers), ("containers", &set.spec.containers)] {
-        for (i, c) in containers.iter().enumerate() {
-            if taken.contains(&c.container.name.as_str()) {
-                errors.push(FieldError::new(
-                    format!("spec.{list}[{i}].name"),
-                    format!(
-                        "SidecarSet {name:?} selects some of the same pods and has a container {:?}: choose another name, or selectors that do not overlap",
-                        c.container.name
-                    ),
-                ));
-            }
-        }
-    }
-    for (i, volume) in set.spec.volumes.iter().enumerate() {
-        if other.spec.volumes.iter().any(|v| v.name == volume.name && v != volume) {
-            errors.push(FieldError::new(
-                format!("spec.volumes[{i}].name"),
-                format!(
-                    "SidecarSet {name:?} selects some of the same pods and has another volume {:?}: choose another name, or make the two equal",
-                    volume.name
-                ),
-            ));
-        }
-    }
 }
 
 /// Label syntax is checked because the selectors are written into the webhook configuration, which refuses a bad one.
@@ -148,28 +109,34 @@ fn selector(path: &str, selector: &LabelSelector, errors: &mut Vec<FieldError>) 
     }
 }
 
-fn metadata(spec: &SidecarSetSpec, errors: &mut Vec<FieldError>) {
-    let mut seen = std::collections::BTreeSet::new();
-    for (i, patch) in spec.patch_pod_metadata.iter().enumerate() {
-        let PatchPodMetadata { labels: _, annotations, patch_policy: _ } = patch;
-        let path = format!("spec.patchPodMetadata[{i}].annotations");
-        if annotations.is_empty() {
-            errors.push(FieldError::new(&path, "must name at least one annotation"));
+/// A canary names its base by two annotations (OpenKruise's rule); whether the base exists is asked with the others.
+fn canary(set: &SidecarSet, errors: &mut Vec<FieldError>) {
+    let annotation = |key: &str| set.metadata.annotations.as_ref().and_then(|all| all.get(key)).map(String::as_str);
+    let path = |key: &str| format!("metadata.annotations[{key}]");
+    match (annotation(keys::CANARY), annotation(keys::BASE)) {
+        (Some("true"), None | Some("")) => {
+            errors.push(FieldError::new(
+                path(keys::BASE),
+                "is required on a canary: name the SidecarSet whose place it takes",
+            ));
         }
-        for key in annotations.keys() {
-            let path = format!("{path}[{key}]");
-            if !names::is_qualified_name(key) {
-                errors.push(FieldError::new(&path, names::QUALIFIED_NAME));
-            } else if names::is_own(key) {
-                errors.push(FieldError::new(
-                    &path,
-                    "keys of sidecarset.dev are written by the operator only: choose another key",
-                ));
-            }
-            if !seen.insert(key) {
-                errors.push(FieldError::new(&path, "is set twice in this SidecarSet: keep one of them"));
-            }
+        (Some("true"), base) if base == set.metadata.name.as_deref() => {
+            errors.push(FieldError::new(path(keys::BASE), "must not be the set itself"));
         }
+        (Some("true"), _) | (None, None) => {}
+        (Some(_), _) => errors.push(FieldError::new(path(keys::CANARY), "must be \"true\" or absent")),
+        (None, Some(_)) => {
+            let message = format!("is for a canary only: add {}: \"true\" or remove it", keys::CANARY);
+            errors.push(FieldError::new(path(keys::BASE), message));
+        }
+    }
+}
+
+fn pinned_revision(spec: &SidecarSetSpec, errors: &mut Vec<FieldError>) {
+    let Some(revision) = &spec.injection_strategy.revision else { return };
+    if revision.revision_name.is_none() && revision.custom_version.is_none() {
+        let message = "must name a revision: write revisionName or customVersion";
+        errors.push(FieldError::new("spec.injectionStrategy.revision", message));
     }
 }
 

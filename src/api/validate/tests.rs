@@ -30,9 +30,18 @@ fn a_plain_set_is_valid_without_warnings() {
     assert_eq!(validate(&serde_json::from_value(base()).unwrap()), Report::default());
 }
 
+fn agent(field: &str, value: Value) -> (String, Value) {
+    (format!("/spec/containers/0/{field}"), value)
+}
+
+fn refused<const N: usize>(cases: [((String, Value), &str); N]) {
+    for ((pointer, value), path) in cases {
+        assert_eq!(paths(&with(&pointer, value.clone())), [path], "{pointer} = {value}");
+    }
+}
+
 #[test]
 fn each_rule_names_the_field_it_refuses() {
-    let agent = |field: &str, value: Value| (format!("/spec/containers/0/{field}"), value);
     let cases = [
         (agent("name", json!("Agent")), "spec.containers[0].name"),
         (agent("image", json!(" agent")), "spec.containers[0].image"),
@@ -92,29 +101,68 @@ fn each_rule_names_the_field_it_refuses() {
             ("/spec/patchPodMetadata".into(), json!([{"annotations": {"sidecarset.dev/x": "1"}}])),
             "spec.patchPodMetadata[0].annotations[sidecarset.dev/x]",
         ),
-        (("/spec/patchPodMetadata".into(), json!([{"annotations": {}}])), "spec.patchPodMetadata[0].annotations"),
+        (("/spec/patchPodMetadata".into(), json!([{"annotations": {}}])), "spec.patchPodMetadata[0]"),
         (("/spec/customVersion".into(), json!("a b")), "spec.customVersion"),
     ];
-    for ((pointer, value), path) in cases {
-        assert_eq!(paths(&with(&pointer, value.clone())), [path], "{pointer} = {value}");
-    }
+    refused(cases);
+}
+
+#[test]
+fn each_rule_about_our_own_fields_names_the_field_it_refuses() {
+    let cases = [
+        (
+            ("/spec/patchPodMetadata".into(), json!([{"labels": {"pod-template-hash": "x"}}])),
+            "spec.patchPodMetadata[0].labels[pod-template-hash]",
+        ),
+        (("/spec/patchPodMetadata".into(), json!([{"labels": {"app": "x"}}])), "spec.patchPodMetadata[0].labels[app]"),
+        (("/spec/patchPodMetadata".into(), json!([{"labels": {"a": "x y"}}])), "spec.patchPodMetadata[0].labels[a]"),
+        (
+            ("/spec/patchPodMetadata".into(), json!([{"annotations": {"a": "x"}, "patchPolicy": "MergePatchJson"}])),
+            "spec.patchPodMetadata[0].annotations[a]",
+        ),
+        (agent("transferEnv", json!([{"envName": "A"}])), "spec.containers[0].transferEnv[0]"),
+        (agent("transferEnv", json!([{"sourceContainerName": "app"}])), "spec.containers[0].transferEnv[0]"),
+        (
+            agent(
+                "transferEnv",
+                json!([{"envName": "A", "sourceContainerNameFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}]),
+            ),
+            "spec.containers[0].transferEnv[0].sourceContainerNameFrom.fieldRef.fieldPath",
+        ),
+        (
+            agent("upgradeStrategy", json!({"upgradeType": "HotUpgrade"})),
+            "spec.containers[0].upgradeStrategy.hotUpgradeEmptyImage",
+        ),
+        (
+            agent("upgradeStrategy", json!({"hotUpgradeEmptyImage": "e"})),
+            "spec.containers[0].upgradeStrategy.hotUpgradeEmptyImage",
+        ),
+        (
+            (
+                "/spec/containers/-".into(),
+                json!({"name": "agent-1", "image": "i", "upgradeStrategy": {"upgradeType": "HotUpgrade", "hotUpgradeEmptyImage": ""}}),
+            ),
+            "spec.containers[1].upgradeStrategy.hotUpgradeEmptyImage",
+        ),
+        (agent("dependsOn", json!(["agent"])), "spec.containers[0].dependsOn"),
+        (("/spec/injectionStrategy".into(), json!({"revision": {}})), "spec.injectionStrategy.revision"),
+        (
+            ("/metadata/annotations".into(), json!({"sidecarset.dev/canary": "true"})),
+            "metadata.annotations[sidecarset.dev/base]",
+        ),
+        (
+            ("/metadata/annotations".into(), json!({"sidecarset.dev/canary": "true", "sidecarset.dev/base": "logs"})),
+            "metadata.annotations[sidecarset.dev/base]",
+        ),
+    ];
+    refused(cases);
 }
 
 #[test]
 fn what_is_not_built_yet_is_refused() {
     let cases = [
         ("/spec/resources", json!({"mode": "SharedWithPod"}), "spec.resources"),
-        ("/spec/containers/0/dependsOn", json!(["app"]), "spec.containers[0].dependsOn"),
-        ("/spec/containers/0/transferEnv", json!([{"envName": "A"}]), "spec.containers[0].transferEnv"),
-        ("/spec/containers/0/shareVolumePolicy", json!({"type": "enabled"}), "spec.containers[0].shareVolumePolicy"),
-        (
-            "/spec/containers/0/upgradeStrategy",
-            json!({"upgradeType": "HotUpgrade"}),
-            "spec.containers[0].upgradeStrategy HotUpgrade",
-        ),
-        ("/spec/injectionStrategy", json!({"newPods": "Latest"}), "spec.injectionStrategy.newPods"),
         ("/spec/injectionStrategy", json!({"existingPods": "Report"}), "spec.injectionStrategy.existingPods"),
-        ("/spec/injectionStrategy", json!({"revision": {"revisionName": "x"}}), "spec.injectionStrategy.revision"),
         ("/spec/updateStrategy", json!({"steps": [{"replicas": 1}]}), "spec.updateStrategy.steps"),
         ("/spec/updateStrategy", json!({"failurePolicy": {}}), "spec.updateStrategy.failurePolicy"),
         ("/spec/updateStrategy", json!({"prePull": true}), "spec.updateStrategy.prePull"),
@@ -125,23 +173,9 @@ fn what_is_not_built_yet_is_refused() {
             json!({"maxUnavailablePerWorkload": 1}),
             "spec.updateStrategy.maxUnavailablePerWorkload",
         ),
-        (
-            "/metadata/annotations",
-            json!({"sidecarset.dev/canary": "true"}),
-            "metadata.annotations[sidecarset.dev/canary]",
-        ),
     ];
     for (pointer, value, path) in cases {
         assert_eq!(paths(&with(pointer, value)), [path], "{pointer}");
-    }
-}
-
-#[test]
-fn values_that_mean_the_default_of_an_unsupported_field_are_accepted() {
-    for (field, value) in
-        [("shareVolumePolicy", json!({"type": "disabled"})), ("upgradeStrategy", json!({"upgradeType": "ColdUpgrade"}))]
-    {
-        assert_eq!(paths(&with(&format!("/spec/containers/0/{field}"), value)), Vec::<String>::new(), "{field}");
     }
 }
 
@@ -164,4 +198,94 @@ fn sets_on_the_same_pods_must_not_share_names() {
     let mut elsewhere = with("/spec/selector", json!({"matchLabels": {"app": "db"}}));
     elsewhere.metadata.name = Some("elsewhere".into());
     assert_eq!(conflicts(&set, [&set, &elsewhere]), []);
+}
+
+/// A set with one container on the pods of the base, and something else.
+fn named(name: &str, container: &str, extra: Value) -> SidecarSet {
+    let mut set = base();
+    set["metadata"]["name"] = json!(name);
+    set["spec"]["containers"] = json!([{"name": container, "image": "i"}]);
+    set["spec"].as_object_mut().unwrap().remove("volumes");
+    for (pointer, value) in extra.as_object().unwrap() {
+        let op = json!([{"op": "add", "path": pointer, "value": value}]);
+        json_patch::patch(&mut set, &serde_json::from_value::<json_patch::Patch>(op).unwrap()).unwrap();
+    }
+    serde_json::from_value(set).unwrap()
+}
+
+fn conflict_paths(set: &SidecarSet, others: &[&SidecarSet]) -> Vec<String> {
+    conflicts(set, others.iter().copied()).into_iter().map(|e| e.path).collect()
+}
+
+#[test]
+fn twins_of_a_hot_upgrade_count_as_names() {
+    let hot = json!({"/spec/containers/0/upgradeStrategy": {"upgradeType": "HotUpgrade", "hotUpgradeEmptyImage": "e"}});
+    let (a, b) = (named("a", "x", hot), named("b", "x-2", json!({})));
+    assert_eq!(conflict_paths(&a, &[&b]), ["spec.containers[0].name"]);
+    assert_eq!(conflict_paths(&b, &[&a]), ["spec.containers[0].name"]);
+}
+
+#[test]
+fn metadata_keys_conflict_when_one_side_overwrites_or_selects_by_them() {
+    let patch = |policy: &str, map: &str, key: &str| json!({"/spec/patchPodMetadata": [{map: {key: "{}"}, "patchPolicy": policy}]});
+    let set = |name: &str, policy: &str| named(name, name, patch(policy, "annotations", "k"));
+    let refused = "spec.patchPodMetadata[0].annotations[k]";
+    for (a, b, expected) in [
+        ("Retain", "Retain", vec![]),
+        ("MergePatchJson", "MergePatchJson", vec![]),
+        ("Overwrite", "Retain", vec![refused]),
+        ("Retain", "Overwrite", vec![refused]),
+    ] {
+        assert_eq!(conflict_paths(&set("a", a), &[&set("b", b)]), expected, "{a} {b}");
+    }
+    let tier = json!({"/spec/selector": {"matchLabels": {"tier": "x"}}});
+    let writes = named("a", "a", json!({"/spec/patchPodMetadata": [{"labels": {"tier": "x"}}]}));
+    assert_eq!(conflict_paths(&writes, &[&named("b", "b", tier)]), ["spec.patchPodMetadata[0].labels[tier]"]);
+}
+
+#[test]
+fn depends_on_is_checked_over_all_sets_on_the_same_pods() {
+    let on = |names: Value| json!({"/spec/containers/0/dependsOn": names});
+    let (a, b) = (named("a", "x", on(json!(["y"]))), named("b", "y", json!({})));
+    assert_eq!(conflict_paths(&a, &[]), ["spec.containers[0].dependsOn"], "unknown");
+    assert_eq!(conflict_paths(&a, &[&b]), Vec::<String>::new());
+    let back = named("b", "y", on(json!(["x"])));
+    assert_eq!(conflict_paths(&back, &[&a]), ["spec.containers[0].dependsOn"], "a circle");
+}
+
+#[test]
+fn a_canary_does_not_conflict_with_its_base() {
+    let annotations = json!({"/metadata/annotations": {"sidecarset.dev/canary": "true", "sidecarset.dev/base": "a"}});
+    let (base, canary) = (named("a", "x", json!({})), named("c", "x", annotations.clone()));
+    assert_eq!(conflict_paths(&base, &[&canary]), Vec::<String>::new());
+    assert_eq!(conflict_paths(&canary, &[&base]), Vec::<String>::new());
+    assert_eq!(conflict_paths(&canary, &[]), ["metadata.annotations[sidecarset.dev/base]"], "no base");
+    let second = named("d", "x", annotations);
+    assert_eq!(conflict_paths(&second, &[&base, &canary]), ["spec.containers[0].name"], "two canaries on one pod");
+}
+
+#[test]
+fn an_edge_that_only_orders_is_warned_about() {
+    let warnings = |extra: Value| validate(&named("a", "x", extra)).warnings;
+    assert!(warnings(json!({"/spec/containers/0/dependsOn": ["app"]}))[0].contains("OrderOnly"));
+    let native = |probe: Value| {
+        json!({"/spec/containers/0/dependsOn": ["p"],
+        "/spec/initContainers": [{"name": "p", "image": "p", "restartPolicy": "Always", "startupProbe": probe}]})
+    };
+    assert_eq!(warnings(native(json!(null))).len(), 1);
+    assert_eq!(warnings(native(json!({"exec": {"command": ["true"]}}))), Vec::<String>::new());
+}
+
+#[test]
+fn only_allowed_metadata_keys_may_be_written() {
+    let set = named(
+        "a",
+        "x",
+        json!({"/spec/patchPodMetadata": [{"annotations": {"example.com/a": "1", "other.org/b": "1"}}]}),
+    );
+    let allowed = AllowedKeys::new(["example.com/*".to_owned()]);
+    let errors = validate_with(&set, &allowed).errors;
+    assert_eq!(errors.len(), 1);
+    assert_eq!(errors[0].path, "spec.patchPodMetadata[0].annotations[other.org/b]");
+    assert!(errors[0].message.contains("example.com/*"), "{}", errors[0]);
 }

@@ -1,16 +1,19 @@
-//! Sets prepared for injection, once per change, and indexed so that a pod costs as much as the sets that match it.
+//! A set prepared for injection, once per change.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use kube::core::Expression;
+use kube::ResourceExt;
 use serde_json::{Value, json};
 
+use super::share::Shares;
 use crate::api::crd::OWN_CONTAINER_FIELDS;
-use crate::api::keys;
 use crate::api::selector::{Selector, SelectorError, key};
-use crate::api::v1beta1::{FailurePolicy, PatchPodMetadata, PatchPolicy, PodInjectPolicy, SidecarSetSpec};
-use crate::core::revision::{List, Template};
+use crate::api::v1beta1::{
+    FailurePolicy, InjectionRevision, NewPods, PatchPodMetadata, PodInjectPolicy, RevisionPolicy, SidecarSet,
+};
+use crate::api::{canary_base, keys};
+use crate::core::revision::{self, History, List, Template, twins};
 
 /// Fields whose zero value the apiserver drops or replaces by a default; everywhere else false and 0 mean something.
 const FALSE_IS_ABSENT: [&str; 4] = ["tty", "stdin", "stdinOnce", "readOnly"];
@@ -22,8 +25,24 @@ const ZERO_IS_ABSENT: [&str; 6] =
 pub(super) struct Prepared {
     pub(super) list: List,
     pub(super) name: String,
-    pub(super) before_app: bool,
+    /// Name in the set, which the twins of a hot upgrade share.
+    pub(super) entry: String,
+    pub(super) policy: Option<PodInjectPolicy>,
+    pub(super) depends_on: Vec<String>,
+    pub(super) shares: Shares,
     pub(super) json: Value,
+}
+
+/// One revision of a set.
+#[derive(Clone, Debug)]
+pub(super) struct CompiledTemplate {
+    pub(super) revision: String,
+    pub(super) containers: Vec<Prepared>,
+    pub(super) volumes: Vec<Value>,
+    pub(super) pull_secrets: Vec<Value>,
+    pub(super) metadata: Vec<PatchPodMetadata>,
+    /// The twin that works first, by name in the set.
+    pub(super) hot: BTreeMap<String, String>,
 }
 
 /// One set.
@@ -39,133 +58,195 @@ pub struct CompiledSet {
     pub failure_policy: FailurePolicy,
     /// `injectionStrategy.paused`.
     pub paused: bool,
-    /// Hash of the revision that new pods get.
-    pub revision: String,
-    pub(super) containers: Vec<Prepared>,
-    pub(super) volumes: Vec<Value>,
-    pub(super) pull_secrets: Vec<Value>,
-    pub(super) annotations: Vec<(String, String, bool)>,
-    /// Value of the annotation `injection.sidecarset.dev/<set>`.
-    pub(super) mark: String,
+    /// For a canary, the set whose place it takes.
+    pub base: Option<String>,
+    usual: Arc<CompiledTemplate>,
+    pinned: Option<Pinned>,
     /// Container and volume names of every known revision: only these can be ours on a pod that says so.
     pub(super) known_names: BTreeSet<String>,
 }
 
+/// `injectionStrategy.revision`.
+#[derive(Clone, Debug)]
+struct Pinned {
+    /// The revision, or why there is none.
+    template: Result<Arc<CompiledTemplate>, String>,
+    /// Only pods that this does not match get it; `None` for every pod.
+    except: Option<Selector>,
+}
+
 impl CompiledSet {
-    /// Prepares a set. `template` with hash `revision` is what new pods get; `history` are all its known revisions.
+    /// Prepares a valid set. `history` are its known revisions.
+    ///
+    /// Which revision a new pod gets: `injectionStrategy.revision` if it says one for the pod; else with
+    /// `newPods: Latest` the spec's, and with `FollowRollout` (the default) `status.injectionRevision`, which the leader
+    /// decides. A revision that was aborted is not given to anyone.
     ///
     /// # Errors
     /// A selector that does not parse; validation says so with its full path.
-    pub fn new<'a>(
-        name: &str,
-        spec: &SidecarSetSpec,
-        (revision, template): (&str, &'a Template),
-        history: impl IntoIterator<Item = &'a Template>,
-    ) -> Result<Self, SelectorError> {
-        let containers: Vec<Prepared> = List::ALL
-            .into_iter()
-            .flat_map(|list| {
-                template.entries(list.field()).filter(|e| e.is_object()).map(move |entry| prepare(list, entry))
-            })
-            .collect();
-        let mounted: BTreeSet<&str> = containers.iter().flat_map(|c| mounted_volumes(&c.json)).collect();
-        let is_mounted = |volume: &&Value| volume["name"].as_str().is_some_and(|name| mounted.contains(name));
-        let volumes: Vec<Value> = template.entries("volumes").filter(is_mounted).cloned().collect();
-        let known_names = history.into_iter().chain([template]).flat_map(names).collect();
+    pub fn new(set: &SidecarSet, history: &History) -> Result<Self, SelectorError> {
+        let spec = &set.spec;
+        let target = Template::of(spec);
+        let collisions = set.status.as_ref().and_then(|status| status.collision_count).unwrap_or(0);
+        let hash = target.hash(collisions);
+        let usual = match usual_revision(set, &hash).and_then(|hash| Some((hash, &history.get(hash)?.template))) {
+            Some((hash, template)) => CompiledTemplate::new(hash, template),
+            None => CompiledTemplate::new(&hash, &target),
+        };
+        let templates = history.values().map(|revision| &revision.template);
         Ok(Self {
-            name: name.to_owned(),
+            name: set.name_any(),
             selector: Selector::parse(&spec.selector)?,
             namespace_selector: spec.namespace_selector.as_ref().map(Selector::parse).transpose()?,
             failure_policy: spec.injection_strategy.failure_policy,
             paused: spec.injection_strategy.paused,
-            revision: revision.to_owned(),
-            mark: mark(&containers, &volumes),
-            pull_secrets: template.entries("imagePullSecrets").cloned().collect(),
-            annotations: spec.patch_pod_metadata.iter().flat_map(annotations).collect(),
-            containers,
-            volumes,
-            known_names,
+            base: canary_base(set).map(str::to_owned),
+            pinned: pinned(set, (&hash, &target), history)?,
+            usual: Arc::new(usual),
+            known_names: templates.chain([&target]).flat_map(names).collect(),
         })
     }
+
+    /// The revision that a pod with these labels gets, or why there is none.
+    pub(super) fn template(&self, labels: &BTreeMap<String, String>) -> Result<&Arc<CompiledTemplate>, &str> {
+        let pinned = self.pinned.as_ref().filter(|pinned| pinned.except.as_ref().is_none_or(|s| !s.matches(labels)));
+        pinned.map_or(Ok(&self.usual), |pinned| pinned.template.as_ref().map_err(String::as_str))
+    }
+
+    /// Hash of the revision that pods get to which nothing else applies.
+    pub fn revision(&self) -> &str {
+        &self.usual.revision
+    }
+
+    /// Why `injectionStrategy.revision` cannot be followed.
+    pub fn pinned_problem(&self) -> Option<&str> {
+        self.pinned.as_ref().and_then(|pinned| pinned.template.as_ref().err()).map(String::as_str)
+    }
+
+    /// Label keys that decide whether, and with what, this set injects.
+    pub(super) fn selector_keys(&self) -> impl Iterator<Item = &str> {
+        let except = self.pinned.as_ref().and_then(|pinned| pinned.except.as_ref());
+        [&self.selector].into_iter().chain(except).flat_map(Selector::requirements).map(key)
+    }
 }
 
-/// All sets, by name, with an index on what their selectors require.
-#[derive(Clone, Debug, Default)]
-pub struct CompiledSets {
-    sets: Vec<Arc<CompiledSet>>,
-    /// Sets that require this value of this label.
-    by_value: HashMap<String, HashMap<String, Vec<usize>>>,
-    /// Sets that require this label, whatever its value.
-    by_key: HashMap<String, Vec<usize>>,
-    /// Sets that require no label to be there.
-    others: Vec<usize>,
+/// A revision other than that of the spec.
+fn usual_revision<'a>(set: &'a SidecarSet, target: &str) -> Option<&'a str> {
+    let status = set.status.as_ref()?;
+    if status.aborted_revision.as_deref() == Some(target) {
+        return status.stable_revision.as_deref();
+    }
+    match set.spec.injection_strategy.new_pods {
+        Some(NewPods::Latest) => None,
+        Some(NewPods::FollowRollout) | None => status.injection_revision.as_deref(),
+    }
 }
 
-impl CompiledSets {
-    /// Builds the index.
-    pub fn new(sets: impl IntoIterator<Item = Arc<CompiledSet>>) -> Self {
-        let mut sets: Vec<_> = sets.into_iter().collect();
-        sets.sort_by(|a, b| a.name.cmp(&b.name));
-        let mut index = Self::default();
-        for (position, set) in sets.iter().enumerate() {
-            index.insert(position, &set.selector);
+fn pinned(
+    set: &SidecarSet,
+    (hash, target): (&str, &Template),
+    history: &History,
+) -> Result<Option<Pinned>, SelectorError> {
+    let Some(wanted) = &set.spec.injection_strategy.revision else { return Ok(None) };
+    let update = &set.spec.update_strategy;
+    let partial = wanted.policy == Some(RevisionPolicy::Partial) && !update.paused;
+    let found = find_revision(set, wanted, (hash, target), history)
+        .map(|(hash, template)| Arc::new(CompiledTemplate::new(hash, template)));
+    let except = match (&update.selector, partial) {
+        (_, false) => None,
+        (Some(selector), true) => Some(Selector::parse(selector)?),
+        // Partition decides, and the leader follows it with injectionRevision: no pod is outside.
+        (None, true) => Some(Selector::default()),
+    };
+    Ok(Some(Pinned { template: found.ok_or_else(|| not_found(&set.name_any(), wanted)), except }))
+}
+
+/// The revision that `injectionStrategy.revision` names: of several with one `customVersion` the newest.
+pub fn find_revision<'a>(
+    set: &'a SidecarSet,
+    wanted: &InjectionRevision,
+    (hash, target): (&'a str, &'a Template),
+    history: &'a History,
+) -> Option<(&'a str, &'a Template)> {
+    let name = set.name_any();
+    let fits = |hash: &str, version: Option<&str>| {
+        wanted.revision_name.as_deref().is_none_or(|wanted| wanted == hash || wanted == revision::name(&name, hash))
+            && wanted.custom_version.as_deref().is_none_or(|wanted| version == Some(wanted))
+    };
+    if fits(hash, set.spec.custom_version.as_deref()) {
+        return Some((hash, target));
+    }
+    let known = history.iter().filter(|(hash, revision)| fits(hash, revision.custom_version.as_deref()));
+    known.max_by_key(|(_, revision)| revision.number).map(|(hash, revision)| (hash.as_str(), &revision.template))
+}
+
+/// Says how to find the revisions that there are.
+pub fn not_found(set: &str, wanted: &InjectionRevision) -> String {
+    let InjectionRevision { revision_name, custom_version, policy: _ } = wanted;
+    let what = match (revision_name, custom_version) {
+        (Some(name), _) => format!("revision {name:?}"),
+        (None, version) => format!("customVersion {:?}", version.as_deref().unwrap_or_default()),
+    };
+    format!(
+        "{what} is not in the history of SidecarSet {set:?}: kubectl get controllerrevisions -A -l {}={set} lists what is",
+        keys::SET
+    )
+}
+
+impl CompiledTemplate {
+    fn new(revision: &str, template: &Template) -> Self {
+        let containers: Vec<Prepared> = List::ALL
+            .into_iter()
+            .flat_map(|list| template.entries(list.field()).filter(|e| e.is_object()).map(move |entry| (list, entry)))
+            .flat_map(|(list, entry)| prepare(list, entry))
+            .collect();
+        let mounted: BTreeSet<&str> = containers.iter().flat_map(|c| mounted_volumes(&c.json)).collect();
+        let is_mounted = |volume: &&Value| volume["name"].as_str().is_some_and(|name| mounted.contains(name));
+        let hot = containers.iter().filter(|c| c.entry != c.name).rev().map(|c| (c.entry.clone(), c.name.clone()));
+        Self {
+            revision: revision.to_owned(),
+            volumes: template.entries("volumes").filter(is_mounted).cloned().collect(),
+            pull_secrets: template.entries("imagePullSecrets").cloned().collect(),
+            metadata: template
+                .entries("patchPodMetadata")
+                .filter_map(|e| serde_json::from_value(e.clone()).ok())
+                .collect(),
+            // Reversed, so that of two twins the first stays.
+            hot: hot.collect(),
+            containers,
         }
-        index.sets = sets;
-        index
     }
+}
 
-    fn insert(&mut self, position: usize, selector: &Selector) {
-        let mut requirements: Vec<&Expression> = selector.requirements().iter().collect();
-        requirements.sort_by_key(|requirement| !matches!(requirement, Expression::Equal(..) | Expression::In(..)));
-        match requirements.first() {
-            Some(Expression::Equal(key, value)) => self.insert_value(position, key, value),
-            Some(Expression::In(key, values)) => {
-                for value in values {
-                    self.insert_value(position, key, value);
-                }
-            }
-            _ => match requirements.iter().find(|r| matches!(r, Expression::Exists(_))) {
-                Some(exists) => self.by_key.entry(key(exists).to_owned()).or_default().push(position),
-                None => self.others.push(position),
-            },
-        }
+/// The containers that one entry of a set becomes: one, or the two twins of a hot upgrade.
+fn prepare(list: List, entry: &Value) -> Vec<Prepared> {
+    let name = entry["name"].as_str().unwrap_or_default();
+    if !revision::is_hot(entry) {
+        return vec![container(list, entry, name)];
     }
-
-    fn insert_value(&mut self, position: usize, key: &str, value: &str) {
-        self.by_value.entry(key.to_owned()).or_default().entry(value.to_owned()).or_default().push(position);
-    }
-
-    /// All sets, by name.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<CompiledSet>> {
-        self.sets.iter()
-    }
-
-    /// The set of this name.
-    pub fn get(&self, name: &str) -> Option<&Arc<CompiledSet>> {
-        self.sets.binary_search_by(|set| set.name.as_str().cmp(name)).ok().map(|position| &self.sets[position])
-    }
-
-    /// Sets that select a pod with these labels in a namespace with those, by name.
-    pub fn matching(
-        &self,
-        labels: &BTreeMap<String, String>,
-        namespace_labels: &BTreeMap<String, String>,
-    ) -> Vec<&CompiledSet> {
-        let by_value = labels.iter().filter_map(|(key, value)| self.by_value.get(key)?.get(value)).flatten();
-        let by_key = labels.keys().filter_map(|key| self.by_key.get(key)).flatten();
-        let candidates: BTreeSet<usize> = by_value.chain(by_key).chain(&self.others).copied().collect();
-        let sets = candidates.into_iter().map(|position| self.sets[position].as_ref());
-        sets.filter(|set| {
-            set.selector.matches(labels)
-                && set.namespace_selector.as_ref().is_none_or(|selector| selector.matches(namespace_labels))
+    let [first, second] = twins(name);
+    let idle = json!(entry["upgradeStrategy"]["hotUpgradeEmptyImage"]);
+    [(first, entry["image"].clone()), (second, idle)]
+        .into_iter()
+        .map(|(twin, image)| {
+            let mut entry = entry.clone();
+            entry["name"] = json!(twin);
+            entry["image"] = image;
+            let versions =
+                [("SIDECARSET_VERSION", keys::VERSION_PREFIX), ("SIDECARSET_VERSION_ALT", keys::VERSION_ALT_PREFIX)];
+            let variables = versions.map(|(variable, prefix)| {
+                let path = format!("metadata.annotations['{prefix}{twin}']");
+                json!({"name": variable, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": path}}})
+            });
+            let env = entry["env"].as_array().cloned().unwrap_or_default();
+            entry["env"] = env.into_iter().chain(variables).collect();
+            container(list, &entry, name)
         })
         .collect()
-    }
 }
 
-fn prepare(list: List, entry: &Value) -> Prepared {
+fn container(list: List, entry: &Value, entry_name: &str) -> Prepared {
     let mut json = entry.clone();
-    let policy: Option<PodInjectPolicy> = serde_json::from_value(json["podInjectPolicy"].take()).ok();
     if let Some(fields) = json.as_object_mut() {
         for field in OWN_CONTAINER_FIELDS {
             fields.remove(field);
@@ -175,14 +256,14 @@ fn prepare(list: List, entry: &Value) -> Prepared {
     let env = json["env"].as_array_mut().map(std::mem::take).unwrap_or_default();
     let own = env.into_iter().filter(|variable| variable["name"] != keys::IS_INJECTED);
     json["env"] = own.chain([json!({"name": keys::IS_INJECTED, "value": "true"})]).collect();
+    let strings = entry["dependsOn"].as_array().into_iter().flatten().filter_map(Value::as_str);
     Prepared {
         list,
         name: json["name"].as_str().unwrap_or_default().to_owned(),
-        // OpenKruise's defaults: ordinary sidecars in front of the application, init containers behind its own.
-        before_app: match policy {
-            Some(policy) => policy == PodInjectPolicy::BeforeAppContainer,
-            None => list == List::Ordinary,
-        },
+        entry: entry_name.to_owned(),
+        policy: serde_json::from_value(entry["podInjectPolicy"].clone()).ok(),
+        depends_on: strings.map(str::to_owned).collect(),
+        shares: Shares::of(entry),
         json,
     }
 }
@@ -216,19 +297,6 @@ pub(super) fn mounted_volumes(container: &Value) -> impl Iterator<Item = &str> {
 }
 
 fn names(template: &Template) -> impl Iterator<Item = String> {
-    ["containers", "initContainers", "volumes"]
-        .into_iter()
-        .flat_map(|field| template.entries(field))
-        .filter_map(|entry| entry["name"].as_str().map(str::to_owned))
-}
-
-fn annotations(patch: &PatchPodMetadata) -> impl Iterator<Item = (String, String, bool)> {
-    let overwrite = patch.patch_policy == Some(PatchPolicy::Overwrite);
-    patch.annotations.iter().map(move |(key, value)| (key.clone(), value.clone(), overwrite))
-}
-
-fn mark(containers: &[Prepared], volumes: &[Value]) -> String {
-    let of = |list: List| containers.iter().filter(|c| c.list == list).map(|c| c.name.clone()).collect::<Vec<_>>();
-    let volumes: Vec<&Value> = volumes.iter().map(|volume| &volume["name"]).collect();
-    json!({"containers": of(List::Ordinary), "initContainers": of(List::Init), "volumes": volumes}).to_string()
+    let volumes = template.entries("volumes").filter_map(|entry| entry["name"].as_str().map(str::to_owned));
+    template.sidecars().flat_map(|sidecar| sidecar.container_names()).chain(volumes)
 }

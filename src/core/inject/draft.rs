@@ -72,13 +72,16 @@ impl Draft {
         }
     }
 
-    /// Removes the elements of a list that have this name.
-    pub(super) fn remove_named(&mut self, path: &[&str], name: &str) {
+    /// Removes the elements of a list that have this name. Returns whether there were any.
+    pub(super) fn remove_named(&mut self, path: &[&str], name: &str) -> bool {
+        let before = self.edits();
         while let Some(index) = self.position(path, name) {
-            let Some(list) = self.pod.pointer_mut(&pointer(path)).and_then(Value::as_array_mut) else { return };
-            list.remove(index);
-            self.operations.push(json!({"op": "remove", "path": format!("{}/{index}", pointer(path))}));
+            if let Some(list) = self.pod.pointer_mut(&pointer(path)).and_then(Value::as_array_mut) {
+                list.remove(index);
+                self.operations.push(json!({"op": "remove", "path": format!("{}/{index}", pointer(path))}));
+            }
         }
+        self.edits() > before
     }
 
     /// Where in a list the element of this name stands.

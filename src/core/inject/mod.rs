@@ -6,7 +6,12 @@
 mod compile;
 mod converge;
 mod draft;
+mod marks;
+mod metadata;
 mod place;
+mod sets;
+mod share;
+mod strangers;
 #[cfg(test)]
 mod tests;
 mod volumes;
@@ -17,9 +22,12 @@ use std::sync::Arc;
 use json_patch::Patch;
 use serde_json::Value;
 
-pub use compile::{CompiledSet, CompiledSets};
+pub use compile::{CompiledSet, find_revision, not_found};
 use draft::Draft;
-use place::{Conflict, Marks};
+pub use marks::Mark;
+use marks::Marks;
+use place::{Candidate, Failure, Placement};
+pub use sets::CompiledSets;
 
 use crate::api::SidecarSet;
 use crate::api::keys;
@@ -64,8 +72,10 @@ pub struct Outcome {
     pub set: String,
     /// The reason.
     pub reason: InjectionReason,
-    /// One sentence for people.
+    /// One sentence for people; may be empty.
     pub message: String,
+    /// What was asked for and could not be had, though the sidecars were injected.
+    pub notes: Vec<String>,
 }
 
 /// The decision about one pod.
@@ -88,45 +98,84 @@ pub fn inject(sets: &CompiledSets, request: &Request<'_>) -> Injection {
         return Injection { outcomes, ..Injection::default() };
     }
     let (paused, active): (Vec<_>, Vec<_>) = matching.into_iter().partition(|set| set.paused);
-    let mut draft = Draft::new(request.pod);
-    let mut marks = Marks::read(request.pod, sets);
+    let (active, replaced) = without_bases(active);
     let mut outcomes: Vec<Outcome> =
         paused.iter().map(|set| outcome(set, InjectionReason::Paused, "injectionStrategy.paused is true")).collect();
-    let keep = |name: &str| paused.iter().chain(&active).any(|set| set.name == name);
-    outcomes.extend(place::remove_strangers(&mut draft, &mut marks, sets, keep));
-
-    let mut served = Vec::new();
+    outcomes.extend(replaced);
+    let selects = |name: &str| paused.iter().chain(&active).any(|set| set.name == name);
+    let marks = Marks::read(request.pod, sets);
+    let mut failures = Vec::new();
+    let mut candidates = Vec::new();
     for set in &active {
-        let edits_before = draft.edits();
-        match place::place(&mut draft, &mut marks, set) {
-            Ok(()) => {
-                let changed = draft.edits() > edits_before;
-                let reason = if changed { InjectionReason::Injected } else { InjectionReason::AlreadyInjected };
-                outcomes.push(outcome(set, reason, ""));
-                served.push(*set);
-            }
-            Err(Conflict { reason, message }) => {
-                if set.failure_policy == FailurePolicy::Fail {
-                    let refused = Some(format!("SidecarSet {:?} cannot inject its sidecars: {message}", set.name));
-                    return Injection {
-                        refused,
-                        outcomes: vec![outcome(set, reason, message)],
-                        ..Injection::default()
-                    };
+        match set.template(&labels) {
+            Ok(template) => candidates.push(Candidate { set, template: Arc::clone(template) }),
+            Err(message) => failures.push((*set, InjectionReason::RevisionNotFound, message.to_owned())),
+        }
+    }
+    loop {
+        if let Some((set, reason, message)) =
+            failures.iter().find(|(set, ..)| set.failure_policy == FailurePolicy::Fail)
+        {
+            let refused = Some(format!("SidecarSet {:?} cannot inject its sidecars: {message}", set.name));
+            return Injection { refused, outcomes: vec![outcome(set, *reason, message)], ..Injection::default() };
+        }
+        let mut draft = Draft::new(request.pod);
+        let mut marks = marks.clone();
+        let wants = |set: &str, container: &str| match candidates.iter().find(|candidate| candidate.set.name == set) {
+            Some(candidate) => candidate.template.containers.iter().any(|prepared| prepared.name == container),
+            // Paused, or without a revision: what is there stays.
+            None => true,
+        };
+        let removed = strangers::remove(&mut draft, &mut marks, selects, wants);
+        for (set, ..) in &failures {
+            unmark(&mut draft, &marks, set);
+        }
+        match (Placement { raw: request.pod, all: sets, draft, marks, candidates: &candidates }).place() {
+            Ok((draft, done)) => {
+                let message = "the pod was copied from one that the set selected";
+                outcomes.extend(removed.into_iter().map(|set| new_outcome(set, InjectionReason::Removed, message)));
+                outcomes.extend(failures.iter().map(|(set, reason, message)| outcome(set, *reason, message)));
+                for (candidate, done) in candidates.iter().zip(done) {
+                    let reason =
+                        if done.changed { InjectionReason::Injected } else { InjectionReason::AlreadyInjected };
+                    outcomes.push(Outcome { notes: done.notes, ..outcome(candidate.set, reason, "") });
                 }
-                place::unmark(&mut draft, &marks, set);
-                outcomes.push(outcome(set, reason, message));
+                outcomes.sort_by(|a, b| a.set.cmp(&b.set));
+                return Injection { patch: draft.into_patch(), outcomes, refused: None };
+            }
+            // Without this set, from the start: what is placed depends on who else is.
+            Err(Failure { candidate, reason, message }) => {
+                failures.push((candidates.remove(candidate).set, reason, message));
             }
         }
     }
-    place::metadata(&mut draft, &served);
-    place::default_container(&mut draft, &marks);
-    outcomes.sort_by(|a, b| a.set.cmp(&b.set));
-    Injection { patch: draft.into_patch(), outcomes, refused: None }
+}
+
+/// A pod that a canary and its base both select gets the canary's sidecars (OpenKruise's rule).
+fn without_bases(active: Vec<&CompiledSet>) -> (Vec<&CompiledSet>, Vec<Outcome>) {
+    let canary = |base: &CompiledSet| active.iter().find(|set| set.base.as_ref() == Some(&base.name)).copied();
+    let replaced = active.iter().filter_map(|base| {
+        let message = format!("its canary SidecarSet {:?} injects instead", canary(base)?.name);
+        Some(outcome(base, InjectionReason::ReplacedByCanary, message))
+    });
+    let replaced: Vec<Outcome> = replaced.collect();
+    (active.iter().copied().filter(|set| canary(set).is_none()).collect(), replaced)
+}
+
+/// A set that could not inject must not look as if it had.
+fn unmark(draft: &mut Draft, marks: &Marks, set: &CompiledSet) {
+    let has_containers = marks.by_set.get(&set.name).is_some_and(|mark| mark.all_containers().next().is_some());
+    if !has_containers {
+        strangers::remove_marks(draft, &|name: &str| name != set.name);
+    }
 }
 
 fn outcome(set: &CompiledSet, reason: InjectionReason, message: impl Into<String>) -> Outcome {
-    Outcome { set: set.name.clone(), reason, message: message.into() }
+    new_outcome(set.name.clone(), reason, message)
+}
+
+fn new_outcome(set: String, reason: InjectionReason, message: impl Into<String>) -> Outcome {
+    Outcome { set, reason, message: message.into(), notes: Vec::new() }
 }
 
 /// Pods and namespaces that no set may touch.

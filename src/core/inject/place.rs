@@ -1,260 +1,333 @@
-//! The steps of an injection: what is ours already, what must go, what must come, and where.
+//! One attempt to put the sidecars of all candidates into a pod, each at its place, or to say which set cannot.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::compile::{CompiledSet, CompiledSets, Prepared, mounted_volumes};
+use super::compile::{CompiledSet, CompiledTemplate, Prepared};
 use super::converge::{converge, covers};
-use super::draft::{Draft, elements, strings};
-use super::{Outcome, volumes};
+use super::draft::{Draft, elements};
+use super::marks::{Mark, Marks};
+use super::metadata::{self, Wishes};
+use super::sets::CompiledSets;
+use super::share::Sources;
+use super::volumes;
 use crate::api::keys;
+use crate::api::order::{Block, Node, Order, order};
 use crate::api::reasons::InjectionReason;
 use crate::core::revision::List;
 
-const VOLUMES: [&str; 2] = ["spec", "volumes"];
-const PULL_SECRETS: [&str; 2] = ["spec", "imagePullSecrets"];
+pub(super) const VOLUMES: [&str; 2] = ["spec", "volumes"];
+pub(super) const PULL_SECRETS: [&str; 2] = ["spec", "imagePullSecrets"];
 
-fn path(list: List) -> [&'static str; 2] {
+pub(super) fn path(list: List) -> [&'static str; 2] {
     ["spec", list.field()]
 }
 
-/// Why a set cannot inject into a pod.
-pub(super) struct Conflict {
+/// A set that injects, and with which revision.
+#[derive(Clone)]
+pub(super) struct Candidate<'a> {
+    pub(super) set: &'a CompiledSet,
+    pub(super) template: Arc<CompiledTemplate>,
+}
+
+/// Why a candidate cannot inject into this pod.
+pub(super) struct Failure {
+    /// Position among the candidates.
+    pub(super) candidate: usize,
     pub(super) reason: InjectionReason,
     pub(super) message: String,
 }
 
-/// What the pod says it got from whom. Believed only for names that a revision of that set knows.
-pub(super) struct Marks {
-    /// Set by container name.
-    containers: BTreeMap<String, String>,
-    /// Set by volume name.
-    volumes: BTreeMap<String, String>,
-    /// Revision by set, from the labels.
-    revisions: BTreeMap<String, String>,
-    /// Where the next container in front of the application goes, by list.
-    front: BTreeMap<List, usize>,
+/// What was done for one candidate.
+#[derive(Default)]
+pub(super) struct Done {
+    pub(super) changed: bool,
+    pub(super) notes: Vec<String>,
 }
 
-impl Marks {
-    pub(super) fn read(pod: &Value, sets: &CompiledSets) -> Self {
-        let labels = strings(&pod["metadata"]["labels"]);
-        let mut marks = Self {
-            containers: BTreeMap::new(),
-            volumes: BTreeMap::new(),
-            revisions: suffixed(&labels, keys::REVISION_PREFIX),
-            front: BTreeMap::new(),
-        };
-        for (name, mark) in suffixed(&strings(&pod["metadata"]["annotations"]), keys::INJECTION_PREFIX) {
-            let (Some(set), Ok(mark)) = (sets.get(&name), serde_json::from_str::<Value>(&mark)) else { continue };
-            let known = |field: &str| -> Vec<String> {
-                let names = mark[field].as_array().into_iter().flatten().filter_map(Value::as_str);
-                names.filter(|name| set.known_names.contains(*name)).map(str::to_owned).collect()
-            };
-            for field in ["containers", "initContainers"] {
-                marks.containers.extend(known(field).into_iter().map(|container| (container, name.clone())));
+/// The pod as it came, and what is edited.
+pub(super) struct Placement<'a> {
+    pub(super) raw: &'a Value,
+    pub(super) all: &'a CompiledSets,
+    pub(super) draft: Draft,
+    pub(super) marks: Marks,
+    pub(super) candidates: &'a [Candidate<'a>],
+}
+
+impl<'a> Placement<'a> {
+    /// Places everything, or nothing: on a failure the draft is thrown away.
+    pub(super) fn place(mut self) -> Result<(Draft, Vec<Done>), Failure> {
+        self.check_names()?;
+        self.check_volumes()?;
+        let order = self.order()?;
+        let mut done: Vec<Done> = self.candidates.iter().map(|_| Done::default()).collect();
+        let mut new_marks = self.metadata(&mut done);
+        self.containers(&order, &mut done);
+        for (i, mark) in new_marks.iter_mut().enumerate() {
+            let edits = self.draft.edits();
+            self.volumes_and_secrets(&self.candidates[i].clone(), mark);
+            self.write_marks(&self.candidates[i].clone(), mark);
+            done[i].changed |= self.draft.edits() > edits;
+        }
+        self.default_container();
+        Ok((self.draft, done))
+    }
+
+    fn check_names(&self) -> Result<(), Failure> {
+        let mut claimed: BTreeMap<&str, &str> = BTreeMap::new();
+        for (candidate, Candidate { set, template }) in self.candidates.iter().enumerate() {
+            for prepared in &template.containers {
+                let name = prepared.name.as_str();
+                let there = List::ALL.into_iter().any(|list| self.draft.position(&path(list), name).is_some());
+                let owner = self.marks.owner(name);
+                let other = claimed.get(name).copied().or(owner).filter(|owner| *owner != set.name);
+                let by = match other {
+                    Some(other) if there || claimed.contains_key(name) => format!("SidecarSet {other:?}"),
+                    _ if there && owner.is_none() => "one of the pod's own containers".to_owned(),
+                    _ => continue,
+                };
+                let message = format!("container name {name:?} is taken by {by}; rename one of them");
+                return Err(Failure { candidate, reason: InjectionReason::NameConflict, message });
             }
-            marks.volumes.extend(known("volumes").into_iter().map(|volume| (volume, name.clone())));
+            claimed.extend(template.containers.iter().map(|prepared| (prepared.name.as_str(), set.name.as_str())));
+        }
+        Ok(())
+    }
+
+    fn check_volumes(&self) -> Result<(), Failure> {
+        let mut claimed: BTreeMap<&str, &Value> = BTreeMap::new();
+        for (candidate, Candidate { set, template }) in self.candidates.iter().enumerate() {
+            for volume in &template.volumes {
+                let name = volume["name"].as_str().unwrap_or_default();
+                let ours = self.marks.lists(&set.name, name, |mark| &mark.volumes);
+                let existing = elements(self.draft.pod(), &VOLUMES).find(|existing| existing["name"] == name && !ours);
+                if existing.or(claimed.get(name).copied()).is_some_and(|other| !volumes::same(other, volume)) {
+                    let message = format!(
+                        "there is another volume {name:?} in the pod or in another SidecarSet; rename one of them or make the two equal"
+                    );
+                    return Err(Failure { candidate, reason: InjectionReason::VolumeConflict, message });
+                }
+                claimed.insert(name, volume);
+            }
+        }
+        Ok(())
+    }
+
+    /// The start order over all candidates; positions are those of [`Self::prepared`].
+    fn order(&self) -> Result<Order, Failure> {
+        let (mut nodes, mut owners) = (Vec::new(), Vec::new());
+        for (candidate, Candidate { set, template }) in self.candidates.iter().enumerate() {
+            for prepared in &template.containers {
+                nodes.push(Node {
+                    set: &set.name,
+                    name: &prepared.entry,
+                    init: prepared.list == List::Init,
+                    policy: prepared.policy,
+                    depends_on: &prepared.depends_on,
+                });
+                owners.push(candidate);
+            }
+        }
+        order(&nodes).map_err(|error| Failure {
+            candidate: owners[error.node],
+            reason: InjectionReason::OrderConflict,
+            message: error.message,
+        })
+    }
+
+    /// All containers of all candidates.
+    fn prepared(&self) -> Vec<(usize, &Prepared)> {
+        let of = |(i, candidate): (usize, &'_ Candidate<'_>)| -> Vec<(usize, usize)> {
+            (0..candidate.template.containers.len()).map(|container| (i, container)).collect()
+        };
+        let all = self.candidates.iter().enumerate().flat_map(of);
+        all.map(|(i, container)| (i, &self.candidates[i].template.containers[container])).collect()
+    }
+
+    /// Before the containers: they may take names from labels and annotations.
+    fn metadata(&mut self, done: &mut [Done]) -> Vec<Mark> {
+        let wishes: Vec<Wishes<'_>> = self
+            .candidates
+            .iter()
+            .map(|Candidate { set, template }| Wishes { set: &set.name, patches: &template.metadata })
+            .collect();
+        let edits = self.draft.edits();
+        let mut written = metadata::write(&mut self.draft, &self.marks, self.all, &wishes);
+        let changed = self.draft.edits() > edits;
+        let mut marks = Vec::new();
+        for (Candidate { set, .. }, done) in self.candidates.iter().zip(done) {
+            let written = written.remove(set.name.as_str()).unwrap_or_default();
+            done.changed |= changed && !(written.labels.is_empty() && written.annotations.is_empty());
+            done.notes.extend(written.notes);
+            marks.push(Mark { labels: written.labels, annotations: written.annotations, ..Mark::default() });
         }
         marks
     }
 
-    fn owns(&self, set: &CompiledSet, container: &str) -> bool {
-        self.containers.get(container).is_some_and(|owner| *owner == set.name)
-    }
-}
-
-fn suffixed(map: &BTreeMap<String, String>, prefix: &str) -> BTreeMap<String, String> {
-    map.iter().filter_map(|(key, value)| Some((key.strip_prefix(prefix)?.to_owned(), value.clone()))).collect()
-}
-
-/// Removes what copies and forgeries left: sidecars and marks of sets that do not select the pod, containers that their
-/// set does not want any more, and records of updates, which a new pod cannot have had.
-pub(super) fn remove_strangers(
-    draft: &mut Draft,
-    marks: &mut Marks,
-    sets: &CompiledSets,
-    selects: impl Fn(&str) -> bool,
-) -> Vec<Outcome> {
-    let wanted = |set: &str, container: &str| match sets.get(set) {
-        Some(compiled) if selects(set) => {
-            compiled.paused || compiled.containers.iter().any(|prepared| prepared.name == container)
+    fn containers(&mut self, order: &Order, done: &mut [Done]) {
+        let prepared: Vec<(usize, Prepared)> =
+            self.prepared().into_iter().map(|(candidate, prepared)| (candidate, prepared.clone())).collect();
+        for (node, name) in &order.missing {
+            let (candidate, prepared) = &prepared[*node];
+            let note = format!("{:?} depends on {name:?}, which this pod does not get", prepared.entry);
+            done[*candidate].notes.push(note);
         }
-        _ => false,
-    };
-    let gone: Vec<(String, String)> =
-        marks.containers.iter().filter(|(name, set)| !wanted(set, name)).map(|(n, s)| (n.clone(), s.clone())).collect();
-    for (name, _) in &gone {
+        let mut lifted = self.lift(order, &prepared, done);
+        let own = self.own_containers();
+        let list = |list: List| own.iter().filter(|(of, _)| *of == list).map(|(_, container)| *container).collect();
+        let sources = Sources { containers: list(List::Ordinary), init_containers: list(List::Init) };
+        // Where the next container in front of the pod's own goes.
+        let mut front: BTreeMap<List, usize> = BTreeMap::new();
+        for (node, block) in &order.sequence {
+            let (candidate, prepared) = &prepared[*node];
+            let mut wanted = prepared.json.clone();
+            done[*candidate].notes.extend(prepared.shares.apply(&mut wanted, self.draft.pod(), &sources));
+            let edits = self.draft.edits();
+            let in_front = matches!(block, Block::InitBefore | Block::Before);
+            let at = if in_front { front.get(&prepared.list).copied().unwrap_or(0) } else { usize::MAX };
+            let placed = self.put(prepared, &wanted, lifted.remove(&prepared.name), at);
+            if in_front {
+                front.insert(prepared.list, placed + 1);
+            }
+            done[*candidate].changed |= self.draft.edits() > edits;
+        }
+    }
+
+    /// The pod's own containers, as it came: not ours, and no other injector's that marks its own like OpenKruise.
+    fn own_containers(&self) -> Vec<(List, &'a Value)> {
+        let sidecar = |container: &Value| {
+            self.marks.owner(container["name"].as_str().unwrap_or_default()).is_some()
+                || elements(container, &["env"]).any(|e| e["name"] == keys::IS_INJECTED && e["value"] == "true")
+        };
+        let raw = self.raw;
+        let of = |list: List| elements(raw, &path(list)).map(move |container| (list, container)).collect::<Vec<_>>();
+        List::ALL.into_iter().flat_map(of).filter(|(_, container)| !sidecar(container)).collect()
+    }
+
+    /// Takes out containers of ours that must be placed anew: those of another revision, as nobody can tell their old
+    /// fields from those that others added, and all where they stand in another order. Returns what the latter were.
+    fn lift(&mut self, order: &Order, prepared: &[(usize, Prepared)], done: &mut [Done]) -> BTreeMap<String, Value> {
+        let mut lifted = BTreeMap::new();
         for list in List::ALL {
-            draft.remove_named(&path(list), name);
+            let mut ours: Vec<&(usize, Prepared)> = Vec::new();
+            for entry in order.sequence.iter().map(|(node, _)| &prepared[*node]) {
+                let (candidate, container) = entry;
+                let current = self.is_current(&self.candidates[*candidate]);
+                if current && container.list == list {
+                    ours.push(entry);
+                } else if !current || self.draft.position(&path(container.list), &container.name).is_some() {
+                    // Of another revision, or a second one in the other list.
+                    done[*candidate].changed |= self.draft.remove_named(&path(list), &container.name);
+                }
+            }
+            let positions: Vec<usize> =
+                ours.iter().filter_map(|(_, container)| self.draft.position(&path(list), &container.name)).collect();
+            if positions.is_sorted() {
+                continue;
+            }
+            for (candidate, Prepared { name, .. }) in ours {
+                if let Some(container) = elements(self.draft.pod(), &path(list)).find(|c| c["name"] == name.as_str()) {
+                    lifted.insert(name.clone(), container.clone());
+                }
+                done[*candidate].changed |= self.draft.remove_named(&path(list), name);
+            }
         }
-        marks.containers.remove(name);
+        lifted
     }
-    remove_volumes(draft, marks, &gone.iter().map(|(_, set)| set.as_str()).collect());
-    remove_marks(draft, &selects);
-    let mut removed: Vec<String> = gone.into_iter().map(|(_, set)| set).filter(|set| !selects(set)).collect();
-    removed.dedup();
-    let message = "the pod was copied from one that the set selected";
-    let outcome = |set| Outcome { set, reason: InjectionReason::Removed, message: message.to_owned() };
-    removed.into_iter().map(outcome).collect()
-}
 
-fn remove_volumes(draft: &mut Draft, marks: &mut Marks, owners: &BTreeSet<&str>) {
-    let candidates: Vec<String> =
-        marks.volumes.iter().filter(|(_, set)| owners.contains(set.as_str())).map(|(name, _)| name.clone()).collect();
-    for volume in candidates {
-        let mut containers =
-            List::ALL.into_iter().flat_map(|list| elements(draft.pod(), &path(list)).collect::<Vec<_>>());
-        if !containers.any(|container| mounted_volumes(container).any(|name| name == volume)) {
-            draft.remove_named(&VOLUMES, &volume);
-            marks.volumes.remove(&volume);
+    /// What is there came from the very revision that the pod gets.
+    fn is_current(&self, candidate: &Candidate<'_>) -> bool {
+        self.marks.revisions.get(&candidate.set.name) == Some(&candidate.template.revision)
+    }
+
+    /// Puts one container where it belongs; returns where that is.
+    fn put(&mut self, prepared: &Prepared, wanted: &Value, lifted: Option<Value>, at: usize) -> usize {
+        let list = path(prepared.list);
+        if let Some(index) = self.draft.position(&list, &prepared.name) {
+            if let Some(converged) = converge(&self.draft.pod()["spec"][prepared.list.field()][index], wanted) {
+                self.draft.replace(&list, index, &converged);
+            }
+            return index;
         }
+        let container = lifted.map(|before| converge(&before, wanted).unwrap_or(before));
+        self.draft.insert(&list, at, container.as_ref().unwrap_or(wanted));
+        at
     }
-}
 
-fn remove_marks(draft: &mut Draft, selects: &impl Fn(&str) -> bool) {
-    for (map, prefixes) in
-        [("labels", vec![keys::REVISION_PREFIX]), ("annotations", vec![keys::INJECTION_PREFIX, keys::UPDATE_PREFIX])]
-    {
-        let present: Vec<String> = strings(&draft.pod()["metadata"][map]).into_keys().collect();
-        for key in present {
-            let of_stranger = prefixes.iter().any(|prefix| key.strip_prefix(prefix).is_some_and(|set| !selects(set)));
-            if of_stranger || key.starts_with(keys::UPDATE_PREFIX) {
-                draft.remove(&["metadata", map, &key]);
+    fn volumes_and_secrets(&mut self, candidate: &Candidate<'_>, mark: &mut Mark) {
+        let Candidate { set, template } = candidate;
+        let current = self.is_current(candidate);
+        for volume in &template.volumes {
+            let name = volume["name"].as_str().unwrap_or_default();
+            let ours = self.marks.lists(&set.name, name, |mark| &mark.volumes);
+            let index = self.draft.position(&VOLUMES, name);
+            match index {
+                None => self.draft.insert(&VOLUMES, usize::MAX, volume),
+                Some(index) => {
+                    let existing = &self.draft.pod()["spec"]["volumes"][index];
+                    // One of this very revision may have got defaults since.
+                    if !(volumes::same(existing, volume) || ours && current && covers(existing, volume, false)) {
+                        self.draft.replace(&VOLUMES, index, volume);
+                    }
+                }
+            }
+            if ours || index.is_none() {
+                mark.volumes.push(name.to_owned());
+            }
+        }
+        for secret in &template.pull_secrets {
+            let name = secret["name"].as_str().unwrap_or_default();
+            let there = self.draft.position(&PULL_SECRETS, name).is_some();
+            if !there {
+                self.draft.insert(&PULL_SECRETS, usize::MAX, secret);
+            }
+            if !there || self.marks.lists(&set.name, name, |mark| &mark.image_pull_secrets) {
+                mark.image_pull_secrets.push(name.to_owned());
             }
         }
     }
-    let labels = strings(&draft.pod()["metadata"]["labels"]);
-    if labels.contains_key(keys::INJECTED) && suffixed(&labels, keys::REVISION_PREFIX).is_empty() {
-        draft.remove(&["metadata", "labels", keys::INJECTED]);
-    }
-}
 
-/// Puts the sidecars of one set into the pod, or nothing at all.
-pub(super) fn place(draft: &mut Draft, marks: &mut Marks, set: &CompiledSet) -> Result<(), Conflict> {
-    check_names(draft, marks, set)?;
-    check_volumes(draft, marks, set)?;
-    let current = marks.revisions.get(&set.name) == Some(&set.revision);
-    for prepared in &set.containers {
-        place_container(draft, marks, set, prepared, current);
-    }
-    for volume in &set.volumes {
-        let name = volume["name"].as_str().unwrap_or_default();
-        let ours = current && marks.volumes.get(name).is_some_and(|owner| *owner == set.name);
-        place_volume(draft, volume, ours);
-    }
-    for secret in &set.pull_secrets {
-        if draft.position(&PULL_SECRETS, secret["name"].as_str().unwrap_or_default()).is_none() {
-            draft.insert(&PULL_SECRETS, usize::MAX, secret);
-        }
-    }
-    let text = |value: &str| Value::from(value);
-    draft.set(&["metadata", "labels", keys::INJECTED], &text("true"));
-    draft.set(&["metadata", "labels", &keys::revision_label(&set.name)], &text(&set.revision));
-    draft.set(&["metadata", "annotations", &keys::injection_annotation(&set.name)], &text(&set.mark));
-    Ok(())
-}
-
-fn check_names(draft: &Draft, marks: &Marks, set: &CompiledSet) -> Result<(), Conflict> {
-    for prepared in &set.containers {
-        let taken = List::ALL.into_iter().any(|list| draft.position(&path(list), &prepared.name).is_some());
-        if taken && !marks.owns(set, &prepared.name) {
-            let by = match marks.containers.get(&prepared.name) {
-                Some(other) => format!("SidecarSet {other:?}"),
-                None => "one of the pod's own containers".to_owned(),
-            };
-            let message = format!("container name {:?} is taken by {by}; rename one of them", prepared.name);
-            return Err(Conflict { reason: InjectionReason::NameConflict, message });
-        }
-    }
-    Ok(())
-}
-
-fn check_volumes(draft: &Draft, marks: &Marks, set: &CompiledSet) -> Result<(), Conflict> {
-    for volume in &set.volumes {
-        let name = volume["name"].as_str().unwrap_or_default();
-        let ours = marks.volumes.get(name).is_some_and(|owner| *owner == set.name);
-        let other = elements(draft.pod(), &VOLUMES).find(|existing| existing["name"] == name);
-        if other.is_some_and(|existing| !ours && !volumes::same(existing, volume)) {
-            let message = format!("the pod has another volume {name:?}; rename one of them or make the two equal");
-            return Err(Conflict { reason: InjectionReason::VolumeConflict, message });
-        }
-    }
-    Ok(())
-}
-
-/// `current`: what is there came from this very revision. A container of another revision is replaced as a whole, as
-/// nobody can tell its old fields from those that others added.
-fn place_container(draft: &mut Draft, marks: &mut Marks, set: &CompiledSet, prepared: &Prepared, current: bool) {
-    let Prepared { list, name, before_app, json } = prepared;
-    for other in List::ALL.into_iter().filter(|other| other != list) {
-        draft.remove_named(&path(other), name);
-    }
-    let front = marks.front.entry(*list).or_default();
-    if let Some(index) = draft.position(&path(*list), name) {
-        let existing = &draft.pod()["spec"][list.field()][index];
-        let wanted = if current { converge(existing, json) } else { (existing != json).then(|| json.clone()) };
-        if let Some(wanted) = wanted {
-            draft.replace(&path(*list), index, &wanted);
-        }
-    } else {
-        let index = if *before_app { *front } else { usize::MAX };
-        draft.insert(&path(*list), index, json);
-    }
-    if *before_app {
-        *front += 1;
-    }
-    marks.containers.insert(name.clone(), set.name.clone());
-}
-
-/// `ours`: what is there came from this very revision, and may have got defaults since.
-fn place_volume(draft: &mut Draft, volume: &Value, ours: bool) {
-    let name = volume["name"].as_str().unwrap_or_default();
-    match draft.position(&VOLUMES, name) {
-        None => draft.insert(&VOLUMES, usize::MAX, volume),
-        Some(index) => {
-            let existing = &draft.pod()["spec"]["volumes"][index];
-            if !(volumes::same(existing, volume) || ours && covers(existing, volume, false)) {
-                draft.replace(&VOLUMES, index, volume);
+    fn write_marks(&mut self, candidate: &Candidate<'_>, mark: &mut Mark) {
+        let Candidate { set, template } = candidate;
+        let of = |list: List| template.containers.iter().filter(move |c| c.list == list).map(|c| c.name.clone());
+        mark.containers = of(List::Ordinary).collect();
+        mark.init_containers = of(List::Init).collect();
+        mark.hot.clone_from(&template.hot);
+        mark.base.clone_from(&set.base);
+        let twins: BTreeSet<&str> =
+            template.containers.iter().filter(|c| c.name != c.entry).map(|c| c.name.as_str()).collect();
+        for twin in twins {
+            let works = template.hot.values().any(|first| first == twin);
+            let (version, other) = if works { ("1", "0") } else { ("0", "1") };
+            for (prefix, value) in [(keys::VERSION_PREFIX, version), (keys::VERSION_ALT_PREFIX, other)] {
+                let key = format!("{prefix}{twin}");
+                self.draft.set(&["metadata", "annotations", &key], &Value::from(value));
+                mark.annotations.push(key);
             }
         }
+        let text = |value: &str| Value::from(value);
+        self.draft.set(&["metadata", "labels", keys::INJECTED], &text("true"));
+        self.draft.set(&["metadata", "labels", &keys::revision_label(&set.name)], &text(&template.revision));
+        self.draft.set(&["metadata", "annotations", &keys::injection_annotation(&set.name)], &text(&mark.to_json()));
     }
-}
 
-/// Sets the annotations of `patchPodMetadata`: of several sets that overwrite one key the last by name wins.
-pub(super) fn metadata(draft: &mut Draft, sets: &[&CompiledSet]) {
-    let mut wanted: BTreeMap<&str, (&str, bool)> = BTreeMap::new();
-    for (key, value, overwrite) in sets.iter().flat_map(|set| &set.annotations) {
-        if *overwrite || !wanted.contains_key(key.as_str()) {
-            wanted.insert(key, (value, *overwrite));
+    /// `kubectl logs` and `exec` go to the first container unless told otherwise: keep them at the application.
+    fn default_container(&mut self) {
+        let ordinary = path(List::Ordinary);
+        let names = elements(self.draft.pod(), &ordinary).filter_map(|container| container["name"].as_str());
+        let ours: BTreeSet<&str> =
+            self.candidates.iter().flat_map(|c| &c.template.containers).map(|c| c.name.as_str()).collect();
+        let is_sidecar = |name: &str| ours.contains(name) || self.marks.owner(name).is_some();
+        let names: Vec<&str> = names.collect();
+        let app = names.iter().find(|name| !is_sidecar(name)).map(|name| Value::from(*name));
+        let unset = self.draft.pod()["metadata"]["annotations"][keys::DEFAULT_CONTAINER].is_null();
+        if let Some(app) = app
+            && unset
+            && names.first().is_some_and(|first| is_sidecar(first))
+        {
+            self.draft.set(&["metadata", "annotations", keys::DEFAULT_CONTAINER], &app);
         }
-    }
-    for (key, (value, overwrite)) in wanted {
-        if overwrite || draft.pod()["metadata"]["annotations"][key].is_null() {
-            draft.set(&["metadata", "annotations", key], &Value::from(value));
-        }
-    }
-}
-
-/// `kubectl logs` and `exec` go to the first container unless told otherwise: keep them at the application.
-pub(super) fn default_container(draft: &mut Draft, marks: &Marks) {
-    let containers: Vec<&str> =
-        elements(draft.pod(), &path(List::Ordinary)).filter_map(|container| container["name"].as_str()).collect();
-    let is_sidecar = |name: &str| marks.containers.contains_key(name);
-    let app = containers.iter().find(|name| !is_sidecar(name)).map(|name| Value::from(*name));
-    let unset = draft.pod()["metadata"]["annotations"][keys::DEFAULT_CONTAINER].is_null();
-    if let Some(app) = app
-        && unset
-        && containers.first().is_some_and(|first| is_sidecar(first))
-    {
-        draft.set(&["metadata", "annotations", keys::DEFAULT_CONTAINER], &app);
-    }
-}
-
-/// A set that could not inject must not look as if it had.
-pub(super) fn unmark(draft: &mut Draft, marks: &Marks, set: &CompiledSet) {
-    if marks.containers.values().all(|owner| *owner != set.name) {
-        remove_marks(draft, &|name: &str| name != set.name);
     }
 }

@@ -1,28 +1,36 @@
+mod features;
+mod properties;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
 use crate::api::SidecarSet;
-use crate::core::revision::Template;
+use crate::core::revision::{Revision, Template};
 
 fn compile(name: &str, spec: Value) -> Arc<CompiledSet> {
     compile_with(name, spec, &[])
 }
 
 fn compile_with(name: &str, spec: Value, history: &[Template]) -> Arc<CompiledSet> {
-    let mut spec = spec;
+    let history = history.iter().map(|template| (template.hash(0), revision(template.clone(), None)));
+    Arc::new(CompiledSet::new(&set(name, spec), &history.collect()).unwrap())
+}
+
+fn revision(template: Template, custom_version: Option<&str>) -> Revision {
+    Revision { template, number: 1, owner: None, custom_version: custom_version.map(str::to_owned) }
+}
+
+fn set(name: &str, mut spec: Value) -> SidecarSet {
     if spec["selector"].is_null() {
         spec["selector"] = json!({"matchLabels": {"app": "web"}});
     }
-    let set: SidecarSet = serde_json::from_value(
+    serde_json::from_value(
         json!({"apiVersion": "sidecarset.dev/v1beta1", "kind": "SidecarSet", "metadata": {"name": name}, "spec": spec}),
     )
-    .unwrap();
-    let template = Template::of(&set.spec);
-    Arc::new(CompiledSet::new(name, &set.spec, (&template.hash(0), &template), history).unwrap())
+    .unwrap()
 }
 
 fn sets(compiled: impl IntoIterator<Item = Arc<CompiledSet>>) -> CompiledSets {
@@ -73,7 +81,7 @@ fn a_new_pod_gets_containers_volumes_secrets_and_marks() {
     let mut spec = agent();
     spec["imagePullSecrets"] = json!([{"name": "pull"}]);
     let set = compile("logs", spec);
-    let revision = set.revision.clone();
+    let revision = set.revision().to_owned();
     let pod = injected(&sets([set]), &pod());
     assert_eq!(names(&pod, "containers"), ["agent", "app"]);
     assert_eq!(pod["spec"]["containers"][0]["env"], json!([{"name": "IS_INJECTED", "value": "true"}]));
@@ -84,7 +92,7 @@ fn a_new_pod_gets_containers_volumes_secrets_and_marks() {
         json!({
             "labels": {"app": "web", "sidecarset.dev/injected": "true", "revision.sidecarset.dev/logs": revision},
             "annotations": {
-                "injection.sidecarset.dev/logs": r#"{"containers":["agent"],"initContainers":[],"volumes":["logs"]}"#,
+                "injection.sidecarset.dev/logs": r#"{"containers":["agent"],"initContainers":[],"volumes":["logs"],"imagePullSecrets":["pull"]}"#,
                 "kubectl.kubernetes.io/default-container": "app",
             },
         })
@@ -326,103 +334,4 @@ fn the_cost_of_matching_is_that_of_the_sets_that_match() {
     assert_eq!(matching(&[("app", "web"), ("tier", "x")]), ["both", "exists", "in", "not-in"]);
     assert_eq!(matching(&[("app", "db")]), ["exists", "in"]);
     assert_eq!(matching(&[]), ["absent", "not-in"]);
-}
-
-/// Strings with everything that paths must escape.
-fn text() -> impl Strategy<Value = String> {
-    prop::sample::select(vec!["a", "a/b", "x~y", "~1", "app", "agent", "logs", "init", ""]).prop_map(str::to_owned)
-}
-
-fn json_map() -> impl Strategy<Value = Value> {
-    prop_oneof![
-        Just(Value::Null),
-        prop::collection::btree_map(text(), text(), 0..4).prop_map(|map| json!(map)),
-        Just(
-            json!({"injection.sidecarset.dev/s": r#"{"containers":["agent","app"],"volumes":["logs"]}"#, "update.sidecarset.dev/s": "x"})
-        ),
-        Just(
-            json!({"revision.sidecarset.dev/s": "old", "revision.sidecarset.dev/gone": "x", "sidecarset.dev/injected": "true"})
-        ),
-    ]
-}
-
-fn json_list() -> impl Strategy<Value = Value> {
-    let extra = prop_oneof![
-        Just(json!({})),
-        Just(json!({"env": null})),
-        Just(json!({"env": [], "future": [1, {"x": null}]})),
-        Just(json!({"emptyDir": {}}))
-    ];
-    let element = (text(), extra).prop_map(|(name, mut element)| {
-        element["name"] = json!(name);
-        element
-    });
-    prop_oneof![Just(Value::Null), prop::collection::vec(element, 0..4).prop_map(|list| json!(list))]
-}
-
-fn raw_pod() -> impl Strategy<Value = Value> {
-    let lists = (json_list(), json_list(), json_list(), json_list());
-    (json_map(), json_map(), lists, prop::collection::vec(any::<bool>(), 6)).prop_map(|(labels, annotations, lists, absent)| {
-        let mut pod = json!({"metadata": {"labels": labels, "annotations": annotations},
-            "spec": {"containers": lists.0, "initContainers": lists.1, "volumes": lists.2, "imagePullSecrets": lists.3}});
-        if pod["metadata"]["labels"].is_object() {
-            pod["metadata"]["labels"]["app"] = json!("web");
-        }
-        for (i, (parent, field)) in [("metadata", "labels"), ("metadata", "annotations"), ("spec", "initContainers"), ("spec", "volumes"), ("spec", "imagePullSecrets")].into_iter().enumerate() {
-            if absent[i] {
-                pod[parent].as_object_mut().unwrap().remove(field);
-            }
-        }
-        pod
-    })
-}
-
-fn all_sets() -> CompiledSets {
-    let everything = json!({"matchExpressions": [{"key": "never", "operator": "DoesNotExist"}]});
-    sets([
-        compile(
-            "s",
-            json!({"selector": everything,
-            "containers": [{"name": "agent", "image": "a:1", "tty": false, "args": [], "volumeMounts": [{"name": "logs", "mountPath": "/l", "readOnly": false}]},
-                {"name": "late", "image": "l", "podInjectPolicy": "AfterAppContainer"}],
-            "initContainers": [{"name": "init", "image": "i", "restartPolicy": "Always"}],
-            "volumes": [{"name": "logs", "emptyDir": {}}], "imagePullSecrets": [{"name": "a/b"}],
-            "patchPodMetadata": [{"annotations": {"a/b": "1"}, "patchPolicy": "Overwrite"}, {"annotations": {"x~y": "1"}}]}),
-        ),
-        compile(
-            "t",
-            json!({"containers": [{"name": "other", "image": "o"}], "patchPodMetadata": [{"annotations": {"a/b": "2"}, "patchPolicy": "Overwrite"}]}),
-        ),
-    ])
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
-
-    #[test]
-    fn injecting_twice_changes_nothing_more(pod in raw_pod()) {
-        let sets = all_sets();
-        let once = injected(&sets, &pod);
-        let twice = run(&sets, &once);
-        prop_assert!(twice.patch.is_empty(), "{:?}", twice.patch);
-    }
-
-    #[test]
-    fn the_pods_own_containers_stay_as_they_are(pod in raw_pod()) {
-        let sets = all_sets();
-        let after = injected(&sets, &pod);
-        let sidecars = ["agent", "late", "init", "other"];
-        for list in ["containers", "initContainers"] {
-            let own = |pod: &Value| pod["spec"][list].as_array().into_iter().flatten()
-                .filter(|c| !sidecars.contains(&c["name"].as_str().unwrap())).map(ToString::to_string).collect::<Vec<_>>();
-            prop_assert_eq!(own(&after), own(&pod));
-        }
-    }
-
-    #[test]
-    fn no_input_makes_it_panic(labels in json_map(), spec in prop_oneof![Just(json!(null)), Just(json!("x")), Just(json!({"containers": "x", "volumes": [1], "initContainers": {}}))]) {
-        for pod in [json!({"metadata": {"labels": labels}, "spec": spec}), json!(null), json!([]), json!({"metadata": 1, "spec": {}})] {
-            run(&all_sets(), &pod);
-        }
-    }
 }

@@ -1,0 +1,128 @@
+//! What two sets on the same pods both want.
+
+use kube::ResourceExt;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+
+use super::metadata::selector_keys;
+use super::{FieldError, sidecars};
+use crate::api::selector::Selector;
+use crate::api::v1beta1::{PatchPodMetadata, PatchPolicy, SidecarSet, SidecarSetSpec};
+use crate::api::{canary_base, keys};
+
+/// What of `set` conflicts with other sets on the same pods. All of them must be valid by themselves. `others` may
+/// contain an older version of the set itself.
+pub fn conflicts<'a>(set: &SidecarSet, others: impl IntoIterator<Item = &'a SidecarSet>) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let others: Vec<&SidecarSet> = others.into_iter().filter(|other| other.name_any() != set.name_any()).collect();
+    if let Some(base) = canary_base(set) {
+        check_base(base, &others, &mut errors);
+    }
+    let meeting: Vec<&SidecarSet> = others.into_iter().filter(|other| meet(set, other)).collect();
+    errors.extend(meeting.iter().flat_map(|other| shared(set, other)));
+    sidecars::order_with(set, &meeting, &mut errors);
+    errors
+}
+
+/// What of `set` conflicts with one other set.
+pub fn pair_conflicts(set: &SidecarSet, other: &SidecarSet) -> Vec<FieldError> {
+    if meet(set, other) { shared(set, other) } else { Vec::new() }
+}
+
+fn check_base(base: &str, others: &[&SidecarSet], errors: &mut Vec<FieldError>) {
+    let path = format!("metadata.annotations[{}]", keys::BASE);
+    match others.iter().find(|other| other.name_any() == base) {
+        None => errors.push(FieldError::new(
+            path,
+            format!("there is no SidecarSet {base:?}: correct the name, or create it first"),
+        )),
+        Some(other) if canary_base(other).is_some() => {
+            errors
+                .push(FieldError::new(path, format!("SidecarSet {base:?} is a canary itself: name its base instead")));
+        }
+        Some(_) => {}
+    }
+}
+
+/// Whether both can inject into one pod. Of a canary and its base only one does.
+fn meet(set: &SidecarSet, other: &SidecarSet) -> bool {
+    let replaces = |a: &SidecarSet, b: &SidecarSet| canary_base(a) == b.metadata.name.as_deref();
+    overlap(&set.spec, &other.spec) && !replaces(set, other) && !replaces(other, set)
+}
+
+fn overlap(a: &SidecarSetSpec, b: &SidecarSetSpec) -> bool {
+    let meet = |a: &LabelSelector, b: &LabelSelector| match (Selector::parse(a), Selector::parse(b)) {
+        (Ok(a), Ok(b)) => a.overlaps(&b),
+        _ => false,
+    };
+    let namespaces = match (&a.namespace_selector, &b.namespace_selector) {
+        (Some(a), Some(b)) => meet(a, b),
+        _ => true,
+    };
+    namespaces && meet(&a.selector, &b.selector)
+}
+
+fn shared(set: &SidecarSet, other: &SidecarSet) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let name = other.name_any();
+    let taken: Vec<String> =
+        sidecars::all(&other.spec).flat_map(|(_, _, sidecar)| sidecars::pod_names(sidecar)).collect();
+    for (list, i, sidecar) in sidecars::all(&set.spec) {
+        for container in sidecars::pod_names(sidecar).iter().filter(|name| taken.contains(name)) {
+            errors.push(FieldError::new(
+                format!("spec.{list}[{i}].name"),
+                format!(
+                    "SidecarSet {name:?} selects some of the same pods and has a container {container:?}: choose another name, or selectors that do not overlap"
+                ),
+            ));
+        }
+    }
+    for (i, volume) in set.spec.volumes.iter().enumerate() {
+        if other.spec.volumes.iter().any(|v| v.name == volume.name && v != volume) {
+            errors.push(FieldError::new(
+                format!("spec.volumes[{i}].name"),
+                format!(
+                    "SidecarSet {name:?} selects some of the same pods and has another volume {:?}: choose another name, or make the two equal",
+                    volume.name
+                ),
+            ));
+        }
+    }
+    metadata(set, other, &mut errors);
+    errors
+}
+
+/// A key may be written by several sets unless one of them overwrites it; a label that the other set selects by must
+/// not be written at all.
+fn metadata(set: &SidecarSet, other: &SidecarSet, errors: &mut Vec<FieldError>) {
+    let (name, selected) = (other.name_any(), selector_keys(&other.spec));
+    let overwrites = |patch: &PatchPodMetadata| patch.patch_policy == Some(PatchPolicy::Overwrite);
+    for (i, patch) in set.spec.patch_pod_metadata.iter().enumerate() {
+        for (map, values) in [("labels", &patch.labels), ("annotations", &patch.annotations)] {
+            for key in values.keys() {
+                let path = format!("spec.patchPodMetadata[{i}].{map}[{key}]");
+                let of_other = |p: &&PatchPodMetadata| {
+                    if map == "labels" { p.labels.contains_key(key) } else { p.annotations.contains_key(key) }
+                };
+                let clash = other
+                    .spec
+                    .patch_pod_metadata
+                    .iter()
+                    .find(of_other)
+                    .is_some_and(|p| overwrites(p) || overwrites(patch));
+                if clash {
+                    errors.push(FieldError::new(
+                        &path,
+                        format!("SidecarSet {name:?} writes it too, and one of the two overwrites: choose another key, or Retain in both"),
+                    ));
+                }
+                if map == "labels" && selected.contains(key) {
+                    errors.push(FieldError::new(
+                        &path,
+                        format!("SidecarSet {name:?} selects pods by this label: choose another key"),
+                    ));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! `spec.patchPodMetadata`.
+
+use std::collections::BTreeSet;
+
+use super::{FieldError, names};
+use crate::api::selector::{Selector, key};
+use crate::api::v1beta1::{PatchPodMetadata, PatchPolicy, SidecarSetSpec};
+
+/// Labels by which controllers and Services of Kubernetes find pods: a pod must not be torn from its owner.
+const CONTROLLER_KEYS: [&str; 5] =
+    ["pod-template-hash", "controller-revision-hash", "pod-template-generation", "job-name", "controller-uid"];
+const CONTROLLER_PREFIXES: [&str; 3] = ["statefulset.kubernetes.io/", "batch.kubernetes.io/", "apps.kubernetes.io/"];
+
+/// Which keys `patchPodMetadata` may set: patterns in which `*` stands for any text, for example `example.com/*`.
+/// Part of the operator's configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AllowedKeys(Vec<String>);
+
+impl Default for AllowedKeys {
+    fn default() -> Self {
+        Self(vec!["*".to_owned()])
+    }
+}
+
+impl AllowedKeys {
+    /// Allows keys that match one of the patterns; none allows every key.
+    pub fn new(patterns: impl IntoIterator<Item = String>) -> Self {
+        let patterns: Vec<String> = patterns.into_iter().filter(|pattern| !pattern.is_empty()).collect();
+        if patterns.is_empty() { Self::default() } else { Self(patterns) }
+    }
+
+    fn allows(&self, key: &str) -> bool {
+        self.0.iter().any(|pattern| matches(pattern, key))
+    }
+}
+
+fn matches(pattern: &str, text: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern == text,
+        Some((start, rest)) => text.strip_prefix(start).is_some_and(|tail| {
+            (0..=tail.len()).filter(|end| tail.is_char_boundary(*end)).any(|end| matches(rest, &tail[end..]))
+        }),
+    }
+}
+
+pub(super) fn check(spec: &SidecarSetSpec, allowed: &AllowedKeys, errors: &mut Vec<FieldError>) {
+    let mut seen = BTreeSet::new();
+    let selected = selector_keys(spec);
+    for (i, patch) in spec.patch_pod_metadata.iter().enumerate() {
+        let PatchPodMetadata { labels, annotations, patch_policy } = patch;
+        let path = format!("spec.patchPodMetadata[{i}]");
+        if labels.is_empty() && annotations.is_empty() {
+            errors.push(FieldError::new(&path, "must name at least one label or annotation"));
+        }
+        for (map, key, value) in labels
+            .iter()
+            .map(|(key, value)| ("labels", key, value))
+            .chain(annotations.iter().map(|(key, value)| ("annotations", key, value)))
+        {
+            let path = format!("{path}.{map}[{key}]");
+            if let Some(message) = refused_key(map, key, allowed) {
+                errors.push(FieldError::new(&path, message));
+            }
+            if map == "labels" && selected.contains(key) {
+                errors.push(FieldError::new(
+                    &path,
+                    "is a label that this SidecarSet selects by: setting it would change what is selected; choose another key",
+                ));
+            }
+            if map == "labels" && !names::is_label_value(value) {
+                errors.push(FieldError::new(&path, names::LABEL_VALUE));
+            }
+            if *patch_policy == Some(PatchPolicy::MergePatchJson) {
+                if map == "labels" {
+                    errors.push(FieldError::new(&path, "a label cannot hold JSON: use Retain or Overwrite for labels"));
+                } else if serde_json::from_str::<serde_json::Value>(value).is_err() {
+                    errors.push(FieldError::new(&path, "must be JSON, as patchPolicy is MergePatchJson"));
+                }
+            }
+            if !seen.insert((map, key)) {
+                errors.push(FieldError::new(&path, "is set twice in this SidecarSet: keep one of them"));
+            }
+        }
+    }
+}
+
+fn refused_key(map: &str, key: &str, allowed: &AllowedKeys) -> Option<String> {
+    let controllers =
+        CONTROLLER_KEYS.contains(&key) || CONTROLLER_PREFIXES.iter().any(|prefix| key.starts_with(prefix));
+    if !names::is_qualified_name(key) {
+        Some(names::QUALIFIED_NAME.to_owned())
+    } else if names::is_own(key) {
+        Some("keys of sidecarset.dev are written by the operator only: choose another key".to_owned())
+    } else if map == "labels" && controllers {
+        Some("is a label by which Kubernetes' controllers find their pods: choose another key".to_owned())
+    } else if !allowed.allows(key) {
+        Some(format!(
+            "is not allowed: the operator's --pod-metadata-keys allows {}; choose such a key or have it added there",
+            allowed.0.join(", ")
+        ))
+    } else {
+        None
+    }
+}
+
+/// Label keys that decide what the set does with a pod.
+pub(super) fn selector_keys(spec: &SidecarSetSpec) -> BTreeSet<String> {
+    let selectors = [Some(&spec.selector), spec.update_strategy.selector.as_ref()];
+    let parsed = selectors.into_iter().flatten().filter_map(|selector| Selector::parse(selector).ok());
+    parsed.flat_map(|selector| selector.requirements().iter().map(|r| key(r).to_owned()).collect::<Vec<_>>()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::matches;
+
+    #[test]
+    fn a_star_stands_for_any_text() {
+        for (pattern, key, expected) in [
+            ("*", "a.b/c", true),
+            ("example.com/*", "example.com/x", true),
+            ("example.com/*", "example.org/x", false),
+            ("*/team", "a.b/team", true),
+            ("*/team", "a.b/teams", false),
+            ("a*b*c", "a-b-b-c", true),
+            ("team", "team", true),
+            ("team", "teams", false),
+        ] {
+            assert_eq!(matches(pattern, key), expected, "{pattern} {key}");
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! The fields of a sidecar that are this API's own: order, transfer of variables, hot upgrades.
+
+use std::collections::BTreeMap;
+
+use super::{FieldError, Report, names};
+use crate::api::order::{self, APP, Node, OrderError};
+use crate::api::v1beta1::{SidecarContainer, SidecarSet, SidecarSetSpec, TransferEnv, UpgradeType};
+
+pub(super) fn check(spec: &SidecarSetSpec, report: &mut Report) {
+    for (list, i, sidecar) in all(spec) {
+        let path = format!("spec.{list}[{i}]");
+        for (k, transfer) in sidecar.transfer_env.iter().enumerate() {
+            transfer_env(&format!("{path}.transferEnv[{k}]"), transfer, &mut report.errors);
+        }
+        hot_upgrade(&path, list, sidecar, &mut report.errors);
+    }
+    twin_names(spec, &mut report.errors);
+    start_order(spec, report);
+}
+
+/// Every sidecar with its list and position.
+pub(super) fn all(spec: &SidecarSetSpec) -> impl Iterator<Item = (&'static str, usize, &SidecarContainer)> {
+    let of = |list, containers: &'_ [SidecarContainer]| -> Vec<(&'static str, usize)> {
+        (0..containers.len()).map(|i| (list, i)).collect()
+    };
+    let positions = of("initContainers", &spec.init_containers).into_iter().chain(of("containers", &spec.containers));
+    positions
+        .map(|(list, i)| (list, i, if list == "containers" { &spec.containers[i] } else { &spec.init_containers[i] }))
+}
+
+/// `metadata.labels['k']` or `metadata.annotations['k']` → the map and the key. Used by validation and injection.
+pub fn field_reference(path: &str) -> Option<(&str, &str)> {
+    let (map, rest) = path.strip_prefix("metadata.")?.split_once("['")?;
+    let key = rest.strip_suffix("']")?;
+    (matches!(map, "labels" | "annotations") && names::is_qualified_name(key)).then_some((map, key))
+}
+
+fn transfer_env(path: &str, transfer: &TransferEnv, errors: &mut Vec<FieldError>) {
+    let TransferEnv { source_container_name, source_container_name_from, env_name, env_names } = transfer;
+    let mut error = |field: &str, message: &str| errors.push(FieldError::new(format!("{path}{field}"), message));
+    let reference = source_container_name_from.as_ref();
+    match (source_container_name, reference.map(|from| from.field_ref.as_ref())) {
+        (Some(_), Some(_)) => {
+            error("", "sourceContainerName and sourceContainerNameFrom exclude each other: remove one of them");
+        }
+        (None, None) => error("", "must have one of sourceContainerName and sourceContainerNameFrom"),
+        (Some(name), None) if !names::is_dns_label(name) => error(".sourceContainerName", names::DNS_LABEL),
+        (Some(_), None) => {}
+        (None, Some(None)) => error(".sourceContainerNameFrom.fieldRef", "is required"),
+        (None, Some(Some(field))) => {
+            if field.api_version.as_deref().is_some_and(|version| version != "v1") {
+                error(".sourceContainerNameFrom.fieldRef.apiVersion", "must be v1");
+            }
+            if field_reference(&field.field_path).is_none() {
+                error(
+                    ".sourceContainerNameFrom.fieldRef.fieldPath",
+                    "must be metadata.labels['key'] or metadata.annotations['key']",
+                );
+            }
+        }
+    }
+    if env_name.as_ref().is_none_or(String::is_empty) && env_names.is_empty() {
+        error("", "must name at least one variable in envName or envNames");
+    }
+}
+
+/// The names `<name>-1` and `<name>-2` of a hot upgrade must be legal too.
+const MAX_HOT_NAME: usize = 61;
+
+fn hot_upgrade(path: &str, list: &str, sidecar: &SidecarContainer, errors: &mut Vec<FieldError>) {
+    let mut error = |field: &str, message: &str| errors.push(FieldError::new(format!("{path}{field}"), message));
+    let Some(strategy) = &sidecar.upgrade_strategy else { return };
+    let idle = strategy.hot_upgrade_empty_image.as_deref().unwrap_or_default();
+    if strategy.upgrade_type != Some(UpgradeType::HotUpgrade) {
+        if !idle.is_empty() {
+            error(".upgradeStrategy.hotUpgradeEmptyImage", "is for upgradeType HotUpgrade only: remove it");
+        }
+        return;
+    }
+    if idle.is_empty() {
+        error(".upgradeStrategy.hotUpgradeEmptyImage", "is required: name the image that the idle twin runs");
+    }
+    if sidecar.container.name.len() > MAX_HOT_NAME {
+        error(".name", "must have at most 61 characters: a hot upgrade adds -1 and -2");
+    }
+    if list == "initContainers" && sidecar.container.restart_policy.as_deref() != Some("Always") {
+        error(".upgradeStrategy.upgradeType", "a plain init container is not upgraded: remove it");
+    }
+}
+
+/// Names of a sidecar's containers in a pod.
+pub(super) fn pod_names(sidecar: &SidecarContainer) -> Vec<String> {
+    let name = &sidecar.container.name;
+    let hot = sidecar.upgrade_strategy.as_ref().is_some_and(|s| s.upgrade_type == Some(UpgradeType::HotUpgrade));
+    if hot { vec![format!("{name}-1"), format!("{name}-2")] } else { vec![name.clone()] }
+}
+
+fn twin_names(spec: &SidecarSetSpec, errors: &mut Vec<FieldError>) {
+    let mut taken: BTreeMap<String, &str> = BTreeMap::new();
+    for (list, i, sidecar) in all(spec) {
+        for name in pod_names(sidecar) {
+            let own = sidecar.container.name.as_str();
+            match taken.insert(name.clone(), own) {
+                // Two entries of one name are reported where names are checked.
+                Some(other) if other != own => errors.push(FieldError::new(
+                    format!("spec.{list}[{i}].name"),
+                    format!("container {name:?} of the hot upgrade is also made by {other:?}: rename one of them"),
+                )),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// The nodes of a set, and where each stands.
+pub(super) fn nodes<'a>(name: &'a str, spec: &'a SidecarSetSpec) -> Vec<(String, Node<'a>)> {
+    all(spec)
+        .map(|(list, i, sidecar)| {
+            let node = Node {
+                set: name,
+                name: &sidecar.container.name,
+                init: list == "initContainers",
+                policy: sidecar.pod_inject_policy,
+                depends_on: &sidecar.depends_on,
+            };
+            (format!("spec.{list}[{i}].dependsOn"), node)
+        })
+        .collect()
+}
+
+fn start_order(spec: &SidecarSetSpec, report: &mut Report) {
+    let (paths, nodes): (Vec<String>, Vec<Node<'_>>) = nodes("", spec).into_iter().unzip();
+    if let Err(OrderError { node, message }) = order::order(&nodes) {
+        report.errors.push(FieldError::new(&paths[node], message));
+    }
+    for (path, node) in paths.iter().zip(&nodes) {
+        for name in node.depends_on {
+            if let Some(why) = does_not_wait(spec, name) {
+                report.warnings.push(format!(
+                    "{path}: OrderOnly: {:?} is placed behind {name:?} but does not wait for it: {why}",
+                    node.name
+                ));
+            }
+        }
+    }
+}
+
+/// Why the next container does not wait for this one; `None` if it does, or if another set has it.
+fn does_not_wait(spec: &SidecarSetSpec, name: &str) -> Option<&'static str> {
+    if name == APP {
+        return Some("ordinary containers start one after the other without waiting");
+    }
+    let (list, _, sidecar) = all(spec).find(|(_, _, sidecar)| sidecar.container.name == name)?;
+    let container = &sidecar.container;
+    let has_post_start = container.lifecycle.as_ref().is_some_and(|lifecycle| lifecycle.post_start.is_some());
+    match (list, container.restart_policy.as_deref()) {
+        ("initContainers", Some("Always")) if container.startup_probe.is_none() && !has_post_start => {
+            Some("give it a startupProbe")
+        }
+        ("containers", _) if !has_post_start => {
+            Some("make it a native sidecar with a startupProbe, or give it a lifecycle.postStart that blocks")
+        }
+        _ => None,
+    }
+}
+
+/// What `dependsOn` of this set and of the others on the same pods add up to.
+pub(super) fn order_with(set: &SidecarSet, others: &[&SidecarSet], errors: &mut Vec<FieldError>) {
+    let name = |set: &SidecarSet| set.metadata.name.clone().unwrap_or_default();
+    let (own_name, names): (String, Vec<String>) = (name(set), others.iter().map(|other| name(other)).collect());
+    let of_others = || others.iter().zip(&names).flat_map(|(other, name)| nodes(name, &other.spec));
+    let rest: Vec<Node<'_>> = of_others().map(|(_, node)| node).collect();
+    if order::order(&rest).is_err() {
+        return;
+    }
+    let own = nodes(&own_name, &set.spec);
+    let count = own.len();
+    let (paths, all): (Vec<String>, Vec<Node<'_>>) = own.into_iter().chain(of_others()).unzip();
+    match order::order(&all) {
+        Err(OrderError { node, message }) => {
+            let path = if node < count { paths[node].as_str() } else { "spec" };
+            errors.push(FieldError::new(path, format!("together with other SidecarSets: {message}")));
+        }
+        Ok(order) => {
+            for (node, name) in order.missing.into_iter().filter(|(node, _)| *node < count) {
+                errors.push(FieldError::new(
+                    &paths[node],
+                    format!(
+                        "{name:?} is neither app, nor a container of this SidecarSet, nor of another one that selects the same pods: correct the name, or apply that SidecarSet first"
+                    ),
+                ));
+            }
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! All compiled sets, indexed so that a pod costs as much as the sets that match it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use kube::core::Expression;
+
+use super::compile::CompiledSet;
+use crate::api::selector::{Selector, key};
+
+/// All sets, by name, with an index on what their selectors require.
+#[derive(Clone, Debug, Default)]
+pub struct CompiledSets {
+    sets: Vec<Arc<CompiledSet>>,
+    /// Sets that require this value of this label.
+    by_value: HashMap<String, HashMap<String, Vec<usize>>>,
+    /// Sets that require this label, whatever its value.
+    by_key: HashMap<String, Vec<usize>>,
+    /// Sets that require no label to be there.
+    others: Vec<usize>,
+    /// Label keys that some selector looks at.
+    selector_keys: HashSet<String>,
+}
+
+impl CompiledSets {
+    /// Builds the index.
+    pub fn new(sets: impl IntoIterator<Item = Arc<CompiledSet>>) -> Self {
+        let mut sets: Vec<_> = sets.into_iter().collect();
+        sets.sort_by(|a, b| a.name.cmp(&b.name));
+        let mut index = Self::default();
+        for (position, set) in sets.iter().enumerate() {
+            index.insert(position, &set.selector);
+            index.selector_keys.extend(set.selector_keys().map(str::to_owned));
+        }
+        index.sets = sets;
+        index
+    }
+
+    fn insert(&mut self, position: usize, selector: &Selector) {
+        let mut requirements: Vec<&Expression> = selector.requirements().iter().collect();
+        requirements.sort_by_key(|requirement| !matches!(requirement, Expression::Equal(..) | Expression::In(..)));
+        match requirements.first() {
+            Some(Expression::Equal(key, value)) => self.insert_value(position, key, value),
+            Some(Expression::In(key, values)) => {
+                for value in values {
+                    self.insert_value(position, key, value);
+                }
+            }
+            _ => match requirements.iter().find(|r| matches!(r, Expression::Exists(_))) {
+                Some(exists) => self.by_key.entry(key(exists).to_owned()).or_default().push(position),
+                None => self.others.push(position),
+            },
+        }
+    }
+
+    fn insert_value(&mut self, position: usize, key: &str, value: &str) {
+        self.by_value.entry(key.to_owned()).or_default().entry(value.to_owned()).or_default().push(position);
+    }
+
+    /// All sets, by name.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<CompiledSet>> {
+        self.sets.iter()
+    }
+
+    /// The set of this name.
+    pub fn get(&self, name: &str) -> Option<&Arc<CompiledSet>> {
+        self.sets.binary_search_by(|set| set.name.as_str().cmp(name)).ok().map(|position| &self.sets[position])
+    }
+
+    /// Whether a selector looks at this label: setting it could change which sets match, and when.
+    pub(super) fn select_by(&self, label: &str) -> bool {
+        self.selector_keys.contains(label)
+    }
+
+    /// Sets that select a pod with these labels in a namespace with those, by name.
+    pub fn matching(
+        &self,
+        labels: &BTreeMap<String, String>,
+        namespace_labels: &BTreeMap<String, String>,
+    ) -> Vec<&CompiledSet> {
+        let by_value = labels.iter().filter_map(|(key, value)| self.by_value.get(key)?.get(value)).flatten();
+        let by_key = labels.keys().filter_map(|key| self.by_key.get(key)).flatten();
+        let candidates: BTreeSet<usize> = by_value.chain(by_key).chain(&self.others).copied().collect();
+        let sets = candidates.into_iter().map(|position| self.sets[position].as_ref());
+        sets.filter(|set| {
+            set.selector.matches(labels)
+                && set.namespace_selector.as_ref().is_none_or(|selector| selector.matches(namespace_labels))
+        })
+        .collect()
+    }
+}

@@ -1,0 +1,251 @@
+//! What a sidecar takes over from the pod's own containers: volume mounts, volume devices, environment variables.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use super::draft::{elements, strings};
+use crate::api::v1beta1::TransferEnv;
+use crate::api::validate::field_reference;
+
+/// `shareVolumePolicy`, `shareVolumeDevicePolicy` and `transferEnv` of one sidecar.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Shares {
+    volumes: bool,
+    devices: bool,
+    env: Vec<TransferEnv>,
+}
+
+/// The pod's own containers.
+pub(super) struct Sources<'a> {
+    pub(super) containers: Vec<&'a Value>,
+    pub(super) init_containers: Vec<&'a Value>,
+}
+
+impl Shares {
+    pub(super) fn of(entry: &Value) -> Self {
+        let enabled = |field: &str| entry[field]["type"] == "enabled";
+        Self {
+            volumes: enabled("shareVolumePolicy"),
+            devices: enabled("shareVolumeDevicePolicy"),
+            env: serde_json::from_value(entry["transferEnv"].clone()).unwrap_or_default(),
+        }
+    }
+
+    /// Adds to `container` what it takes over. What it has itself wins. Returns what was asked for and is not there.
+    pub(super) fn apply(&self, container: &mut Value, pod: &Value, sources: &Sources<'_>) -> Vec<String> {
+        let mut notes = Vec::new();
+        // The application's containers first: of two mounts at one path theirs is the one that people mean.
+        let all = || sources.containers.iter().chain(&sources.init_containers).copied();
+        if self.volumes {
+            all().for_each(|source| share_mounts(container, source, &mut notes));
+        }
+        if self.devices {
+            all().for_each(|source| share_devices(container, source));
+        }
+        for transfer in &self.env {
+            transfer_env(container, pod, &sources.containers, transfer, &mut notes);
+        }
+        notes
+    }
+}
+
+/// Paths at which the container has a mount or a device.
+fn taken(container: &Value) -> BTreeSet<String> {
+    let paths = |list: &str, field: &'static str| {
+        elements(container, &[list]).filter_map(move |mount| mount[field].as_str()).map(clean).collect::<Vec<_>>()
+    };
+    [paths("volumeMounts", "mountPath"), paths("volumeDevices", "devicePath")].into_iter().flatten().collect()
+}
+
+/// `/logs/` and `/logs` are one place.
+fn clean(path: &str) -> String {
+    let trimmed = path.trim_end_matches('/');
+    if trimmed.is_empty() { path.to_owned() } else { trimmed.to_owned() }
+}
+
+fn share_mounts(container: &mut Value, source: &Value, notes: &mut Vec<String>) {
+    for mount in elements(source, &["volumeMounts"]) {
+        let path = mount["mountPath"].as_str().unwrap_or_default();
+        if taken(container).contains(&clean(path)) {
+            continue;
+        }
+        for variable in variables(mount["subPathExpr"].as_str().unwrap_or_default()) {
+            if !copy_variable(container, source, variable) {
+                notes.push(missing_variable(source, variable));
+            }
+        }
+        let mut mount = mount.clone();
+        // The apiserver refuses Bidirectional in a container that is not privileged.
+        if mount["mountPropagation"] == "Bidirectional" && container["securityContext"]["privileged"] != true {
+            mount["mountPropagation"] = json!("HostToContainer");
+        }
+        push(container, "volumeMounts", mount);
+    }
+}
+
+fn share_devices(container: &mut Value, source: &Value) {
+    for device in elements(source, &["volumeDevices"]) {
+        let path = device["devicePath"].as_str().unwrap_or_default();
+        if !taken(container).contains(&clean(path)) {
+            push(container, "volumeDevices", device.clone());
+        }
+    }
+}
+
+/// Names in `$(NAME)`; `$$(NAME)` is an escape (`k8s.io/kubernetes/third_party/forked/golang/expansion`).
+fn variables(expression: &str) -> Vec<&str> {
+    let mut names = Vec::new();
+    let mut rest = expression;
+    while let Some(dollar) = rest.find('$') {
+        rest = &rest[dollar + 1..];
+        if let Some(escaped) = rest.strip_prefix('$') {
+            rest = escaped;
+        } else if let Some((name, after)) = rest.strip_prefix('(').and_then(|inner| inner.split_once(')')) {
+            names.push(name);
+            rest = after;
+        }
+    }
+    names
+}
+
+fn transfer_env(
+    container: &mut Value,
+    pod: &Value,
+    sources: &[&Value],
+    transfer: &TransferEnv,
+    notes: &mut Vec<String>,
+) {
+    let name = match source_name(pod, transfer) {
+        Ok(name) => name,
+        Err(note) => return notes.push(note),
+    };
+    let Some(source) = sources.iter().find(|source| source["name"] == name.as_str()) else {
+        return notes.push(format!("the pod has no container {name:?} to take environment variables from"));
+    };
+    let wanted: BTreeSet<&String> = transfer.env_name.iter().chain(&transfer.env_names).collect();
+    for variable in wanted {
+        if !copy_variable(container, source, variable) {
+            notes.push(missing_variable(source, variable));
+        }
+    }
+}
+
+fn source_name(pod: &Value, transfer: &TransferEnv) -> Result<String, String> {
+    let reference = transfer.source_container_name_from.as_ref().and_then(|from| from.field_ref.as_ref());
+    let Some(reference) = reference else { return Ok(transfer.source_container_name.clone().unwrap_or_default()) };
+    let path = &reference.field_path;
+    let found = field_reference(path).and_then(|(map, key)| strings(&pod["metadata"][map]).remove(key));
+    found.ok_or_else(|| format!("the pod has no {path} to name the container that environment variables come from"))
+}
+
+fn missing_variable(source: &Value, variable: &str) -> String {
+    let name = source["name"].as_str().unwrap_or_default();
+    format!("container {name:?} has no environment variable {variable:?}")
+}
+
+/// Copies a variable, `valueFrom` and all, unless the container has one of that name. False if the source has none.
+fn copy_variable(container: &mut Value, source: &Value, name: &str) -> bool {
+    if elements(container, &["env"]).any(|own| own["name"] == name) {
+        return true;
+    }
+    let Some(variable) = elements(source, &["env"]).find(|variable| variable["name"] == name).cloned() else {
+        return false;
+    };
+    push(container, "env", variable);
+    true
+}
+
+fn push(container: &mut Value, list: &str, element: Value) {
+    match container[list].as_array_mut() {
+        Some(elements) => elements.push(element),
+        None => container[list] = json!([element]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn apply(entry: Value, pod: &Value) -> (Value, Vec<String>) {
+        let mut container = json!({"name": "c"});
+        for field in ["env", "volumeMounts", "securityContext"] {
+            if !entry[field].is_null() {
+                container[field] = entry[field].clone();
+            }
+        }
+        let list = |field: &str| elements(pod, &["spec", field]).collect();
+        let sources = Sources { containers: list("containers"), init_containers: list("initContainers") };
+        let notes = Shares::of(&entry).apply(&mut container, pod, &sources);
+        (container, notes)
+    }
+
+    fn mount(name: &str, path: &str) -> Value {
+        json!({"name": name, "mountPath": path})
+    }
+
+    #[test]
+    fn mounts_of_all_own_containers_are_shared_and_the_sidecars_own_win() {
+        let pod = json!({"spec": {
+            "containers": [{"name": "app", "volumeMounts": [mount("a", "/a"), mount("b", "/b/")]}],
+            "initContainers": [{"name": "init", "volumeMounts": [mount("other", "/a/"), mount("c", "/c")]}],
+        }});
+        let entry = json!({"shareVolumePolicy": {"type": "enabled"}, "volumeMounts": [mount("own", "/b")]});
+        let (container, notes) = apply(entry, &pod);
+        assert_eq!(container["volumeMounts"], json!([mount("own", "/b"), mount("a", "/a"), mount("c", "/c")]));
+        assert_eq!(notes, Vec::<String>::new());
+    }
+
+    #[test]
+    fn variables_of_sub_paths_come_along() {
+        let env = json!([{"name": "POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]);
+        let expression = "$(POD)/$$(NOT)/$(GONE)";
+        let pod = json!({"spec": {"containers": [{"name": "app", "env": env,
+            "volumeMounts": [{"name": "v", "mountPath": "/v", "subPathExpr": expression}]}]}});
+        let (container, notes) = apply(json!({"shareVolumePolicy": {"type": "enabled"}}), &pod);
+        assert_eq!(container["env"], env);
+        assert_eq!(notes, [r#"container "app" has no environment variable "GONE""#]);
+    }
+
+    #[test]
+    fn propagation_that_needs_privileges_is_weakened() {
+        let both = json!({"name": "v", "mountPath": "/v", "mountPropagation": "Bidirectional"});
+        let pod = json!({"spec": {"containers": [{"name": "app", "volumeMounts": [both]}]}});
+        let share = json!({"shareVolumePolicy": {"type": "enabled"}});
+        let (container, _) = apply(share.clone(), &pod);
+        assert_eq!(container["volumeMounts"][0]["mountPropagation"], "HostToContainer");
+        let mut privileged = share;
+        privileged["securityContext"] = json!({"privileged": true});
+        assert_eq!(apply(privileged, &pod).0["volumeMounts"][0]["mountPropagation"], "Bidirectional");
+    }
+
+    #[test]
+    fn devices_are_shared_where_no_mount_is() {
+        let device = |name: &str, path: &str| json!({"name": name, "devicePath": path});
+        let pod = json!({"spec": {"containers": [{"name": "app", "volumeDevices": [device("a", "/dev/a"), device("b", "/b")]}]}});
+        let entry = json!({"shareVolumeDevicePolicy": {"type": "enabled"}, "volumeMounts": [mount("own", "/b")]});
+        assert_eq!(apply(entry, &pod).0["volumeDevices"], json!([device("a", "/dev/a")]));
+    }
+
+    #[test]
+    fn env_is_transferred_by_name_label_and_annotation() {
+        let secret = json!({"name": "B", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}});
+        let pod = json!({
+            "metadata": {"labels": {"main": "app"}, "annotations": {"x/y": "app"}},
+            "spec": {"containers": [{"name": "app", "env": [{"name": "A", "value": "1"}, secret, {"name": "C", "value": "3"}]}],
+                "initContainers": [{"name": "init", "env": [{"name": "D", "value": "4"}]}]},
+        });
+        let from = |path: &str| json!({"fieldRef": {"fieldPath": path}});
+        let entry = json!({"env": [{"name": "C", "value": "own"}], "transferEnv": [
+            {"sourceContainerName": "app", "envName": "A"},
+            {"sourceContainerNameFrom": from("metadata.labels['main']"), "envNames": ["B", "C"]},
+            {"sourceContainerNameFrom": from("metadata.annotations['x/y']"), "envName": "gone"},
+            {"sourceContainerNameFrom": from("metadata.labels['absent']"), "envName": "A"},
+            {"sourceContainerName": "init", "envName": "D"},
+        ]});
+        let (container, notes) = apply(entry, &pod);
+        assert_eq!(container["env"], json!([{"name": "C", "value": "own"}, {"name": "A", "value": "1"}, secret]));
+        assert_eq!(notes.len(), 3, "{notes:?}");
+        assert!(notes[1].contains("metadata.labels['absent']") && notes[2].contains("\"init\""), "{notes:?}");
+    }
+}
