@@ -12,7 +12,7 @@ use kube::{Client, Config};
 use serde_json::{Value, json};
 use sidecarset::api::SidecarSet;
 use sidecarset::core::inject::{CompiledSet, CompiledSets, Served};
-use sidecarset::core::revision::Template;
+use sidecarset::core::revision::History;
 use sidecarset::runtime::events::Events;
 use sidecarset::runtime::metrics::Metrics;
 use sidecarset::runtime::namespaces::Namespaces;
@@ -37,14 +37,14 @@ fn set(failure_policy: &str) -> SidecarSet {
 }
 
 fn served(set: &SidecarSet) -> Served {
-    let template = Template::of(&set.spec);
-    let compiled = CompiledSet::new("logs", &set.spec, (&template.hash(0), &template), []).unwrap();
+    let compiled = CompiledSet::new(set, &History::new()).unwrap();
     Served {
         complete: true,
         sets: Arc::new(CompiledSets::new([Arc::new(compiled)])),
         specs: vec![Arc::new(set.clone())],
         seen: SEEN,
         version: SEEN,
+        ..Served::default()
     }
 }
 

@@ -10,6 +10,8 @@ pub const STALLED: &str = "Stalled";
 pub const PAUSED: &str = "Paused";
 /// Condition: the webhook serves this set.
 pub const INJECTION_READY: &str = "InjectionReady";
+/// Condition: another set on the same pods wants a name, volume or key that this one wants too.
+pub const CONFLICTING: &str = "Conflicting";
 
 /// Reasons of conditions; also the reasons of the events on a set.
 pub mod reason {
@@ -41,6 +43,10 @@ pub mod reason {
     pub const REGISTERED: &str = "Registered";
     /// The webhook configuration does not contain it yet.
     pub const NOT_REGISTERED: &str = "NotRegistered";
+    /// `injectionStrategy.revision` names a revision that is not in the history.
+    pub const REVISION_NOT_FOUND: &str = "RevisionNotFound";
+    /// See [`super::CONFLICTING`].
+    pub const CONFLICT: &str = "Conflict";
     /// `injectionStrategy.paused` is true.
     pub const INJECTION_PAUSED: &str = "InjectionPaused";
 }

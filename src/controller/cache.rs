@@ -9,7 +9,8 @@ use tokio::sync::watch;
 
 use super::context::lock;
 use crate::api::SidecarSet;
-use crate::api::validate::{AllowedKeys, Report, validate_with};
+use crate::api::reasons::CONFLICTING;
+use crate::api::validate::{AllowedKeys, Report, clashes, validate_with};
 use crate::core::inject::{CompiledSet, CompiledSets, Served};
 use crate::core::revision::{History, Revision, name, set_and_hash};
 
@@ -74,13 +75,25 @@ impl Cache {
         lock(&self.inner).sets.keys().cloned().collect()
     }
 
+    /// The set as it is served; `None` for one that validation refuses.
+    pub fn compiled(&self, set: &str) -> Option<Arc<CompiledSet>> {
+        lock(&self.inner).sets.get(set)?.compiled.clone()
+    }
+
+    /// What a set and others on the same pods both want. Admission refuses it, but may have been skipped.
+    pub fn conflicts(&self, set: &str) -> Vec<String> {
+        let inner = lock(&self.inner);
+        let Some(known) = inner.sets.get(set) else { return Vec::new() };
+        inner.meeting(known).flat_map(|other| clashes(&known.set, &other.set)).map(|clash| clash.to_string()).collect()
+    }
+
     /// Version at which the set's current spec was first seen.
     pub fn spec_version(&self, set: &str) -> Option<u64> {
         lock(&self.inner).sets.get(set).map(|known| known.spec_version)
     }
 
-    /// Takes note of a set.
-    pub fn apply_set(&self, set: SidecarSet) {
+    /// Takes note of a set. Returns the other sets whose conflicts may have changed with it.
+    pub fn apply_set(&self, set: SidecarSet) -> Vec<String> {
         let mut inner = lock(&self.inner);
         let name = set.name_any();
         let version = resource_version(&set);
@@ -92,8 +105,10 @@ impl Cache {
         let compiled = same.map(|known| known.compiled.clone());
         let rebuild = compiled.is_none();
         let compiled = compiled.unwrap_or_else(|| compile(&set, inner.revisions.get(&name), &self.allowed));
-        inner.sets.insert(name, Known { set: Arc::new(set), spec_version, compiled });
+        let new_spec = spec_version == version;
+        inner.sets.insert(name.clone(), Known { set: Arc::new(set), spec_version, compiled });
         self.publish(&mut inner, rebuild);
+        if new_spec { inner.concerned(&name) } else { Vec::new() }
     }
 
     /// Takes note of the answer to a request about a set, unless the watch has said something newer since.
@@ -106,12 +121,14 @@ impl Cache {
         }
     }
 
-    /// Takes note that a set is gone.
-    pub fn remove_set(&self, set: &SidecarSet) {
+    /// Takes note that a set is gone. Returns the other sets whose conflicts may have changed with it.
+    pub fn remove_set(&self, set: &SidecarSet) -> Vec<String> {
         let mut inner = lock(&self.inner);
         inner.seen = inner.seen.max(resource_version(set));
+        let concerned = inner.concerned(&set.name_any());
         inner.sets.remove(&set.name_any());
         self.publish(&mut inner, true);
+        concerned
     }
 
     /// A complete list of sets is in: others are gone. Returns the names of those.
@@ -178,8 +195,35 @@ impl Cache {
             specs: inner.sets.values().map(|known| Arc::clone(&known.set)).collect(),
             seen: inner.seen,
             version: inner.sets.values().map(|known| known.spec_version).max().unwrap_or(0),
+            allowed: Arc::clone(&self.allowed),
         }));
     }
+}
+
+impl Inner {
+    /// Other valid sets that can inject into the same pods.
+    fn meeting<'a>(&'a self, known: &'a Known) -> impl Iterator<Item = &'a Known> {
+        let others = self.sets.values().filter(move |other| !Arc::ptr_eq(&other.set, &known.set));
+        others.filter(move |other| match (&known.compiled, &other.compiled) {
+            (Some(a), Some(b)) => a.meets(b),
+            _ => false,
+        })
+    }
+
+    /// Sets that a change of this one concerns: those that conflict with it, and those that conflict with any. During the
+    /// first list every set is looked at anyway.
+    fn concerned(&self, name: &str) -> Vec<String> {
+        let Some(known) = self.sets.get(name).filter(|_| self.sets_listed) else { return Vec::new() };
+        let clashing = self.meeting(known).filter(|other| !clashes(&other.set, &known.set).is_empty());
+        let conflicting = self.sets.values().filter(|other| is_conflicting(&other.set));
+        let names = clashing.chain(conflicting).map(|other| other.set.name_any());
+        names.filter(|other| other != name).collect()
+    }
+}
+
+fn is_conflicting(set: &SidecarSet) -> bool {
+    let conditions = set.status.iter().flat_map(|status| &status.conditions);
+    conditions.into_iter().any(|condition| condition.type_ == CONFLICTING && condition.status == "True")
 }
 
 /// `None` for a set that validation refuses: it is not served, and the controller says why.

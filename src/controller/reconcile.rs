@@ -68,7 +68,8 @@ async fn round(context: &Arc<Context>, set: &SidecarSet) -> Result<Action, Error
     let Plan { summary, wake_at, .. } = plan;
     let mut status = status::status(set, &rollout, &summary, &injection, now());
     status.collision_count = (target.collisions > 0).then_some(target.collisions);
-    let in_use = in_use(context, &name, &target, status.stable_revision.as_ref());
+    let kept = [&status.stable_revision, &status.injection_revision, &injection.pinned];
+    let in_use = in_use(context, &name, &target, kept.into_iter().flatten());
     let report_again = report(context, set, status).await?;
     revisions::truncate(context, set, &context.cache.revisions(&name), &in_use).await?;
     let wake = wake_at.map(|at| Duration::try_from(at.duration_since(now())).unwrap_or_default());
@@ -98,24 +99,36 @@ fn is_current(context: &Context, set: &SidecarSet) -> bool {
 }
 
 fn injection_state(context: &Context, set: &SidecarSet, valid: bool) -> InjectionState {
-    let state = |ready, reason, message: &str| InjectionState { ready, reason, message: message.to_owned() };
-    let registered = *context.registered.borrow();
-    let version = context.cache.spec_version(&set.name_any());
-    if !valid {
-        return state(false, reason::INVALID_SPEC, "the spec is invalid: no pod is injected");
-    }
-    if set.spec.injection_strategy.paused {
-        return state(false, reason::INJECTION_PAUSED, "injectionStrategy.paused is true");
-    }
-    match version {
-        Some(version) if registered >= version => state(true, reason::REGISTERED, "new pods get the sidecars"),
-        _ => state(false, reason::NOT_REGISTERED, "the webhook configuration does not contain this generation yet"),
+    let name = set.name_any();
+    let compiled = context.cache.compiled(&name);
+    let pinned = compiled.as_ref().and_then(|compiled| compiled.pinned());
+    let (ready, reason, message) = match (pinned, context.cache.spec_version(&name)) {
+        _ if !valid => (false, reason::INVALID_SPEC, "the spec is invalid: no pod is injected"),
+        _ if set.spec.injection_strategy.paused => {
+            (false, reason::INJECTION_PAUSED, "injectionStrategy.paused is true")
+        }
+        (Some(Err(problem)), _) => (false, reason::REVISION_NOT_FOUND, problem),
+        (_, Some(version)) if *context.registered.borrow() >= version => {
+            (true, reason::REGISTERED, "new pods get the sidecars")
+        }
+        _ => (false, reason::NOT_REGISTERED, "the webhook configuration does not contain this generation yet"),
+    };
+    InjectionState {
+        ready,
+        reason,
+        message: message.to_owned(),
+        pinned: pinned.and_then(Result::ok).map(str::to_owned),
+        conflicts: context.cache.conflicts(&name),
     }
 }
 
-/// Revisions that must be kept: those of pods, the target, and the last stable one.
-fn in_use(context: &Context, set: &str, target: &Target, stable: Option<&String>) -> BTreeSet<String> {
+/// Revisions that must be kept: those of pods, the target, and those that new pods may get.
+fn in_use<'a>(
+    context: &Context,
+    set: &str,
+    target: &Target,
+    kept: impl Iterator<Item = &'a String>,
+) -> BTreeSet<String> {
     let index = context.index();
-    let of_pods = index.revisions_in_use(set);
-    of_pods.into_iter().chain([target.hash.clone()]).chain(stable.cloned()).collect()
+    index.revisions_in_use(set).into_iter().chain([target.hash.clone()]).chain(kept.cloned()).collect()
 }

@@ -1,6 +1,6 @@
 //! `ControllerRevision`s: the history of a set, owned by it, in the operator's namespace.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -38,8 +38,8 @@ pub(super) async fn ensure(context: &Context, set: &SidecarSet, known: &History)
         match found {
             Some(revision) if revision.template != template && collisions < MAX_COLLISIONS => collisions += 1,
             Some(revision) => {
-                let owned = revision.owner == set.metadata.uid;
-                if !owned || revision.number < newest {
+                let same = revision.owner == set.metadata.uid && revision.custom_version == set.spec.custom_version;
+                if !same || revision.number < newest {
                     renew(context, set, &hash, newest + i64::from(revision.number < newest)).await?;
                 }
                 return Ok(Target { hash, template, collisions });
@@ -62,7 +62,7 @@ async fn create(
         metadata: ObjectMeta {
             name: Some(name.clone()),
             namespace: Some(context.namespace.clone()),
-            labels: Some([(keys::SET.to_owned(), set.name_any())].into()),
+            labels: Some(labels(set)),
             owner_references: Some(set.controller_owner_ref(&()).into_iter().collect()),
             ..ObjectMeta::default()
         },
@@ -94,11 +94,17 @@ async fn renew(context: &Context, set: &SidecarSet, hash: &str, number: i64) -> 
     let api = api(context);
     let mut object = context.write("get", describe, api.get(&name)).await?;
     object.metadata.owner_references = Some(set.controller_owner_ref(&()).into_iter().collect());
+    object.metadata.labels = Some(labels(set));
     object.revision = number;
     let params = PostParams::default();
     let renewed = context.write("update", describe, api.replace(&name, &params, &object)).await?;
     context.cache.apply_revision(&renewed);
     Ok(())
+}
+
+fn labels(set: &SidecarSet) -> BTreeMap<String, String> {
+    let version = set.spec.custom_version.clone().map(|version| (keys::CUSTOM_VERSION.to_owned(), version));
+    [(keys::SET.to_owned(), set.name_any())].into_iter().chain(version).collect()
 }
 
 /// Deletes what is over `revisionHistoryLimit`, oldest first, but never a revision that is in use.

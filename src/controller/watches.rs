@@ -138,7 +138,7 @@ fn on_set(context: &Context, relist: &mut Relist<String>, gate: &Gate, event: &E
         Event::InitApply(set) | Event::Apply(set) => {
             relist.note(set.name());
             match &set.0.0 {
-                Ok(set) => context.cache.apply_set(set.clone()),
+                Ok(set) => context.dirty.mark(context.cache.apply_set(set.clone())),
                 Err(error) => tracing::error!(set = %set.name(), %error, "the set cannot be read and is left alone"),
             }
         }
@@ -151,7 +151,7 @@ fn on_set(context: &Context, relist: &mut Relist<String>, gate: &Gate, event: &E
         }
         Event::Delete(set) => {
             if let Ok(set) = &set.0.0 {
-                context.cache.remove_set(set);
+                context.dirty.mark(context.cache.remove_set(set));
             }
             forget(context, &set.name());
         }

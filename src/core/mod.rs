@@ -1,6 +1,7 @@
 //! Decisions: pure functions from what was seen, and a `now`, to data. No I/O, no clock, nothing asynchronous.
 
 pub mod inject;
+pub mod new_pods;
 pub mod pod;
 pub mod registration;
 pub mod revision;

@@ -17,6 +17,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 
+use super::new_pods::injection_revision;
 use super::revision;
 use super::upgrade::rollout::Strategy;
 use super::upgrade::{Rollout, Summary};
@@ -24,7 +25,7 @@ use crate::api::reasons::{self, reason};
 use crate::api::{SidecarSet, SidecarSetStatus};
 
 /// Whether the webhook serves a set, and why not.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct InjectionState {
     /// True if pods created now get the sidecars.
     pub ready: bool,
@@ -32,6 +33,10 @@ pub struct InjectionState {
     pub reason: &'static str,
     /// Message of the condition.
     pub message: String,
+    /// Hash of the revision that `injectionStrategy.revision` names.
+    pub pinned: Option<String>,
+    /// What this set and others on the same pods both want.
+    pub conflicts: Vec<String>,
 }
 
 /// The four conditions about the rollout, and the line that explains them.
@@ -76,6 +81,9 @@ pub fn status(
     let name = set.metadata.name.as_deref().unwrap_or_default();
     let same_revision = old.update_revision.as_deref() == Some(&rollout.revision);
     let progressed = !same_revision || number(counts.updated_ready) > old.updated_ready_pods;
+    let stable_revision = if fully_rolled_out(summary) { Some(rollout.revision.clone()) } else { old.stable_revision };
+    let pinned = injection.pinned.as_deref();
+    let given = injection_revision(set, rollout, summary, stable_revision.as_ref(), pinned);
     let status = SidecarSetStatus {
         matched_pods: number(counts.matched),
         updated_pods: number(counts.updated),
@@ -84,9 +92,9 @@ pub fn status(
         failed_pods: number(counts.failed),
         not_in_place_pods: number(counts.not_in_place),
         update_revision: Some(rollout.revision.clone()),
-        stable_revision: if fully_rolled_out(summary) { Some(rollout.revision.clone()) } else { old.stable_revision },
+        stable_revision,
         latest_revision: Some(revision::name(name, &rollout.revision)),
-        injection_revision: Some(rollout.revision.clone()),
+        injection_revision: Some(given),
         last_progress_time: if progressed { Some(Time(whole_seconds(now))) } else { old.last_progress_time },
         message: Some(verdict.message.clone()),
         ..old
@@ -193,6 +201,7 @@ fn with_conditions(
     let generation = set.metadata.generation;
     let fine = |on: bool| if on { verdict.reason } else { reason::AS_EXPECTED };
     let message = verdict.message.as_str();
+    let (conflicting, conflicts) = (!injection.conflicts.is_empty(), injection.conflicts.join("; "));
     let paused = if verdict.paused { reason::PAUSED } else { reason::AS_EXPECTED };
     let wanted = [
         (reasons::READY, verdict.ready, verdict.reason, message),
@@ -200,6 +209,12 @@ fn with_conditions(
         (reasons::STALLED, verdict.stalled, fine(verdict.stalled), message),
         (reasons::PAUSED, verdict.paused, paused, if verdict.paused { "updateStrategy.paused is true" } else { "" }),
         (reasons::INJECTION_READY, injection.ready, injection.reason, injection.message.as_str()),
+        (
+            reasons::CONFLICTING,
+            conflicting,
+            if conflicting { reason::CONFLICT } else { reason::AS_EXPECTED },
+            &conflicts,
+        ),
     ];
     let before = std::mem::take(&mut status.conditions);
     status.conditions = wanted
@@ -333,7 +348,7 @@ mod tests {
         ];
         for (what, strategy, summary, expected) in cases {
             let set = testing::set("v2", strategy.clone());
-            let injection = InjectionState { ready: true, reason: "Registered", message: String::new() };
+            let injection = InjectionState { ready: true, reason: "Registered", ..InjectionState::default() };
             let status = status(&set, &testing::rollout("v2", strategy), &summary, &injection, testing::at(0));
             let value = |type_: &str| {
                 let condition = status.conditions.iter().find(|c| c.type_ == type_).unwrap();
@@ -352,7 +367,7 @@ mod tests {
     fn a_transition_time_stays_until_the_status_changes() {
         let mut set = testing::set("v2", json!({}));
         let rollout = testing::rollout("v2", json!({}));
-        let injection = InjectionState { ready: true, reason: "Registered", message: String::new() };
+        let injection = InjectionState { ready: true, reason: "Registered", ..InjectionState::default() };
         let first = status(&set, &rollout, &summary(|_| {}), &injection, testing::at(0));
         set.status = Some(first.clone());
         assert_eq!(status(&set, &rollout, &summary(|_| {}), &injection, testing::at(60)), first);
@@ -362,7 +377,7 @@ mod tests {
     fn a_revision_is_stable_when_every_pod_runs_it() {
         let set = testing::set("v2", json!({}));
         let rollout = testing::rollout("v2", json!({}));
-        let injection = InjectionState { ready: true, reason: "Registered", message: String::new() };
+        let injection = InjectionState { ready: true, reason: "Registered", ..InjectionState::default() };
         let stable = |summary: Summary| status(&set, &rollout, &summary, &injection, testing::at(0)).stable_revision;
         assert_eq!(stable(summary(|_| {})), Some(rollout.revision.clone()));
         assert_eq!(stable(summary(|s| (s.counts.updated, s.counts.updated_ready) = (9, 9))), None);

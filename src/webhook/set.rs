@@ -12,8 +12,8 @@ use tokio::sync::watch;
 
 use super::pod::{Review, review};
 use crate::api::SidecarSet;
-use crate::api::validate::{conflicts, validate};
-use crate::core::inject::Served;
+use crate::api::validate::{FieldError, conflicts, validate_with};
+use crate::core::inject::{Served, unknown_revision};
 
 /// `POST /validate-sidecarsets`.
 #[allow(clippy::unused_async)] // axum's handlers are asynchronous
@@ -28,11 +28,15 @@ pub async fn check(
     if request.old_object.is_some_and(|old| old.spec == set.spec && old.annotations() == set.annotations()) {
         return Ok(Json(review(json!({"uid": request.uid, "allowed": true}))));
     }
-    let mut report = validate(set);
+    let served = served.borrow().clone();
+    let mut report = validate_with(set, &served.allowed);
     if report.errors.is_empty() {
-        let others = served.borrow().clone();
-        let valid = others.specs.iter().filter(|other| validate(other).errors.is_empty());
+        // Only sets that are served are valid by themselves.
+        let valid = served.specs.iter().filter(|other| served.sets.get(&other.name_any()).is_some());
         report.errors = conflicts(set, valid.map(AsRef::as_ref));
+        let known = served.sets.get(&set.name_any()).map(AsRef::as_ref);
+        let unknown = unknown_revision(set, known);
+        report.errors.extend(unknown.map(|message| FieldError::new("spec.injectionStrategy.revision", message)));
     }
     let mut response = json!({"uid": request.uid, "allowed": report.errors.is_empty(), "warnings": report.warnings});
     if let Some(message) = report.message() {

@@ -59,6 +59,6 @@ pub struct SidecarSetStatus {
     /// One line: what happens, and what is waited for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// Ready, Reconciling, Stalled, Paused, InjectionReady.
+    /// Ready, Reconciling, Stalled, Paused, InjectionReady, Conflicting.
     pub conditions: Vec<Condition>,
 }

@@ -19,14 +19,9 @@ pub fn conflicts<'a>(set: &SidecarSet, others: impl IntoIterator<Item = &'a Side
         check_base(base, &others, &mut errors);
     }
     let meeting: Vec<&SidecarSet> = others.into_iter().filter(|other| meet(set, other)).collect();
-    errors.extend(meeting.iter().flat_map(|other| shared(set, other)));
+    errors.extend(meeting.iter().flat_map(|other| clashes(set, other)));
     sidecars::order_with(set, &meeting, &mut errors);
     errors
-}
-
-/// What of `set` conflicts with one other set.
-pub fn pair_conflicts(set: &SidecarSet, other: &SidecarSet) -> Vec<FieldError> {
-    if meet(set, other) { shared(set, other) } else { Vec::new() }
 }
 
 fn check_base(base: &str, others: &[&SidecarSet], errors: &mut Vec<FieldError>) {
@@ -62,7 +57,8 @@ fn overlap(a: &SidecarSetSpec, b: &SidecarSetSpec) -> bool {
     namespaces && meet(&a.selector, &b.selector)
 }
 
-fn shared(set: &SidecarSet, other: &SidecarSet) -> Vec<FieldError> {
+/// What both sets want, if they select some of the same pods.
+pub fn clashes(set: &SidecarSet, other: &SidecarSet) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let name = other.name_any();
     let taken: Vec<String> =

@@ -15,7 +15,7 @@ use super::selector::Selector;
 use super::v1beta1::{SidecarSet, SidecarSetSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
-pub use conflicts::{conflicts, pair_conflicts};
+pub use conflicts::{clashes, conflicts};
 pub use metadata::AllowedKeys;
 pub use sidecars::field_reference;
 
@@ -30,7 +30,8 @@ pub struct FieldError {
 }
 
 impl FieldError {
-    fn new(path: impl Into<String>, message: impl Into<String>) -> Self {
+    /// An error at a path.
+    pub fn new(path: impl Into<String>, message: impl Into<String>) -> Self {
         Self { path: path.into(), message: message.into() }
     }
 }

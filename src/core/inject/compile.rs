@@ -13,7 +13,7 @@ use crate::api::v1beta1::{
     FailurePolicy, InjectionRevision, NewPods, PatchPodMetadata, PodInjectPolicy, RevisionPolicy, SidecarSet,
 };
 use crate::api::{canary_base, keys};
-use crate::core::revision::{self, History, List, Template, twins};
+use crate::core::revision::{self, History, List, Revision, Template, twins};
 
 /// Fields whose zero value the apiserver drops or replaces by a default; everywhere else false and 0 mean something.
 const FALSE_IS_ABSENT: [&str; 4] = ["tty", "stdin", "stdinOnce", "readOnly"];
@@ -64,6 +64,8 @@ pub struct CompiledSet {
     pinned: Option<Pinned>,
     /// Container and volume names of every known revision: only these can be ours on a pod that says so.
     pub(super) known_names: BTreeSet<String>,
+    /// Hashes and `customVersion`s of the history.
+    known_revisions: Vec<(String, Option<String>)>,
 }
 
 /// `injectionStrategy.revision`.
@@ -104,6 +106,7 @@ impl CompiledSet {
             pinned: pinned(set, (&hash, &target), history)?,
             usual: Arc::new(usual),
             known_names: templates.chain([&target]).flat_map(names).collect(),
+            known_revisions: history.iter().map(|(hash, r)| (hash.clone(), r.custom_version.clone())).collect(),
         })
     }
 
@@ -118,9 +121,20 @@ impl CompiledSet {
         &self.usual.revision
     }
 
-    /// Why `injectionStrategy.revision` cannot be followed.
-    pub fn pinned_problem(&self) -> Option<&str> {
-        self.pinned.as_ref().and_then(|pinned| pinned.template.as_ref().err()).map(String::as_str)
+    /// Hash of the revision that `injectionStrategy.revision` names, or why there is none; `None` if it names none.
+    pub fn pinned(&self) -> Option<Result<&str, &str>> {
+        let pinned = self.pinned.as_ref()?;
+        Some(pinned.template.as_ref().map(|template| template.revision.as_str()).map_err(String::as_str))
+    }
+
+    /// Whether both can inject into one pod. Of a canary and its base only one does.
+    pub fn meets(&self, other: &Self) -> bool {
+        let namespaces = match (&self.namespace_selector, &other.namespace_selector) {
+            (Some(a), Some(b)) => a.overlaps(b),
+            _ => true,
+        };
+        let replaces = |a: &Self, b: &Self| a.base.as_ref() == Some(&b.name);
+        namespaces && self.selector.overlaps(&other.selector) && !replaces(self, other) && !replaces(other, self)
     }
 
     /// Label keys that decide whether, and with what, this set injects.
@@ -162,26 +176,42 @@ fn pinned(
 }
 
 /// The revision that `injectionStrategy.revision` names: of several with one `customVersion` the newest.
-pub fn find_revision<'a>(
+fn find_revision<'a>(
     set: &'a SidecarSet,
     wanted: &InjectionRevision,
     (hash, target): (&'a str, &'a Template),
     history: &'a History,
 ) -> Option<(&'a str, &'a Template)> {
     let name = set.name_any();
-    let fits = |hash: &str, version: Option<&str>| {
-        wanted.revision_name.as_deref().is_none_or(|wanted| wanted == hash || wanted == revision::name(&name, hash))
-            && wanted.custom_version.as_deref().is_none_or(|wanted| version == Some(wanted))
-    };
-    if fits(hash, set.spec.custom_version.as_deref()) {
+    if is_named(wanted, &name, hash, set.spec.custom_version.as_deref()) {
         return Some((hash, target));
     }
-    let known = history.iter().filter(|(hash, revision)| fits(hash, revision.custom_version.as_deref()));
-    known.max_by_key(|(_, revision)| revision.number).map(|(hash, revision)| (hash.as_str(), &revision.template))
+    let named =
+        |(hash, revision): &(&String, &Revision)| is_named(wanted, &name, hash, revision.custom_version.as_deref());
+    let newest = history.iter().filter(named).max_by_key(|(_, revision)| revision.number);
+    newest.map(|(hash, revision)| (hash.as_str(), &revision.template))
+}
+
+/// Whether `wanted` names this revision of a set, by the name of its object, by its hash, or by its `customVersion`.
+fn is_named(wanted: &InjectionRevision, set: &str, hash: &str, version: Option<&str>) -> bool {
+    wanted.revision_name.as_deref().is_none_or(|wanted| wanted == hash || wanted == revision::name(set, hash))
+        && wanted.custom_version.as_deref().is_none_or(|wanted| version == Some(wanted))
+}
+
+/// Why a set that is about to be written cannot pin the revision that it names. `known`: the set as it is served now.
+pub fn unknown_revision(set: &SidecarSet, known: Option<&CompiledSet>) -> Option<String> {
+    let wanted = set.spec.injection_strategy.revision.as_ref()?;
+    let name = set.name_any();
+    let own = Template::of(&set.spec).hash(set.status.as_ref().and_then(|s| s.collision_count).unwrap_or(0));
+    let found = is_named(wanted, &name, &own, set.spec.custom_version.as_deref())
+        || known.is_some_and(|known| {
+            known.known_revisions.iter().any(|(hash, version)| is_named(wanted, &name, hash, version.as_deref()))
+        });
+    (!found).then(|| not_found(&name, wanted))
 }
 
 /// Says how to find the revisions that there are.
-pub fn not_found(set: &str, wanted: &InjectionRevision) -> String {
+fn not_found(set: &str, wanted: &InjectionRevision) -> String {
     let InjectionRevision { revision_name, custom_version, policy: _ } = wanted;
     let what = match (revision_name, custom_version) {
         (Some(name), _) => format!("revision {name:?}"),

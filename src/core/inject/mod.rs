@@ -22,7 +22,7 @@ use std::sync::Arc;
 use json_patch::Patch;
 use serde_json::Value;
 
-pub use compile::{CompiledSet, find_revision, not_found};
+pub use compile::{CompiledSet, unknown_revision};
 use draft::Draft;
 pub use marks::Mark;
 use marks::Marks;
@@ -33,6 +33,7 @@ use crate::api::SidecarSet;
 use crate::api::keys;
 use crate::api::reasons::InjectionReason;
 use crate::api::v1beta1::FailurePolicy;
+use crate::api::validate::AllowedKeys;
 
 /// A pod that is about to be created.
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +64,8 @@ pub struct Served {
     pub seen: u64,
     /// The newest resourceVersion at which the current spec of a set was first seen.
     pub version: u64,
+    /// Metadata keys that sets may write.
+    pub allowed: Arc<AllowedKeys>,
 }
 
 /// What one set did, or why it did nothing.

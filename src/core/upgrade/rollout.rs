@@ -92,6 +92,11 @@ impl Rollout {
         self.stable.as_ref() != Some(&self.revision)
     }
 
+    /// False if every pod may be upgraded.
+    pub fn has_partition(&self) -> bool {
+        !matches!(&self.strategy.partition, IntOrString::Int(0)) && share(&self.strategy.partition, 100) > 0
+    }
+
     /// Pods that must stay on the old revision: a percentage is rounded up, but below 100 % at least one of several
     /// pods moves (OpenKruise's rule).
     pub fn keep_old(&self, matched: usize) -> usize {

@@ -333,7 +333,9 @@ fn unready(pod: &PodView, update: Option<&Update>, rollout: &Rollout, now: Times
 }
 
 fn has_images(pod: &PodView, sidecars: &[Sidecar]) -> bool {
-    sidecars.iter().all(|sidecar| pod.container(&sidecar.name).is_some_and(|c| c.image == sidecar.image))
+    let has = |sidecar: &Sidecar, name: &str| pod.container(name).is_some_and(|c| c.image == sidecar.image);
+    // Of the twins of a hot upgrade one has the image, and the other idles.
+    sidecars.iter().all(|sidecar| sidecar.container_names().iter().any(|name| has(sidecar, name)))
 }
 
 /// The chain of checks before a patch; the first that applies is the reason.
