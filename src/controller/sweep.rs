@@ -1,5 +1,5 @@
 //! When a set is gone its sidecars run on; only the marks are removed, so that a later set of that name does not take
-//! the pods for its own.
+//! the pods for its own. The pods of a canary become its base's.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use super::context::{Context, patch_params};
 use super::error::Error;
 use super::sets_api;
 use crate::api::keys;
+use crate::core::inject;
 use crate::core::pod::PodView;
 
 /// How often marks without a set are looked for.
@@ -60,7 +61,10 @@ async fn sweep(context: &Arc<Context>, set: &str) -> Result<(), Error> {
 
 async fn unmark(context: &Arc<Context>, set: &str, pod: &PodView) -> Result<(), Error> {
     let api: Api<Pod> = Api::namespaced(context.clients.call.clone(), &pod.key.namespace);
-    let (params, patch) = (patch_params(), Patch::Merge(marks_removed(set, pod)));
+    let base = pod.marks.get(set).and_then(|mark| mark.canary.as_ref()?.base.clone());
+    let heir =
+        base.filter(|base| context.cache.set(base).is_some_and(|base| base.metadata.deletion_timestamp.is_none()));
+    let (params, patch) = (patch_params(), Patch::Merge(marks_removed(set, heir.as_deref(), pod)));
     let call = api.patch(&pod.key.name, &params, &patch);
     match context.write("unmark", || format!("pod {}", pod.key), call).await {
         // Changed or gone meanwhile: the next sweep sees what it is now.
@@ -71,15 +75,25 @@ async fn unmark(context: &Arc<Context>, set: &str, pod: &PodView) -> Result<(), 
     }
 }
 
-/// A merge patch that applies only to this version of the pod.
-fn marks_removed(set: &str, pod: &PodView) -> Value {
+/// A merge patch that applies only to this version of the pod. `heir`: the set that the sidecars belong to now.
+fn marks_removed(set: &str, heir: Option<&str>, pod: &PodView) -> Value {
     let mut labels = BTreeMap::from([(keys::revision_label(set), Value::Null)]);
-    if pod.marks.len() == 1 {
-        labels.insert(keys::INJECTED.to_owned(), Value::Null);
+    let mut annotations =
+        BTreeMap::from([keys::injection_annotation(set), keys::update_annotation(set)].map(|key| (key, Value::Null)));
+    match (heir, pod.marks.get(set).and_then(|mark| Some((mark, mark.canary.as_ref()?)))) {
+        (Some(heir), Some((mark, canary))) => {
+            let inherited = inject::Mark { base: None, ..(**canary).clone() };
+            labels.insert(keys::revision_label(heir), json!(mark.revision));
+            annotations.insert(keys::injection_annotation(heir), json!(inherited.to_json()));
+        }
+        _ if pod.marks.len() == 1 => {
+            labels.insert(keys::INJECTED.to_owned(), Value::Null);
+        }
+        _ => {}
     }
     json!({"metadata": {
         "resourceVersion": pod.resource_version.to_string(),
         "labels": labels,
-        "annotations": {keys::injection_annotation(set): null, keys::update_annotation(set): null},
+        "annotations": annotations,
     }})
 }

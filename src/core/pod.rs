@@ -7,6 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use k8s_openapi::jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::inject;
 use super::revision::List;
 use crate::api::keys;
 
@@ -177,6 +178,8 @@ pub struct Mark {
     pub revision: String,
     /// Annotation `update.sidecarset.dev/<set>`.
     pub update: Option<Update>,
+    /// Annotation `injection.sidecarset.dev/<set>` of a canary set.
+    pub canary: Option<Box<inject::Mark>>,
 }
 
 /// The last in-place update of a set on a pod, written in the same request as the images.
@@ -262,9 +265,16 @@ fn marks(labels: &BTreeMap<String, String>, annotations: &BTreeMap<String, Strin
         .map(|(set, revision)| {
             let update =
                 annotations.get(&keys::update_annotation(set)).and_then(|text| serde_json::from_str(text).ok());
-            (set.to_owned(), Mark { revision: revision.clone(), update })
+            let canary = annotations.get(&keys::injection_annotation(set)).and_then(|text| canary(text));
+            (set.to_owned(), Mark { revision: revision.clone(), update, canary })
         })
         .collect()
+}
+
+/// Most marks are of no canary, and are not worth decoding.
+fn canary(text: &str) -> Option<Box<inject::Mark>> {
+    let mark: inject::Mark = text.contains("\"base\"").then(|| serde_json::from_str(text).ok())??;
+    mark.base.is_some().then(|| Box::new(mark))
 }
 
 fn containers(

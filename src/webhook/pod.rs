@@ -178,15 +178,23 @@ fn tell_owner(events: &Events, request: &ReviewRequest<Value>, outcome: &Outcome
     });
 }
 
+/// What people should know. That all went well is said by the metric and the audit annotation only: a warning for it
+/// would teach them not to read warnings.
+fn warnings(outcome: &Outcome, injection: &Injection) -> Vec<String> {
+    let Outcome { set, reason, message, notes } = outcome;
+    match reason {
+        // The refusal says it all.
+        _ if injection.refused.is_some() => Vec::new(),
+        InjectionReason::Injected | InjectionReason::AlreadyInjected => {
+            notes.iter().map(|note| format!("SidecarSet {set:?}: {note}")).collect()
+        }
+        InjectionReason::Removed => vec![format!("SidecarSet {set:?} is removed: {message} ({})", reason.as_str())],
+        _ => vec![format!("SidecarSet {set:?} is not injected: {message} ({})", reason.as_str())],
+    }
+}
+
 fn answer(uid: &str, injection: &Injection) -> Value {
-    let warnings: Vec<String> = injection
-        .outcomes
-        .iter()
-        .filter(|outcome| outcome.reason.is_failure() && injection.refused.is_none())
-        .map(|outcome| {
-            format!("SidecarSet {:?} is not injected: {} ({})", outcome.set, outcome.message, outcome.reason.as_str())
-        })
-        .collect();
+    let warnings: Vec<String> = injection.outcomes.iter().flat_map(|outcome| warnings(outcome, injection)).collect();
     let audit: Vec<String> =
         injection.outcomes.iter().map(|outcome| format!("{}={}", outcome.set, outcome.reason.as_str())).collect();
     let mut response = json!({"uid": uid, "allowed": injection.refused.is_none(), "warnings": warnings});

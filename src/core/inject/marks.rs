@@ -50,7 +50,8 @@ impl Mark {
         self.containers.iter().chain(&self.init_containers)
     }
 
-    pub(super) fn to_json(&self) -> String {
+    /// The annotation's value.
+    pub fn to_json(&self) -> String {
         serde_json::to_string(self).unwrap_or_default()
     }
 }
