@@ -6,6 +6,7 @@ mod api;
 #[allow(dead_code)] // the benchmark uses it too
 mod common;
 mod crash;
+mod features;
 mod in_cluster;
 mod injection;
 mod rollout;
