@@ -1,6 +1,7 @@
 //! The webhook on sets: what the schema and its CEL rules cannot say.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::body::Bytes;
@@ -9,16 +10,19 @@ use axum::http::StatusCode;
 use kube::ResourceExt;
 use serde_json::{Value, json};
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::pod::{Review, review};
 use crate::api::SidecarSet;
 use crate::api::validate::{FieldError, conflicts, validate_with};
 use crate::core::inject::{Served, unknown_revision};
 
+/// How long a set that this one needs may take to be seen: `kubectl apply` writes both within milliseconds.
+const CATCH_UP: Duration = Duration::from_millis(500);
+
 /// `POST /validate-sidecarsets`.
-#[allow(clippy::unused_async)] // axum's handlers are asynchronous
 pub async fn check(
-    State(served): State<watch::Receiver<Arc<Served>>>,
+    State(mut served): State<watch::Receiver<Arc<Served>>>,
     body: Bytes,
 ) -> Result<Json<Value>, (StatusCode, String)> {
     let Review { request } = serde_json::from_slice::<Review<SidecarSet>>(&body)
@@ -28,15 +32,10 @@ pub async fn check(
     if request.old_object.is_some_and(|old| old.spec == set.spec && old.annotations() == set.annotations()) {
         return Ok(Json(review(json!({"uid": request.uid, "allowed": true}))));
     }
-    let served = served.borrow().clone();
-    let mut report = validate_with(set, &served.allowed);
+    let mut report = validate_with(set, &served.borrow().allowed);
     if report.errors.is_empty() {
-        // Only sets that are served are valid by themselves.
-        let valid = served.specs.iter().filter(|other| served.sets.get(&other.name_any()).is_some());
-        report.errors = conflicts(set, valid.map(AsRef::as_ref));
-        let known = served.sets.get(&set.name_any()).map(AsRef::as_ref);
-        let unknown = unknown_revision(set, known);
-        report.errors.extend(unknown.map(|message| FieldError::new("spec.injectionStrategy.revision", message)));
+        let _ = timeout(CATCH_UP, served.wait_for(|served| with_others(set, served).is_empty())).await;
+        report.errors = with_others(set, &served.borrow());
     }
     let mut response = json!({"uid": request.uid, "allowed": report.errors.is_empty(), "warnings": report.warnings});
     if let Some(message) = report.message() {
@@ -44,4 +43,14 @@ pub async fn check(
         response["status"] = json!({"code": 422, "reason": "Invalid", "message": message});
     }
     Ok(Json(review(response)))
+}
+
+/// What is wrong with a set that is valid by itself, next to those that are served.
+fn with_others(set: &SidecarSet, served: &Served) -> Vec<FieldError> {
+    // Only sets that are served are valid by themselves.
+    let valid = served.specs.iter().filter(|other| served.sets.get(&other.name_any()).is_some());
+    let mut errors = conflicts(set, valid.map(AsRef::as_ref));
+    let unknown = unknown_revision(set, served.sets.get(&set.name_any()).map(AsRef::as_ref));
+    errors.extend(unknown.map(|message| FieldError::new("spec.injectionStrategy.revision", message)));
+    errors
 }

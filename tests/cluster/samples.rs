@@ -63,6 +63,7 @@ fn every_sample_is_tested() {
         "istio-proxy",
         "linkerd-proxy",
         "mysql-start-order",
+        "post-sidecar",
     ];
     let tested = tested.iter().map(|name| format!("{name}.yaml")).chain(["kustomization.yaml".to_owned()]);
     assert_eq!(files, tested.collect());
@@ -131,5 +132,15 @@ async fn mysql_start_order() {
         assert_eq!(native.restart_policy.as_deref(), Some("Always"), "{}", native.name);
         assert!(native.startup_probe.is_some(), "{}: the next one waits for it", native.name);
     }
-    end(world, "mysql-access").await;
+    world.remove_set("mysql-client").await;
+    end(world, "mysql-proxy").await;
+}
+
+#[tokio::test]
+async fn post_sidecar() {
+    let world = World::shared("sample-post").await;
+    let pods = injected(&world, "post-sidecar.yaml", &["site", "content"], &[]).await;
+    let content = &pods[0].spec.as_ref().unwrap().containers[1];
+    assert!(content.volume_mounts.iter().flatten().any(|mount| mount.mount_path == "/site"), "{content:?}");
+    end(world, "site-content").await;
 }
