@@ -31,7 +31,7 @@ impl Resource {
 }
 
 /// A quantity in units of 10⁻⁹, so that every legal one is a whole number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Quantity(i128);
 
 pub(super) const NANOS: i128 = 1_000_000_000;
@@ -56,7 +56,7 @@ impl Quantity {
     /// Nothing.
     pub const ZERO: Self = Self(0);
 
-    /// The largest amount that Kubernetes knows, 2⁶³ − 1. Sums end here.
+    /// The largest amount that Kubernetes knows, 2⁶³ − 1. Larger ones, and sums, end here.
     pub const MAX: Self = Self(i64::MAX as i128 * NANOS);
 
     /// Parses `1`, `0.5`, `500m`, `64Mi`, `1e3`; `None` for anything else.
@@ -68,7 +68,7 @@ impl Quantity {
         let (multiply, divide) = scale(suffix)?;
         let scaled = nanos.saturating_mul(multiply);
         // What is smaller than 10⁻⁹ is rounded away from zero: who asks for something gets something.
-        Some(Self((scaled + scaled.signum() * (divide - 1)) / divide))
+        Some(Self::from_nanos((scaled + scaled.signum() * (divide - 1)) / divide))
     }
 
     /// From units of 10⁻⁹, at most [`Self::MAX`] away from zero.

@@ -5,6 +5,7 @@
 
 mod containers;
 mod names;
+mod resources;
 mod unsupported;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
@@ -60,6 +61,7 @@ pub fn validate(set: &SidecarSet) -> Report {
         }
     }
     containers::check(spec, &mut report);
+    resources::check(spec, &mut report);
     metadata(spec, &mut report.errors);
     job_pods(spec, &mut report.warnings);
     if let Some(version) = &spec.custom_version

@@ -103,7 +103,6 @@ fn each_rule_names_the_field_it_refuses() {
 #[test]
 fn what_is_not_built_yet_is_refused() {
     let cases = [
-        ("/spec/resources", json!({"mode": "SharedWithPod"}), "spec.resources"),
         ("/spec/containers/0/dependsOn", json!(["app"]), "spec.containers[0].dependsOn"),
         ("/spec/containers/0/transferEnv", json!([{"envName": "A"}]), "spec.containers[0].transferEnv"),
         ("/spec/containers/0/shareVolumePolicy", json!({"type": "enabled"}), "spec.containers[0].shareVolumePolicy"),

@@ -19,7 +19,6 @@ pub(super) fn check(set: &SidecarSet, errors: &mut Vec<FieldError>) {
     for key in [keys::CANARY, keys::BASE] {
         refuse(set.annotations().contains_key(key), &format!("metadata.annotations[{key}]"));
     }
-    refuse(set.spec.resources.is_some(), "spec.resources");
     for (list, containers) in [("initContainers", &set.spec.init_containers), ("containers", &set.spec.containers)] {
         for (i, sidecar) in containers.iter().enumerate() {
             container(&format!("spec.{list}[{i}]"), sidecar, &mut refuse);
@@ -43,7 +42,7 @@ fn container(path: &str, sidecar: &SidecarContainer, refuse: &mut impl FnMut(boo
         share_volume_policy,
         share_volume_device_policy,
         transfer_env,
-        resources_policy,
+        resources_policy: _,
         depends_on,
     } = sidecar;
     if let Some(upgrade) = upgrade_strategy {
@@ -57,7 +56,6 @@ fn container(path: &str, sidecar: &SidecarContainer, refuse: &mut impl FnMut(boo
         refuse(enabled, &format!("{path}.{field}"));
     }
     refuse(!transfer_env.is_empty(), &format!("{path}.transferEnv"));
-    refuse(resources_policy.is_some(), &format!("{path}.resourcesPolicy"));
     refuse(!depends_on.is_empty(), &format!("{path}.dependsOn"));
 }
 

@@ -7,6 +7,8 @@ mod compile;
 mod converge;
 mod draft;
 mod place;
+#[allow(dead_code, unused_imports)] // until placing asks for resources
+mod resources;
 #[cfg(test)]
 mod tests;
 mod volumes;
