@@ -1,6 +1,7 @@
 //! The vocabulary: the `SidecarSet` type, the keys written on pods, reasons and condition types.
 
 pub mod crd;
+pub mod expression;
 pub mod keys;
 pub mod order;
 pub mod quantity;

@@ -1,12 +1,64 @@
 //! Kubernetes quantities, compared by value: the apiserver rewrites `0.5` as `500m`.
 
-/// A quantity in units of 10⁻⁹, so that every legal one is a whole number.
+/// A resource that can be computed with, and that a pod-level budget can hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Resource {
+    /// Counted in cores, in steps of 1m.
+    Cpu,
+    /// Counted in bytes.
+    Memory,
+}
+
+impl Resource {
+    /// Both of them.
+    pub const ALL: [Self; 2] = [Self::Cpu, Self::Memory];
+
+    /// As it is called in `limits` and `requests`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Memory => "memory",
+        }
+    }
+
+    /// The smallest amount that Kubernetes tells apart, in units of 10⁻⁹.
+    fn step(self) -> i128 {
+        match self {
+            Self::Cpu => 1_000_000,
+            Self::Memory => NANOS,
+        }
+    }
+}
+
+/// A quantity in units of 10⁻⁹, so that every legal one is a whole number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Quantity(i128);
 
-const NANOS: i128 = 1_000_000_000;
+pub(super) const NANOS: i128 = 1_000_000_000;
+
+/// Suffixes of whole numbers, largest first: the canonical form has the largest that leaves no fraction.
+const BINARY: [(&str, i128); 6] =
+    [("Ei", 1 << 60), ("Pi", 1 << 50), ("Ti", 1 << 40), ("Gi", 1 << 30), ("Mi", 1 << 20), ("Ki", 1 << 10)];
+const DECIMAL: [(&str, i128); 10] = [
+    ("E", NANOS * NANOS * NANOS),
+    ("P", NANOS * NANOS * 1_000_000),
+    ("T", NANOS * NANOS * 1_000),
+    ("G", NANOS * NANOS),
+    ("M", NANOS * 1_000_000),
+    ("k", NANOS * 1_000),
+    ("", NANOS),
+    ("m", 1_000_000),
+    ("u", 1_000),
+    ("n", 1),
+];
 
 impl Quantity {
+    /// Nothing.
+    pub const ZERO: Self = Self(0);
+
+    /// The largest amount that Kubernetes knows, 2⁶³ − 1. Larger ones, and sums, end here.
+    pub const MAX: Self = Self(i64::MAX as i128 * NANOS);
+
     /// Parses `1`, `0.5`, `500m`, `64Mi`, `1e3`; `None` for anything else.
     /// Source of the grammar: `k8s.io/apimachinery/pkg/api/resource.Quantity`.
     pub fn parse(text: &str) -> Option<Self> {
@@ -14,12 +66,57 @@ impl Quantity {
         let (number, suffix) = text.split_at(split);
         let nanos = decimal_nanos(number)?;
         let (multiply, divide) = scale(suffix)?;
-        Some(Self(nanos.checked_mul(multiply)? / divide))
+        let scaled = nanos.saturating_mul(multiply);
+        // What is smaller than 10⁻⁹ is rounded away from zero: who asks for something gets something.
+        Some(Self::from_nanos((scaled + scaled.signum() * (divide - 1)) / divide))
+    }
+
+    /// From units of 10⁻⁹, at most [`Self::MAX`] away from zero.
+    pub(super) fn from_nanos(nanos: i128) -> Self {
+        Self(nanos.clamp(-Self::MAX.0, Self::MAX.0))
+    }
+
+    /// In units of 10⁻⁹.
+    pub(super) fn nanos(self) -> i128 {
+        self.0
     }
 
     /// True below zero.
     pub fn is_negative(self) -> bool {
         self.0 < 0
+    }
+
+    /// True above zero: Kubernetes reads a request or limit of zero as none.
+    pub fn is_positive(self) -> bool {
+        self.0 > 0
+    }
+
+    /// The sum, at most [`Self::MAX`].
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self::from_nanos(self.0.saturating_add(other.0))
+    }
+
+    /// Rounded up to what Kubernetes tells apart: 1m of cpu, one byte of memory.
+    #[must_use]
+    pub fn rounded_up(self, resource: Resource) -> Self {
+        let step = resource.step();
+        let whole = self.0.div_euclid(step) + i128::from(self.0.rem_euclid(step) != 0);
+        Self::from_nanos(whole * step)
+    }
+
+    /// As the apiserver writes it back: `1500m`, `1536Mi`, `1k`. Memory has binary units where it has whole ones.
+    pub fn canonical(self, resource: Resource) -> String {
+        let whole = |unit: i128| self.0 % unit == 0 && self.0 != 0;
+        if resource == Resource::Memory
+            && let Some((suffix, unit)) = BINARY.into_iter().find(|(_, unit)| whole(unit * NANOS))
+        {
+            return format!("{}{suffix}", self.0 / (unit * NANOS));
+        }
+        match DECIMAL.into_iter().find(|(_, unit)| whole(*unit)) {
+            Some((suffix, unit)) => format!("{}{suffix}", self.0 / unit),
+            None => "0".to_owned(),
+        }
     }
 }
 
@@ -29,7 +126,7 @@ fn decimal_nanos(number: &str) -> Option<i128> {
         None => (false, number.strip_prefix('+').unwrap_or(number)),
     };
     let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
-    if (whole.is_empty() && fraction.is_empty()) || fraction.len() > 9 || whole.len() > 19 {
+    if (whole.is_empty() && fraction.is_empty()) || fraction.len() > 9 || whole.len() > 28 {
         return None;
     }
     let parse = |part: &str| if part.is_empty() { Some(0) } else { unsigned(part) };
@@ -84,6 +181,58 @@ mod tests {
         }
         assert!(Quantity::parse("100m") < Quantity::parse("1"));
         assert!(Quantity::parse("1Mi") > Quantity::parse("1M"));
+    }
+
+    #[test]
+    fn what_is_too_small_to_tell_is_not_nothing() {
+        assert_eq!(Quantity::parse("0.1n"), Quantity::parse("1n"));
+        assert_eq!(Quantity::parse("-0.1n"), Quantity::parse("-1n"));
+    }
+
+    /// Seen on a 1.36 apiserver: it keeps these as they are.
+    #[test]
+    fn the_canonical_form_is_that_of_the_apiserver() {
+        let canonical = |text: &str, resource| Quantity::parse(text).unwrap().canonical(resource);
+        for (text, cpu, memory) in [
+            ("0", "0", "0"),
+            ("1.5", "1500m", "1500m"),
+            ("1000m", "1", "1"),
+            ("1000", "1k", "1k"),
+            ("1001", "1001", "1001"),
+            ("1000k", "1M", "1M"),
+            ("2048", "2048", "2Ki"),
+            ("1.5Gi", "1610612736", "1536Mi"),
+            ("1024000", "1024k", "1000Ki"),
+            ("9223372036854775807", "9223372036854775807", "9223372036854775807"),
+            ("7Ei", "8070450532247928832", "7Ei"),
+            ("-1500m", "-1500m", "-1500m"),
+            ("1n", "1n", "1n"),
+        ] {
+            assert_eq!(canonical(text, Resource::Cpu), cpu, "{text}");
+            assert_eq!(canonical(text, Resource::Memory), memory, "{text}");
+        }
+    }
+
+    #[test]
+    fn amounts_are_rounded_up_to_what_kubernetes_tells_apart() {
+        let rounded =
+            |text: &str, resource: Resource| Quantity::parse(text).unwrap().rounded_up(resource).canonical(resource);
+        for (text, cpu, memory) in
+            [("1n", "1m", "1"), ("1.0001", "1001m", "2"), ("-1.5", "-1500m", "-1"), ("3", "3", "3")]
+        {
+            assert_eq!(rounded(text, Resource::Cpu), cpu, "{text}");
+            assert_eq!(rounded(text, Resource::Memory), memory, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_sum_ends_at_the_largest_amount() {
+        let huge = Quantity::parse("10E").unwrap();
+        assert_eq!(huge.plus(huge), Quantity::MAX);
+        assert_eq!(
+            Quantity::parse("1").unwrap().plus(Quantity::parse("500m").unwrap()),
+            Quantity::parse("1.5").unwrap()
+        );
     }
 
     #[test]

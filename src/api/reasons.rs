@@ -76,6 +76,12 @@ pub enum InjectionReason {
     OrderConflict,
     /// `injectionStrategy.revision` names a revision that is not in the history.
     RevisionNotFound,
+    /// `resourcesPolicy` finds no container of the application to compute from.
+    NoTarget,
+    /// The pod's resources leave no room for the sidecars'.
+    ResourcesConflict,
+    /// `preserveQoS`: the pod is Guaranteed and would not stay so.
+    QosLost,
     /// A canary of the set injects in its place.
     ReplacedByCanary,
 }
@@ -95,12 +101,24 @@ impl InjectionReason {
             Self::VolumeConflict => "VolumeConflict",
             Self::OrderConflict => "OrderConflict",
             Self::RevisionNotFound => "RevisionNotFound",
+            Self::NoTarget => "NoTarget",
+            Self::ResourcesConflict => "ResourcesConflict",
+            Self::QosLost => "QosLost",
             Self::ReplacedByCanary => "ReplacedByCanary",
         }
     }
 
     /// True if the set wanted to inject and could not.
     pub fn is_failure(self) -> bool {
-        matches!(self, Self::NameConflict | Self::VolumeConflict | Self::OrderConflict | Self::RevisionNotFound)
+        matches!(
+            self,
+            Self::NameConflict
+                | Self::VolumeConflict
+                | Self::OrderConflict
+                | Self::RevisionNotFound
+                | Self::NoTarget
+                | Self::ResourcesConflict
+                | Self::QosLost
+        )
     }
 }

@@ -161,6 +161,11 @@ impl Template {
         self.0.get(field).and_then(Value::as_array).into_iter().flatten()
     }
 
+    /// One field; null if it is absent.
+    pub fn field(&self, field: &str) -> &Value {
+        &self.0[field]
+    }
+
     /// All sidecars, init containers first.
     pub fn sidecars(&self) -> impl Iterator<Item = Sidecar> {
         let text = |entry: &Value, field: &str| entry[field].as_str().unwrap_or_default().to_owned();

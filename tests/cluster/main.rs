@@ -9,6 +9,7 @@ mod crash;
 mod features;
 mod in_cluster;
 mod injection;
+mod resources;
 mod rollout;
 mod samples;
 mod validation;

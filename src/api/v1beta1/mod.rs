@@ -148,7 +148,7 @@ pub struct SetResources {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<ResourcesMode>,
     /// A Guaranteed pod stays Guaranteed or is not injected.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "preserveQoS", default, skip_serializing_if = "Option::is_none")]
     pub preserve_qos: Option<bool>,
 }
 

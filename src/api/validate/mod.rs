@@ -7,6 +7,7 @@ mod conflicts;
 mod containers;
 mod metadata;
 mod names;
+mod resources;
 mod sidecars;
 mod unsupported;
 
@@ -72,6 +73,7 @@ pub fn validate_with(set: &SidecarSet, allowed: &AllowedKeys) -> Report {
         }
     }
     containers::check(spec, &mut report);
+    resources::check(spec, &mut report);
     sidecars::check(spec, &mut report);
     metadata::check(spec, allowed, &mut report.errors);
     canary(set, &mut report.errors);

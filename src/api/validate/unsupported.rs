@@ -1,7 +1,7 @@
 //! Fields whose behaviour is not built yet. They are refused, never silently ignored.
 
 use super::FieldError;
-use crate::api::v1beta1::{InjectionStrategy, SidecarContainer, SidecarSet, UpdateStrategy};
+use crate::api::v1beta1::{InjectionStrategy, SidecarSet, UpdateStrategy};
 
 /// Destructures without `..`: a new field does not compile until somebody says here whether it works.
 pub(super) fn check(set: &SidecarSet, errors: &mut Vec<FieldError>) {
@@ -10,28 +10,8 @@ pub(super) fn check(set: &SidecarSet, errors: &mut Vec<FieldError>) {
             errors.push(FieldError::new(path, "is not supported yet: remove it"));
         }
     };
-    refuse(set.spec.resources.is_some(), "spec.resources");
-    for (list, containers) in [("initContainers", &set.spec.init_containers), ("containers", &set.spec.containers)] {
-        for (i, sidecar) in containers.iter().enumerate() {
-            container(&format!("spec.{list}[{i}]"), sidecar, &mut refuse);
-        }
-    }
     injection(&set.spec.injection_strategy, &mut refuse);
     update(&set.spec.update_strategy, &mut refuse);
-}
-
-fn container(path: &str, sidecar: &SidecarContainer, refuse: &mut impl FnMut(bool, &str)) {
-    let SidecarContainer {
-        container: _,
-        pod_inject_policy: _,
-        upgrade_strategy: _,
-        share_volume_policy: _,
-        share_volume_device_policy: _,
-        transfer_env: _,
-        resources_policy,
-        depends_on: _,
-    } = sidecar;
-    refuse(resources_policy.is_some(), &format!("{path}.resourcesPolicy"));
 }
 
 fn injection(strategy: &InjectionStrategy, refuse: &mut impl FnMut(bool, &str)) {

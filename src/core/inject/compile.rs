@@ -6,6 +6,7 @@ use std::sync::Arc;
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
+use super::resources;
 use super::share::Shares;
 use crate::api::crd::OWN_CONTAINER_FIELDS;
 use crate::api::selector::{Selector, SelectorError, key};
@@ -30,6 +31,7 @@ pub(super) struct Prepared {
     pub(super) policy: Option<PodInjectPolicy>,
     pub(super) depends_on: Vec<String>,
     pub(super) shares: Shares,
+    pub(super) resources: Option<resources::Policy>,
     pub(super) json: Value,
 }
 
@@ -43,6 +45,10 @@ pub(super) struct CompiledTemplate {
     pub(super) metadata: Vec<PatchPodMetadata>,
     /// The twin that works first, by name in the set.
     pub(super) hot: BTreeMap<String, String>,
+    /// `resources.mode` is `SharedWithPod`.
+    pub(super) shares_budget: bool,
+    /// `resources.preserveQoS`.
+    pub(super) preserves_qos: bool,
 }
 
 /// One set.
@@ -243,6 +249,8 @@ impl CompiledTemplate {
                 .collect(),
             // Reversed, so that of two twins the first stays.
             hot: hot.collect(),
+            shares_budget: template.field("resources")["mode"] == "SharedWithPod",
+            preserves_qos: template.field("resources")["preserveQoS"] == true,
             containers,
         }
     }
@@ -294,6 +302,9 @@ fn container(list: List, entry: &Value, entry_name: &str) -> Prepared {
         policy: serde_json::from_value(entry["podInjectPolicy"].clone()).ok(),
         depends_on: strings.map(str::to_owned).collect(),
         shares: Shares::of(entry),
+        resources: serde_json::from_value(entry["resourcesPolicy"].clone())
+            .ok()
+            .and_then(|policy| resources::Policy::new(&policy).ok()),
         json,
     }
 }

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::core::upgrade::patch::pointer;
 
+#[derive(Clone)]
 pub(super) struct Draft {
     pod: Value,
     operations: Vec<Value>,

@@ -3,12 +3,14 @@
 //! The pod stays JSON from end to end, so that a field this program does not know is never lost or moved. Law:
 //! injecting into the result of an injection yields no edits.
 
+mod budget;
 mod compile;
 mod converge;
 mod draft;
 mod marks;
 mod metadata;
 mod place;
+mod resources;
 mod sets;
 mod share;
 mod strangers;

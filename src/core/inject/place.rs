@@ -5,17 +5,20 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::budget::failure;
 use super::compile::{CompiledSet, CompiledTemplate, Prepared};
 use super::converge::{converge, covers};
 use super::draft::{Draft, elements};
 use super::marks::{Mark, Marks};
 use super::metadata::{self, Wishes};
+use super::resources::{PodLevel, Unfit};
 use super::sets::CompiledSets;
 use super::share::Sources;
 use super::volumes;
 use crate::api::keys;
 use crate::api::order::{Block, Node, Order, order};
 use crate::api::reasons::InjectionReason;
+use crate::api::v1beta1::FailurePolicy;
 use crate::core::revision::List;
 
 pub(super) const VOLUMES: [&str; 2] = ["spec", "volumes"];
@@ -40,8 +43,15 @@ pub(super) struct Failure {
     pub(super) message: String,
 }
 
+/// A sidecar as it should be in this pod.
+pub(super) struct Rendered {
+    pub(super) candidate: usize,
+    pub(super) prepared: Prepared,
+    pub(super) json: Value,
+}
+
 /// What was done for one candidate.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Done {
     pub(super) changed: bool,
     pub(super) notes: Vec<String>,
@@ -64,7 +74,16 @@ impl<'a> Placement<'a> {
         let order = self.order()?;
         let mut done: Vec<Done> = self.candidates.iter().map(|_| Done::default()).collect();
         let mut new_marks = self.metadata(&mut done);
-        self.containers(&order, &mut done);
+        let mut wanted = self.render(&order, &mut done)?;
+        let pod_level = self.share_budget(&order, &mut wanted)?;
+        self.containers(&order, &wanted, &mut done);
+        if let Some((candidate, PodLevel::Write(value))) = &pod_level {
+            let edits = self.draft.edits();
+            self.draft.set(&["spec", "resources"], value);
+            done[*candidate].changed |= self.draft.edits() > edits;
+            new_marks[*candidate].resources = true;
+        }
+        self.check_resources()?;
         for (i, mark) in new_marks.iter_mut().enumerate() {
             let edits = self.draft.edits();
             self.volumes_and_secrets(&self.candidates[i].clone(), mark);
@@ -166,28 +185,55 @@ impl<'a> Placement<'a> {
         marks
     }
 
-    fn containers(&mut self, order: &Order, done: &mut [Done]) {
-        let prepared: Vec<(usize, Prepared)> =
-            self.prepared().into_iter().map(|(candidate, prepared)| (candidate, prepared.clone())).collect();
-        for (node, name) in &order.missing {
-            let (candidate, prepared) = &prepared[*node];
-            let note = format!("{:?} depends on {name:?}, which this pod does not get", prepared.entry);
-            done[*candidate].notes.push(note);
-        }
-        let mut lifted = self.lift(order, &prepared, done);
+    /// What each sidecar should look like in this pod, with what it takes over and computes from the pod's own containers.
+    fn render(&self, order: &Order, done: &mut [Done]) -> Result<Vec<Rendered>, Failure> {
         let own = self.own_containers();
         let list = |list: List| own.iter().filter(|(of, _)| *of == list).map(|(_, container)| *container).collect();
         let sources = Sources { containers: list(List::Ordinary), init_containers: list(List::Init) };
+        let targets: Vec<&Value> = own
+            .iter()
+            .filter(|(of, c)| *of == List::Ordinary || c["restartPolicy"] == "Always")
+            .map(|(_, c)| *c)
+            .collect();
+        let mut rendered = Vec::new();
+        for (candidate, prepared) in self.prepared() {
+            let mut json = prepared.json.clone();
+            let notes = &mut done[candidate].notes;
+            notes.extend(prepared.shares.apply(&mut json, self.draft.pod(), &sources));
+            match prepared.resources.as_ref().map(|policy| policy.evaluate(&targets)) {
+                Some(Ok(evaluated)) => {
+                    json["resources"] = evaluated.resources;
+                    notes.extend(evaluated.warnings);
+                }
+                // No pod is refused because a name is missing, unless the set says so.
+                Some(Err(unfit @ Unfit::NoTarget { .. }))
+                    if self.candidates[candidate].set.failure_policy == FailurePolicy::Ignore =>
+                {
+                    notes.push(format!("{:?} gets no resources: {unfit}", prepared.name));
+                }
+                Some(Err(unfit)) => return Err(failure(candidate, &unfit)),
+                None => {}
+            }
+            rendered.push(Rendered { candidate, prepared: prepared.clone(), json });
+        }
+        for (node, name) in &order.missing {
+            let Rendered { candidate, prepared, .. } = &rendered[*node];
+            let note = format!("{:?} depends on {name:?}, which this pod does not get", prepared.entry);
+            done[*candidate].notes.push(note);
+        }
+        Ok(rendered)
+    }
+
+    pub(super) fn containers(&mut self, order: &Order, wanted: &[Rendered], done: &mut [Done]) {
+        let mut lifted = self.lift(order, wanted, done);
         // Where the next container in front of the pod's own goes.
         let mut front: BTreeMap<List, usize> = BTreeMap::new();
         for (node, block) in &order.sequence {
-            let (candidate, prepared) = &prepared[*node];
-            let mut wanted = prepared.json.clone();
-            done[*candidate].notes.extend(prepared.shares.apply(&mut wanted, self.draft.pod(), &sources));
+            let Rendered { candidate, prepared, json } = &wanted[*node];
             let edits = self.draft.edits();
             let in_front = matches!(block, Block::InitBefore | Block::Before);
             let at = if in_front { front.get(&prepared.list).copied().unwrap_or(0) } else { usize::MAX };
-            let placed = self.put(prepared, &wanted, lifted.remove(&prepared.name), at);
+            let placed = self.put(prepared, json, lifted.remove(&prepared.name), at);
             if in_front {
                 front.insert(prepared.list, placed + 1);
             }
@@ -196,7 +242,7 @@ impl<'a> Placement<'a> {
     }
 
     /// The pod's own containers, as it came: not ours, and no other injector's that marks its own like OpenKruise.
-    fn own_containers(&self) -> Vec<(List, &'a Value)> {
+    pub(super) fn own_containers(&self) -> Vec<(List, &'a Value)> {
         let sidecar = |container: &Value| {
             self.marks.owner(container["name"].as_str().unwrap_or_default()).is_some()
                 || elements(container, &["env"]).any(|e| e["name"] == keys::IS_INJECTED && e["value"] == "true")
@@ -208,12 +254,12 @@ impl<'a> Placement<'a> {
 
     /// Takes out containers of ours that must be placed anew: those of another revision, as nobody can tell their old
     /// fields from those that others added, and all where they stand in another order. Returns what the latter were.
-    fn lift(&mut self, order: &Order, prepared: &[(usize, Prepared)], done: &mut [Done]) -> BTreeMap<String, Value> {
+    fn lift(&mut self, order: &Order, wanted: &[Rendered], done: &mut [Done]) -> BTreeMap<String, Value> {
         let mut lifted = BTreeMap::new();
         for list in List::ALL {
-            let mut ours: Vec<&(usize, Prepared)> = Vec::new();
-            for entry in order.sequence.iter().map(|(node, _)| &prepared[*node]) {
-                let (candidate, container) = entry;
+            let mut ours: Vec<&Rendered> = Vec::new();
+            for entry in order.sequence.iter().map(|(node, _)| &wanted[*node]) {
+                let Rendered { candidate, prepared: container, .. } = entry;
                 let current = self.is_current(&self.candidates[*candidate]);
                 if current && container.list == list {
                     ours.push(entry);
@@ -223,11 +269,11 @@ impl<'a> Placement<'a> {
                 }
             }
             let positions: Vec<usize> =
-                ours.iter().filter_map(|(_, container)| self.draft.position(&path(list), &container.name)).collect();
+                ours.iter().filter_map(|r| self.draft.position(&path(list), &r.prepared.name)).collect();
             if positions.is_sorted() {
                 continue;
             }
-            for (candidate, Prepared { name, .. }) in ours {
+            for Rendered { candidate, prepared: Prepared { name, .. }, .. } in ours {
                 if let Some(container) = elements(self.draft.pod(), &path(list)).find(|c| c["name"] == name.as_str()) {
                     lifted.insert(name.clone(), container.clone());
                 }

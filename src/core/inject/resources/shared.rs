@@ -1,0 +1,144 @@
+//! `SharedWithPod`: pod-level resources (KEP-2837), one budget for the application and its sidecars.
+
+use serde_json::{Map, Value, json};
+
+use super::qos::{Qos, of_containers, pod_request};
+use super::{Unfit, amounts};
+use crate::api::quantity::{Quantity, Resource};
+
+/// The pod-level resources under which the sidecars of `SharedWithPod` sets run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::core::inject) enum PodLevel {
+    /// The value that `spec.resources` gets.
+    Write(Value),
+    /// The pod's own value stays; null if it has none and needs none.
+    Keep(Value),
+}
+
+impl PodLevel {
+    /// The value as the pod will have it.
+    pub(in crate::core::inject) fn resources(&self) -> &Value {
+        match self {
+            Self::Write(resources) | Self::Keep(resources) => resources,
+        }
+    }
+}
+
+/// Computes the pod-level resources: what Kubernetes computes for the pod without the sidecars that share, so the pod
+/// costs and may use as much as before. That is the sum over containers and native sidecars, or what a plain init
+/// container needs if that is more; a limit only if every container has one.
+///
+/// `pod` holds at least the application's containers and the sidecars of `Additive` sets; `shares` tells the names of
+/// sidecars that share. A value of the pod's own is kept, unless `ours`: injection wrote it, as the mark says.
+pub(in crate::core::inject) fn pod_level(
+    pod: &Value,
+    shares: impl Fn(&str) -> bool,
+    ours: bool,
+) -> Result<PodLevel, Unfit> {
+    let existing = &pod["spec"]["resources"];
+    let has = |list: &str| existing[list].as_object().is_some_and(|list| !list.is_empty());
+    if !ours && (has("limits") || has("requests")) {
+        return Ok(PodLevel::Keep(existing.clone()));
+    }
+    if pod["spec"]["os"]["name"] == "windows" {
+        return Err(Unfit::Windows);
+    }
+    let counts = |name: &str| !shares(name);
+    let (mut limits, mut requests) = (Map::new(), Map::new());
+    let mut positive = false;
+    for resource in Resource::ALL {
+        let mut insert = |list: &mut Map<String, Value>, amount: Quantity| {
+            positive |= amount.is_positive();
+            list.insert(resource.name().to_owned(), amount.rounded_up(resource).canonical(resource).into());
+        };
+        let request = amounts::peak(pod, &counts, |container| amounts::request(container, resource))?;
+        // A request of 0 is written: it keeps a BestEffort pod BestEffort when a sidecar has a limit, and the apiserver
+        // adds it where there are limits.
+        insert(&mut requests, request.unwrap_or_default());
+        let mut unlimited = false;
+        for container in amounts::containers(pod, &counts) {
+            unlimited |= amounts::limit(container, resource)?.is_none();
+        }
+        let limit = amounts::peak(pod, &counts, |container| amounts::limit(container, resource))?;
+        if let Some(limit) = limit.filter(|_| !unlimited) {
+            insert(&mut limits, limit);
+        }
+    }
+    if !positive && of_containers(amounts::containers(pod, &counts))? != Qos::BestEffort {
+        // Limits beside explicit requests of 0: pod-level requests of 0 would make the pod BestEffort.
+        return Ok(PodLevel::Keep(existing.clone()));
+    }
+    Ok(PodLevel::Write(with_defaults(existing, limits, requests)))
+}
+
+/// Keeps what the apiserver added to a value of ours: huge pages (`defaultHugePagePodLimits`).
+fn with_defaults(existing: &Value, limits: Map<String, Value>, requests: Map<String, Value>) -> Value {
+    let mut resources = json!({});
+    for (name, mut list) in [("limits", limits), ("requests", requests)] {
+        let added = existing[name].as_object().into_iter().flatten();
+        list.extend(added.filter(|(key, _)| !is_shared(key)).map(|(key, value)| (key.clone(), value.clone())));
+        if !list.is_empty() {
+            resources[name] = Value::Object(list);
+        }
+    }
+    resources
+}
+
+/// The `resources` of a sidecar that shares, from its own and the pod-level ones: of cpu and memory no requests, and
+/// limits no higher than the pod's. Other resources stay as they are.
+///
+/// Both are written out. A request of 0: the apiserver would make it the limit, a `LimitRange` its default, and an HPA
+/// misses one that is absent. The limit: a `LimitRange` would give its own, and the apiserver refuses one above the
+/// pod's. To the kubelet a container without a limit has the pod's anyway.
+pub(in crate::core::inject) fn shared_resources(sidecar: &Value, pod_level: &Value) -> Result<Value, Unfit> {
+    let mut resources = if sidecar["resources"].is_object() { sidecar["resources"].clone() } else { json!({}) };
+    let pod = json!({"resources": pod_level});
+    for resource in Resource::ALL {
+        let own = amounts::limit(sidecar, resource)?;
+        let most = amounts::limit(&pod, resource)?;
+        if let Some(limit) = most.filter(|most| own.is_none_or(|own| own > *most)) {
+            resources["limits"][resource.name()] = limit.canonical(resource).into();
+        }
+        resources["requests"][resource.name()] = "0".into();
+    }
+    Ok(resources)
+}
+
+/// Checks a pod that has pod-level resources as the apiserver will (`validatePodResourceConsistency` in
+/// `k8s.io/kubernetes/pkg/apis/core/validation`), so that a set is left out and the pod not refused.
+pub(in crate::core::inject) fn fits_pod_level(pod: &Value) -> Result<(), Unfit> {
+    let spec = &pod["spec"];
+    if spec["resources"].is_null() {
+        return Ok(());
+    }
+    let advice = "lower the sidecars' resources, raise the pod's, or write spec.resources.mode SharedWithPod";
+    for resource in Resource::ALL {
+        let name = resource.name();
+        let needed = amounts::peak(pod, &|_| true, |container| amounts::request(container, resource))?;
+        if let (Some(needed), Some(most)) = (needed, pod_request(pod, resource)?)
+            && needed > most
+        {
+            let (needed, most) = (needed.canonical(resource), most.canonical(resource));
+            return Err(Unfit::PodLevelExceeded(format!(
+                "the containers request {needed} of {name}, the pod-level request is {most}: {advice}"
+            )));
+        }
+        for container in spec["containers"].as_array().into_iter().flatten() {
+            if let (Some(limit), Some(most)) = (amounts::limit(container, resource)?, amounts::limit(spec, resource)?)
+                && limit > most
+            {
+                let container = container["name"].as_str().unwrap_or_default();
+                let (limit, most) = (limit.canonical(resource), most.canonical(resource));
+                return Err(Unfit::PodLevelExceeded(format!(
+                    "container {container:?} has the {name} limit {limit}, the pod-level limit is {most}: {advice}"
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// True for what pod-level resources of ours hold.
+fn is_shared(name: &str) -> bool {
+    Resource::ALL.into_iter().any(|resource| resource.name() == name)
+}

@@ -1,0 +1,190 @@
+use serde_json::{Value, json};
+
+use super::policy::*;
+use super::qos::*;
+use super::*;
+
+mod modes;
+mod policies;
+
+/// A container with these limits and requests, as `cpu/memory`; `-` for none.
+fn container(name: &str, limits: &str, requests: &str) -> Value {
+    let list = |text: &str| {
+        let (cpu, memory) = text.split_once('/').unwrap();
+        let named = [("cpu", cpu), ("memory", memory)].into_iter().filter(|(_, amount)| *amount != "-");
+        named.map(|(name, amount)| (name.to_owned(), Value::from(amount))).collect::<serde_json::Map<_, _>>()
+    };
+    json!({"name": name, "resources": {"limits": list(limits), "requests": list(requests)}})
+}
+
+fn native(mut container: Value) -> Value {
+    container["restartPolicy"] = json!("Always");
+    container
+}
+
+fn pod(containers: &[Value], init: &[Value]) -> Value {
+    json!({"spec": {"containers": containers, "initContainers": init}})
+}
+
+#[test]
+fn the_class_is_the_one_that_kubernetes_computes() {
+    let equal = || container("a", "1/1Gi", "1000m/1024Mi");
+    let nothing = || json!({"name": "b"});
+    for (what, expected, pod) in [
+        ("nothing named", Qos::BestEffort, pod(&[nothing()], &[])),
+        ("only zeros", Qos::BestEffort, pod(&[container("a", "0/0", "0/0")], &[])),
+        ("another resource", Qos::BestEffort, pod(&[json!({"resources": {"limits": {"x/y": "1"}}})], &[])),
+        ("equal limits and requests", Qos::Guaranteed, pod(&[equal()], &[])),
+        ("limits alone", Qos::Guaranteed, pod(&[container("a", "1/1Gi", "-/-")], &[])),
+        ("numbers", Qos::Guaranteed, pod(&[json!({"resources": {"limits": {"cpu": 1, "memory": 1024}}})], &[])),
+        ("requests alone", Qos::Burstable, pod(&[container("a", "-/-", "1/-")], &[])),
+        ("no memory limit", Qos::Burstable, pod(&[container("a", "1/-", "-/-")], &[])),
+        ("a request of zero", Qos::Burstable, pod(&[container("a", "1/1Gi", "0/-")], &[])),
+        ("less than the limit", Qos::Burstable, pod(&[container("a", "1/1Gi", "1/1Mi")], &[])),
+        ("one that names nothing", Qos::Burstable, pod(&[equal(), nothing()], &[])),
+        ("an init container that names nothing", Qos::Burstable, pod(&[equal()], &[nothing()])),
+        ("a native sidecar that names nothing", Qos::Burstable, pod(&[equal()], &[native(nothing())])),
+    ] {
+        assert_eq!(qos(&pod), Ok(expected), "{what}");
+    }
+}
+
+/// Seen on a 1.36 apiserver.
+#[test]
+fn pod_level_resources_decide_the_class_alone() {
+    let both = json!({"cpu": "1", "memory": "1Gi"});
+    for (resources, expected) in [
+        (json!({"limits": both, "requests": both}), Qos::Guaranteed),
+        (json!({"limits": both}), Qos::Burstable),
+        (
+            json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "500m", "memory": "1Gi"}}),
+            Qos::Burstable,
+        ),
+        (json!({"requests": {"cpu": "2"}}), Qos::Burstable),
+        (json!({"requests": {"cpu": "0", "memory": "0"}}), Qos::BestEffort),
+        (json!({}), Qos::BestEffort),
+    ] {
+        let mut pod = pod(&[container("a", "-/-", "500m/-"), container("b", "100m/-", "0/0")], &[]);
+        pod["spec"]["resources"] = resources.clone();
+        assert_eq!(qos(&pod), Ok(expected), "{resources}");
+    }
+}
+
+#[test]
+fn the_budget_is_what_the_pod_needs_when_it_needs_most() {
+    let app = [container("a", "1/1Gi", "500m/-"), container("b", "500m/512Mi", "100m/1Mi")];
+    let migrate = container("migrate", "3/1Gi", "200m/2Gi");
+    let proxy = native(container("proxy", "250m/256Mi", "50m/-"));
+    for (what, init, limits, requests) in [
+        ("the sum", vec![], ("1500m", "1536Mi"), ("600m", "1025Mi")),
+        ("with native sidecars", vec![proxy.clone()], ("1750m", "1792Mi"), ("650m", "1281Mi")),
+        ("or an init container", vec![migrate.clone()], ("3", "1536Mi"), ("600m", "2Gi")),
+        ("beside the sidecars in front of it", vec![proxy, migrate], ("3250m", "1792Mi"), ("650m", "2304Mi")),
+    ] {
+        let expected = json!({
+            "limits": {"cpu": limits.0, "memory": limits.1}, "requests": {"cpu": requests.0, "memory": requests.1},
+        });
+        assert_eq!(pod_level(&pod(&app, &init), |_| false, false), Ok(PodLevel::Write(expected)), "{what}");
+    }
+}
+
+#[test]
+fn one_container_without_a_limit_leaves_the_budget_unlimited() {
+    let limited = container("a", "1/1Gi", "-/-");
+    for unlimited in [container("b", "-/1Gi", "1/-"), container("b", "0/1Gi", "1/-")] {
+        for pod in [pod(&[limited.clone(), unlimited.clone()], &[]), pod(std::slice::from_ref(&limited), &[unlimited])]
+        {
+            let level = pod_level(&pod, |_| false, false).unwrap();
+            assert!(level.resources()["limits"]["cpu"].is_null(), "{pod}");
+            assert!(level.resources()["limits"]["memory"].is_string(), "{pod}");
+        }
+    }
+}
+
+#[test]
+fn sidecars_that_share_are_not_in_the_budget_and_additive_ones_are() {
+    let containers =
+        [container("app", "1/1Gi", "-/-"), container("shares", "4/4Gi", "-/-"), container("adds", "100m/64Mi", "-/-")];
+    let level = pod_level(&pod(&containers, &[]), |name| name == "shares", false).unwrap();
+    let both = json!({"cpu": "1100m", "memory": "1088Mi"});
+    assert_eq!(level, PodLevel::Write(json!({"limits": both, "requests": both})));
+}
+
+#[test]
+fn a_value_of_the_pods_own_is_kept_and_one_of_ours_computed_again() {
+    let mut pod = pod(&[container("app", "1/1Gi", "-/-")], &[]);
+    let theirs = json!({"limits": {"cpu": "8", "memory": "8Gi", "hugepages-2Mi": "4Mi"}, "requests": {"cpu": "2"}});
+    pod["spec"]["resources"] = theirs.clone();
+    assert_eq!(pod_level(&pod, |_| false, false), Ok(PodLevel::Keep(theirs)));
+    let ours = json!({
+        "limits": {"cpu": "1", "memory": "1Gi", "hugepages-2Mi": "4Mi"}, "requests": {"cpu": "1", "memory": "1Gi"},
+    });
+    assert_eq!(pod_level(&pod, |_| false, true), Ok(PodLevel::Write(ours.clone())));
+    pod["spec"]["resources"] = ours.clone();
+    assert_eq!(pod_level(&pod, |_| false, true), Ok(PodLevel::Write(ours)), "nothing differs the second time");
+}
+
+#[test]
+fn pods_that_cannot_share_say_why() {
+    let mut windows = pod(&[container("app", "1/1Gi", "-/-")], &[]);
+    windows["spec"]["os"] = json!({"name": "windows"});
+    assert_eq!(pod_level(&windows, |_| false, false), Err(Unfit::Windows));
+    let odd = pod(&[container("app", "many/1Gi", "-/-")], &[]);
+    let error = pod_level(&odd, |_| false, false).unwrap_err().to_string();
+    assert_eq!(error, r#"container "app": resources.limits.cpu: "many" is not a quantity: write 100m or 64Mi"#);
+}
+
+#[test]
+fn requests_of_zero_beside_a_limit_do_not_make_the_pod_best_effort() {
+    let pod = pod(&[container("a", "1/-", "0/-"), json!({"name": "b"})], &[]);
+    assert_eq!(pod_level(&pod, |_| false, false), Ok(PodLevel::Keep(Value::Null)));
+    assert_eq!(qos(&pod), Ok(Qos::Burstable));
+}
+
+#[test]
+fn a_sidecar_that_shares_requests_nothing_and_has_no_higher_limit() {
+    let level = json!({"limits": {"cpu": "1"}, "requests": {"cpu": "1", "memory": "64Mi"}});
+    for (what, own, limits) in [
+        ("nothing of its own", json!(null), json!({"cpu": "1"})),
+        (
+            "a lower limit stays",
+            json!({"limits": {"cpu": "200m", "memory": "1Gi"}}),
+            json!({"cpu": "200m", "memory": "1Gi"}),
+        ),
+        ("a higher one is lowered", json!({"limits": {"cpu": "2"}}), json!({"cpu": "1"})),
+        ("zero is no limit", json!({"limits": {"cpu": "0"}, "requests": {"cpu": "1"}}), json!({"cpu": "1"})),
+    ] {
+        let expected = json!({"limits": limits, "requests": {"cpu": "0", "memory": "0"}});
+        assert_eq!(shared_resources(&json!({"name": "s", "resources": own}), &level), Ok(expected), "{what}");
+    }
+    let other =
+        json!({"resources": {"limits": {"ephemeral-storage": "1Gi"}, "requests": {"ephemeral-storage": "1Mi"}}});
+    let resources = shared_resources(&other, &Value::Null).unwrap();
+    assert_eq!(resources["limits"], json!({"ephemeral-storage": "1Gi"}));
+    assert_eq!(resources["requests"], json!({"ephemeral-storage": "1Mi", "cpu": "0", "memory": "0"}));
+}
+
+#[test]
+fn what_the_apiserver_would_refuse_is_found_before() {
+    let app = container("app", "1/1Gi", "500m/512Mi");
+    for (what, sidecar, says) in [
+        ("it fits", container("s", "1/-", "100m/-"), None),
+        (
+            "too large a request",
+            container("s", "-/-", "600m/-"),
+            Some("request 1100m of cpu, the pod-level request is 1"),
+        ),
+        ("a request that the limit implies", container("s", "1/-", "-/-"), Some("request 1500m of cpu")),
+        ("too high a limit", container("s", "-/2Gi", "-/0"), Some(r#"container "s" has the memory limit 2Gi"#)),
+    ] {
+        let mut pod = pod(&[app.clone(), sidecar], &[]);
+        assert_eq!(fits_pod_level(&pod), Ok(()), "{what}: without pod-level resources");
+        let both = json!({"cpu": "1", "memory": "1Gi"});
+        pod["spec"]["resources"] = json!({"limits": both, "requests": both});
+        let result = fits_pod_level(&pod).map_err(|error| error.to_string());
+        match says {
+            None => assert_eq!(result, Ok(()), "{what}"),
+            Some(says) => assert!(result.clone().unwrap_err().contains(says), "{what}: {result:?}"),
+        }
+    }
+}
