@@ -10,7 +10,7 @@ use kube::api::{Patch, PatchParams};
 use kube::runtime::wait::{await_condition, conditions};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
-use sidecarset::api::validate::AllowedKeys;
+use sidecarset::api::validate::{Allowed, AllowedKeys};
 use sidecarset::api::{crd, keys};
 use sidecarset::controller;
 use sidecarset::controller::cache::Cache;
@@ -23,6 +23,7 @@ use sidecarset::runtime::health::{self, Readiness};
 use sidecarset::runtime::leader::{self, LeaseParams};
 use sidecarset::runtime::metrics::Metrics;
 use sidecarset::runtime::namespaces::Namespaces;
+use sidecarset::runtime::probe;
 use sidecarset::runtime::shutdown;
 use sidecarset::webhook;
 use sidecarset::webhook::pod::Pods;
@@ -108,7 +109,11 @@ pub(crate) async fn run(args: &RunArgs) -> Result<(), Error> {
     let (tls, _tls_task) = source.start(expiry, parts.clone()).await?;
     let (leadership, mut lease_task) = leader::spawn(clients.lease.clone(), lease, last.clone());
     let events = Events::start(clients.call.clone(), identity, parts.clone());
-    let (cache, served) = Cache::new(AllowedKeys::new(args.pod_metadata_keys.clone()));
+    let allowed = Allowed {
+        metadata_keys: AllowedKeys::new(args.pod_metadata_keys.clone()),
+        pod_level_resources: probe::pod_level_resources(&clients.call, &args.namespace).await,
+    };
+    let (cache, served) = Cache::new(allowed);
     let (namespaces, (registered, registered_version)) = (Namespaces::default(), watch::channel(0));
     let excluded: Arc<[String]> = args.exclude_namespaces.iter().cloned().chain([args.namespace.clone()]).collect();
 

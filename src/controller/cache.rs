@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use super::context::lock;
 use crate::api::SidecarSet;
 use crate::api::reasons::CONFLICTING;
-use crate::api::validate::{AllowedKeys, Report, clashes, validate_with};
+use crate::api::validate::{Allowed, Report, clashes, validate_with};
 use crate::core::inject::{CompiledSet, CompiledSets, Served};
 use crate::core::revision::{History, Revision, name, set_and_hash};
 
@@ -19,7 +19,7 @@ use crate::core::revision::{History, Revision, name, set_and_hash};
 pub struct Cache {
     inner: Arc<Mutex<Inner>>,
     served: Arc<watch::Sender<Arc<Served>>>,
-    allowed: Arc<AllowedKeys>,
+    allowed: Arc<Allowed>,
 }
 
 #[derive(Debug, Default)]
@@ -44,7 +44,7 @@ struct Known {
 
 impl Cache {
     /// An empty cache, and what the webhook serves from it.
-    pub fn new(allowed: AllowedKeys) -> (Self, watch::Receiver<Arc<Served>>) {
+    pub fn new(allowed: Allowed) -> (Self, watch::Receiver<Arc<Served>>) {
         let (sender, receiver) = watch::channel(Arc::default());
         (Self { inner: Arc::default(), served: Arc::new(sender), allowed: Arc::new(allowed) }, receiver)
     }
@@ -227,7 +227,7 @@ fn is_conflicting(set: &SidecarSet) -> bool {
 }
 
 /// `None` for a set that validation refuses: it is not served, and the controller says why.
-fn compile(set: &SidecarSet, history: Option<&History>, allowed: &AllowedKeys) -> Option<Arc<CompiledSet>> {
+fn compile(set: &SidecarSet, history: Option<&History>, allowed: &Allowed) -> Option<Arc<CompiledSet>> {
     if set.metadata.deletion_timestamp.is_some() || !validate_with(set, allowed).errors.is_empty() {
         return None;
     }

@@ -37,7 +37,6 @@ async fn world(name: &str, resources: Value, sidecar: Value) -> World {
 }
 
 #[tokio::test]
-#[ignore = "injection does not ask core::inject::resources yet"]
 async fn a_policy_computes_from_the_applications_containers() {
     let expressions = json!({
         "limits": {"cpu": "max(cpu * 50%, 50m)", "memory": "memory / 4"}, "requests": {"cpu": "cpu * 10%", "memory": "1Mi"},
@@ -57,7 +56,6 @@ async fn a_policy_computes_from_the_applications_containers() {
 }
 
 #[tokio::test]
-#[ignore = "injection does not ask core::inject::resources yet"]
 async fn sharing_keeps_the_class_and_costs_nothing() {
     let world = world("resources-shared", json!({"mode": "SharedWithPod"}), json!({})).await;
     let one = both("1", "1Gi");
@@ -86,7 +84,6 @@ async fn sharing_keeps_the_class_and_costs_nothing() {
 }
 
 #[tokio::test]
-#[ignore = "injection does not ask core::inject::resources yet"]
 async fn sharing_stands_beside_a_limit_range() {
     let world = world("resources-range", json!({"mode": "SharedWithPod"}), json!({})).await;
     let range: LimitRange = serde_json::from_value(json!({"metadata": {"name": "range"}, "spec": {"limits": [
@@ -102,7 +99,6 @@ async fn sharing_stands_beside_a_limit_range() {
 }
 
 #[tokio::test]
-#[ignore = "injection does not ask core::inject::resources yet"]
 async fn a_guaranteed_pod_is_kept_or_left_out_with_the_reason() {
     let world = world("resources-qos", json!({"preserveQoS": true}), json!({})).await;
     let pod = json!({

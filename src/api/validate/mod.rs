@@ -53,13 +53,28 @@ impl Report {
     }
 }
 
-/// Checks one set by itself, where every metadata key is allowed.
+/// What the operator's configuration and the cluster allow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Allowed {
+    /// Keys that `patchPodMetadata` may set.
+    pub metadata_keys: AllowedKeys,
+    /// The apiserver keeps pod-level resources, which `SharedWithPod` needs (KEP-2837).
+    pub pod_level_resources: bool,
+}
+
+impl Default for Allowed {
+    fn default() -> Self {
+        Self { metadata_keys: AllowedKeys::default(), pod_level_resources: true }
+    }
+}
+
+/// Checks one set by itself, where everything is allowed.
 pub fn validate(set: &SidecarSet) -> Report {
-    validate_with(set, &AllowedKeys::default())
+    validate_with(set, &Allowed::default())
 }
 
 /// Checks one set by itself.
-pub fn validate_with(set: &SidecarSet, allowed: &AllowedKeys) -> Report {
+pub fn validate_with(set: &SidecarSet, allowed: &Allowed) -> Report {
     let spec = &set.spec;
     let mut report = Report::default();
     unsupported::check(set, &mut report.errors);
@@ -75,7 +90,8 @@ pub fn validate_with(set: &SidecarSet, allowed: &AllowedKeys) -> Report {
     containers::check(spec, &mut report);
     resources::check(spec, &mut report);
     sidecars::check(spec, &mut report);
-    metadata::check(spec, allowed, &mut report.errors);
+    metadata::check(spec, &allowed.metadata_keys, &mut report.errors);
+    resources::check_cluster(spec, allowed.pod_level_resources, &mut report.errors);
     canary(set, &mut report.errors);
     pinned_revision(spec, &mut report.errors);
     job_pods(spec, &mut report.warnings);

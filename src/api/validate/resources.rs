@@ -28,6 +28,17 @@ pub(super) fn check(spec: &SidecarSetSpec, report: &mut Report) {
     }
 }
 
+/// A server without pod-level resources would drop the field, and the sidecars would cost the pod what they use.
+pub(super) fn check_cluster(spec: &SidecarSetSpec, pod_level_resources: bool, errors: &mut Vec<FieldError>) {
+    let mode = spec.resources.as_ref().and_then(|resources| resources.mode);
+    if mode == Some(ResourcesMode::SharedWithPod) && !pod_level_resources {
+        errors.push(FieldError::new(
+            "spec.resources.mode",
+            "SharedWithPod needs pod-level resources, which this cluster does not have (Kubernetes 1.34, or 1.32 with the feature gate PodLevelResources): write Additive",
+        ));
+    }
+}
+
 fn check_policy(
     path: &str,
     policy: &ResourcesPolicy,

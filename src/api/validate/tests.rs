@@ -282,9 +282,18 @@ fn only_allowed_metadata_keys_may_be_written() {
         "x",
         json!({"/spec/patchPodMetadata": [{"annotations": {"example.com/a": "1", "other.org/b": "1"}}]}),
     );
-    let allowed = AllowedKeys::new(["example.com/*".to_owned()]);
+    let allowed = Allowed { metadata_keys: AllowedKeys::new(["example.com/*".to_owned()]), ..Allowed::default() };
     let errors = validate_with(&set, &allowed).errors;
     assert_eq!(errors.len(), 1);
     assert_eq!(errors[0].path, "spec.patchPodMetadata[0].annotations[other.org/b]");
     assert!(errors[0].message.contains("example.com/*"), "{}", errors[0]);
+}
+
+#[test]
+fn a_shared_budget_needs_a_cluster_that_has_it() {
+    let set = with("/spec/resources", json!({"mode": "SharedWithPod"}));
+    assert_eq!(validate(&set).errors, []);
+    let old = Allowed { pod_level_resources: false, ..Allowed::default() };
+    assert_eq!(validate_with(&set, &old).errors[0].path, "spec.resources.mode");
+    assert_eq!(validate_with(&with("/spec/resources", json!({"preserveQoS": true})), &old).errors, []);
 }

@@ -35,7 +35,7 @@ use crate::api::SidecarSet;
 use crate::api::keys;
 use crate::api::reasons::InjectionReason;
 use crate::api::v1beta1::FailurePolicy;
-use crate::api::validate::AllowedKeys;
+use crate::api::validate::Allowed;
 
 /// A pod that is about to be created.
 #[derive(Clone, Copy, Debug)]
@@ -66,8 +66,8 @@ pub struct Served {
     pub seen: u64,
     /// The newest resourceVersion at which the current spec of a set was first seen.
     pub version: u64,
-    /// Metadata keys that sets may write.
-    pub allowed: Arc<AllowedKeys>,
+    /// What sets may ask for.
+    pub allowed: Arc<Allowed>,
 }
 
 /// What one set did, or why it did nothing.

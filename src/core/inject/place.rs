@@ -203,7 +203,7 @@ impl<'a> Placement<'a> {
             match prepared.resources.as_ref().map(|policy| policy.evaluate(&targets)) {
                 Some(Ok(evaluated)) => {
                     json["resources"] = evaluated.resources;
-                    notes.extend(evaluated.warnings);
+                    notes.extend(evaluated.warnings.iter().map(|warning| format!("{:?}: {warning}", prepared.name)));
                 }
                 // No pod is refused because a name is missing, unless the set says so.
                 Some(Err(unfit @ Unfit::NoTarget { .. }))
