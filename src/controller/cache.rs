@@ -74,6 +74,11 @@ impl Cache {
         inner.sets_listed && inner.revisions_listed
     }
 
+    /// The sets as the webhook serves them.
+    pub fn compiled(&self) -> Arc<CompiledSets> {
+        Arc::clone(&lock(&self.inner).compiled)
+    }
+
     /// Names of all sets.
     pub fn names(&self) -> Vec<String> {
         lock(&self.inner).sets.keys().cloned().collect()

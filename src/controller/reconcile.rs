@@ -48,7 +48,7 @@ async fn round(context: &Arc<Context>, set: &SidecarSet) -> Result<Action, Error
         return Ok(Action::await_change());
     }
     let problems = validate(set).message();
-    let injection = injection_state(context, set, problems.is_none());
+    let injection = super::naked::noted(context, set, injection_state(context, set, problems.is_none()));
     if let Some(problems) = problems {
         report(context, set, status::invalid(set, &problems, &injection, now())).await?;
         return Ok(Action::await_change());
@@ -98,7 +98,12 @@ fn is_current(context: &Context, set: &SidecarSet) -> bool {
 }
 
 fn injection_state(context: &Context, set: &SidecarSet, valid: bool) -> InjectionState {
-    let state = |ready, reason, message: &str| InjectionState { ready, reason, message: message.to_owned() };
+    let state = |ready, reason, message: &str| InjectionState {
+        ready,
+        reason,
+        message: message.to_owned(),
+        ..InjectionState::default()
+    };
     let registered = *context.registered.borrow();
     let version = context.cache.spec_version(&set.name_any());
     if !valid {

@@ -24,7 +24,7 @@ use crate::api::reasons::{self, reason};
 use crate::api::{SidecarSet, SidecarSetStatus};
 
 /// Whether the webhook serves a set, and why not.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct InjectionState {
     /// True if pods created now get the sidecars.
     pub ready: bool,
@@ -32,6 +32,10 @@ pub struct InjectionState {
     pub reason: &'static str,
     /// Message of the condition.
     pub message: String,
+    /// `status.uninjectedPods`; `None` if nobody looks for them.
+    pub uninjected: Option<i32>,
+    /// Which pods those are, and what becomes of them; empty if there are none. Added to the messages.
+    pub naked: String,
 }
 
 /// The four conditions about the rollout, and the line that explains them.
@@ -88,10 +92,15 @@ pub fn status(
         latest_revision: Some(revision::name(name, &rollout.revision)),
         injection_revision: Some(rollout.revision.clone()),
         last_progress_time: if progressed { Some(Time(whole_seconds(now))) } else { old.last_progress_time },
-        message: Some(verdict.message.clone()),
+        message: Some(joined(&verdict.message, &injection.naked)),
+        uninjected_pods: injection.uninjected,
         ..old
     };
     with_conditions(set, status, &verdict, injection, now)
+}
+
+fn joined(message: &str, more: &str) -> String {
+    if more.is_empty() { message.to_owned() } else { format!("{message}; {more}") }
 }
 
 /// Every matched pod runs the target, and no update is open.
@@ -193,13 +202,14 @@ fn with_conditions(
     let generation = set.metadata.generation;
     let fine = |on: bool| if on { verdict.reason } else { reason::AS_EXPECTED };
     let message = verdict.message.as_str();
+    let injected = joined(&injection.message, &injection.naked);
     let paused = if verdict.paused { reason::PAUSED } else { reason::AS_EXPECTED };
     let wanted = [
         (reasons::READY, verdict.ready, verdict.reason, message),
         (reasons::RECONCILING, verdict.reconciling, fine(verdict.reconciling), message),
         (reasons::STALLED, verdict.stalled, fine(verdict.stalled), message),
         (reasons::PAUSED, verdict.paused, paused, if verdict.paused { "updateStrategy.paused is true" } else { "" }),
-        (reasons::INJECTION_READY, injection.ready, injection.reason, injection.message.as_str()),
+        (reasons::INJECTION_READY, injection.ready, injection.reason, injected.as_str()),
     ];
     let before = std::mem::take(&mut status.conditions);
     status.conditions = wanted
@@ -333,7 +343,7 @@ mod tests {
         ];
         for (what, strategy, summary, expected) in cases {
             let set = testing::set("v2", strategy.clone());
-            let injection = InjectionState { ready: true, reason: "Registered", message: String::new() };
+            let injection = InjectionState { ready: true, reason: "Registered", ..InjectionState::default() };
             let status = status(&set, &testing::rollout("v2", strategy), &summary, &injection, testing::at(0));
             let value = |type_: &str| {
                 let condition = status.conditions.iter().find(|c| c.type_ == type_).unwrap();
@@ -352,7 +362,7 @@ mod tests {
     fn a_transition_time_stays_until_the_status_changes() {
         let mut set = testing::set("v2", json!({}));
         let rollout = testing::rollout("v2", json!({}));
-        let injection = InjectionState { ready: true, reason: "Registered", message: String::new() };
+        let injection = InjectionState { ready: true, reason: "Registered", ..InjectionState::default() };
         let first = status(&set, &rollout, &summary(|_| {}), &injection, testing::at(0));
         set.status = Some(first.clone());
         assert_eq!(status(&set, &rollout, &summary(|_| {}), &injection, testing::at(60)), first);
@@ -362,7 +372,7 @@ mod tests {
     fn a_revision_is_stable_when_every_pod_runs_it() {
         let set = testing::set("v2", json!({}));
         let rollout = testing::rollout("v2", json!({}));
-        let injection = InjectionState { ready: true, reason: "Registered", message: String::new() };
+        let injection = InjectionState { ready: true, reason: "Registered", ..InjectionState::default() };
         let stable = |summary: Summary| status(&set, &rollout, &summary, &injection, testing::at(0)).stable_revision;
         assert_eq!(stable(summary(|_| {})), Some(rollout.revision.clone()));
         assert_eq!(stable(summary(|s| (s.counts.updated, s.counts.updated_ready) = (9, 9))), None);

@@ -7,5 +7,6 @@ pub mod health;
 pub mod leader;
 pub mod metrics;
 pub mod namespaces;
+mod owners;
 pub mod shutdown;
 pub mod telemetry;

@@ -113,7 +113,6 @@ fn what_is_not_built_yet_is_refused() {
             "spec.containers[0].upgradeStrategy HotUpgrade",
         ),
         ("/spec/injectionStrategy", json!({"newPods": "Latest"}), "spec.injectionStrategy.newPods"),
-        ("/spec/injectionStrategy", json!({"existingPods": "Report"}), "spec.injectionStrategy.existingPods"),
         ("/spec/injectionStrategy", json!({"revision": {"revisionName": "x"}}), "spec.injectionStrategy.revision"),
         ("/spec/updateStrategy", json!({"steps": [{"replicas": 1}]}), "spec.updateStrategy.steps"),
         ("/spec/updateStrategy", json!({"failurePolicy": {}}), "spec.updateStrategy.failurePolicy"),

@@ -62,10 +62,9 @@ fn container(path: &str, sidecar: &SidecarContainer, refuse: &mut impl FnMut(boo
 }
 
 fn injection(strategy: &InjectionStrategy, refuse: &mut impl FnMut(bool, &str)) {
-    let InjectionStrategy { paused: _, failure_policy: _, new_pods, revision, existing_pods } = strategy;
+    let InjectionStrategy { paused: _, failure_policy: _, new_pods, revision, existing_pods: _ } = strategy;
     refuse(new_pods.is_some(), "spec.injectionStrategy.newPods");
     refuse(revision.is_some(), "spec.injectionStrategy.revision");
-    refuse(existing_pods.is_some(), "spec.injectionStrategy.existingPods");
 }
 
 fn update(strategy: &UpdateStrategy, refuse: &mut impl FnMut(bool, &str)) {

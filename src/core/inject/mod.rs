@@ -130,7 +130,10 @@ fn outcome(set: &CompiledSet, reason: InjectionReason, message: impl Into<String
 }
 
 /// Pods and namespaces that no set may touch.
-fn untouchable(request: &Request<'_>, labels: &BTreeMap<String, String>) -> Option<(InjectionReason, String)> {
+pub(super) fn untouchable(
+    request: &Request<'_>,
+    labels: &BTreeMap<String, String>,
+) -> Option<(InjectionReason, String)> {
     let opted_out = |labels: &BTreeMap<String, String>| labels.get(keys::INJECT).is_some_and(|value| value == "false");
     let excluded = keys::EXCLUDED_NAMESPACES.contains(&request.namespace)
         || request.excluded.iter().any(|namespace| namespace == request.namespace);
