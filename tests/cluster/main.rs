@@ -8,6 +8,7 @@ mod common;
 mod crash;
 mod in_cluster;
 mod injection;
+mod naked;
 mod rollout;
 mod samples;
 mod validation;
