@@ -14,6 +14,10 @@ use crate::api::v1beta1::Eviction;
 /// in the cluster takes sidecars away, and nothing more is evicted.
 pub const MAX_KEPT: usize = 100;
 
+/// A pod that lives this long after its recorded eviction was never evicted: the operator died before it had sent the
+/// request, or got no answer. An eviction takes effect with its answer, and no request lasts longer than 10 s.
+const NOT_SENT: SignedDuration = SignedDuration::from_secs(30);
+
 /// A pod of an owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sibling {
@@ -93,9 +97,13 @@ pub fn judge(
     timeout: SignedDuration,
     now: Timestamp,
 ) -> Verdict {
+    let age = now.duration_since(eviction.at.0);
+    if age >= NOT_SENT && siblings.iter().any(|pod| pod.uid == eviction.pod_uid && pod.active) {
+        return Verdict::Done;
+    }
     let gone = siblings.iter().all(|pod| pod.uid != eviction.pod_uid);
     let whole = gone && replicas.is_some_and(|replicas| ready(siblings) >= replicas);
-    if !whole && now.duration_since(eviction.at.0) < timeout {
+    if !whole && age < timeout {
         return Verdict::Open;
     }
     let replaced = |pod: &Sibling| pod.active && pod.behind && pod.created > eviction.pod_created.0;

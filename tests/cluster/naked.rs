@@ -7,15 +7,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use devcluster::DevCluster;
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
-use k8s_openapi::api::apps::v1::DaemonSet;
-use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::events::v1::Event as ClusterEvent;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch};
-use kube::{Api, ResourceExt};
+use kube::{Api, Resource, ResourceExt};
 use serde_json::{Value, json};
 use sidecarset::api::SidecarSet;
 
@@ -312,14 +312,13 @@ async fn an_owner_whose_replacement_came_without_sidecars_too_loses_no_second_po
     let after = uids(&world.pods().await);
     assert_eq!(original.intersection(&after).count(), 1, "one of two was evicted");
 
-    // The next leader knows it too.
+    // The next leader knows it too: it tries another Deployment, and leaves this one alone.
     operator.kill();
-    let mut operator = Operator::start(cluster.kubeconfig(), "second", &["--lease-duration-seconds=3"]).await;
-    operator.wait_for_log("this replica leads").await;
-    let other = json!({"metadata": {"name": "other"}, "spec": {"replicas": 1,
-        "selector": {"matchLabels": {"app": world.name, "second": "yes"}},
-        "template": {"metadata": {"labels": {"app": world.name, "second": "yes"}}, "spec": app()}}});
-    create::<k8s_openapi::api::apps::v1::Deployment>(&world, other).await;
+    let labels = json!({"app": world.name, "second": "yes"});
+    let other = json!({"metadata": {"name": "other"}, "spec": {"replicas": 1, "selector": {"matchLabels": labels},
+        "template": {"metadata": {"labels": labels}, "spec": app()}}});
+    create::<Deployment>(&world, other).await;
+    let operator = Operator::start(cluster.kubeconfig(), "second", &["--lease-duration-seconds=3"]).await;
     world
         .until_set("the second Deployment was tried too", |set| {
             let evictions = set.status.as_ref().and_then(|status| status.evictions.clone()).unwrap_or_default();
@@ -330,4 +329,23 @@ async fn an_owner_whose_replacement_came_without_sidecars_too_loses_no_second_po
     saboteur.abort();
     assert!(operator.terminate());
     cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_sidecar_that_a_pod_of_a_cron_job_did_not_get_is_told_to_the_cron_job() {
+    let world = World::shared("naked-cron").await;
+    world.apply(&set(&world, json!({}))).await;
+    let spec = json!({"restartPolicy": "Never", "containers": [{"name": "agent", "image": "mine:v1"}]});
+    let job = json!({"template": {"metadata": {"labels": {"app": world.name}}, "spec": spec}});
+    let cron = json!({"metadata": {"name": "cron"},
+        "spec": {"schedule": "0 0 1 1 *", "suspend": true, "jobTemplate": {"spec": job}}});
+    create::<CronJob>(&world, cron).await;
+    let cron = world.api::<CronJob>().get("cron").await.unwrap();
+    let owner = cron.controller_owner_ref(&()).unwrap();
+    create::<Job>(&world, json!({"metadata": {"name": "run", "ownerReferences": [owner]}, "spec": job})).await;
+    let event =
+        eventually("an event", async || events(&world, &world.name, "NameConflict").await.pop().ok_or("none")).await;
+    let about = event.regarding.unwrap();
+    assert_eq!((about.kind.as_deref(), about.name.as_deref()), (Some("CronJob"), Some("cron")));
+    world.end().await;
 }

@@ -80,6 +80,14 @@ fn a_slot_is_held_until_the_owner_has_its_ready_pods_back() {
 }
 
 #[test]
+fn a_pod_that_was_never_evicted_frees_its_slot_soon() {
+    let judged = |pod: Sibling, now| judge(&evicted(), &[pod], Some(1), TIMEOUT, at(now));
+    assert_eq!(judged(pod("old", 0, true), 129), Verdict::Open, "the request may be under way");
+    assert_eq!(judged(pod("old", 0, true), 130), Verdict::Done);
+    assert_eq!(judged(Sibling { active: false, ..pod("old", 0, true) }, 130), Verdict::Open, "it is going");
+}
+
+#[test]
 fn a_replacement_without_sidecars_makes_the_eviction_one_in_vain() {
     let judged = |pods: &[Sibling], now| judge(&evicted(), pods, Some(2), TIMEOUT, at(now));
     let older = pod("older", -5, true);
