@@ -30,7 +30,7 @@ fn compiled(sets: &[SidecarSet]) -> CompiledSets {
     }))
 }
 
-/// A pod of the ReplicaSet `web`, younger than the sets.
+/// A pod of `web`, younger than the sets.
 fn pod(name: &str, edit: Value) -> ObjectMeta {
     let owner = json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web", "uid": "rs", "controller": true});
     let mut pod = json!({"name": name, "namespace": "default", "uid": name, "labels": {"app": "web"},
