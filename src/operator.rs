@@ -137,6 +137,7 @@ pub(crate) async fn run(args: &RunArgs) -> Result<(), Error> {
         clients: clients.clone(),
         leadership: leadership.clone(),
         namespace: args.namespace.clone(),
+        excluded: Arc::clone(&excluded),
         write_concurrency: concurrency,
         metrics: metrics.clone(),
         events,

@@ -49,6 +49,10 @@ pub mod reason {
     pub const CONFLICT: &str = "Conflict";
     /// `injectionStrategy.paused` is true.
     pub const INJECTION_PAUSED: &str = "InjectionPaused";
+    /// Event on a set: there are selected pods without its sidecars, and there were none before.
+    pub const NAKED_PODS: &str = "NakedPods";
+    /// Event on the owner of a pod that was evicted because it had no sidecars.
+    pub const EVICTED: &str = "EvictedForSidecars";
 }
 
 /// Why a set did or did not inject into a pod: the `reason` of warnings, audit annotations, metrics and events.

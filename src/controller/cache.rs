@@ -70,13 +70,18 @@ impl Cache {
         inner.sets_listed && inner.revisions_listed
     }
 
+    /// The sets as the webhook serves them.
+    pub fn compiled(&self) -> Arc<CompiledSets> {
+        Arc::clone(&lock(&self.inner).compiled)
+    }
+
     /// Names of all sets.
     pub fn names(&self) -> Vec<String> {
         lock(&self.inner).sets.keys().cloned().collect()
     }
 
     /// The set as it is served; `None` for one that validation refuses.
-    pub fn compiled(&self, set: &str) -> Option<Arc<CompiledSet>> {
+    pub fn compiled_set(&self, set: &str) -> Option<Arc<CompiledSet>> {
         lock(&self.inner).sets.get(set)?.compiled.clone()
     }
 

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::cache::Cache;
 use super::error::Error;
+use super::naked::Naked;
 use crate::api::keys;
 use crate::core::pod::PodKey;
 use crate::core::upgrade::Index;
@@ -35,6 +36,8 @@ pub struct Context {
     pub leadership: Leadership,
     /// Namespace of the operator's own objects.
     pub namespace: String,
+    /// Namespaces besides [`keys::EXCLUDED_NAMESPACES`] that no set reaches.
+    pub excluded: Arc<[String]>,
     /// Pods written at the same time.
     pub write_concurrency: usize,
     /// Metrics.
@@ -60,17 +63,30 @@ pub struct Context {
     pub(super) uncertain: Mutex<HashMap<String, HashSet<PodKey>>>,
     /// When the status of a set was last written.
     pub(super) reported: Mutex<HashMap<String, Instant>>,
+    /// Pods without sidecars, by set.
+    pub(super) naked: Naked,
 }
 
 impl Context {
     /// A context with nothing known yet.
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { clients, leadership, namespace, write_concurrency, metrics, events, namespaces, registered, cache } =
-            parts;
+        let Parts {
+            clients,
+            leadership,
+            namespace,
+            excluded,
+            write_concurrency,
+            metrics,
+            events,
+            namespaces,
+            registered,
+            cache,
+        } = parts;
         Arc::new(Self {
             clients,
             leadership,
             namespace,
+            excluded,
             write_concurrency,
             metrics,
             events,
@@ -84,6 +100,7 @@ impl Context {
             may_plan: AtomicBool::new(false),
             uncertain: Mutex::default(),
             reported: Mutex::default(),
+            naked: Naked::default(),
         })
     }
 
@@ -123,6 +140,7 @@ impl Context {
     pub(super) fn forget(&self, set: &str) {
         lock(&self.uncertain).remove(set);
         lock(&self.reported).remove(set);
+        self.naked.forget(set);
     }
 
     pub(super) fn may_plan(&self) -> bool {
@@ -136,6 +154,7 @@ pub struct Parts {
     pub clients: Clients,
     pub leadership: Leadership,
     pub namespace: String,
+    pub excluded: Arc<[String]>,
     pub write_concurrency: usize,
     pub metrics: Metrics,
     pub events: Events,

@@ -4,6 +4,9 @@ mod apply;
 pub mod cache;
 pub mod context;
 pub mod error;
+mod evict;
+mod naked;
+mod owners;
 mod reconcile;
 mod report;
 mod revisions;
@@ -33,8 +36,11 @@ use watches::WatchedSet;
 /// Pod events within this time become one reconcile.
 const COLLECT: Duration = Duration::from_millis(20);
 
-/// Pods per page of the list that a new leader reads.
+/// Pods per page of a listing.
 const PAGE: u32 = 500;
+
+/// How often a task that only a leader runs asks whether this is one.
+const WARM_UP: Duration = Duration::from_secs(1);
 
 /// Runs watches and reconciles until `shutdown`; running reconciles end first.
 pub async fn run(context: Arc<Context>, gates: Gates, shutdown: Shutdown) {
@@ -43,6 +49,8 @@ pub async fn run(context: Arc<Context>, gates: Gates, shutdown: Shutdown) {
     tasks.spawn(follow_leadership(Arc::clone(&context)));
     tasks.spawn(follow_registration(Arc::clone(&context)));
     tasks.spawn(sweep::run(Arc::clone(&context)));
+    tasks.spawn(naked::run(Arc::clone(&context)));
+    tasks.spawn(evict::run(Arc::clone(&context)));
     let (sets, store) = watches::sets(&context, &gates);
     let dirty = futures::stream::unfold(Arc::clone(&context), |context| async move {
         let names = context.dirty.take(COLLECT).await;

@@ -48,7 +48,7 @@ async fn round(context: &Arc<Context>, set: &SidecarSet) -> Result<Action, Error
         return Ok(Action::await_change());
     }
     let problems = context.cache.validate(set).message();
-    let injection = injection_state(context, set, problems.is_none());
+    let injection = super::naked::noted(context, set, injection_state(context, set, problems.is_none()));
     if let Some(problems) = problems {
         report(context, set, status::invalid(set, &problems, &injection, now())).await?;
         return Ok(Action::await_change());
@@ -100,7 +100,7 @@ fn is_current(context: &Context, set: &SidecarSet) -> bool {
 
 fn injection_state(context: &Context, set: &SidecarSet, valid: bool) -> InjectionState {
     let name = set.name_any();
-    let compiled = context.cache.compiled(&name);
+    let compiled = context.cache.compiled_set(&name);
     let pinned = compiled.as_ref().and_then(|compiled| compiled.pinned());
     let (ready, reason, message) = match (pinned, context.cache.spec_version(&name)) {
         _ if !valid => (false, reason::INVALID_SPEC, "the spec is invalid: no pod is injected"),
@@ -119,6 +119,7 @@ fn injection_state(context: &Context, set: &SidecarSet, valid: bool) -> Injectio
         message: message.to_owned(),
         pinned: pinned.and_then(Result::ok).map(str::to_owned),
         conflicts: context.cache.conflicts(&name),
+        ..InjectionState::default()
     }
 }
 

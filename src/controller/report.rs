@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kube::api::Patch;
 use kube::{Resource, ResourceExt};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::context::{Context, lock, patch_params};
@@ -41,7 +41,7 @@ pub(super) async fn report(
         }
     }
     let api = sets_api(context);
-    let patch = json!({"status": status});
+    let patch = changes(&old, &status);
     let (params, patch) = (patch_params(), Patch::Merge(&patch));
     let call = api.patch_status(&name, &params, &patch);
     let written = context.write("patch status of", || format!("SidecarSet {name}"), call).await?;
@@ -54,6 +54,18 @@ pub(super) async fn report(
     Ok(None)
 }
 
+/// A merge patch that also takes away what the new status has no more. The evictions have a writer of their own.
+fn changes(old: &SidecarSetStatus, new: &SidecarSetStatus) -> Value {
+    let (old, mut new) = (json!(old), json!(new));
+    if let (Some(old), Some(new)) = (old.as_object(), new.as_object_mut()) {
+        for gone in old.keys() {
+            new.entry(gone).or_insert(Value::Null);
+        }
+        new.remove("evictions");
+    }
+    json!({"status": new})
+}
+
 /// The news that people want to hear: a new reason of Ready.
 fn news(old: &SidecarSetStatus, new: &SidecarSetStatus) -> Option<Note> {
     let ready = |status: &SidecarSetStatus| status.conditions.iter().find(|c| c.type_ == reasons::READY).cloned();
@@ -63,6 +75,7 @@ fn news(old: &SidecarSetStatus, new: &SidecarSetStatus) -> Option<Note> {
     }
     Some(Note {
         about: k8s_openapi::api::core::v1::ObjectReference::default(),
+        related: None,
         warning: matches!(after.reason.as_str(), reason::FAILURE_BUDGET_EXCEEDED | reason::INVALID_SPEC),
         reason: after.reason,
         action: "Rollout",

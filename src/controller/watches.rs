@@ -162,6 +162,7 @@ fn forget(context: &Context, set: &str) {
     context.index().forget(set);
     context.forget(set);
     context.metrics.forget_pods(set, &super::report::POD_STATES);
+    context.metrics.forget_pods(set, &super::naked::POD_STATES);
 }
 
 /// All other watches.
@@ -388,6 +389,7 @@ async fn still_there(context: &Context, pod: SlimPod) -> bool {
     }
     context.events.publish(Note {
         about,
+        related: None,
         warning: true,
         reason: "LabelRestored".to_owned(),
         action: "Label",

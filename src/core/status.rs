@@ -37,6 +37,10 @@ pub struct InjectionState {
     pub pinned: Option<String>,
     /// What this set and others on the same pods both want.
     pub conflicts: Vec<String>,
+    /// `status.uninjectedPods`; `None` if nobody looks for them.
+    pub uninjected: Option<i32>,
+    /// Which pods those are, and what becomes of them; empty if there are none. Added to the messages.
+    pub naked: String,
 }
 
 /// The four conditions about the rollout, and the line that explains them.
@@ -96,10 +100,15 @@ pub fn status(
         latest_revision: Some(revision::name(name, &rollout.revision)),
         injection_revision: Some(given),
         last_progress_time: if progressed { Some(Time(whole_seconds(now))) } else { old.last_progress_time },
-        message: Some(verdict.message.clone()),
+        message: Some(joined(&verdict.message, &injection.naked)),
+        uninjected_pods: injection.uninjected,
         ..old
     };
     with_conditions(set, status, &verdict, injection, now)
+}
+
+fn joined(message: &str, more: &str) -> String {
+    if more.is_empty() { message.to_owned() } else { format!("{message}; {more}") }
 }
 
 /// Every matched pod runs the target, and no update is open.
@@ -202,13 +211,14 @@ fn with_conditions(
     let fine = |on: bool| if on { verdict.reason } else { reason::AS_EXPECTED };
     let message = verdict.message.as_str();
     let (conflicting, conflicts) = (!injection.conflicts.is_empty(), injection.conflicts.join("; "));
+    let injected = joined(&injection.message, &injection.naked);
     let paused = if verdict.paused { reason::PAUSED } else { reason::AS_EXPECTED };
     let wanted = [
         (reasons::READY, verdict.ready, verdict.reason, message),
         (reasons::RECONCILING, verdict.reconciling, fine(verdict.reconciling), message),
         (reasons::STALLED, verdict.stalled, fine(verdict.stalled), message),
         (reasons::PAUSED, verdict.paused, paused, if verdict.paused { "updateStrategy.paused is true" } else { "" }),
-        (reasons::INJECTION_READY, injection.ready, injection.reason, injection.message.as_str()),
+        (reasons::INJECTION_READY, injection.ready, injection.reason, injected.as_str()),
         (
             reasons::CONFLICTING,
             conflicting,

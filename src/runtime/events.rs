@@ -1,4 +1,6 @@
 //! Events, off the paths that produce them: a bounded queue, equal events within a moment sent once.
+//!
+//! An event about the maker of a pod goes to the top of the chain, where people look: the Deployment, not the `ReplicaSet`.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -8,6 +10,7 @@ use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use tokio::sync::mpsc;
 
+use super::owners::TopOwners;
 use super::shutdown::Shutdown;
 use crate::api::keys;
 
@@ -22,13 +25,25 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The sending side. Clones share the queue.
 #[derive(Clone, Debug)]
-pub struct Events(mpsc::Sender<Note>);
+pub struct Events(mpsc::Sender<(Note, Address)>);
+
+/// Whom a note is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Address {
+    /// The object it is about.
+    Itself,
+    /// Whoever made that object, or the maker of its maker.
+    TopOwner,
+}
 
 /// One event.
 #[derive(Clone, Debug)]
 pub struct Note {
     /// What it is about.
     pub about: ObjectReference,
+    /// What else has to do with it. Events that differ only in their text are one event, so two sets that say different
+    /// things about one object are told apart by this.
+    pub related: Option<ObjectReference>,
     /// Warning or Normal.
     pub warning: bool,
     /// CamelCase reason.
@@ -44,19 +59,35 @@ impl Events {
     pub fn start(client: Client, instance: String, shutdown: Shutdown) -> Self {
         let (sender, receiver) = mpsc::channel(QUEUE);
         let reporter = Reporter { controller: keys::MANAGER.to_owned(), instance: Some(instance) };
-        tokio::spawn(send(Recorder::new(client, reporter), receiver, shutdown));
+        let owners = TopOwners::new(client.clone());
+        tokio::spawn(send(Recorder::new(client, reporter), owners, receiver, shutdown));
         Self(sender)
     }
 
     /// Queues an event; never waits.
     pub fn publish(&self, note: Note) {
-        if let Err(error) = self.0.try_send(note) {
+        self.queue(note, Address::Itself);
+    }
+
+    /// Queues an event about the controller of a pod, which goes to the top of the chain; never waits. The text must not
+    /// name the pod, or the events of its siblings would not be one.
+    pub fn publish_to_top_owner(&self, note: Note) {
+        self.queue(note, Address::TopOwner);
+    }
+
+    fn queue(&self, note: Note, address: Address) {
+        if let Err(error) = self.0.try_send((note, address)) {
             tracing::debug!(%error, "an event is dropped");
         }
     }
 }
 
-async fn send(recorder: Recorder, mut queue: mpsc::Receiver<Note>, shutdown: Shutdown) {
+async fn send(
+    recorder: Recorder,
+    mut owners: TopOwners,
+    mut queue: mpsc::Receiver<(Note, Address)>,
+    shutdown: Shutdown,
+) {
     loop {
         let first = tokio::select! {
             () = shutdown.requested() => return,
@@ -64,8 +95,16 @@ async fn send(recorder: Recorder, mut queue: mpsc::Receiver<Note>, shutdown: Shu
         };
         let Some(first) = first else { return };
         tokio::time::sleep(COLLECT).await;
-        let mut notes = HashMap::from([(key(&first), first)]);
-        while let Ok(note) = queue.try_recv() {
+        // Once as they came, so that an owner is looked up once, and once more as they are addressed.
+        let mut collected = HashMap::from([((key(&first.0), first.1), first)]);
+        while let Ok((note, address)) = queue.try_recv() {
+            collected.insert((key(&note), address), (note, address));
+        }
+        let mut notes = HashMap::new();
+        for (mut note, address) in collected.into_values() {
+            if address == Address::TopOwner {
+                note.about = owners.top(note.about).await;
+            }
             notes.insert(key(&note), note);
         }
         for note in notes.into_values() {
@@ -74,8 +113,12 @@ async fn send(recorder: Recorder, mut queue: mpsc::Receiver<Note>, shutdown: Shu
     }
 }
 
-fn key(note: &Note) -> (Option<String>, Option<String>, String) {
-    (note.about.uid.clone(), note.about.name.clone(), note.reason.clone())
+/// What the API tells events apart by.
+type Key = (Option<String>, Option<String>, String, Option<String>);
+
+fn key(note: &Note) -> Key {
+    let related = note.related.as_ref().and_then(|related| related.name.clone());
+    (note.about.uid.clone(), note.about.name.clone(), note.reason.clone(), related)
 }
 
 async fn write(recorder: &Recorder, note: Note) {
@@ -84,7 +127,7 @@ async fn write(recorder: &Recorder, note: Note) {
         reason: note.reason,
         note: Some(truncated(note.message)),
         action: note.action.to_owned(),
-        secondary: None,
+        secondary: note.related,
     };
     match tokio::time::timeout(WRITE_TIMEOUT, recorder.publish(&event, &note.about)).await {
         Ok(Ok(())) => {}

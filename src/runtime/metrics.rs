@@ -44,12 +44,13 @@ pub struct PodLabels {
     pub state: &'static str,
 }
 
-/// Labels of `pod_patch_total`.
+/// Labels of `pod_patch_total` and `evictions_total`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct PatchLabels {
     /// Name of the set.
     pub set: String,
-    /// `ok`, `conflict`, `refused`, `unknown`, `withdrawn`.
+    /// Of patches `ok`, `conflict`, `refused`, `unknown`, `withdrawn`; of evictions `evicted`, `blocked`, `gone`,
+    /// `refused`, `unknown`.
     pub result: &'static str,
 }
 
@@ -78,6 +79,8 @@ pub struct Metrics {
     pub pods: Family<PodLabels, Gauge>,
     /// `pod_patch_total{set,result}`: writes to pods.
     pub pod_patches: Family<PatchLabels, Counter>,
+    /// `evictions_total{set,result}`: requests to evict a pod.
+    pub evictions: Family<PatchLabels, Counter>,
     /// `reconcile_total{result}`.
     pub reconciles: Family<ResultLabels, Counter>,
     /// `reconcile_duration_seconds`.
@@ -96,6 +99,7 @@ impl Metrics {
         let injection_duration = Histogram::new(INJECTION_BUCKETS);
         let pods = Family::default();
         let pod_patches = Family::default();
+        let evictions = Family::default();
         let reconciles = Family::default();
         let reconcile_duration = Histogram::new(RECONCILE_BUCKETS);
         let leader = Gauge::default();
@@ -109,6 +113,7 @@ impl Metrics {
         );
         registry.register("pods", "Pods of a set by state", pods.clone());
         registry.register("pod_patch", "Writes to pods by outcome", pod_patches.clone());
+        registry.register("evictions", "Requests to evict a pod by outcome", evictions.clone());
         registry.register("reconcile", "Reconciliations by outcome", reconciles.clone());
         registry.register("reconcile_duration_seconds", "Time of one reconciliation", reconcile_duration.clone());
         registry.register("leader", "1 if this replica holds the lease", leader.clone());
@@ -126,6 +131,7 @@ impl Metrics {
             injection_duration,
             pods,
             pod_patches,
+            evictions,
             reconciles,
             reconcile_duration,
             leader,
@@ -143,6 +149,11 @@ impl Metrics {
     pub fn pod_patch(&self, set: &str, result: &'static str) {
         let labels = PatchLabels { set: set.to_owned(), result };
         self.pod_patches.get_or_create(&labels).inc();
+    }
+
+    /// Counts one request to evict a pod.
+    pub fn eviction(&self, set: &str, result: &'static str) {
+        self.evictions.get_or_create(&PatchLabels { set: set.to_owned(), result }).inc();
     }
 
     /// Counts one reconciliation that took `seconds`.
@@ -187,6 +198,7 @@ mod tests {
         let metrics = Metrics::new();
         metrics.injection("log-agent", "injected", "Injected");
         metrics.pod_patch("log-agent", "ok");
+        metrics.eviction("log-agent", "evicted");
         metrics.reconcile("ok", 0.2);
         metrics.set_pods("log-agent", "matched", 3);
         metrics.leader.set(1);
@@ -196,6 +208,7 @@ mod tests {
         for line in [
             r#"sidecarset_injection_total{set="log-agent",result="injected",reason="Injected"} 1"#,
             r#"sidecarset_pod_patch_total{set="log-agent",result="ok"} 1"#,
+            r#"sidecarset_evictions_total{set="log-agent",result="evicted"} 1"#,
             r#"sidecarset_reconcile_total{result="ok"} 1"#,
             r"sidecarset_reconcile_duration_seconds_count 1",
             r"sidecarset_injection_duration_seconds_count 1",

@@ -7,6 +7,7 @@ pub mod health;
 pub mod leader;
 pub mod metrics;
 pub mod namespaces;
+mod owners;
 pub mod probe;
 pub mod shutdown;
 pub mod telemetry;

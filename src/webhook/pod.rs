@@ -11,12 +11,13 @@ use axum::http::StatusCode;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{Namespace, ObjectReference};
 use kube::api::PartialObjectMeta;
-use kube::{Api, Client};
+use kube::{Api, Client, Resource};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
+use crate::api::SidecarSet;
 use crate::api::reasons::InjectionReason;
 use crate::core::inject::{Injection, Outcome, Request, Served, inject};
 use crate::runtime::events::{Events, Note};
@@ -157,12 +158,13 @@ fn result(reason: InjectionReason, refused: bool) -> &'static str {
     }
 }
 
-/// The event is queued; nothing is written before the answer.
+/// The event is queued; nothing is written before the answer. A pod without a controller does not exist yet, and may
+/// never: the look for pods without sidecars reports it.
 fn tell_owner(events: &Events, request: &ReviewRequest<Value>, outcome: &Outcome) {
     let owners = request.object["metadata"]["ownerReferences"].as_array();
     let Some(owner) = owners.into_iter().flatten().find(|owner| owner["controller"] == true) else { return };
     let text = |field: &str| owner[field].as_str().map(str::to_owned);
-    events.publish(Note {
+    events.publish_to_top_owner(Note {
         about: ObjectReference {
             api_version: text("apiVersion"),
             kind: text("kind"),
@@ -171,6 +173,12 @@ fn tell_owner(events: &Events, request: &ReviewRequest<Value>, outcome: &Outcome
             namespace: Some(request.namespace.clone()),
             ..ObjectReference::default()
         },
+        related: Some(ObjectReference {
+            api_version: Some(SidecarSet::api_version(&()).into_owned()),
+            kind: Some(SidecarSet::kind(&()).into_owned()),
+            name: Some(outcome.set.clone()),
+            ..ObjectReference::default()
+        }),
         warning: true,
         reason: outcome.reason.as_str().to_owned(),
         action: "Inject",

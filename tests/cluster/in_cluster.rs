@@ -113,6 +113,8 @@ async fn the_operator_needs_no_more_than_its_service_account_may() {
     })
     .await;
 
+    an_eviction(&world).await;
+
     let first = operator.logged();
     assert!(tokio::task::spawn_blocking(move || operator.terminate()).await.unwrap());
     // A rolling update takes no webhook away. The next replica reads the Secret that this one made.
@@ -134,6 +136,31 @@ async fn the_operator_needs_no_more_than_its_service_account_may() {
     drop(second);
     limits(cluster.kubeconfig()).await;
     cluster.stop().await;
+}
+
+/// Nothing routes to the webhook here, so a pod that is evicted for its sidecars gets a replacement without.
+async fn an_eviction(world: &World) {
+    world.deploy(1).await;
+    let mut evicting = world.set("agent:v2", json!({"minReadySeconds": 0}));
+    evicting["spec"]["injectionStrategy"] = json!({"existingPods": "Evict"});
+    world.apply(&evicting).await;
+    world
+        .until_set("a pod was evicted in vain", |set| {
+            let evictions = set.status.as_ref().and_then(|status| status.evictions.as_deref()).unwrap_or_default();
+            evictions.iter().any(|eviction| eviction.in_vain)
+        })
+        .await;
+    let owners: Api<Event> = world.api();
+    eventually("an event about the Deployment, which was found by its ReplicaSet", async || {
+        let items = owners.list(&ListParams::default()).await.unwrap().items;
+        let about: Vec<_> = items
+            .into_iter()
+            .filter(|event| event.reason.as_deref() == Some("EvictedForSidecars"))
+            .filter_map(|event| event.regarding?.kind)
+            .collect();
+        if about == ["Deployment"] { Ok(()) } else { Err(about) }
+    })
+    .await;
 }
 
 /// Both configurations stand, point at the Service and go with the Namespace.
@@ -171,6 +198,9 @@ async fn limits(admin: &Path) {
         &["create", "pods", "--namespace", "default"][..],
         &["delete", "pods", "--namespace", "default"],
         &["create", "pods/exec", "--namespace", "default"],
+        &["patch", "replicasets", "--namespace", "default"],
+        &["list", "replicasets", "--namespace", "default"],
+        &["get", "deployments", "--namespace", "default"],
         &["get", "secrets", "--namespace", "default"],
         &["list", "secrets", "--namespace", NAMESPACE],
         &["get", "secrets/another", "--namespace", NAMESPACE],

@@ -172,15 +172,37 @@ async fn a_taken_name_leaves_the_pod_as_it_is_and_tells_its_owner() {
     let pod: Pod = serde_json::from_value(answer.accepted()).unwrap();
     assert!(is_untouched(&pod));
 
-    world.deploy_pods(1, taken).await;
+    world.deploy_pods(3, taken).await;
     let pod = world.pods().await.remove(0);
     assert!(is_untouched(&pod));
     assert_eq!(container(&pod, "agent").image.as_deref(), Some("my-agent:v1"));
     let event = eventually("an event", async || events(&world, "NameConflict").await.pop().ok_or("none")).await;
     let about = event.regarding.unwrap();
-    assert_eq!(about.kind.as_deref(), Some("ReplicaSet"));
-    assert_eq!(about.name, pod.owner_references().first().map(|owner| owner.name.clone()));
+    assert_eq!((about.kind.as_deref(), about.name.as_deref()), (Some("Deployment"), Some("app")), "not the ReplicaSet");
+    assert_eq!(event.related.unwrap().name.as_deref(), Some("inject-conflict"));
     assert!(event.note.unwrap().contains("SidecarSet \"inject-conflict\": container name \"agent\" is taken"));
+    assert_eq!(events(&world, "NameConflict").await.len(), 1, "three pods of one Deployment are one event");
+    world.end().await;
+}
+
+#[tokio::test]
+async fn two_sets_that_leave_out_one_pod_both_tell_its_owner() {
+    let world = World::shared("inject-conflicts").await;
+    let mut other = world.set("other:v1", json!({}));
+    other["metadata"]["name"] = json!("inject-conflicts-other");
+    other["spec"]["containers"][0]["name"] = json!("other");
+    world.apply(&world.set("agent:v1", json!({}))).await;
+    world.apply(&other).await;
+    let container = |name: &str| json!({"name": name, "image": "mine:v1"});
+    world.deploy_pods(1, json!({"containers": [container("agent"), container("other")]})).await;
+    eventually("an event of each set", async || {
+        let mut sets: Vec<_> =
+            events(&world, "NameConflict").await.into_iter().filter_map(|event| event.related?.name).collect();
+        sets.sort();
+        if sets == ["inject-conflicts", "inject-conflicts-other"] { Ok(()) } else { Err(sets) }
+    })
+    .await;
+    world.remove_set("inject-conflicts-other").await;
     world.end().await;
 }
 

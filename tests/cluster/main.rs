@@ -9,6 +9,7 @@ mod crash;
 mod features;
 mod in_cluster;
 mod injection;
+mod naked;
 mod resources;
 mod rollout;
 mod samples;

@@ -22,9 +22,9 @@ pub struct InjectionStrategy {
     /// A fixed revision for new pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<InjectionRevision>,
-    /// What happens to matching pods without the sidecar.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub existing_pods: Option<ExistingPods>,
+    /// What happens to selected pods that have no sidecars, because they are older than the set or the webhook was away. Report, the default, counts and names them; Evict has their owners replace them, within updateStrategy.maxUnavailable and their PodDisruptionBudgets; Ignore does not look for them.
+    #[serde(default)]
+    pub existing_pods: ExistingPods,
 }
 
 /// See [`InjectionStrategy`].
@@ -71,11 +71,12 @@ pub enum RevisionPolicy {
 }
 
 /// See [`InjectionStrategy`].
-#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ExistingPods {
     /// Nothing.
     Ignore,
     /// They are counted and named.
+    #[default]
     Report,
     /// They are evicted through their PodDisruptionBudgets.
     Evict,

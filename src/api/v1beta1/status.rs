@@ -26,7 +26,7 @@ pub struct SidecarSetStatus {
     pub failed_pods: i32,
     /// Pods whose change cannot be made in place.
     pub not_in_place_pods: i32,
-    /// Selected pods without the sidecars.
+    /// Selected pods without the sidecars, as of the last look; absent with injectionStrategy.existingPods Ignore.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uninjected_pods: Option<i32>,
     /// Hash of the newest revision.
@@ -56,9 +56,41 @@ pub struct SidecarSetStatus {
     /// When the step was reached.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub step_reached_at: Option<Time>,
+    /// Evictions of pods without the sidecars that are under way, or whose replacement came without them too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub evictions: Option<Vec<Eviction>>,
     /// One line: what happens, and what is waited for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
     /// Ready, Reconciling, Stalled, Paused, InjectionReady, Conflicting.
     pub conditions: Vec<Condition>,
+}
+
+/// One pod that was evicted to get its owner to make one with the sidecars.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Eviction {
+    /// Namespace of pod and owner.
+    pub namespace: String,
+    /// Name of the pod.
+    pub pod: String,
+    /// UID of the pod.
+    pub pod_uid: String,
+    /// When the pod was created: a younger one of the same owner without the sidecars is its replacement.
+    pub pod_created: Time,
+    /// apiVersion of the pod's controller.
+    pub owner_api_version: String,
+    /// Kind of the pod's controller.
+    pub owner_kind: String,
+    /// Name of the pod's controller.
+    pub owner_name: String,
+    /// UID of the pod's controller.
+    pub owner_uid: String,
+    /// Hash of the revision that the replacement should get.
+    pub revision: String,
+    /// When the eviction was requested.
+    pub at: Time,
+    /// True when the replacement came without the sidecars too. The owner's pods are then left alone until the set has another revision.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub in_vain: bool,
 }

@@ -161,7 +161,6 @@ fn each_rule_about_our_own_fields_names_the_field_it_refuses() {
 #[test]
 fn what_is_not_built_yet_is_refused() {
     let cases = [
-        ("/spec/injectionStrategy", json!({"existingPods": "Report"}), "spec.injectionStrategy.existingPods"),
         ("/spec/updateStrategy", json!({"steps": [{"replicas": 1}]}), "spec.updateStrategy.steps"),
         ("/spec/updateStrategy", json!({"failurePolicy": {}}), "spec.updateStrategy.failurePolicy"),
         ("/spec/updateStrategy", json!({"prePull": true}), "spec.updateStrategy.prePull"),

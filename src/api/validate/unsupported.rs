@@ -1,7 +1,7 @@
 //! Fields whose behaviour is not built yet. They are refused, never silently ignored.
 
 use super::FieldError;
-use crate::api::v1beta1::{InjectionStrategy, SidecarSet, UpdateStrategy};
+use crate::api::v1beta1::{SidecarSet, UpdateStrategy};
 
 /// Destructures without `..`: a new field does not compile until somebody says here whether it works.
 pub(super) fn check(set: &SidecarSet, errors: &mut Vec<FieldError>) {
@@ -10,13 +10,7 @@ pub(super) fn check(set: &SidecarSet, errors: &mut Vec<FieldError>) {
             errors.push(FieldError::new(path, "is not supported yet: remove it"));
         }
     };
-    injection(&set.spec.injection_strategy, &mut refuse);
     update(&set.spec.update_strategy, &mut refuse);
-}
-
-fn injection(strategy: &InjectionStrategy, refuse: &mut impl FnMut(bool, &str)) {
-    let InjectionStrategy { paused: _, failure_policy: _, new_pods: _, revision: _, existing_pods } = strategy;
-    refuse(existing_pods.is_some(), "spec.injectionStrategy.existingPods");
 }
 
 fn update(strategy: &UpdateStrategy, refuse: &mut impl FnMut(bool, &str)) {

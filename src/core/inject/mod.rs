@@ -156,8 +156,9 @@ pub fn inject(sets: &CompiledSets, request: &Request<'_>) -> Injection {
     }
 }
 
-/// A pod that a canary and its base both select gets the canary's sidecars (OpenKruise's rule).
-fn without_bases(active: Vec<&CompiledSet>) -> (Vec<&CompiledSet>, Vec<Outcome>) {
+/// A pod that a canary and its base both select gets the canary's sidecars (OpenKruise's rule). `active` are sets that
+/// are not paused.
+pub(super) fn without_bases(active: Vec<&CompiledSet>) -> (Vec<&CompiledSet>, Vec<Outcome>) {
     let canary = |base: &CompiledSet| active.iter().find(|set| set.base.as_ref() == Some(&base.name)).copied();
     let replaced = active.iter().filter_map(|base| {
         let message = format!("its canary SidecarSet {:?} injects instead", canary(base)?.name);
@@ -184,7 +185,10 @@ fn new_outcome(set: String, reason: InjectionReason, message: impl Into<String>)
 }
 
 /// Pods and namespaces that no set may touch.
-fn untouchable(request: &Request<'_>, labels: &BTreeMap<String, String>) -> Option<(InjectionReason, String)> {
+pub(super) fn untouchable(
+    request: &Request<'_>,
+    labels: &BTreeMap<String, String>,
+) -> Option<(InjectionReason, String)> {
     let opted_out = |labels: &BTreeMap<String, String>| labels.get(keys::INJECT).is_some_and(|value| value == "false");
     let excluded = keys::EXCLUDED_NAMESPACES.contains(&request.namespace)
         || request.excluded.iter().any(|namespace| namespace == request.namespace);

@@ -117,7 +117,7 @@ impl Rollout {
 }
 
 /// A number, or a percentage of `total` rounded up. What does not parse counts as 0: validation refused it.
-fn share(value: &IntOrString, total: usize) -> usize {
+pub(crate) fn share(value: &IntOrString, total: usize) -> usize {
     match value {
         IntOrString::Int(number) => usize::try_from(*number).unwrap_or(0),
         IntOrString::String(text) => {

@@ -1,0 +1,55 @@
+//! What is read of a pod's owner: its pods, and how many it should have.
+
+use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
+use kube::Api;
+use kube::api::{ApiResource, DynamicObject, ListParams};
+
+use super::PAGE;
+use super::context::Context;
+use super::error::Error;
+use crate::core::evict::Sibling;
+use crate::core::inject::CompiledSet;
+use crate::core::naked::{Owner, is_naked};
+use crate::core::pod::SlimPod;
+
+/// The pods of an owner that the set selects.
+pub(super) async fn siblings(
+    context: &Context,
+    set: &CompiledSet,
+    namespace: &str,
+    owner: &Owner,
+) -> Result<Vec<Sibling>, Error> {
+    let api: Api<SlimPod> = Api::namespaced(context.clients.call.clone(), namespace);
+    let selector: kube::core::Selector = set.selector.requirements().iter().cloned().collect();
+    let mut params = ListParams::default().labels_from(&selector).limit(PAGE);
+    let mut siblings = Vec::new();
+    loop {
+        let page = api.list(&params).await.map_err(|source| Error::Api {
+            action: "list",
+            object: format!("pods in {namespace}"),
+            source: Box::new(source),
+        })?;
+        for pod in page.items.into_iter().filter(|pod| Owner::of(&pod.metadata).as_ref() == Some(owner)) {
+            let behind = is_naked(&pod.metadata, &set.name);
+            siblings.push(Sibling::new(pod, behind));
+        }
+        let Some(token) = page.metadata.continue_.filter(|token| !token.is_empty()) else { return Ok(siblings) };
+        params = params.continue_token(&token);
+    }
+}
+
+/// How many pods the owner should have: none if it is gone, `None` if its kind is not one that is read.
+pub(super) async fn replicas(context: &Context, namespace: &str, owner: &Owner) -> Result<Option<usize>, Error> {
+    let known = [ApiResource::erase::<ReplicaSet>(&()), ApiResource::erase::<StatefulSet>(&())];
+    let is_owner = |kind: &&ApiResource| kind.api_version == owner.api_version && kind.kind == owner.kind;
+    let Some(kind) = known.iter().find(is_owner) else { return Ok(None) };
+    let api: Api<DynamicObject> = Api::namespaced_with(context.clients.call.clone(), namespace, kind);
+    let object = api.get_opt(&owner.name).await.map_err(|source| Error::Api {
+        action: "get",
+        object: format!("{} {namespace}/{}", owner.kind, owner.name),
+        source: Box::new(source),
+    })?;
+    let living = object.filter(|object| object.metadata.uid.as_ref() == Some(&owner.uid));
+    let replicas = living.map_or(0, |object| object.data["spec"]["replicas"].as_u64().unwrap_or(1));
+    Ok(Some(usize::try_from(replicas).unwrap_or(usize::MAX)))
+}

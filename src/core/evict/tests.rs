@@ -1,0 +1,171 @@
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+
+const TIMEOUT: SignedDuration = SignedDuration::from_secs(600);
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_second(1_767_225_600 + seconds).unwrap()
+}
+
+/// A ready pod that was made at this second.
+fn pod(name: &str, created: i64, behind: bool) -> Sibling {
+    Sibling {
+        key: PodKey { namespace: "default".into(), name: name.into() },
+        uid: format!("uid-{name}"),
+        created: at(created),
+        active: true,
+        ready: true,
+        behind,
+    }
+}
+
+fn owner(kind: &str) -> Owner {
+    Owner { api_version: "apps/v1".into(), kind: kind.into(), name: "web".into(), uid: "owner".into() }
+}
+
+/// `old`, made at second 0 and evicted at second 100.
+fn evicted() -> Eviction {
+    record(&pod("old", 0, true), &owner("ReplicaSet"), "r1", at(100))
+}
+
+#[test]
+fn pods_that_nobody_or_no_eviction_can_replace_are_exempt() {
+    assert!(exempt(None).is_some());
+    assert!(exempt(Some(&owner("Job"))).is_some());
+    assert!(exempt(Some(&owner("DaemonSet"))).is_some());
+    for kind in ["ReplicaSet", "StatefulSet", "ReplicationController", "CloneSet"] {
+        assert_eq!(exempt(Some(&owner(kind))), None, "{kind}");
+    }
+}
+
+#[test]
+fn the_youngest_pod_without_sidecars_goes_first() {
+    let pods = [pod("a", 1, true), pod("b", 3, true), pod("c", 2, true), pod("d", 9, false)];
+    assert_eq!(next(&pods, Some(4)), Next::Evict(&pods[1]));
+}
+
+#[test]
+fn a_ready_pod_waits_until_its_owner_has_all_its_pods() {
+    let mut pods = [pod("a", 1, true), pod("b", 2, true), pod("c", 0, false)];
+    pods[2].ready = false;
+    assert_eq!(next(&pods, Some(3)), Next::Wait("2 of 3 pods are ready".into()));
+    assert_eq!(next(&pods, None), Next::Evict(&pods[1]), "nobody knows how many there should be");
+    pods[1].ready = false;
+    assert_eq!(next(&pods, Some(3)), Next::Evict(&pods[1]), "nobody misses it");
+}
+
+#[test]
+fn pods_that_go_or_have_sidecars_are_not_evicted() {
+    let mut going = pod("a", 1, true);
+    going.active = false;
+    assert_eq!(next(&[going, pod("b", 2, false)], Some(1)), Next::Nothing);
+}
+
+#[test]
+fn a_slot_is_held_until_the_owner_has_its_ready_pods_back() {
+    let judged = |pods: &[Sibling], replicas, now| judge(&evicted(), pods, replicas, TIMEOUT, at(now));
+    let mut new = pod("new", 101, false);
+    assert_eq!(judged(&[pod("old", 0, true), pod("b", 0, false)], Some(2), 101), Verdict::Open, "it is still there");
+    assert_eq!(judged(&[pod("b", 0, false)], Some(2), 101), Verdict::Open, "nothing in its place");
+    new.ready = false;
+    assert_eq!(judged(&[new.clone(), pod("b", 0, false)], Some(2), 101), Verdict::Open, "not ready");
+    new.ready = true;
+    assert_eq!(judged(&[new.clone(), pod("b", 0, false)], Some(2), 101), Verdict::Done);
+    assert_eq!(judged(std::slice::from_ref(&new), None, 699), Verdict::Open, "an owner of another kind");
+    assert_eq!(judged(&[new], None, 700), Verdict::Done);
+    assert_eq!(judged(&[], Some(2), 700), Verdict::Done, "podUpdateTimeoutSeconds have passed");
+    assert_eq!(judged(&[], Some(0), 101), Verdict::Done, "the owner is gone");
+}
+
+#[test]
+fn a_pod_that_was_never_evicted_frees_its_slot_soon() {
+    let judged = |pod: Sibling, now| judge(&evicted(), &[pod], Some(1), TIMEOUT, at(now));
+    assert_eq!(judged(pod("old", 0, true), 129), Verdict::Open, "the request may be under way");
+    assert_eq!(judged(pod("old", 0, true), 130), Verdict::Done);
+    assert_eq!(judged(Sibling { active: false, ..pod("old", 0, true) }, 130), Verdict::Open, "it is going");
+}
+
+#[test]
+fn a_replacement_without_sidecars_makes_the_eviction_one_in_vain() {
+    let judged = |pods: &[Sibling], now| judge(&evicted(), pods, Some(2), TIMEOUT, at(now));
+    let older = pod("older", -5, true);
+    let twin = pod("twin", 0, true);
+    assert_eq!(judged(&[pod("new", 101, true), older.clone()], 101), Verdict::InVain);
+    assert_eq!(judged(&[pod("new", 101, false), older.clone()], 101), Verdict::Done, "others wait for their turn");
+    assert_eq!(judged(&[pod("new", 101, false), twin], 101), Verdict::Done, "one of the same second is no replacement");
+    assert_eq!(judged(&[pod("new", 101, true)], 700), Verdict::InVain, "also when it never gets ready");
+}
+
+#[test]
+fn an_owner_is_left_alone_while_an_eviction_is_open_or_was_in_vain_for_this_revision() {
+    let open = evicted();
+    let in_vain = Eviction { in_vain: true, ..evicted() };
+    assert!(is_blocked(std::slice::from_ref(&open), &owner("ReplicaSet"), "r1"));
+    assert!(is_blocked(std::slice::from_ref(&open), &owner("ReplicaSet"), "r2"), "one at a time");
+    assert!(is_blocked(std::slice::from_ref(&in_vain), &owner("ReplicaSet"), "r1"));
+    assert!(!is_blocked(std::slice::from_ref(&in_vain), &owner("ReplicaSet"), "r2"), "another revision may help");
+    let other = Owner { uid: "other".into(), ..owner("ReplicaSet") };
+    assert!(!is_blocked(&[open, in_vain], &other, "r1"));
+}
+
+#[test]
+fn upgrades_and_evictions_share_one_budget() {
+    let open = vec![evicted(), evicted()];
+    assert_eq!(room(5, 0, &[]), 5);
+    assert_eq!(room(5, 1, &open), 2);
+    assert_eq!(room(5, 4, &open), 0);
+    assert_eq!(room(5, 0, &[Eviction { in_vain: true, ..evicted() }]), 5, "what was in vain holds no slot");
+    assert_eq!(room(5, 0, &vec![Eviction { in_vain: true, ..evicted() }; MAX_KEPT]), 0, "nothing helps");
+}
+
+#[test]
+fn a_record_survives_the_api() {
+    let record = record(&pod("old", 0, true), &owner("ReplicaSet"), "r1", at(100) + SignedDuration::from_millis(7));
+    assert_eq!(serde_json::from_value::<Eviction>(json!(record)).unwrap(), record);
+    assert_eq!(super::owner(&record), owner("ReplicaSet"));
+}
+
+#[test]
+fn the_summary_says_what_moves_what_waits_and_what_was_in_vain() {
+    let in_vain = Eviction { in_vain: true, ..evicted() };
+    assert_eq!(summary(&[], &[], []), "");
+    assert_eq!(summary(&[evicted()], &[], []), "replacing default/old");
+    assert_eq!(
+        summary(&[evicted(), in_vain], &["ReplicaSet default/x (no budget)".into()], ["pods of Jobs"]),
+        "replacing default/old; waiting: ReplicaSet default/x (no budget); the replacements came without sidecars too, \
+         left alone until the set changes: ReplicaSet default/web; never evicted: pods of Jobs; restart them when it suits"
+    );
+    assert_eq!(summary(&vec![evicted(); 5], &[], []), "replacing default/old, default/old, default/old and 2 more");
+}
+
+proptest! {
+    /// An owner that is whole gives up at most one ready pod, and one whose replacements stay behind gives up one in all.
+    #[test]
+    fn an_owner_whose_replacements_are_no_better_loses_one_pod(ages in prop::collection::vec(0i64..4, 1..6)) {
+        let mut pods: Vec<Sibling> =
+            ages.iter().enumerate().map(|(i, age)| pod(&format!("p{i}"), *age, true)).collect();
+        let (mut evictions, replicas) = (Vec::<Eviction>::new(), Some(pods.len()));
+        let mut lost = 0;
+        for round in 0..10 {
+            let now = 100 + 10 * round;
+            for eviction in &mut evictions {
+                let verdict = judge(eviction, &pods, replicas, TIMEOUT, at(now));
+                eviction.in_vain |= verdict == Verdict::InVain;
+                prop_assert_ne!(verdict, Verdict::Done);
+            }
+            if is_blocked(&evictions, &owner("ReplicaSet"), "r1") {
+                continue;
+            }
+            if let Next::Evict(chosen) = next(&pods, replicas) {
+                let chosen = chosen.clone();
+                evictions.push(record(&chosen, &owner("ReplicaSet"), "r1", at(now)));
+                pods.retain(|pod| pod.uid != chosen.uid);
+                pods.push(pod(&format!("new-{round}"), now + 1, true));
+                lost += 1;
+            }
+        }
+        prop_assert_eq!(lost, 1);
+    }
+}
