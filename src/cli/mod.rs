@@ -2,8 +2,14 @@
 
 pub mod cluster;
 mod error;
+mod explain;
+mod inject;
 pub mod manifest;
 mod ordered;
+pub mod sets;
+mod table;
+mod uninject;
+pub mod workloads;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -28,7 +34,26 @@ struct Cli {
 }
 
 #[derive(Debug, clap::Subcommand)]
-enum Verb {}
+enum Verb {
+    Inject(inject::InjectArgs),
+    Uninject(uninject::UninjectArgs),
+    Explain(explain::ExplainArgs),
+}
+
+/// How a line on stderr begins; errors are the last line and come from [`Error`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Say {
+    /// As it is.
+    Note,
+    /// `Warning: `, as kubectl prints those of the API server.
+    Warning,
+}
+
+/// Writes a line to stderr, so that stdout stays what `kubectl apply -f -` reads.
+pub fn say(kind: Say, line: &str) {
+    let prefix = if kind == Say::Warning { "Warning: " } else { "" };
+    let _ = writeln!(std::io::stderr(), "{prefix}{line}");
+}
 
 /// Runs the plugin. Exit code 0 if everything was done, 1 for every error, as kubectl's.
 pub async fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -54,8 +79,12 @@ pub async fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 impl Verb {
-    async fn run(self, _cluster: &ClusterArgs) -> Result<(), Error> {
-        match self {}
+    async fn run(self, cluster: &ClusterArgs) -> Result<(), Error> {
+        match self {
+            Self::Inject(args) => inject::run(args, cluster).await,
+            Self::Uninject(args) => uninject::run(&args),
+            Self::Explain(args) => explain::run(args, cluster).await,
+        }
     }
 }
 

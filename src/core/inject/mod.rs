@@ -9,6 +9,7 @@ mod draft;
 mod place;
 #[cfg(test)]
 mod tests;
+pub mod uninject;
 mod volumes;
 
 use std::collections::BTreeMap;
