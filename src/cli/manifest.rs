@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
 use serde_json::Value;
 
 use super::error::Error;
@@ -86,10 +87,10 @@ fn files(name: &str, recursive: bool) -> Result<Vec<String>, Error> {
     let mut found = Vec::new();
     collect(path, recursive, &mut found).map_err(|source| Error::Read { path: name.to_owned(), source })?;
     found.sort();
-    match found.is_empty() {
-        true => Err(Error::Input(format!("{name} has no files that end in .json, .yaml or .yml"))),
-        false => Ok(found.iter().map(|path| path.to_string_lossy().into_owned()).collect()),
+    if found.is_empty() {
+        return Err(Error::Input(format!("{name} has no files that end in .json, .yaml or .yml")));
     }
+    Ok(found.iter().map(|path| path.to_string_lossy().into_owned()).collect())
 }
 
 fn collect(folder: &Path, recursive: bool, found: &mut Vec<PathBuf>) -> std::io::Result<()> {
@@ -107,12 +108,12 @@ fn collect(folder: &Path, recursive: bool, found: &mut Vec<PathBuf>) -> std::io:
 }
 
 /// Writes objects to stdout, so that kubectl reads back what they are.
-pub fn print<'a>(objects: impl IntoIterator<Item = &'a Ordered>, format: Format) -> Result<(), Error> {
+pub fn print<'a, T: Serialize + 'a>(objects: impl IntoIterator<Item = &'a T>, format: Format) -> Result<(), Error> {
     let text = render(objects, format)?;
     std::io::stdout().write_all(text.as_bytes()).map_err(|error| Error::Write(error.to_string()))
 }
 
-fn render<'a>(objects: impl IntoIterator<Item = &'a Ordered>, format: Format) -> Result<String, Error> {
+fn render<'a, T: Serialize + 'a>(objects: impl IntoIterator<Item = &'a T>, format: Format) -> Result<String, Error> {
     // A long line stays one line: folding is where YAML readers differ.
     let options = || serde_saphyr::ser_options! { folded_wrap_chars: usize::MAX };
     let mut texts = Vec::new();

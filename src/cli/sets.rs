@@ -145,31 +145,18 @@ fn parse(path: &str, object: &Value) -> Result<SidecarSet, Error> {
 
 /// What the CRD's own rules refuse before any webhook is asked.
 fn schema(set: &SidecarSet) -> impl Iterator<Item = String> {
-    let SelectorParts { labels, expressions } = SelectorParts::of(set);
+    let selector = &set.spec.selector;
+    let is_empty = selector.match_labels.as_ref().is_none_or(BTreeMap::is_empty)
+        && selector.match_expressions.as_ref().is_none_or(Vec::is_empty);
     let rules = [
         (set.name_any().is_empty(), "metadata.name: is required"),
-        (labels + expressions == 0, "spec.selector: must not be empty: write matchLabels or matchExpressions"),
+        (is_empty, "spec.selector: must not be empty: write matchLabels or matchExpressions"),
         (
             set.spec.containers.is_empty() && set.spec.init_containers.is_empty(),
             "spec: at least one entry in containers or initContainers is required",
         ),
     ];
     rules.into_iter().filter(|(broken, _)| *broken).map(|(_, message)| message.to_owned())
-}
-
-struct SelectorParts {
-    labels: usize,
-    expressions: usize,
-}
-
-impl SelectorParts {
-    fn of(set: &SidecarSet) -> Self {
-        let selector = &set.spec.selector;
-        Self {
-            labels: selector.match_labels.as_ref().map_or(0, BTreeMap::len),
-            expressions: selector.match_expressions.as_ref().map_or(0, Vec::len),
-        }
-    }
 }
 
 /// Fields that were written and not understood: the API server would refuse or drop them.
@@ -256,7 +243,7 @@ mod tests {
     fn sets_that_share_a_name_are_refused() {
         let spec = json!({"selector": {"matchLabels": {"a": "b"}}, "containers": [{"name": "c", "image": "i"}]});
         let (one, mut two) = (parse("f", &set(spec.clone())).unwrap(), parse("f", &set(spec)).unwrap());
-        assert!(check(&[one.clone()]).is_ok());
+        assert!(check(std::slice::from_ref(&one)).is_ok());
         two.metadata.name = Some("t".to_owned());
         let message = check(&[one, two]).unwrap_err().to_string();
         assert!(message.contains("spec.containers[0].name"), "{message}");

@@ -13,7 +13,6 @@ use serde_json::Value;
 use super::cluster::ClusterArgs;
 use super::error::Error;
 use super::manifest::{Format, print};
-use super::ordered::Ordered;
 use super::sets::{OperatorArgs, Sets, fetch_namespace};
 use super::table::table;
 use order::Start;
@@ -70,16 +69,10 @@ pub async fn run(args: ExplainArgs, cluster: &ClusterArgs) -> Result<(), Error> 
         pod: name.to_owned(),
         namespace: namespace.clone(),
     };
-    match args.output {
-        Some(format) => {
-            let value = serde_json::to_value(&explanation).map_err(|error| Error::Write(error.to_string()))?;
-            print([&Ordered::from(value)], format)
-        }
-        None => {
-            let text = text(&explanation);
-            std::io::stdout().write_all(text.as_bytes()).map_err(|error| Error::Write(error.to_string()))
-        }
+    if let Some(format) = args.output {
+        return print([&explanation], format);
     }
+    std::io::stdout().write_all(text(&explanation).as_bytes()).map_err(|error| Error::Write(error.to_string()))
 }
 
 fn pod_name(argument: &str) -> Result<&str, Error> {
