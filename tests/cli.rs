@@ -38,7 +38,7 @@ spec:
 ---
 apiVersion: example.com/v1
 kind: Other
-spec: {template: {metadata: {labels: {app: web}}, n: 1.5}}
+spec: {template: {metadata: {labels: {app: web}}, size: 1.5}}
 "#;
 
 struct Output {
@@ -90,7 +90,9 @@ fn inject_changes_pod_templates_and_nothing_else() {
         documents[1].starts_with("kind: Deployment\napiVersion: apps/v1\nmetadata:\n  name: web\n  namespace: shop\n")
     );
     assert!(documents[1].contains("      - env:\n        - name: IS_INJECTED\n          value: \"true\"\n        image: agent:1\n        name: agent\n      - name: app\n        image: app:1\n        args:\n        - \"yes\"\n        - \"1e3\"\n        - \"0644\"\n        - \"null\"\n        - \"on\"\n"), "{}", documents[1]);
-    assert!(documents[2].ends_with("spec:\n  template:\n    metadata:\n      labels:\n        app: web\n    n: 1.5\n"));
+    assert!(
+        documents[2].ends_with("spec:\n  template:\n    metadata:\n      labels:\n        app: web\n    size: 1.5\n")
+    );
     assert_eq!(documents.len(), 3);
 }
 

@@ -35,6 +35,9 @@ async fn defaulted(api: Api<Pod>, pod: &Value) -> Value {
     let mut created = serde_json::to_value(created).unwrap();
     let metadata = created["metadata"].as_object_mut().unwrap();
     metadata.retain(|field, _| matches!(field.as_str(), "labels" | "annotations" | "name"));
+    // The API server adds the token's volume before it asks webhooks: the order differs, and means nothing.
+    let volumes = created["spec"]["volumes"].as_array_mut().unwrap();
+    volumes.sort_by_key(|volume| volume["name"].as_str().unwrap().to_owned());
     let text = created.to_string();
     let token = text.split("kube-api-access-").nth(1).map(|rest| rest.chars().take(5).collect::<String>());
     serde_json::from_str(&text.replace(&token.unwrap_or_default(), "token")).unwrap()
@@ -55,7 +58,7 @@ async fn inject_makes_the_pod_that_the_webhook_makes() {
     let arguments = ["inject", "-f", "-", "-o", "json", "-n", &world.name];
     let offline = [&arguments[..], &["-s", file.to_str().unwrap()]].concat();
     let offline = plugin(shared(), &offline, &pod.to_string()).await;
-    assert_eq!(offline.stderr, format!("pod/web: {} Injected\n", world.name));
+    assert!(offline.stderr.ends_with(&format!("pod/web: {} Injected\n", world.name)), "{}", offline.stderr);
     let online = plugin(shared(), &arguments, &pod.to_string()).await;
     let offline = offline.ok();
     assert_eq!(online.ok(), offline, "sets from a file and from the cluster");
