@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use kube::ResourceExt;
 use serde_json::Value;
 
 use super::cluster::ClusterArgs;
@@ -11,6 +12,7 @@ use super::ordered::Ordered;
 use super::sets::{NamespaceLabels, OperatorArgs, Sets, fetch_namespace, name_label};
 use super::workloads::{Owner, for_each_object, for_each_pod};
 use super::{Say, say};
+use crate::api::validate::validate;
 use crate::core::inject::{CompiledSets, Outcome, Request, inject};
 
 /// Inject sidecars into manifests, as the operator does into pods.
@@ -74,7 +76,11 @@ async fn injector(args: &InjectArgs, cluster: &ClusterArgs, documents: &[Documen
         return Ok(Injector { sets, namespaces: written, default_namespace, excluded });
     }
     let cluster = cluster.connect().await?;
-    let sets = Sets::fetch(&cluster, &args.operator).await?.compile();
+    let sets = Sets::fetch(&cluster, &args.operator).await?;
+    for (set, message) in sets.all.iter().filter_map(|set| Some((set.name_any(), validate(set).message()?))) {
+        say(Say::Warning, &format!("SidecarSet {set:?} is invalid, so the operator does not serve it: {message}"));
+    }
+    let sets = sets.compile();
     let mut namespaces = NamespaceLabels::new();
     for name in used_namespaces(documents, &cluster.namespace)? {
         let mut labels = fetch_namespace(&cluster, &name).await?;
