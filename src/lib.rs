@@ -1,9 +1,10 @@
 //! An operator that injects sidecar containers into pods and upgrades them in place.
 //!
-//! `api` ← `core` ← {`controller`, `webhook`} ← the binary; `runtime` ← {`controller`, `webhook`}.
+//! `api` ← `core` ← {`controller`, `webhook`, `cli`} ← the binaries; `runtime` ← {`controller`, `webhook`}.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod api;
+pub mod cli;
 pub mod controller;
 pub mod core;
 pub mod runtime;

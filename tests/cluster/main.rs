@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod api;
+mod cli;
 #[allow(dead_code)] // the benchmark uses it too
 mod common;
 mod crash;

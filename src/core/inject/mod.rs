@@ -16,6 +16,7 @@ mod share;
 mod strangers;
 #[cfg(test)]
 mod tests;
+pub mod uninject;
 mod volumes;
 
 use std::collections::BTreeMap;

@@ -74,11 +74,20 @@ impl Printed {
 
 /// Runs kubectl with this standard input.
 pub async fn kubectl(kubeconfig: &Path, arguments: &[&str], input: &str) -> Printed {
-    let mut command = Command::new("kubectl");
+    run("kubectl", kubeconfig, arguments, input).await
+}
+
+/// Runs `kubectl sidecarset` with this standard input.
+pub async fn plugin(kubeconfig: &Path, arguments: &[&str], input: &str) -> Printed {
+    run(env!("CARGO_BIN_EXE_kubectl-sidecarset"), kubeconfig, arguments, input).await
+}
+
+async fn run(program: &str, kubeconfig: &Path, arguments: &[&str], input: &str) -> Printed {
+    let mut command = Command::new(program);
     command.args(arguments).env("KUBECONFIG", kubeconfig).kill_on_drop(true);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
-    // kubectl may end without reading it.
+    // It may end without reading it.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes()).await;
     let output = child.wait_with_output().await.unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();

@@ -1,0 +1,168 @@
+//! The order in which the containers of a pod start, and what each waits for.
+
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::api::SidecarSet;
+use crate::core::inject::uninject::{Added, added};
+use crate::core::revision::List;
+
+/// One container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Start {
+    pub(super) container: String,
+    pub(super) kind: Kind,
+    /// The set that it is from; `None` for the pod's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) set: Option<String>,
+    /// What the kubelet waits for before it starts the next one.
+    pub(super) next_starts_when: &'static str,
+    /// `dependsOn` as the set has it now.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) depends_on: Vec<String>,
+    /// The part that a twin of a hot container plays.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) hot: Option<Hot>,
+}
+
+/// How the kubelet treats a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(super) enum Kind {
+    /// An init container that ends.
+    Init,
+    /// An init container with `restartPolicy: Always`.
+    NativeSidecar,
+    /// One of `spec.containers`.
+    Container,
+}
+
+/// The part of a hot container's twin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(super) enum Hot {
+    /// It runs the sidecar.
+    Working,
+    /// It waits for the next upgrade.
+    Waiting,
+}
+
+impl Kind {
+    /// The cell of the table.
+    pub(super) fn describe(self, hot: Option<Hot>) -> String {
+        let kind = match self {
+            Self::Init => "init",
+            Self::NativeSidecar => "native sidecar",
+            Self::Container => "container",
+        };
+        match hot {
+            Some(Hot::Working) => format!("{kind}, hot (working)"),
+            Some(Hot::Waiting) => format!("{kind}, hot (waiting)"),
+            None => kind.to_owned(),
+        }
+    }
+}
+
+/// All containers in the order in which the kubelet starts them.
+pub(super) fn start_order(pod: &Value, sets: &[SidecarSet]) -> Vec<Start> {
+    let marks = added(pod);
+    let mut order = Vec::new();
+    for list in List::ALL {
+        for container in pod["spec"][list.field()].as_array().into_iter().flatten() {
+            let name = container["name"].as_str().unwrap_or_default();
+            let owner = marks.iter().find(|(_, added)| listed(added, list).iter().any(|listed| listed == name));
+            let kind = match list {
+                List::Init if container["restartPolicy"] == "Always" => Kind::NativeSidecar,
+                List::Init => Kind::Init,
+                List::Ordinary => Kind::Container,
+            };
+            order.push(Start {
+                container: name.to_owned(),
+                kind,
+                set: owner.map(|(set, _)| set.clone()),
+                next_starts_when: next_starts_when(kind, container),
+                depends_on: owner.map(|(set, added)| depends_on(sets, set, base_name(added, name))).unwrap_or_default(),
+                hot: owner.and_then(|(_, added)| hot(added, name)),
+            });
+        }
+    }
+    order
+}
+
+fn listed(added: &Added, list: List) -> &[String] {
+    match list {
+        List::Init => &added.init_containers,
+        List::Ordinary => &added.containers,
+    }
+}
+
+/// What the kubelet does: init containers end first, native sidecars are started, ordinary containers do not wait.
+fn next_starts_when(kind: Kind, container: &Value) -> &'static str {
+    let has_hook = !container["lifecycle"]["postStart"].is_null();
+    match kind {
+        Kind::Init => "it has succeeded",
+        Kind::NativeSidecar if !container["startupProbe"].is_null() => "its startupProbe has succeeded",
+        Kind::NativeSidecar | Kind::Container if has_hook => "its postStart hook has ended",
+        Kind::NativeSidecar => "it has started",
+        Kind::Container => "at once",
+    }
+}
+
+/// Name of a container in its set: twins of a hot container are `c-1` and `c-2`.
+fn base_name<'a>(added: &'a Added, name: &'a str) -> &'a str {
+    let twin = added.hot.keys().find(|base| name == format!("{base}-1") || name == format!("{base}-2"));
+    twin.map_or(name, String::as_str)
+}
+
+fn hot(added: &Added, name: &str) -> Option<Hot> {
+    let working = added.hot.get(base_name(added, name))?;
+    Some(if working == name { Hot::Working } else { Hot::Waiting })
+}
+
+fn depends_on(sets: &[SidecarSet], set: &str, container: &str) -> Vec<String> {
+    let set = sets.iter().find(|other| other.metadata.name.as_deref() == Some(set));
+    let containers = set.into_iter().flat_map(|set| set.spec.init_containers.iter().chain(&set.spec.containers));
+    containers.filter(|c| c.container.name == container).flat_map(|c| c.depends_on.clone()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_order_names_sets_and_what_is_waited_for() {
+        let mark = r#"{"containers":["c-1","c-2"],"initContainers":["proxy","plain"],"volumes":[],"hot":{"c":"c-2"}}"#;
+        let pod = json!({"metadata": {"annotations": {"injection.sidecarset.dev/s": mark}}, "spec": {
+            "containers": [{"name": "c-1"}, {"name": "c-2"}, {"name": "app", "lifecycle": {"postStart": {}}}],
+            "initContainers": [{"name": "proxy", "restartPolicy": "Always", "startupProbe": {}},
+                {"name": "plain", "restartPolicy": "Always"}, {"name": "migrate"}]}});
+        let set: SidecarSet = serde_json::from_value(json!({"apiVersion": "sidecarset.dev/v1beta1", "kind": "SidecarSet",
+            "metadata": {"name": "s"}, "spec": {"selector": {}, "containers": [{"name": "c", "dependsOn": ["proxy"]}]}}))
+        .unwrap();
+        let order = start_order(&pod, &[set]);
+        let seen: Vec<_> = order
+            .iter()
+            .map(|s| {
+                (
+                    s.container.as_str(),
+                    s.kind.describe(s.hot),
+                    s.set.as_deref(),
+                    s.next_starts_when,
+                    s.depends_on.join(","),
+                )
+            })
+            .collect();
+        let (native, s) = ("native sidecar".to_owned(), Some("s"));
+        assert_eq!(
+            seen,
+            [
+                ("proxy", native.clone(), s, "its startupProbe has succeeded", String::new()),
+                ("plain", native, s, "it has started", String::new()),
+                ("migrate", "init".to_owned(), None, "it has succeeded", String::new()),
+                ("c-1", "container, hot (waiting)".to_owned(), s, "at once", "proxy".to_owned()),
+                ("c-2", "container, hot (working)".to_owned(), s, "at once", "proxy".to_owned()),
+                ("app", "container".to_owned(), None, "its postStart hook has ended", String::new()),
+            ]
+        );
+    }
+}

@@ -1,0 +1,103 @@
+//! `kubectl sidecarset`: the verbs of the kubectl plugin, with kubectl's flags, messages and exit codes.
+
+pub mod cluster;
+mod error;
+mod explain;
+mod inject;
+pub mod manifest;
+mod ordered;
+pub mod sets;
+mod table;
+mod uninject;
+pub mod workloads;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches};
+
+pub use error::Error;
+pub use ordered::Ordered;
+
+use cluster::ClusterArgs;
+
+/// Looks at sidecars from outside the operator: what sets do to manifests and did to pods.
+#[derive(Debug, clap::Parser)]
+#[command(name = "kubectl-sidecarset", version)]
+struct Cli {
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Verb {
+    Inject(inject::InjectArgs),
+    Uninject(uninject::UninjectArgs),
+    Explain(explain::ExplainArgs),
+}
+
+/// How a line on stderr begins; errors are the last line and come from [`Error`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Say {
+    /// As it is.
+    Note,
+    /// `Warning: `, as kubectl prints those of the API server.
+    Warning,
+}
+
+/// Writes a line to stderr, so that stdout stays what `kubectl apply -f -` reads.
+pub fn say(kind: Say, line: &str) {
+    let prefix = if kind == Say::Warning { "Warning: " } else { "" };
+    let _ = writeln!(std::io::stderr(), "{prefix}{line}");
+}
+
+/// Runs the plugin. Exit code 0 if everything was done, 1 for every error, as kubectl's.
+pub async fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let cli = match parse(&arguments) {
+        Ok(cli) => cli,
+        Err(help) if !help.use_stderr() => {
+            let _ = help.print();
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::FAILURE;
+        }
+    };
+    match cli.verb.run(&cli.cluster).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl Verb {
+    async fn run(self, cluster: &ClusterArgs) -> Result<(), Error> {
+        match self {
+            Self::Inject(args) => inject::run(args, cluster).await,
+            Self::Uninject(args) => uninject::run(&args),
+            Self::Explain(args) => explain::run(args, cluster).await,
+        }
+    }
+}
+
+fn parse(arguments: &[OsString]) -> Result<Cli, clap::Error> {
+    let mut command = Cli::command();
+    if is_plugin(arguments.first()) {
+        command = command.bin_name("kubectl sidecarset");
+    }
+    Cli::from_arg_matches(&command.try_get_matches_from(arguments)?)
+}
+
+/// kubectl runs `kubectl-sidecarset` for `kubectl sidecarset`; that is what usage lines must say then.
+fn is_plugin(program: Option<&OsString>) -> bool {
+    let name = program.and_then(|program| Path::new(program).file_name());
+    name.is_some_and(|name| name.to_string_lossy().starts_with("kubectl-"))
+}

@@ -1,0 +1,251 @@
+//! The sets that a verb works with: from files, or from the cluster with their revisions.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::api::apps::v1::ControllerRevision;
+use k8s_openapi::api::core::v1::Namespace;
+use kube::api::{ListParams, PartialObjectMeta};
+use kube::{Api, ResourceExt};
+use serde_json::Value;
+
+use super::cluster::Cluster;
+use super::error::Error;
+use super::manifest::{self, Document};
+use super::workloads::for_each_object;
+use super::{Say, say};
+use crate::api::validate::{conflicts, validate};
+use crate::api::{SidecarSet, keys};
+use crate::core::inject::{CompiledSet, CompiledSets};
+use crate::core::revision::Template;
+
+/// Labels by namespace.
+pub type NamespaceLabels = BTreeMap<String, BTreeMap<String, String>>;
+
+/// Sets and what is known of their past.
+#[derive(Clone, Debug, Default)]
+pub struct Sets {
+    /// All sets, also those that validation refuses.
+    pub all: Vec<SidecarSet>,
+    /// Templates of the stored revisions, by set and hash.
+    pub revisions: BTreeMap<String, BTreeMap<String, Template>>,
+}
+
+/// Where the operator runs, and what it leaves alone.
+#[derive(Clone, Debug, clap::Args)]
+pub struct OperatorArgs {
+    /// Namespace of the operator: revisions are kept there, and no set reaches it
+    #[arg(long, default_value = "sidecarset-system", value_name = "NAMESPACE")]
+    pub operator_namespace: String,
+    /// Namespaces that the operator was told to leave alone
+    #[arg(long, value_delimiter = ',', value_name = "NAMESPACE")]
+    pub exclude_namespace: Vec<String>,
+}
+
+impl OperatorArgs {
+    /// Namespaces besides [`keys::EXCLUDED_NAMESPACES`] that no set reaches.
+    pub fn excluded(&self) -> Vec<String> {
+        self.exclude_namespace.iter().cloned().chain([self.operator_namespace.clone()]).collect()
+    }
+}
+
+impl Sets {
+    /// Compiles what the webhook would serve; a set that validation refuses is not in it.
+    pub fn compile(&self) -> CompiledSets {
+        let valid = self.all.iter().filter(|set| validate(set).errors.is_empty());
+        let compiled = valid.filter(|set| set.metadata.deletion_timestamp.is_none()).filter_map(|set| {
+            let template = Template::of(&set.spec);
+            let collisions = set.status.as_ref().and_then(|status| status.collision_count).unwrap_or(0);
+            let hash = template.hash(collisions);
+            let name = set.name_any();
+            let history = self.revisions.get(&name).into_iter().flat_map(BTreeMap::values);
+            CompiledSet::new(&name, &set.spec, (&hash, &template), history).ok().map(Arc::new)
+        });
+        CompiledSets::new(compiled)
+    }
+
+    /// The sets of files. Each must be what the API server and the operator would take.
+    pub fn read(paths: &[String]) -> Result<Self, Error> {
+        let mut all = Vec::new();
+        for path in paths {
+            let before = all.len();
+            for Document { path, body } in manifest::read(path)? {
+                for_each_object(&body.value(), &mut |object| {
+                    if is_set(object) {
+                        all.push(parse(&path, object));
+                    }
+                });
+            }
+            if all.len() == before {
+                return Err(Error::Input(format!("{path} has no SidecarSet of {}/v1beta1", keys::GROUP)));
+            }
+        }
+        let all = all.into_iter().collect::<Result<Vec<_>, _>>()?;
+        check(&all)?;
+        Ok(Self { all, revisions: BTreeMap::new() })
+    }
+
+    /// The sets of a cluster, with the revisions that the operator keeps.
+    pub async fn fetch(cluster: &Cluster, operator: &OperatorArgs) -> Result<Self, Error> {
+        let all = Api::<SidecarSet>::all(cluster.client.clone()).list(&ListParams::default()).await?.items;
+        let api: Api<ControllerRevision> = Api::namespaced(cluster.client.clone(), &operator.operator_namespace);
+        let stored = match api.list(&ListParams::default().labels(keys::SET)).await {
+            Ok(list) => list.items,
+            Err(kube::Error::Api(status)) if status.is_forbidden() => {
+                say(Say::Warning, &format!("old revisions are not known: {}", status.message));
+                Vec::new()
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let mut revisions: BTreeMap<String, BTreeMap<String, Template>> = BTreeMap::new();
+        for (set, hash, template) in stored.iter().filter_map(revision) {
+            revisions.entry(set).or_default().insert(hash, template);
+        }
+        Ok(Self { all, revisions })
+    }
+}
+
+/// Set, hash and template of a stored revision; `None` if the operator did not write it.
+fn revision(object: &ControllerRevision) -> Option<(String, String, Template)> {
+    let set = object.labels().get(keys::SET)?.clone();
+    let hash = object.name_any().strip_prefix(&format!("{set}-"))?.to_owned();
+    Some((set, hash, Template::from_data(&object.data.as_ref()?.0)?))
+}
+
+/// Labels of a namespace; one that does not exist yet will have its name as label.
+pub async fn fetch_namespace(cluster: &Cluster, name: &str) -> Result<BTreeMap<String, String>, Error> {
+    let api: Api<Namespace> = Api::all(cluster.client.clone());
+    let found: Option<PartialObjectMeta<Namespace>> = api.get_metadata_opt(name).await?;
+    Ok(found.map_or_else(|| name_label(name), |namespace| namespace.metadata.labels.unwrap_or_default()))
+}
+
+/// The label that the API server gives every namespace.
+pub fn name_label(namespace: &str) -> BTreeMap<String, String> {
+    [(keys::NAMESPACE_NAME.to_owned(), namespace.to_owned())].into()
+}
+
+fn is_set(object: &Value) -> bool {
+    object["kind"] == "SidecarSet" && object["apiVersion"] == format!("{}/v1beta1", keys::GROUP)
+}
+
+fn parse(path: &str, object: &Value) -> Result<SidecarSet, Error> {
+    let error = |message: String| {
+        Error::Input(format!(
+            "{path}: SidecarSet {:?} is invalid: {message}",
+            object["metadata"]["name"].as_str().unwrap_or("")
+        ))
+    };
+    let set: SidecarSet = serde_json::from_value(object.clone()).map_err(|reason| error(reason.to_string()))?;
+    let understood = serde_json::to_value(&set).map_err(|reason| error(reason.to_string()))?;
+    let mut problems = Vec::new();
+    unknown_fields("spec", &object["spec"], &understood["spec"], &mut problems);
+    problems.extend(schema(&set));
+    if problems.is_empty() { Ok(set) } else { Err(error(problems.join("; "))) }
+}
+
+/// What the CRD's own rules refuse before any webhook is asked.
+fn schema(set: &SidecarSet) -> impl Iterator<Item = String> {
+    let selector = &set.spec.selector;
+    let is_empty = selector.match_labels.as_ref().is_none_or(BTreeMap::is_empty)
+        && selector.match_expressions.as_ref().is_none_or(Vec::is_empty);
+    let rules = [
+        (set.name_any().is_empty(), "metadata.name: is required"),
+        (is_empty, "spec.selector: must not be empty: write matchLabels or matchExpressions"),
+        (
+            set.spec.containers.is_empty() && set.spec.init_containers.is_empty(),
+            "spec: at least one entry in containers or initContainers is required",
+        ),
+    ];
+    rules.into_iter().filter(|(broken, _)| *broken).map(|(_, message)| message.to_owned())
+}
+
+/// Fields that were written and not understood: the API server would refuse or drop them.
+fn unknown_fields(path: &str, written: &Value, understood: &Value, found: &mut Vec<String>) {
+    match (written, understood) {
+        (Value::Object(written), understood) => {
+            for (key, value) in written {
+                let path = format!("{path}.{key}");
+                match understood.get(key) {
+                    Some(understood) => unknown_fields(&path, value, understood, found),
+                    None if is_default(value) => {}
+                    None => found.push(format!("{path}: is not a known field")),
+                }
+            }
+        }
+        (Value::Array(written), Value::Array(understood)) => {
+            for (i, (written, understood)) in written.iter().zip(understood).enumerate() {
+                unknown_fields(&format!("{path}[{i}]"), written, understood, found);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Values that may be left out when an object is written.
+fn is_default(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+        _ => false,
+    }
+}
+
+/// What the operator's webhook says about sets, errors and warnings.
+fn check(sets: &[SidecarSet]) -> Result<(), Error> {
+    let mut refused = Vec::new();
+    for set in sets {
+        let mut report = validate(set);
+        for warning in &report.warnings {
+            say(Say::Warning, &format!("SidecarSet {:?}: {warning}", set.name_any()));
+        }
+        if report.errors.is_empty() {
+            report.errors = conflicts(set, sets.iter().filter(|other| validate(other).errors.is_empty()));
+        }
+        if let Some(message) = report.message() {
+            refused.push(format!("SidecarSet {:?} is invalid: {message}", set.name_any()));
+        }
+    }
+    if refused.is_empty() { Ok(()) } else { Err(Error::Input(refused.join("\nerror: "))) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn set(spec: Value) -> Value {
+        json!({"apiVersion": "sidecarset.dev/v1beta1", "kind": "SidecarSet", "metadata": {"name": "s"}, "spec": spec})
+    }
+
+    fn refusal(spec: Value) -> String {
+        parse("set.yaml", &set(spec)).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_typo_is_refused_with_its_path() {
+        let message = refusal(json!({"selector": {"matchLabels": {"a": "b"}},
+            "containers": [{"name": "c", "image": "i", "tty": false, "imagePullPolcy": "Always"}]}));
+        assert!(message.contains("spec.containers[0].imagePullPolcy: is not a known field"), "{message}");
+        assert!(!message.contains("tty"), "{message}");
+    }
+
+    #[test]
+    fn what_the_schema_refuses_is_refused_here_too() {
+        assert!(
+            refusal(json!({"selector": {}, "containers": [{"name": "c", "image": "i"}]})).contains("spec.selector")
+        );
+        assert!(refusal(json!({"selector": {"matchLabels": {"a": "b"}}})).contains("at least one entry"));
+    }
+
+    #[test]
+    fn sets_that_share_a_name_are_refused() {
+        let spec = json!({"selector": {"matchLabels": {"a": "b"}}, "containers": [{"name": "c", "image": "i"}]});
+        let (one, mut two) = (parse("f", &set(spec.clone())).unwrap(), parse("f", &set(spec)).unwrap());
+        assert!(check(std::slice::from_ref(&one)).is_ok());
+        two.metadata.name = Some("t".to_owned());
+        let message = check(&[one, two]).unwrap_err().to_string();
+        assert!(message.contains("spec.containers[0].name"), "{message}");
+    }
+}
