@@ -5,6 +5,7 @@
 mod api;
 #[allow(dead_code)] // the benchmark uses it too
 mod common;
+mod convert;
 mod crash;
 mod in_cluster;
 mod injection;

@@ -1,0 +1,3 @@
+//! The verbs of the kubectl plugin, as libraries: what they decide, without the terminal.
+
+pub mod convert;
