@@ -5,7 +5,6 @@
 
 mod kruise;
 mod notes;
-mod schema;
 #[cfg(test)]
 mod tests;
 mod tumblr;
@@ -13,6 +12,7 @@ mod tumblr;
 use kube::Resource;
 use serde_json::{Map, Value, json};
 
+use super::schema::{Misfit, Schema};
 use crate::api::SidecarSet;
 use crate::api::validate::validate;
 
@@ -83,7 +83,7 @@ pub fn convert(documents: &[Document]) -> Result<Conversion, Error> {
     }
     drafts.extend(tumblr::convert(&configurations));
     let mut conversion = Conversion { notes, ..Conversion::default() };
-    let schema = schema::of_spec();
+    let schema = Schema::of_spec();
     for draft in drafts {
         finish(draft, &schema, &mut conversion);
     }
@@ -99,10 +99,16 @@ struct Draft {
 }
 
 /// What all sources need at the end: only fields of our schema, and the judgement of our validation.
-fn finish(draft: Draft, schema: &Value, conversion: &mut Conversion) {
+fn finish(draft: Draft, schema: &Schema, conversion: &mut Conversion) {
     let Draft { metadata, spec, mut notes } = draft;
     if let Some(mut spec) = spec {
-        schema::fit_spec(&mut spec, schema, &mut notes);
+        for Misfit { path, message, removed } in schema.fit(&mut spec) {
+            if removed {
+                notes.say(path, format!("{message}; dropped"));
+            } else {
+                notes.refuse(path, message);
+            }
+        }
         let set = json!({
             "apiVersion": SidecarSet::api_version(&()), "kind": SidecarSet::kind(&()), "metadata": metadata, "spec": spec,
         });
