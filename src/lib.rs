@@ -1,6 +1,6 @@
 //! An operator that injects sidecar containers into pods and upgrades them in place.
 //!
-//! `api` ← `core` ← {`controller`, `webhook`} ← the binary; `runtime` ← {`controller`, `webhook`}.
+//! `api` ← `core` ← {`controller`, `webhook`, `cli`} ← the binaries; `runtime` ← {`controller`, `webhook`}.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod api;

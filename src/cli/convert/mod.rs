@@ -8,6 +8,7 @@ mod notes;
 #[cfg(test)]
 mod tests;
 mod tumblr;
+mod verb;
 
 use kube::Resource;
 use serde_json::{Map, Value, json};
@@ -18,6 +19,7 @@ use crate::api::validate::validate;
 
 pub use notes::Note;
 use notes::Notes;
+pub use verb::{Args, run};
 
 /// One document of the input.
 #[derive(Clone, Debug, PartialEq)]

@@ -11,9 +11,10 @@ use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::Example;
 use super::decide::{Action, Plan, Planner, World};
-use super::{Error, Example};
 use crate::api::{SidecarSet, keys};
+use crate::cli::Error;
 use crate::core::pod::restarts_native_sidecars;
 use crate::core::revision::{List, Template};
 
@@ -22,10 +23,9 @@ const PAGE: u32 = 500;
 
 pub(super) async fn world(client: &Client, set: &SidecarSet) -> Result<World, Error> {
     let name = set.name_any();
-    let sets: Vec<SidecarSet> = list(&Api::all(client.clone()), ListParams::default(), "list the SidecarSets").await?;
+    let sets: Vec<SidecarSet> = list(&Api::all(client.clone()), ListParams::default()).await?;
     let (existing, others): (Vec<_>, Vec<_>) = sets.into_iter().partition(|other| other.name_any() == name);
-    let namespaces: Vec<PartialObjectMeta<Namespace>> =
-        list(&Api::all(client.clone()), ListParams::default(), "list the namespaces").await?;
+    let namespaces: Vec<PartialObjectMeta<Namespace>> = list(&Api::all(client.clone()), ListParams::default()).await?;
     let labels =
         |mut namespace: PartialObjectMeta<Namespace>| (namespace.name_any(), std::mem::take(namespace.labels_mut()));
     Ok(World {
@@ -40,8 +40,7 @@ pub(super) async fn world(client: &Client, set: &SidecarSet) -> Result<World, Er
 /// In every namespace: which one the operator lives in is not known here.
 async fn revisions(client: &Client) -> Result<BTreeMap<String, BTreeMap<String, Template>>, Error> {
     let of_sets = ListParams::default().labels(keys::SET);
-    let objects: Vec<ControllerRevision> =
-        list(&Api::all(client.clone()), of_sets, "list the ControllerRevisions").await?;
+    let objects: Vec<ControllerRevision> = list(&Api::all(client.clone()), of_sets).await?;
     let mut revisions: BTreeMap<String, BTreeMap<String, Template>> = BTreeMap::new();
     for object in objects {
         let set = object.labels().get(keys::SET).cloned().unwrap_or_default();
@@ -60,7 +59,7 @@ async fn nodes(client: &Client, set: &SidecarSet) -> Result<BTreeMap<String, Opt
     if !Template::of(&set.spec).sidecars().any(native) {
         return Ok(BTreeMap::new());
     }
-    let nodes: Vec<Node> = list(&Api::all(client.clone()), ListParams::default(), "list the nodes").await?;
+    let nodes: Vec<Node> = list(&Api::all(client.clone()), ListParams::default()).await?;
     let able = |node: Node| {
         let version =
             node.status.as_ref().and_then(|status| status.node_info.as_ref()).map(|info| &info.kubelet_version);
@@ -77,9 +76,10 @@ pub(super) async fn pods(client: &Client, planner: &mut Planner) -> Result<(), E
         let api = raw_pods(client);
         let mut params = ListParams::default().labels(&labels).limit(PAGE);
         loop {
-            let page = api.list(&params).await.map_err(|source| failed("list the pods", source))?;
+            let page = api.list(&params).await?;
             for pod in &page.items {
-                planner.add(&serde_json::to_value(pod)?)?;
+                let pod = serde_json::to_value(pod).map_err(unreadable)?;
+                planner.add(&pod).map_err(unreadable)?;
             }
             match page.metadata.continue_.filter(|token| !token.is_empty()) {
                 Some(token) => params = params.continue_token(&token),
@@ -97,10 +97,10 @@ pub(super) async fn examples(client: &Client, planner: &Planner, plan: &Plan) ->
         let Some(row) = plan.rows.iter().find(|row| row.action == action) else { continue };
         let api =
             Api::<DynamicObject>::namespaced_with(client.clone(), &row.pod.namespace, &ApiResource::erase::<Pod>(&()));
-        let found = api.get_opt(&row.pod.name).await.map_err(|source| failed("read a pod", source))?;
+        let found = api.get_opt(&row.pod.name).await?;
         // It may have gone since; the plan is still right for the others.
         let Some(pod) = found else { continue };
-        let before: Value = serde_json::to_value(pod)?;
+        let before: Value = serde_json::to_value(pod).map_err(unreadable)?;
         if let Some(after) = planner.outcome(action, &before) {
             examples.push(Example { action, pod: row.pod.clone(), before, after });
         }
@@ -118,14 +118,14 @@ fn selector(selector: &LabelSelector) -> String {
     Selector::try_from(selector.clone()).map(|selector| selector.to_string()).unwrap_or_default()
 }
 
-async fn list<K>(api: &Api<K>, params: ListParams, what: &'static str) -> Result<Vec<K>, Error>
+async fn list<K>(api: &Api<K>, params: ListParams) -> Result<Vec<K>, Error>
 where
     K: Resource + Clone + std::fmt::Debug + DeserializeOwned,
 {
     let mut params = params.limit(PAGE);
     let mut all = Vec::new();
     loop {
-        let page = api.list(&params).await.map_err(|source| failed(what, source))?;
+        let page = api.list(&params).await?;
         all.extend(page.items);
         match page.metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => params = params.continue_token(&token),
@@ -134,6 +134,6 @@ where
     }
 }
 
-fn failed(what: &'static str, source: kube::Error) -> Error {
-    Error::Cluster { what, source: Box::new(source) }
+fn unreadable(error: serde_json::Error) -> Error {
+    Error::Input(format!("cannot read a pod: {error}"))
 }

@@ -212,5 +212,8 @@ fn an_invalid_set_is_refused_with_paths() {
     assert!(error.contains("\n  spec.containers[0].livnessProbe: is not a field"), "{error}");
     assert!(error.contains("\n  spec.containers[0].name: must have at most 63"), "{error}");
     let error = read(&json!({"apiVersion": "apps/v1", "kind": "Deployment"})).unwrap_err().to_string();
-    assert_eq!(error, "plan reads SidecarSets of sidecarset.dev/v1beta1, and this is \"Deployment\" of \"apps/v1\"");
+    assert_eq!(
+        error,
+        "error: plan reads SidecarSets of sidecarset.dev/v1beta1, and this is \"Deployment\" of \"apps/v1\""
+    );
 }

@@ -1,0 +1,220 @@
+//! Manifests as kubectl takes and gives them: files, folders and stdin, YAML with several documents or JSON.
+
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::error::Error;
+use super::ordered::Ordered;
+
+/// What kubectl takes from a folder.
+const EXTENSIONS: [&str; 3] = ["json", "yaml", "yml"];
+
+/// One document of the input.
+#[derive(Clone, Debug)]
+pub struct Document {
+    /// The file that it is from; `-` is stdin.
+    pub path: String,
+    /// What it says.
+    pub body: Ordered,
+}
+
+/// `-f` and `-R`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct FileArgs {
+    /// Manifests: files, folders, or - for stdin
+    #[arg(short, long, required = true, value_name = "FILE")]
+    pub filename: Vec<String>,
+    /// Read folders with the folders in them
+    #[arg(short = 'R', long)]
+    pub recursive: bool,
+}
+
+/// `-o`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// Documents, separated by `---`.
+    #[default]
+    Yaml,
+    /// Objects, one after the other.
+    Json,
+}
+
+impl FileArgs {
+    /// All documents, in the order of the arguments, the names in a folder, the places in a file.
+    pub fn read(&self) -> Result<Vec<Document>, Error> {
+        let mut documents = Vec::new();
+        for name in &self.filename {
+            for path in files(name, self.recursive)? {
+                documents.extend(read(&path)?);
+            }
+        }
+        Ok(documents)
+    }
+}
+
+/// The documents of one file, or of stdin for `-`.
+pub fn read(path: &str) -> Result<Vec<Document>, Error> {
+    let error = |source| Error::Read { path: path.to_owned(), source };
+    let mut text = String::new();
+    if path == "-" {
+        std::io::stdin().read_to_string(&mut text).map_err(error)?;
+    } else {
+        text = std::fs::read_to_string(path).map_err(error)?;
+    }
+    let bodies = parse(&text).map_err(|message| Error::Parse { path: path.to_owned(), message })?;
+    Ok(bodies.into_iter().map(|body| Document { path: path.to_owned(), body }).collect())
+}
+
+/// Documents that are not empty. Read as kubectl does: `yes` is true and `0644` is octal unless quoted.
+fn parse(text: &str) -> Result<Vec<Ordered>, String> {
+    if text.trim_start().starts_with('{') {
+        let objects = serde_json::Deserializer::from_str(text).into_iter();
+        return objects.collect::<Result<_, _>>().map_err(|error: serde_json::Error| error.to_string());
+    }
+    let options = serde_saphyr::options! { budget: None, legacy_octal_numbers: true, with_snippet: false };
+    serde_saphyr::from_str_multiple_with_options::<Ordered, Vec<Ordered>>(text, options)
+        .map_err(|error| error.to_string())
+}
+
+fn files(name: &str, recursive: bool) -> Result<Vec<String>, Error> {
+    let path = Path::new(name);
+    if name == "-" || !path.is_dir() {
+        return Ok(vec![name.to_owned()]);
+    }
+    let mut found = Vec::new();
+    collect(path, recursive, &mut found).map_err(|source| Error::Read { path: name.to_owned(), source })?;
+    found.sort();
+    if found.is_empty() {
+        return Err(Error::Input(format!("{name} has no files that end in .json, .yaml or .yml")));
+    }
+    Ok(found.iter().map(|path| path.to_string_lossy().into_owned()).collect())
+}
+
+fn collect(folder: &Path, recursive: bool, found: &mut Vec<PathBuf>) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            if recursive {
+                collect(&path, recursive, found)?;
+            }
+        } else if path.extension().is_some_and(|extension| EXTENSIONS.iter().any(|known| extension == *known)) {
+            found.push(path);
+        }
+    }
+    Ok(())
+}
+
+/// Writes objects to stdout, so that kubectl reads back what they are.
+pub fn print<'a>(objects: impl IntoIterator<Item = &'a Ordered>, format: Format) -> Result<(), Error> {
+    let text = render(objects, format)?;
+    std::io::stdout().write_all(text.as_bytes()).map_err(|error| Error::Write(error.to_string()))
+}
+
+fn render<'a>(objects: impl IntoIterator<Item = &'a Ordered>, format: Format) -> Result<String, Error> {
+    // A long line stays one line: folding is where YAML readers differ.
+    let options = || serde_saphyr::ser_options! { folded_wrap_chars: usize::MAX };
+    let mut texts = Vec::new();
+    for object in objects {
+        texts.push(match format {
+            Format::Yaml => serde_saphyr::to_string_with_options(object, options())
+                .map_err(|error| Error::Write(error.to_string()))?,
+            Format::Json => {
+                let text = serde_json::to_string_pretty(object).map_err(|error| Error::Write(error.to_string()))?;
+                text + "\n"
+            }
+        });
+    }
+    Ok(texts.join(if format == Format::Yaml { "---\n" } else { "" }))
+}
+
+/// `deployment/web`, as kubectl names objects.
+pub fn name_of(object: &Value) -> String {
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    let metadata = &object["metadata"];
+    let name = text(&metadata["name"]).or_else(|| text(&metadata["generateName"])).unwrap_or_default();
+    format!("{}/{name}", object["kind"].as_str().unwrap_or_default().to_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn yaml(text: &str) -> Vec<Ordered> {
+        parse(text).unwrap()
+    }
+
+    #[test]
+    fn fields_and_documents_keep_their_order_and_empty_documents_go() {
+        let text = "kind: B\napiVersion: v1\n---\n# nothing\n---\nz: 1\na:\n- c: 1\n  b: 2\n";
+        assert_eq!(
+            render(&yaml(text), Format::Yaml).unwrap(),
+            "kind: B\napiVersion: v1\n---\nz: 1\na:\n- c: 1\n  b: 2\n"
+        );
+    }
+
+    #[test]
+    fn strings_stay_strings_and_numbers_numbers() {
+        let words = [
+            "yes",
+            "no",
+            "on",
+            "y",
+            "1e3",
+            "0644",
+            "0x1F",
+            "1_000",
+            "null",
+            "~",
+            "12:30:45",
+            "2026-01-01",
+            "",
+            "true",
+            ".5",
+            "1.0",
+            "a: b",
+            " x",
+            "#c",
+            "line\nbreak\n",
+            "- a",
+            "=",
+            "<<",
+            "{{ x }}",
+            "%",
+            "\t",
+        ];
+        let objects =
+            vec![Ordered::from(json!({"words": words, "numbers": [1, 1.5, -3, u64::MAX], "b": [true, null]}))];
+        let text = render(&objects, Format::Yaml).unwrap();
+        assert_eq!(yaml(&text), objects, "{text}");
+        let text = render(&objects, Format::Json).unwrap();
+        assert_eq!(yaml(&text), objects, "{text}");
+    }
+
+    #[test]
+    fn unquoted_scalars_mean_what_they_mean_to_kubectl() {
+        let read = yaml("[0644, yes, 1e3, \"0644\", 'yes', 1.30]")[0].value();
+        assert_eq!(read, json!([420, true, 1000.0, "0644", "yes", 1.3]));
+    }
+
+    #[test]
+    fn json_objects_may_follow_each_other() {
+        assert_eq!(yaml("{\"a\": 1}\n{\"b\": 2}").len(), 2);
+    }
+
+    #[test]
+    fn what_was_there_keeps_its_place_when_a_list_grows() {
+        let before = &yaml("spec:\n  containers:\n  - name: app\n    image: a\n    args: [x]\n")[0];
+        let mut after = before.value();
+        after["spec"]["containers"] =
+            json!([{"name": "new", "image": "i"}, {"args": ["x"], "image": "a", "name": "app"}]);
+        after["spec"]["a"] = json!(1);
+        let text = render([&before.arrange(after)], Format::Yaml).unwrap();
+        assert_eq!(
+            text,
+            "spec:\n  containers:\n  - image: i\n    name: new\n  - name: app\n    image: a\n    args:\n    - x\n  a: 1\n"
+        );
+    }
+}
