@@ -9,6 +9,7 @@ mod convert;
 mod crash;
 mod in_cluster;
 mod injection;
+mod plan;
 mod rollout;
 mod samples;
 mod validation;

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::notes::{Note, Notes};
 use super::{Draft, Error, entries, take, valid_name};
+use crate::cli::manifest::parse;
 
 /// Annotation by which a pod asks for a configuration, and the label that takes its place.
 pub(super) const REQUEST: &str = "injector.tumblr.com/request";
@@ -75,8 +76,9 @@ pub(super) fn of_config_map(file: &str, map: &Value, notes: &mut Vec<Note>) -> R
     let mut found = Vec::new();
     let mut skipped = Notes::about(format!("ConfigMap/{name}"));
     for (key, text) in map["data"].as_object().into_iter().flatten() {
-        match serde_saphyr::from_str::<Value>(text.as_str().unwrap_or_default()) {
-            Ok(value) if value["name"].is_string() => found.push(Configuration::new(file, value)?),
+        let document = parse(text.as_str().unwrap_or_default()).ok().and_then(|mut documents| documents.pop());
+        match document.map(|document| document.value()) {
+            Some(value) if value["name"].is_string() => found.push(Configuration::new(file, value)?),
             _ => skipped.say(format!("data[{key}]"), "is no configuration of k8s-sidecar-injector: skipped"),
         }
     }

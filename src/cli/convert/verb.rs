@@ -7,7 +7,9 @@ use super::{Document, convert};
 use crate::cli::manifest::{self, FileArgs, Format};
 use crate::cli::{Error, Ordered};
 
-/// Make `SidecarSets` of OpenKruise's `SidecarSets` and of Tumblr's k8s-sidecar-injector configurations
+/// Convert sets of OpenKruise and configurations of Tumblr's k8s-sidecar-injector
+///
+/// Notes on what has no equivalent go to stderr. Exit code 1: something could not be converted, or would be refused.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]

@@ -1,11 +1,11 @@
-//! The questions to the cluster. Every one of them reads.
+//! The questions to the cluster. Every one of them reads, but for a dry run.
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use kube::api::{ApiResource, DynamicObject, ListParams, PartialObjectMeta};
+use kube::api::{ApiResource, DynamicObject, ListParams, PartialObjectMeta, PostParams};
 use kube::core::Selector;
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
@@ -35,6 +35,30 @@ pub(super) async fn world(client: &Client, set: &SidecarSet) -> Result<World, Er
         namespaces: namespaces.into_iter().map(labels).collect(),
         nodes: nodes(client, set).await?,
     })
+}
+
+/// What the apiserver says to the set: the rules of its schema, and every webhook. Nothing is stored. Who may not write
+/// sets may still plan; the text says then why the apiserver was not asked.
+pub(super) async fn dry_run(
+    client: &Client,
+    set: &SidecarSet,
+    existing: Option<&SidecarSet>,
+) -> Result<Option<String>, Error> {
+    let api: Api<SidecarSet> = Api::all(client.clone());
+    let params = PostParams { dry_run: true, ..PostParams::default() };
+    let answer = match existing {
+        Some(existing) => {
+            let mut set = set.clone();
+            set.metadata.resource_version = existing.resource_version();
+            api.replace(&set.name_any(), &params, &set).await
+        }
+        None => api.create(&params, set).await,
+    };
+    match answer {
+        Ok(_) => Ok(None),
+        Err(kube::Error::Api(status)) if status.is_forbidden() => Ok(Some(status.message.clone())),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// In every namespace: which one the operator lives in is not known here.

@@ -64,11 +64,13 @@ pub async fn plan(client: &Client, document: &Value, now: Timestamp, pods: bool)
     let set = read(document)?;
     let world = gather::world(client, &set).await?;
     check(&set, &world)?;
+    let unchecked = gather::dry_run(client, &set, world.existing.as_ref()).await?;
     let mut planner = Planner::new(set, world, now).map_err(|(name, error)| invalid(&name, &[error]))?;
     gather::pods(client, &mut planner).await?;
     let plan = planner.plan();
     let examples = gather::examples(client, &planner, &plan).await?;
-    let text = render(&plan, &examples, pods);
+    let remark = unchecked.map(|why| format!("The apiserver did not check the set: {why}\n")).unwrap_or_default();
+    let text = remark + &render(&plan, &examples, pods);
     Ok((plan, text))
 }
 
