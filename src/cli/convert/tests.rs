@@ -290,6 +290,18 @@ fn tumblr_configurations_inherit_from_files_of_the_input() {
 }
 
 #[test]
+fn a_file_mode_in_a_config_map_is_octal_and_a_typo_is_named() {
+    let yaml = "name: a\nvolume: []\ncontainers: [{name: a, image: a, volumeMounts: [{name: v, mountPath: /v}]}]\n\
+                volumes: [{name: v, secret: {secretName: s, defaultMode: 0644}}]";
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m"},
+        "data": {"a": yaml, "README": "hello"}});
+    let conversion = convert(&[Document { file: "a.yaml".to_owned(), value: map }]).unwrap();
+    assert_eq!(conversion.sets[0]["spec"]["volumes"][0]["secret"]["defaultMode"], 420);
+    assert_eq!(paths(&conversion), ["data[README]", "volume"]);
+    assert!(!conversion.failed, "{:#?}", conversion.notes);
+}
+
+#[test]
 fn versions_of_one_tumblr_name_become_sets_of_their_own() {
     let yaml = |version: &str| format!("{{name: 'app{version}', containers: [{{name: a, image: a}}]}}");
     let conversion = tumblr(&[yaml(""), yaml(":V2")].join("\n---\n"));
