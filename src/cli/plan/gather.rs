@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use kube::api::{ApiResource, DynamicObject, ListParams, PartialObjectMeta, PostParams};
+use kube::api::{ApiResource, DynamicObject, ListParams, PartialObjectMeta, Patch, PatchParams, PostParams};
 use kube::core::Selector;
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Example;
 use super::decide::{Action, Plan, Planner, World};
@@ -45,14 +45,15 @@ pub(super) async fn dry_run(
     existing: Option<&SidecarSet>,
 ) -> Result<Option<String>, Error> {
     let api: Api<SidecarSet> = Api::all(client.clone());
-    let params = PostParams { dry_run: true, ..PostParams::default() };
     let answer = match existing {
-        Some(existing) => {
-            let mut set = set.clone();
-            set.metadata.resource_version = existing.resource_version();
-            api.replace(&set.name_any(), &params, &set).await
+        Some(_) => {
+            let replace = json!([{"op": "replace", "path": "/spec", "value": set.spec}]);
+            let patch: json_patch::Patch =
+                serde_json::from_value(replace).map_err(|error| Error::Input(error.to_string()))?;
+            let params = PatchParams { dry_run: true, ..PatchParams::default() };
+            api.patch(&set.name_any(), &params, &Patch::Json::<()>(patch)).await
         }
-        None => api.create(&params, set).await,
+        None => api.create(&PostParams { dry_run: true, ..PostParams::default() }, set).await,
     };
     match answer {
         Ok(_) => Ok(None),
@@ -159,5 +160,5 @@ where
 }
 
 fn unreadable(error: serde_json::Error) -> Error {
-    Error::Input(format!("cannot read a pod: {error}"))
+    Error::Input(format!("the cluster's answer is not what it should be: {error}"))
 }
