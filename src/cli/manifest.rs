@@ -69,7 +69,7 @@ pub fn read(path: &str) -> Result<Vec<Document>, Error> {
 }
 
 /// Documents that are not empty. Read as kubectl does: `yes` is true and `0644` is octal unless quoted.
-fn parse(text: &str) -> Result<Vec<Ordered>, String> {
+pub(super) fn parse(text: &str) -> Result<Vec<Ordered>, String> {
     if text.trim_start().starts_with('{') {
         let objects = serde_json::Deserializer::from_str(text).into_iter();
         return objects.collect::<Result<_, _>>().map_err(|error: serde_json::Error| error.to_string());

@@ -1,11 +1,14 @@
 //! `kubectl sidecarset`: the verbs of the kubectl plugin, with kubectl's flags, messages and exit codes.
 
 pub mod cluster;
+pub mod convert;
 mod error;
 mod explain;
 mod inject;
 pub mod manifest;
 mod ordered;
+pub mod plan;
+mod schema;
 pub mod sets;
 mod table;
 mod uninject;
@@ -38,6 +41,8 @@ enum Verb {
     Inject(inject::InjectArgs),
     Uninject(uninject::UninjectArgs),
     Explain(explain::ExplainArgs),
+    Plan(plan::Args),
+    Convert(convert::Args),
 }
 
 /// How a line on stderr begins; errors are the last line and come from [`Error`].
@@ -55,7 +60,8 @@ pub fn say(kind: Say, line: &str) {
     let _ = writeln!(std::io::stderr(), "{prefix}{line}");
 }
 
-/// Runs the plugin. Exit code 0 if everything was done, 1 for every error, as kubectl's.
+/// Runs the plugin. Exit code 0 if everything was done, 1 for every error, as kubectl's; `plan` has those of
+/// `kubectl diff`.
 pub async fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let cli = match parse(&arguments) {
@@ -69,21 +75,29 @@ pub async fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match cli.verb.run(&cli.cluster).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let _ = writeln!(std::io::stderr(), "{error}");
-            ExitCode::FAILURE
-        }
-    }
+    let failure = cli.verb.failure();
+    cli.verb.run(&cli.cluster).await.unwrap_or_else(|error| {
+        let _ = writeln!(std::io::stderr(), "{error}");
+        failure
+    })
 }
 
 impl Verb {
-    async fn run(self, cluster: &ClusterArgs) -> Result<(), Error> {
+    async fn run(self, cluster: &ClusterArgs) -> Result<ExitCode, Error> {
         match self {
-            Self::Inject(args) => inject::run(args, cluster).await,
-            Self::Uninject(args) => uninject::run(&args),
-            Self::Explain(args) => explain::run(args, cluster).await,
+            Self::Inject(args) => inject::run(args, cluster).await.map(|()| ExitCode::SUCCESS),
+            Self::Uninject(args) => uninject::run(&args).map(|()| ExitCode::SUCCESS),
+            Self::Explain(args) => explain::run(args, cluster).await.map(|()| ExitCode::SUCCESS),
+            Self::Plan(args) => plan::run(&args, cluster).await,
+            Self::Convert(args) => convert::run(&args),
+        }
+    }
+
+    /// Exit code of an error.
+    fn failure(&self) -> ExitCode {
+        match self {
+            Self::Plan(_) => ExitCode::from(plan::FAILURE),
+            _ => ExitCode::FAILURE,
         }
     }
 }

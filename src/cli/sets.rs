@@ -17,7 +17,7 @@ use super::{Say, say};
 use crate::api::validate::{conflicts, validate};
 use crate::api::{SidecarSet, keys};
 use crate::core::inject::{CompiledSet, CompiledSets};
-use crate::core::revision::Template;
+use crate::core::revision::{History, Revision};
 
 /// Labels by namespace.
 pub type NamespaceLabels = BTreeMap<String, BTreeMap<String, String>>;
@@ -27,8 +27,8 @@ pub type NamespaceLabels = BTreeMap<String, BTreeMap<String, String>>;
 pub struct Sets {
     /// All sets, also those that validation refuses.
     pub all: Vec<SidecarSet>,
-    /// Templates of the stored revisions, by set and hash.
-    pub revisions: BTreeMap<String, BTreeMap<String, Template>>,
+    /// The stored revisions, by set.
+    pub revisions: BTreeMap<String, History>,
 }
 
 /// Where the operator runs, and what it leaves alone.
@@ -54,12 +54,8 @@ impl Sets {
     pub fn compile(&self) -> CompiledSets {
         let valid = self.all.iter().filter(|set| validate(set).errors.is_empty());
         let compiled = valid.filter(|set| set.metadata.deletion_timestamp.is_none()).filter_map(|set| {
-            let template = Template::of(&set.spec);
-            let collisions = set.status.as_ref().and_then(|status| status.collision_count).unwrap_or(0);
-            let hash = template.hash(collisions);
-            let name = set.name_any();
-            let history = self.revisions.get(&name).into_iter().flat_map(BTreeMap::values);
-            CompiledSet::new(&name, &set.spec, (&hash, &template), history).ok().map(Arc::new)
+            let none = History::new();
+            CompiledSet::new(set, self.revisions.get(&set.name_any()).unwrap_or(&none)).ok().map(Arc::new)
         });
         CompiledSets::new(compiled)
     }
@@ -97,19 +93,12 @@ impl Sets {
             }
             Err(error) => return Err(error.into()),
         };
-        let mut revisions: BTreeMap<String, BTreeMap<String, Template>> = BTreeMap::new();
-        for (set, hash, template) in stored.iter().filter_map(revision) {
-            revisions.entry(set).or_default().insert(hash, template);
+        let mut revisions: BTreeMap<String, History> = BTreeMap::new();
+        for (set, hash, revision) in stored.iter().filter_map(Revision::read) {
+            revisions.entry(set).or_default().insert(hash, revision);
         }
         Ok(Self { all, revisions })
     }
-}
-
-/// Set, hash and template of a stored revision; `None` if the operator did not write it.
-fn revision(object: &ControllerRevision) -> Option<(String, String, Template)> {
-    let set = object.labels().get(keys::SET)?.clone();
-    let hash = object.name_any().strip_prefix(&format!("{set}-"))?.to_owned();
-    Some((set, hash, Template::from_data(&object.data.as_ref()?.0)?))
 }
 
 /// Labels of a namespace; one that does not exist yet will have its name as label.

@@ -5,7 +5,7 @@ use super::manifest::{FileArgs, Format, print};
 use super::ordered::Ordered;
 use super::workloads::for_each_pod;
 use super::{Say, say};
-use crate::core::inject::uninject::{added, uninject};
+use crate::core::inject::uninject::{marks, uninject};
 
 /// Remove injected sidecars from manifests.
 ///
@@ -32,7 +32,7 @@ pub fn run(args: &UninjectArgs) -> Result<(), Error> {
 fn without_sidecars(body: &Ordered) -> Result<Ordered, Error> {
     let mut value = body.value();
     for_each_pod(&mut value, &mut |owner, pod| {
-        for set in added(pod).keys() {
+        for set in marks(pod).keys() {
             say(Say::Note, &format!("{}: {set} Removed", owner.name));
         }
         json_patch::patch(pod, &uninject(pod)).map_err(|error| Error::Input(format!("{}: {error}", owner.name)))

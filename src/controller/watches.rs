@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 
 use super::context::{Context, now, patch_params};
 use crate::api::{SidecarSet, keys};
-use crate::core::pod::{PodKey, PodView, SlimPod};
+use crate::core::pod::{PodKey, PodView, SlimPod, restarts_native_sidecars};
 use crate::runtime::events::Note;
 use crate::runtime::health::{Gate, Readiness};
 
@@ -300,13 +300,6 @@ fn on_node(context: &Context, event: Event<SlimNode>) {
     context.dirty.mark(sets);
 }
 
-/// Kubelets from 1.32 on restart a native sidecar for a new image (kubernetes#126525). `None`: not a version.
-fn restarts_native_sidecars(kubelet: &str) -> Option<bool> {
-    let mut parts = kubelet.trim_start_matches('v').split('.');
-    let mut number = || parts.next()?.parse::<u32>().ok();
-    Some((number()?, number()?) >= (1, 32))
-}
-
 fn on_pod(context: &Arc<Context>, relist: &mut Relist<PodKey>, gate: &Gate, event: Event<SlimPod>) {
     match event {
         Event::Init => relist.start(),
@@ -396,22 +389,4 @@ async fn still_there(context: &Context, pod: SlimPod) -> bool {
         message: format!("the label {} was removed from an injected pod and is set again", keys::INJECTED),
     });
     true
-}
-
-#[cfg(test)]
-mod tests {
-    use super::restarts_native_sidecars;
-
-    #[test]
-    fn kubelets_from_1_32_on_restart_native_sidecars() {
-        for (version, expected) in [
-            ("v1.32.0", Some(true)),
-            ("v1.31.14", Some(false)),
-            ("v2.0.1", Some(true)),
-            ("1.36.3+k3s1", Some(true)),
-            ("", None),
-        ] {
-            assert_eq!(restarts_native_sidecars(version), expected, "{version}");
-        }
-    }
 }

@@ -311,3 +311,28 @@ fn container_status(index: usize, status: &SlimContainerStatus) -> ContainerStat
         exit_code: ended(state).or_else(|| ended(status.last_state.as_ref())),
     }
 }
+
+/// Kubelets from 1.32 on restart a native sidecar for a new image (kubernetes#126525). `None`: not a version.
+pub fn restarts_native_sidecars(kubelet: &str) -> Option<bool> {
+    let mut parts = kubelet.trim_start_matches('v').split('.');
+    let mut number = || parts.next()?.parse::<u32>().ok();
+    Some((number()?, number()?) >= (1, 32))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::restarts_native_sidecars;
+
+    #[test]
+    fn kubelets_from_1_32_on_restart_native_sidecars() {
+        for (version, expected) in [
+            ("v1.32.0", Some(true)),
+            ("v1.31.14", Some(false)),
+            ("v2.0.1", Some(true)),
+            ("1.36.3+k3s1", Some(true)),
+            ("", None),
+        ] {
+            assert_eq!(restarts_native_sidecars(version), expected, "{version}");
+        }
+    }
+}

@@ -6,11 +6,13 @@ mod api;
 mod cli;
 #[allow(dead_code)] // the benchmark uses it too
 mod common;
+mod convert;
 mod crash;
 mod features;
 mod in_cluster;
 mod injection;
 mod naked;
+mod plan;
 mod resources;
 mod rollout;
 mod samples;

@@ -4,7 +4,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::api::SidecarSet;
-use crate::core::inject::uninject::{Added, added};
+use crate::core::inject::Mark;
+use crate::core::inject::uninject::marks;
 use crate::core::revision::List;
 
 /// One container.
@@ -64,7 +65,7 @@ impl Kind {
 
 /// All containers in the order in which the kubelet starts them.
 pub(super) fn start_order(pod: &Value, sets: &[SidecarSet]) -> Vec<Start> {
-    let marks = added(pod);
+    let marks = marks(pod);
     let mut order = Vec::new();
     for list in List::ALL {
         for container in pod["spec"][list.field()].as_array().into_iter().flatten() {
@@ -88,7 +89,7 @@ pub(super) fn start_order(pod: &Value, sets: &[SidecarSet]) -> Vec<Start> {
     order
 }
 
-fn listed(added: &Added, list: List) -> &[String] {
+fn listed(added: &Mark, list: List) -> &[String] {
     match list {
         List::Init => &added.init_containers,
         List::Ordinary => &added.containers,
@@ -108,12 +109,12 @@ fn next_starts_when(kind: Kind, container: &Value) -> &'static str {
 }
 
 /// Name of a container in its set: twins of a hot container are `c-1` and `c-2`.
-fn base_name<'a>(added: &'a Added, name: &'a str) -> &'a str {
+fn base_name<'a>(added: &'a Mark, name: &'a str) -> &'a str {
     let twin = added.hot.keys().find(|base| name == format!("{base}-1") || name == format!("{base}-2"));
     twin.map_or(name, String::as_str)
 }
 
-fn hot(added: &Added, name: &str) -> Option<Hot> {
+fn hot(added: &Mark, name: &str) -> Option<Hot> {
     let working = added.hot.get(base_name(added, name))?;
     Some(if working == name { Hot::Working } else { Hot::Waiting })
 }

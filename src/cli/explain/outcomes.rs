@@ -101,7 +101,7 @@ fn as_created(view: &View<'_>, compiled: &CompiledSets) -> Injection {
 /// The revision that running pods are brought to; before the first reconcile that of the spec.
 fn target(set: &SidecarSet, compiled: &CompiledSets) -> Option<String> {
     let reported = set.status.as_ref().and_then(|status| status.update_revision.clone());
-    reported.or_else(|| compiled.get(&set.name_any()).map(|set| set.revision.clone()))
+    reported.or_else(|| compiled.get(&set.name_any()).map(|set| set.revision().to_owned()))
 }
 
 fn marked(

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use k8s_openapi::jiff::Timestamp;
 
 use super::rollout::Rollout;
-use super::set_index::{Refusal, SetIndex, Surroundings};
+use super::set_index::{Refusal, SetIndex, State, Surroundings};
 use crate::core::pod::{PodKey, PodView};
 
 /// See the module.
@@ -92,6 +92,11 @@ impl Index {
     /// The pod as last seen.
     pub fn get(&self, key: &PodKey) -> Option<Arc<PodView>> {
         self.pods.get(key).cloned()
+    }
+
+    /// Where a pod stands in the rollout of a set; `None` if it does not belong to the set.
+    pub fn state(&self, set: &str, pod: &PodKey) -> Option<&State> {
+        Some(&self.sets.get(set)?.entry(pod)?.state)
     }
 
     /// All pods.

@@ -14,4 +14,4 @@ mod tests;
 pub use index::Index;
 pub use plan::{Plan, Summary};
 pub use rollout::Rollout;
-pub use set_index::Counts;
+pub use set_index::{Counts, State};

@@ -1,0 +1,377 @@
+//! `OpenKruise` `SidecarSet`s. Fields of the same name keep their place; here is what else must happen.
+//!
+//! Source of the rules: the API types and webhooks of `OpenKruise` 1.9.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Map, Value, json};
+
+use super::notes::Notes;
+use super::{Draft, entries, take, valid_name};
+use crate::api::keys;
+
+pub(super) const V1ALPHA1: &str = "apps.kruise.io/v1alpha1";
+pub(super) const V1BETA1: &str = "apps.kruise.io/v1beta1";
+
+/// Label of a v1alpha1 set whose v1beta1 form is `spec.customVersion`.
+const CUSTOM_VERSION: &str = "apps.kruise.io/sidecarset-custom-version";
+
+/// Annotations that continue under our own keys.
+const CANARY: [(&str, &str); 2] =
+    [("apps.kruise.io/sidecarset-canary", keys::CANARY), ("apps.kruise.io/sidecarset-base", keys::BASE)];
+
+/// Annotations that a program wrote, not a person: nobody misses them.
+const WRITTEN_BY_PROGRAMS: [&str; 3] = [
+    "kruise.io/sidecarset-hash",
+    "kruise.io/sidecarset-hash-without-image",
+    "kubectl.kubernetes.io/last-applied-configuration",
+];
+
+/// What `OpenKruise` does with environment variables of these names, and what does it here.
+const CONVENTIONS: [(&str, &str); 2] = [
+    (
+        "KRUISE_TERMINATE_SIDECAR_",
+        "only OpenKruise ends a sidecar with its Job: move the container to initContainers with restartPolicy: Always",
+    ),
+    (
+        "KRUISE_CONTAINER_PRIORITY",
+        "only OpenKruise starts containers by priority: use dependsOn, with a native sidecar where the next one must wait",
+    ),
+];
+
+/// Limits of our schema.
+const HISTORY: std::ops::RangeInclusive<i64> = 1..=1000;
+
+pub(super) fn convert(object: &Value) -> Draft {
+    let old_name = object["metadata"]["name"].as_str().unwrap_or_default();
+    let name = valid_name(old_name);
+    let mut notes = Notes::about(format!("SidecarSet/{name}"));
+    if name.is_empty() {
+        notes.refuse("metadata.name", "is missing or has no letter and no digit: write a name");
+    } else if name != old_name {
+        notes.say("metadata.name", format!("{old_name:?} is not a legal name: it is {name:?} now"));
+    }
+    let alpha = object["apiVersion"] == V1ALPHA1;
+    let mut spec = object["spec"].clone();
+    let metadata = metadata(object, &name, alpha, &mut spec, &mut notes);
+    namespace(&mut spec, alpha, &mut notes);
+    for list in ["initContainers", "containers"] {
+        for (i, sidecar) in entries(&mut spec, list).enumerate() {
+            container(sidecar, &format!("spec.{list}[{i}]"), &mut notes);
+        }
+    }
+    order_of_init_containers(&spec, &mut notes);
+    pull_secrets(&mut spec);
+    pod_metadata(&mut spec, &mut notes);
+    history_limit(&mut spec, &mut notes);
+    injection(&mut spec, &mut notes);
+    update(&mut spec, &mut notes);
+    Draft { metadata, spec: Some(spec), notes }
+}
+
+/// The name, and those labels and annotations that mean something here.
+fn metadata(object: &Value, name: &str, alpha: bool, spec: &mut Value, notes: &mut Notes) -> Map<String, Value> {
+    let mut metadata = Map::from_iter([("name".to_owned(), json!(name))]);
+    for list in ["labels", "annotations"] {
+        let mut kept = Map::new();
+        for (key, value) in object["metadata"][list].as_object().into_iter().flatten() {
+            let path = || format!("metadata.{list}[{key}]");
+            if let Some((_, ours)) = CANARY.iter().find(|(theirs, _)| key == theirs && list == "annotations") {
+                kept.insert((*ours).to_owned(), value.clone());
+                notes.say(path(), format!("is {ours} now"));
+            } else if alpha && list == "labels" && key == CUSTOM_VERSION {
+                spec["customVersion"] = value.clone();
+                notes.say(path(), "is spec.customVersion now");
+            } else if !is_kruise(key) && !WRITTEN_BY_PROGRAMS.contains(&key.as_str()) {
+                kept.insert(key.clone(), value.clone());
+            } else if !WRITTEN_BY_PROGRAMS.contains(&key.as_str()) {
+                notes.say(path(), "is OpenKruise's and has no meaning here: dropped");
+            }
+        }
+        if !kept.is_empty() {
+            metadata.insert(list.to_owned(), Value::Object(kept));
+        }
+    }
+    for field in ["ownerReferences", "finalizers"] {
+        if !object["metadata"][field].is_null() {
+            notes.say(format!("metadata.{field}"), "belongs to the old object: dropped");
+        }
+    }
+    metadata
+}
+
+fn is_kruise(key: &str) -> bool {
+    key.split_once('/').is_some_and(|(domain, _)| domain == "kruise.io" || domain.ends_with(".kruise.io"))
+}
+
+/// v1alpha1 names one namespace in a field of its own, and that one wins.
+fn namespace(spec: &mut Value, alpha: bool, notes: &mut Notes) {
+    if alpha && let Some(namespace) = take(spec, "namespace").filter(|namespace| namespace != "") {
+        if take(spec, "namespaceSelector").is_some() {
+            let message = "spec.namespace is set too and wins, as it does in OpenKruise: the selector is dropped";
+            notes.say("spec.namespaceSelector", message);
+        }
+        let message = format!("is a namespaceSelector on the label {} now", keys::NAMESPACE_NAME);
+        notes.say("spec.namespace", message);
+        spec["namespaceSelector"] = json!({"matchLabels": {keys::NAMESPACE_NAME: namespace}});
+    }
+    let named = &spec["namespaceSelector"]["matchLabels"][keys::NAMESPACE_NAME];
+    if let Some(excluded) = keys::EXCLUDED_NAMESPACES.iter().find(|name| named == *name) {
+        notes.refuse("spec.namespaceSelector", format!("no set reaches {excluded}: the set would do nothing"));
+    }
+}
+
+fn container(sidecar: &mut Value, path: &str, notes: &mut Notes) {
+    upgrade_strategy(sidecar, path, notes);
+    for field in ["shareVolumePolicy", "shareVolumeDevicePolicy"] {
+        share_policy(sidecar, field, path, notes);
+    }
+    if sidecar["resourcesPolicy"].is_object() {
+        let message = "a pod in which no container matches is left without the sidecar, or refused with \
+                       injectionStrategy.failurePolicy: Fail; OpenKruise refuses it always";
+        notes.say(format!("{path}.resourcesPolicy"), message);
+    }
+    environment(sidecar, path, notes);
+}
+
+/// Anything but `enabled` means disabled to `OpenKruise`.
+fn share_policy(sidecar: &mut Value, field: &str, path: &str, notes: &mut Notes) {
+    let type_ = sidecar[field]["type"].as_str().unwrap_or_default().to_owned();
+    match type_.as_str() {
+        "enabled" if field == "shareVolumePolicy" => {
+            let message = "shares the mounts of the application's init containers too, which OpenKruise does not";
+            notes.say(format!("{path}.{field}"), message);
+        }
+        "enabled" | "disabled" => {}
+        _ => {
+            take(sidecar, field);
+            if !type_.is_empty() {
+                notes.say(format!("{path}.{field}.type"), "is neither enabled nor disabled: dropped");
+            }
+        }
+    }
+}
+
+fn upgrade_strategy(sidecar: &mut Value, path: &str, notes: &mut Notes) {
+    let hot = sidecar["upgradeStrategy"]["upgradeType"] == "HotUpgrade";
+    let Some(strategy) = sidecar.get_mut("upgradeStrategy") else { return };
+    if strategy["upgradeType"] == "" {
+        take(strategy, "upgradeType");
+    }
+    if !hot && take(strategy, "hotUpgradeEmptyImage").is_some_and(|image| image != "") {
+        let message = "is used by HotUpgrade only: dropped";
+        notes.say(format!("{path}.upgradeStrategy.hotUpgradeEmptyImage"), message);
+    }
+    if strategy.as_object().is_some_and(Map::is_empty) {
+        take(sidecar, "upgradeStrategy");
+    }
+}
+
+/// A name that stands twice is legal in a pod, where the last one counts; our list is keyed by name.
+fn environment(sidecar: &mut Value, path: &str, notes: &mut Notes) {
+    let Some(env) = sidecar.get_mut("env").and_then(Value::as_array_mut) else { return };
+    let mut seen = BTreeSet::new();
+    let mut kept = Vec::new();
+    for variable in std::mem::take(env).into_iter().rev() {
+        let name = variable["name"].as_str().unwrap_or_default().to_owned();
+        if seen.insert(name.clone()) {
+            kept.push(variable);
+        } else {
+            notes.say(format!("{path}.env[{name}]"), "stands twice: the last one counts and is kept");
+        }
+    }
+    kept.reverse();
+    for name in kept.iter().filter_map(|variable| variable["name"].as_str()) {
+        for (_, message) in CONVENTIONS.iter().filter(|(prefix, _)| name.starts_with(prefix)) {
+            notes.say(format!("{path}.env[{name}]"), *message);
+        }
+    }
+    *env = kept;
+}
+
+fn order_of_init_containers(spec: &Value, notes: &mut Notes) {
+    let names = spec["initContainers"].as_array().into_iter().flatten().map(|c| c["name"].as_str().unwrap_or_default());
+    if !names.is_sorted() {
+        notes.say("spec.initContainers", "start in the order of the list; OpenKruise sorts them by name");
+    }
+}
+
+/// Kubernetes merges equal names; our list is keyed by name.
+fn pull_secrets(spec: &mut Value) {
+    if let Some(secrets) = spec.get_mut("imagePullSecrets").and_then(Value::as_array_mut) {
+        let mut seen = BTreeSet::new();
+        secrets.retain(|secret| seen.insert(secret["name"].as_str().unwrap_or_default().to_owned()));
+    }
+}
+
+fn pod_metadata(spec: &mut Value, notes: &mut Notes) {
+    let Some(patches) = spec.get_mut("patchPodMetadata").and_then(Value::as_array_mut) else { return };
+    let mut index = 0;
+    patches.retain_mut(|patch| {
+        let path = format!("spec.patchPodMetadata[{index}]");
+        index += 1;
+        match patch["patchPolicy"].as_str() {
+            None | Some("Retain" | "Overwrite" | "MergePatchJson") => {}
+            Some("") => _ = take(patch, "patchPolicy"),
+            Some(other) => {
+                notes.say(&path, format!("patchPolicy {other:?} does nothing in OpenKruise: the entry is dropped"));
+                return false;
+            }
+        }
+        for key in patch["annotations"].as_object().into_iter().flat_map(Map::keys).filter(|key| is_kruise(key)) {
+            notes.say(format!("{path}.annotations[{key}]"), "has a meaning to OpenKruise only");
+        }
+        true
+    });
+    if !patches.is_empty() {
+        let message =
+            "the operator's options say which keys are allowed; the ConfigMap kruise-configuration is not read";
+        notes.say("spec.patchPodMetadata", message);
+    }
+}
+
+fn history_limit(spec: &mut Value, notes: &mut Notes) {
+    let Some(limit) = spec["revisionHistoryLimit"].as_i64() else { return };
+    let clamped = limit.clamp(*HISTORY.start(), *HISTORY.end());
+    if clamped != limit {
+        spec["revisionHistoryLimit"] = json!(clamped);
+        let message = format!("{limit} is outside {} to {}: it is {clamped} now", HISTORY.start(), HISTORY.end());
+        notes.say("spec.revisionHistoryLimit", message);
+    }
+}
+
+fn injection(spec: &mut Value, notes: &mut Notes) {
+    notes.say(
+        "spec.injectionStrategy.failurePolicy",
+        "is Ignore by default: a pod starts without the sidecars when they cannot be injected; \
+         write Fail to refuse it, as OpenKruise does",
+    );
+    let fixed = !spec["injectionStrategy"]["revision"].is_null();
+    if fixed {
+        revision(spec, notes);
+    } else {
+        notes.say(
+            "spec.injectionStrategy.newPods",
+            "is FollowRollout by default: during a rollout a new pod may get the stable revision; \
+             write Latest to give it the newest, as OpenKruise does",
+        );
+    }
+}
+
+/// A revision is found by its customVersion; the names of OpenKruise's `ControllerRevision`s mean nothing here.
+fn revision(spec: &mut Value, notes: &mut Notes) {
+    const PATH: &str = "spec.injectionStrategy.revision";
+    let percent = spec["updateStrategy"]["partition"].is_string();
+    let strategy = &mut spec["injectionStrategy"];
+    if strategy["revision"]["policy"] == "Partial" && percent {
+        let message = "which pods get the fixed revision is never left to chance here; OpenKruise decides it by lot";
+        notes.say(format!("{PATH}.policy"), message);
+    }
+    if let Some(name) = take(&mut strategy["revision"], "revisionName") {
+        let message = format!(
+            "{name} is a ControllerRevision of OpenKruise: dropped; apply the old template with a customVersion first, \
+             then the new one, and name the customVersion here"
+        );
+        notes.say(format!("{PATH}.revisionName"), message);
+    }
+    match strategy["revision"]["customVersion"].as_str() {
+        None | Some("") => _ = take(strategy, "revision"),
+        Some(version) => {
+            let message = format!("apply the template of {version:?} before this one: only then its revision exists");
+            notes.say(format!("{PATH}.customVersion"), message);
+            if strategy["revision"]["policy"].is_null() {
+                strategy["revision"]["policy"] = json!("Always");
+            }
+        }
+    }
+}
+
+fn update(spec: &mut Value, notes: &mut Notes) {
+    let native =
+        spec["initContainers"].as_array().into_iter().flatten().any(|container| container["restartPolicy"] == "Always");
+    if spec["updateStrategy"].is_null() {
+        spec["updateStrategy"] = json!({});
+    }
+    let strategy = &mut spec["updateStrategy"];
+    update_type(strategy, native, notes);
+    partition(strategy, notes);
+    max_unavailable(strategy, notes);
+    if !strategy["priorityStrategy"]["orderPriority"].is_null() {
+        let message = "pods without the key go last; in OpenKruise they go first";
+        notes.say("spec.updateStrategy.priorityStrategy.orderPriority", message);
+    }
+    if strategy.as_object().is_some_and(Map::is_empty) {
+        take(spec, "updateStrategy");
+    }
+}
+
+fn update_type(strategy: &mut Value, native: bool, notes: &mut Notes) {
+    const PATH: &str = "spec.updateStrategy.type";
+    match strategy["type"].as_str() {
+        Some("NotUpdate") => {
+            if native {
+                let message = "native sidecars are upgraded in place here: write RollingUpdate if you want that";
+                notes.say(PATH, message);
+            }
+            return;
+        }
+        None | Some("RollingUpdate") => {}
+        Some("") => _ = take(strategy, "type"),
+        Some(other) => {
+            let message = format!("{other:?} acts as RollingUpdate in OpenKruise: that is what it is now");
+            strategy["type"] = json!("RollingUpdate");
+            notes.say(PATH, message);
+        }
+    }
+    notes.say(
+        "spec.updateStrategy.failurePolicy",
+        "a rollout stops when a tenth of the pods have failed, or when failed pods fill maxUnavailable; \
+         OpenKruise goes on. action: Ignore says so",
+    );
+}
+
+/// 0 is the same as absent, and must be absent beside a selector.
+fn partition(strategy: &mut Value, notes: &mut Notes) {
+    const PATH: &str = "spec.updateStrategy.partition";
+    let selected = !strategy["selector"].is_null();
+    match strategy["partition"].clone() {
+        Value::Number(number) if number.as_i64() == Some(0) => _ = take(strategy, "partition"),
+        Value::Null => {}
+        _ if selected => {
+            take(strategy, "partition");
+            notes.say(PATH, "selector and partition exclude each other: the partition is dropped");
+        }
+        value => share(strategy, "partition", PATH, &value, notes),
+    }
+}
+
+fn max_unavailable(strategy: &mut Value, notes: &mut Notes) {
+    const PATH: &str = "spec.updateStrategy.maxUnavailable";
+    let value = strategy["maxUnavailable"].clone();
+    if value == 0 || percentage(&value) == Some(0) {
+        take(strategy, "maxUnavailable");
+        strategy["paused"] = json!(true);
+        let message = format!(
+            "{value} is paused: true now; OpenKruise goes on with pods that are not ready, here nothing moves until \
+             paused is false"
+        );
+        notes.say(PATH, message);
+    } else if !value.is_null() {
+        share(strategy, "maxUnavailable", PATH, &value, notes);
+    }
+}
+
+/// More than everything is everything; what is no number and no percentage has no effect.
+fn share(strategy: &mut Value, field: &str, path: &str, value: &Value, notes: &mut Notes) {
+    if percentage(value).is_some_and(|percent| percent > 100) {
+        strategy[field] = json!("100%");
+        notes.say(path, format!("{value} is \"100%\" now"));
+    } else if value.as_i64().is_none_or(|number| number < 0) && percentage(value).is_none() {
+        take(strategy, field);
+        notes.say(path, format!("{value} is neither a number of pods nor a percentage: dropped"));
+    }
+}
+
+fn percentage(value: &Value) -> Option<u64> {
+    value.as_str()?.strip_suffix('%')?.parse().ok()
+}

@@ -1,0 +1,284 @@
+//! The decision: a set, a cluster's pods and the operator's own functions → what would happen to each pod.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use json_patch::Patch;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::api::SidecarSet;
+use crate::api::reasons::InjectionReason;
+use crate::api::selector::SelectorError;
+use crate::api::v1beta1::{ExistingPods, WhenNotInPlace};
+use crate::api::validate::{FieldError, validate};
+use crate::core::inject::{CompiledSet, CompiledSets, Injection, Request, inject};
+use crate::core::pod::{PodKey, PodView, SlimPod};
+use crate::core::revision::{History, Template};
+use crate::core::upgrade::patch::pod_patch;
+use crate::core::upgrade::{Index, Rollout, State, Summary};
+
+/// What the cluster holds, besides pods.
+#[derive(Clone, Debug, Default)]
+pub struct World {
+    /// The set as it is now.
+    pub existing: Option<SidecarSet>,
+    /// All other sets.
+    pub others: Vec<SidecarSet>,
+    /// Known revisions, by set.
+    pub revisions: BTreeMap<String, History>,
+    /// Labels of the namespaces.
+    pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    /// Whether the kubelet of a node restarts native sidecars for a new image.
+    pub nodes: BTreeMap<String, Option<bool>>,
+}
+
+/// What would happen to a pod. The order is that of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Action {
+    /// Its sidecars get their new images.
+    Patch,
+    /// It is evicted, and its successor gets the sidecars.
+    Evict,
+    /// It keeps its sidecars as they are until somebody recreates it.
+    LeaveBehind,
+    /// It has no sidecars, and its successor gets them.
+    Inject,
+    /// Its successor would be refused.
+    Refuse,
+    /// It carries sidecars of the set and is not selected any more.
+    Unselect,
+    /// Nothing.
+    Nothing,
+}
+
+impl Action {
+    /// The words of the table.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Patch => "patch in place",
+            Self::Evict => "evict",
+            Self::LeaveBehind => "leave behind",
+            Self::Inject => "inject when recreated",
+            Self::Refuse => "refuse when recreated",
+            Self::Unselect => "no longer selected",
+            Self::Nothing => "untouched",
+        }
+    }
+}
+
+/// One pod of a plan.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Row {
+    /// What would happen.
+    pub action: Action,
+    /// Why, naming the field or the reason.
+    pub why: String,
+    /// The pod.
+    pub pod: PodKey,
+}
+
+/// The answer.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The set that would be applied.
+    pub set: SidecarSet,
+    /// The set as it is now.
+    pub existing: Option<SidecarSet>,
+    /// Hash of the revision that pods would reach.
+    pub revision: String,
+    /// Every pod that the set concerns, by action, reason and name.
+    pub rows: Vec<Row>,
+    /// Pods that would be patched at once.
+    pub first: Vec<PodKey>,
+    /// The rollout's numbers before the first patch.
+    pub summary: Summary,
+}
+
+impl Plan {
+    /// True if applying the set would change it.
+    pub fn differs(&self) -> bool {
+        self.existing.as_ref().is_none_or(|existing| existing.spec != self.set.spec)
+    }
+}
+
+/// Takes pods, and plans.
+#[derive(Debug)]
+pub struct Planner {
+    set: SidecarSet,
+    name: String,
+    world: World,
+    compiled: CompiledSets,
+    rollout: Rollout,
+    index: Index,
+    naked: Vec<Row>,
+    now: Timestamp,
+}
+
+impl Planner {
+    /// For a valid set.
+    ///
+    /// # Errors
+    /// The name of a set with a selector that does not parse, which validation rules out.
+    pub fn new(set: SidecarSet, world: World, now: Timestamp) -> Result<Self, (String, FieldError)> {
+        let name = set.name_any();
+        let collisions = world.existing.as_ref().and_then(|set| set.status.as_ref()?.collision_count).unwrap_or(0);
+        let template = Template::of(&set.spec);
+        let target = (template.hash(collisions), template);
+        let failed = |error: SelectorError| {
+            let path = format!("spec.selector.{}", error.path);
+            (name.clone(), FieldError { path, message: error.message })
+        };
+        let rollout = rollout(&set, &world, &target).map_err(failed)?;
+        let compiled = compile(&set, &world).map_err(failed)?;
+        let mut index = Index::default();
+        for (namespace, labels) in &world.namespaces {
+            index.set_namespace(namespace, Some(labels.clone()));
+        }
+        for (node, able) in &world.nodes {
+            index.set_node(node, *able);
+        }
+        Ok(Self { set, name, world, compiled, rollout, index, naked: Vec::new(), now })
+    }
+
+    /// The set that is planned.
+    pub fn set(&self) -> &SidecarSet {
+        &self.set
+    }
+
+    /// Takes note of a pod: one that the set selects, or that carries its sidecars; the latter may be given twice.
+    ///
+    /// # Errors
+    /// Something that is no pod.
+    pub fn add(&mut self, pod: &Value) -> Result<(), serde_json::Error> {
+        let view = PodView::new(SlimPod::deserialize(pod)?);
+        if view.is_active() && view.marks.contains_key(&self.name) {
+            self.index.apply(view, self.now);
+        } else if view.is_active()
+            && let Some((action, why)) = self.fate_of_naked(pod)
+        {
+            self.naked.push(Row { action, why, pod: view.key });
+        }
+        Ok(())
+    }
+
+    /// What would happen to the pods so far.
+    pub fn plan(&mut self) -> Plan {
+        let movable = self.movable();
+        self.index.configure(self.rollout.clone(), self.now);
+        let first = self.index.plan(&self.name, self.now, usize::MAX);
+        let carried = self.index.pods().map(|pod| {
+            let (action, why) = self.fate_of_carrier(pod, &movable);
+            Row { action, why, pod: pod.key.clone() }
+        });
+        let mut rows: Vec<Row> = self.naked.iter().cloned().chain(carried).collect();
+        rows.sort();
+        Plan {
+            set: self.set.clone(),
+            existing: self.world.existing.clone(),
+            revision: self.rollout.revision.clone(),
+            rows,
+            first: first.patches.into_iter().map(|patch| patch.key).collect(),
+            summary: first.summary,
+        }
+    }
+
+    /// How a pod would look: patched where it stands, or recreated. `None` if nothing happens to it.
+    pub fn outcome(&self, action: Action, pod: &Value) -> Option<Value> {
+        let patch = match action {
+            Action::Patch => {
+                let view = PodView::new(SlimPod::deserialize(pod).ok()?);
+                pod_patch(&view, &self.rollout, self.now)?.patch
+            }
+            Action::Evict | Action::LeaveBehind | Action::Inject => self.inject(pod).patch,
+            Action::Refuse | Action::Unselect | Action::Nothing => Patch::default(),
+        };
+        let mut after = pod.clone();
+        json_patch::patch(&mut after, &patch).ok()?;
+        (after != *pod).then_some(after)
+    }
+
+    fn inject(&self, pod: &Value) -> Injection {
+        let namespace = pod["metadata"]["namespace"].as_str().unwrap_or_default();
+        let no_labels = BTreeMap::new();
+        let namespace_labels = self.world.namespaces.get(namespace).unwrap_or(&no_labels);
+        inject(&self.compiled, &Request { pod, namespace, namespace_labels, excluded: &[] })
+    }
+
+    /// Pods that would be patched sooner or later: those of a rollout whose budget is no limit.
+    fn movable(&mut self) -> HashSet<PodKey> {
+        let mut unlimited = self.rollout.clone();
+        unlimited.strategy.paused = false;
+        unlimited.strategy.max_unavailable = IntOrString::String("100%".to_owned());
+        self.index.configure(unlimited, self.now);
+        let plan = self.index.plan(&self.name, self.now, usize::MAX);
+        plan.patches.into_iter().map(|patch| patch.key).collect()
+    }
+
+    /// `None` if the set does not select the pod.
+    fn fate_of_naked(&self, pod: &Value) -> Option<(Action, String)> {
+        let injection = self.inject(pod);
+        if let Some(message) = injection.refused {
+            return Some((Action::Refuse, message));
+        }
+        let outcome = injection.outcomes.into_iter().find(|outcome| outcome.set == self.name)?;
+        let evict = self.set.spec.injection_strategy.existing_pods == ExistingPods::Evict;
+        Some(match outcome.reason {
+            InjectionReason::Injected | InjectionReason::AlreadyInjected => {
+                let action = if evict { Action::Evict } else { Action::Inject };
+                (action, "it has no sidecars of the set".to_owned())
+            }
+            reason if outcome.message.is_empty() => (Action::Nothing, reason.as_str().to_owned()),
+            reason => (Action::Nothing, format!("{}: {}", reason.as_str(), outcome.message)),
+        })
+    }
+
+    fn fate_of_carrier(&self, pod: &PodView, movable: &HashSet<PodKey>) -> (Action, String) {
+        let strategy = &self.rollout.strategy;
+        let outside = strategy.selector.as_ref().is_some_and(|selector| !selector.matches(&pod.labels));
+        let evict = self.set.spec.update_strategy.when_not_in_place == Some(WhenNotInPlace::Evict);
+        let nothing = |why: &str| (Action::Nothing, why.to_owned());
+        match self.index.state(&self.name, &pod.key) {
+            None => (Action::Unselect, "it keeps its sidecars until it is recreated".to_owned()),
+            Some(State::Outdated) if movable.contains(&pod.key) => (Action::Patch, self.new_images(pod)),
+            Some(State::Outdated) if !strategy.enabled => nothing("updateStrategy.type is NotUpdate"),
+            Some(State::Outdated) if outside => nothing("it is outside updateStrategy.selector"),
+            Some(State::Outdated) => nothing("updateStrategy.partition keeps it on the old revision"),
+            Some(State::NotInPlace(why)) if evict && strategy.enabled && !outside => (Action::Evict, why.clone()),
+            Some(State::NotInPlace(why)) => (Action::LeaveBehind, why.clone()),
+            Some(State::Failed(why)) => (Action::Nothing, format!("at this revision, failed: {why}")),
+            Some(State::Refused(why)) => (Action::Nothing, format!("the patch was refused: {why}")),
+            Some(State::Undecided) => nothing("at this revision, its update is not finished"),
+            Some(State::Unready) => nothing("at this revision, not ready"),
+            Some(State::Available) => nothing("at this revision"),
+        }
+    }
+
+    fn new_images(&self, pod: &PodView) -> String {
+        let changed = self.rollout.sidecars.iter().filter_map(|sidecar| {
+            let container = pod.container(&sidecar.name).filter(|container| container.image != sidecar.image)?;
+            Some(format!("{}: {} -> {}", sidecar.name, container.image, sidecar.image))
+        });
+        changed.collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// The rollout of the set, as the controller compiles it.
+fn rollout(set: &SidecarSet, world: &World, (hash, template): &(String, Template)) -> Result<Rollout, SelectorError> {
+    let known = world.revisions.get(&set.name_any()).into_iter().flatten();
+    let known = known.map(|(hash, revision)| (hash, &revision.template));
+    let stable = world.existing.as_ref().and_then(|set| set.status.as_ref()?.stable_revision.as_deref());
+    Rollout::new(&set.name_any(), &set.spec, (hash, template), known, stable)
+}
+
+/// The sets as the webhook serves them once this one is applied.
+fn compile(set: &SidecarSet, world: &World) -> Result<CompiledSets, SelectorError> {
+    let none = History::new();
+    let compile =
+        |set: &SidecarSet| CompiledSet::new(set, world.revisions.get(&set.name_any()).unwrap_or(&none)).map(Arc::new);
+    let others = world.others.iter().filter(|other| validate(other).errors.is_empty());
+    Ok(CompiledSets::new(others.filter_map(|other| compile(other).ok()).chain([compile(set)?])))
+}

@@ -1,0 +1,159 @@
+//! The questions to the cluster. Every one of them reads, but for a dry run.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::apps::v1::ControllerRevision;
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use kube::api::{ApiResource, DynamicObject, ListParams, PartialObjectMeta, Patch, PatchParams, PostParams};
+use kube::core::Selector;
+use kube::{Api, Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::Example;
+use super::decide::{Action, Plan, Planner, World};
+use crate::api::{SidecarSet, keys};
+use crate::cli::Error;
+use crate::core::pod::restarts_native_sidecars;
+use crate::core::revision::{History, List, Revision, Template};
+
+/// Objects per answer: kubectl's own page size.
+const PAGE: u32 = 500;
+
+pub(super) async fn world(client: &Client, set: &SidecarSet) -> Result<World, Error> {
+    let name = set.name_any();
+    let sets: Vec<SidecarSet> = list(&Api::all(client.clone()), ListParams::default()).await?;
+    let (existing, others): (Vec<_>, Vec<_>) = sets.into_iter().partition(|other| other.name_any() == name);
+    let namespaces: Vec<PartialObjectMeta<Namespace>> = list(&Api::all(client.clone()), ListParams::default()).await?;
+    let labels =
+        |mut namespace: PartialObjectMeta<Namespace>| (namespace.name_any(), std::mem::take(namespace.labels_mut()));
+    Ok(World {
+        existing: existing.into_iter().next(),
+        others,
+        revisions: revisions(client).await?,
+        namespaces: namespaces.into_iter().map(labels).collect(),
+        nodes: nodes(client, set).await?,
+    })
+}
+
+/// What the apiserver says to the set: the rules of its schema, and every webhook. Nothing is stored. Who may not write
+/// sets may still plan; the text says then why the apiserver was not asked.
+pub(super) async fn dry_run(
+    client: &Client,
+    set: &SidecarSet,
+    existing: Option<&SidecarSet>,
+) -> Result<Option<String>, Error> {
+    let api: Api<SidecarSet> = Api::all(client.clone());
+    let answer = match existing {
+        Some(_) => {
+            let replace = json!([{"op": "replace", "path": "/spec", "value": set.spec}]);
+            let patch: json_patch::Patch =
+                serde_json::from_value(replace).map_err(|error| Error::Input(error.to_string()))?;
+            let params = PatchParams { dry_run: true, ..PatchParams::default() };
+            api.patch(&set.name_any(), &params, &Patch::Json::<()>(patch)).await
+        }
+        None => api.create(&PostParams { dry_run: true, ..PostParams::default() }, set).await,
+    };
+    match answer {
+        Ok(_) => Ok(None),
+        Err(kube::Error::Api(status)) if status.is_forbidden() => Ok(Some(status.message.clone())),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// In every namespace: which one the operator lives in is not known here.
+async fn revisions(client: &Client) -> Result<BTreeMap<String, History>, Error> {
+    let of_sets = ListParams::default().labels(keys::SET);
+    let objects: Vec<ControllerRevision> = list(&Api::all(client.clone()), of_sets).await?;
+    let mut revisions: BTreeMap<String, History> = BTreeMap::new();
+    for (set, hash, revision) in objects.iter().filter_map(Revision::read) {
+        revisions.entry(set).or_default().insert(hash, revision);
+    }
+    Ok(revisions)
+}
+
+/// Only native sidecars need them, and not everybody may list nodes.
+async fn nodes(client: &Client, set: &SidecarSet) -> Result<BTreeMap<String, Option<bool>>, Error> {
+    let native = |sidecar: crate::core::revision::Sidecar| sidecar.list == List::Init && sidecar.long_running;
+    if !Template::of(&set.spec).sidecars().any(native) {
+        return Ok(BTreeMap::new());
+    }
+    let nodes: Vec<Node> = list(&Api::all(client.clone()), ListParams::default()).await?;
+    let able = |node: Node| {
+        let version =
+            node.status.as_ref().and_then(|status| status.node_info.as_ref()).map(|info| &info.kubelet_version);
+        (node.name_any(), version.and_then(|version| restarts_native_sidecars(version)))
+    };
+    Ok(nodes.into_iter().map(able).collect())
+}
+
+/// Gives the planner the pods that the set selects, and those that carry its sidecars.
+pub(super) async fn pods(client: &Client, planner: &mut Planner) -> Result<(), Error> {
+    let set = planner.set();
+    let carriers = keys::revision_label(&set.name_any());
+    for labels in [selector(&set.spec.selector), carriers] {
+        let api = raw_pods(client);
+        let mut params = ListParams::default().labels(&labels).limit(PAGE);
+        loop {
+            let page = api.list(&params).await?;
+            for pod in &page.items {
+                let pod = serde_json::to_value(pod).map_err(unreadable)?;
+                planner.add(&pod).map_err(unreadable)?;
+            }
+            match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => params = params.continue_token(&token),
+                None => break,
+            }
+        }
+    }
+    Ok(())
+}
+
+/// One pod of each action, as it is and as it would be.
+pub(super) async fn examples(client: &Client, planner: &Planner, plan: &Plan) -> Result<Vec<Example>, Error> {
+    let mut examples = Vec::new();
+    for action in [Action::Patch, Action::Evict, Action::LeaveBehind, Action::Inject] {
+        let Some(row) = plan.rows.iter().find(|row| row.action == action) else { continue };
+        let api =
+            Api::<DynamicObject>::namespaced_with(client.clone(), &row.pod.namespace, &ApiResource::erase::<Pod>(&()));
+        let found = api.get_opt(&row.pod.name).await?;
+        // It may have gone since; the plan is still right for the others.
+        let Some(pod) = found else { continue };
+        let before: Value = serde_json::to_value(pod).map_err(unreadable)?;
+        if let Some(after) = planner.outcome(action, &before) {
+            examples.push(Example { action, pod: row.pod.clone(), before, after });
+        }
+    }
+    Ok(examples)
+}
+
+/// Raw: a field that this program does not know belongs into the difference too.
+fn raw_pods(client: &Client) -> Api<DynamicObject> {
+    Api::all_with(client.clone(), &ApiResource::erase::<Pod>(&()))
+}
+
+/// A label selector in the words of a list request.
+fn selector(selector: &LabelSelector) -> String {
+    Selector::try_from(selector.clone()).map(|selector| selector.to_string()).unwrap_or_default()
+}
+
+async fn list<K>(api: &Api<K>, params: ListParams) -> Result<Vec<K>, Error>
+where
+    K: Resource + Clone + std::fmt::Debug + DeserializeOwned,
+{
+    let mut params = params.limit(PAGE);
+    let mut all = Vec::new();
+    loop {
+        let page = api.list(&params).await?;
+        all.extend(page.items);
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params = params.continue_token(&token),
+            None => return Ok(all),
+        }
+    }
+}
+
+fn unreadable(error: serde_json::Error) -> Error {
+    Error::Input(format!("the cluster's answer is not what it should be: {error}"))
+}

@@ -1,0 +1,138 @@
+//! A plan as text: a table, the first batch, and unified diffs.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use kube::ResourceExt;
+use serde_json::{Value, json};
+use similar::TextDiff;
+
+use super::decide::{Action, Plan, Row};
+use crate::core::pod::PodKey;
+
+/// Pods named in the line about the first batch; the rest is counted.
+const NAMED_PODS: usize = 3;
+
+/// Lines around a change.
+const CONTEXT: usize = 3;
+
+/// A pod as it is and as it would be.
+#[derive(Clone, Debug)]
+pub struct Example {
+    /// What would happen to it.
+    pub action: Action,
+    /// The pod.
+    pub pod: PodKey,
+    /// As it is.
+    pub before: Value,
+    /// As it would be.
+    pub after: Value,
+}
+
+/// The text for a terminal. With `pods`, every pod has a line.
+pub fn render(plan: &Plan, examples: &[Example], pods: bool) -> String {
+    let mut text = headline(plan);
+    if plan.rows.is_empty() {
+        text += "\nNo pod is concerned.\n";
+    } else {
+        let rows = if pods { every_pod(&plan.rows) } else { by_reason(&plan.rows) };
+        let _ = write!(text, "\n{}", table(&rows));
+    }
+    text += &first_batch(plan);
+    text += &set_diff(plan);
+    for Example { action, pod, before, after } in examples {
+        let label = if *action == Action::Patch { "patched in place" } else { "recreated" };
+        text += &diff(&format!("Pod {pod}"), "now", label, &shape(before), &shape(after));
+    }
+    text
+}
+
+fn headline(plan: &Plan) -> String {
+    let what = match &plan.existing {
+        None => "new",
+        Some(_) if plan.differs() => "changed",
+        Some(_) => "not changed",
+    };
+    format!("SidecarSet {}: {what}, revision {}\n", plan.set.name_any(), plan.revision)
+}
+
+fn by_reason(rows: &[Row]) -> Vec<[String; 3]> {
+    let mut counts: BTreeMap<(Action, &str), usize> = BTreeMap::new();
+    for row in rows {
+        *counts.entry((row.action, &row.why)).or_default() += 1;
+    }
+    let line =
+        |((action, why), pods): ((Action, &str), usize)| [action.as_str().to_owned(), pods.to_string(), why.to_owned()];
+    [["ACTION", "PODS", "WHY"].map(str::to_owned)].into_iter().chain(counts.into_iter().map(line)).collect()
+}
+
+fn every_pod(rows: &[Row]) -> Vec<[String; 3]> {
+    let line = |row: &Row| [row.action.as_str().to_owned(), row.pod.to_string(), row.why.clone()];
+    [["ACTION", "POD", "WHY"].map(str::to_owned)].into_iter().chain(rows.iter().map(line)).collect()
+}
+
+/// Columns as kubectl prints them: aligned, three spaces between.
+fn table(rows: &[[String; 3]]) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let (first, second) = (width(0), width(1));
+    let line = |[a, b, c]: &[String; 3]| format!("{a:first$}   {b:second$}   {c}").trim_end().to_owned() + "\n";
+    rows.iter().map(line).collect()
+}
+
+/// What would be patched at once, and how it goes on. Empty if nothing would be patched.
+fn first_batch(plan: &Plan) -> String {
+    if !plan.rows.iter().any(|row| row.action == Action::Patch) {
+        return String::new();
+    }
+    let budget = plan.summary.max_unavailable;
+    let mut text = if plan.set.spec.update_strategy.paused {
+        "first: nothing, updateStrategy.paused is true".to_owned()
+    } else if plan.first.is_empty() {
+        format!("first: nothing, earlier updates fill maxUnavailable: {}", plan.summary.slot_holders.join(", "))
+    } else {
+        let pods = if plan.first.len() == 1 { "pod" } else { "pods" };
+        format!("first: {} {pods} now ({}), then at most {budget} unavailable", plan.first.len(), named(&plan.first))
+    };
+    if plan.summary.keep_old > 0 {
+        let _ = write!(text, "; partition keeps {} on the old revision", plan.summary.keep_old);
+    }
+    format!("\n{text}\n")
+}
+
+fn named(pods: &[PodKey]) -> String {
+    let mut names: Vec<String> = pods.iter().take(NAMED_PODS).map(ToString::to_string).collect();
+    if pods.len() > NAMED_PODS {
+        names.push("…".to_owned());
+    }
+    names.join(", ")
+}
+
+fn set_diff(plan: &Plan) -> String {
+    let spec = |set: &crate::api::SidecarSet| json!({ "spec": set.spec });
+    let before = plan.existing.as_ref().map_or(Value::Null, spec);
+    diff(&format!("SidecarSet {}", plan.set.name_any()), "now", "planned", &before, &spec(&plan.set))
+}
+
+/// What a person looks at: metadata and spec, without who wrote which field.
+fn shape(pod: &Value) -> Value {
+    let mut metadata = pod["metadata"].clone();
+    if let Some(metadata) = metadata.as_object_mut() {
+        metadata.remove("managedFields");
+    }
+    json!({"metadata": metadata, "spec": pod["spec"]})
+}
+
+/// A unified diff of two values as YAML; empty if they are equal.
+fn diff(what: &str, before_label: &str, after_label: &str, before: &Value, after: &Value) -> String {
+    let yaml = |value: &Value| match value {
+        Value::Null => String::new(),
+        value => serde_saphyr::to_string(value).unwrap_or_default(),
+    };
+    let (before, after) = (yaml(before), yaml(after));
+    if before == after {
+        return String::new();
+    }
+    let diff = TextDiff::from_lines(&before, &after);
+    let (before, after) = (format!("{what} ({before_label})"), format!("{what} ({after_label})"));
+    format!("\n{}", diff.unified_diff().context_radius(CONTEXT).header(&before, &after))
+}
