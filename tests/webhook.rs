@@ -195,6 +195,32 @@ async fn managed_fields_may_be_nested_deeper_than_anything_else() {
 }
 
 #[tokio::test]
+async fn what_openkruise_injected_stays() {
+    let kruise = |name: &str| {
+        json!({"metadata": {
+                "labels": {"app": "web"},
+                "annotations": {"kruise.io/sidecarset-hash": r#"{"old":{"hash":"h"}}"#, "kruise.io/sidecarset-injected-list": "old"}},
+            "spec": {"containers": [
+                {"name": name, "image": "agent:0", "env": [{"name": "IS_INJECTED", "value": "true"}]},
+                {"name": "app", "image": "app"}]}})
+    };
+    let (_, review) = webhook("Ignore").review("default", kruise("agent")).await;
+    assert_eq!(review["response"]["patch"], Value::Null, "the name is taken: nothing changes");
+    let warning = review["response"]["warnings"][0].as_str().unwrap();
+    assert!(warning.contains("container name \"agent\" is taken"), "{warning}");
+
+    let before = kruise("other-agent");
+    let (_, review) = webhook("Ignore").review("default", before.clone()).await;
+    let after = patched(before.clone(), &review);
+    let containers = after["spec"]["containers"].as_array().unwrap();
+    assert_eq!(containers[0]["name"], "agent");
+    assert_eq!(json!(containers[1..]), before["spec"]["containers"]);
+    for (key, value) in before["metadata"]["annotations"].as_object().unwrap() {
+        assert_eq!(after["metadata"]["annotations"][key], *value);
+    }
+}
+
+#[tokio::test]
 async fn a_set_is_refused_with_the_field_and_a_metadata_change_never_is() {
     let webhook = webhook("Ignore");
     let mut wrong = set("Ignore");

@@ -8,6 +8,7 @@ mod common;
 mod crash;
 mod in_cluster;
 mod injection;
+mod robust;
 mod rollout;
 mod samples;
 mod validation;

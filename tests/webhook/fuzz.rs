@@ -97,7 +97,7 @@ fn pointers(value: &Value, here: &str, found: &mut Vec<String>) {
     let escaped = |key: &str| key.replace('~', "~0").replace('/', "~1");
     match value {
         Value::Object(members) => {
-            members.iter().for_each(|(key, v)| pointers(v, &format!("{here}/{}", escaped(key)), found))
+            members.iter().for_each(|(key, v)| pointers(v, &format!("{here}/{}", escaped(key)), found));
         }
         Value::Array(items) => items.iter().enumerate().for_each(|(i, v)| pointers(v, &format!("{here}/{i}"), found)),
         _ => {}

@@ -16,8 +16,8 @@ use crate::core::inject::{CompiledSet, CompiledSets};
 /// Longest CEL expression of one entry, in bytes. The apiserver's parser refuses more than 100,000 characters.
 pub(super) const MAX_CEL: usize = 64 * 1024;
 
-/// Bytes of CEL of one failure policy: etcd refuses objects over 1.5 MiB.
-const MAX_TOTAL_CEL: usize = 512 * 1024;
+/// Bytes of CEL of one failure policy: with the CA bundles of all entries it stays below etcd's 1.5 MiB.
+const MAX_TOTAL_CEL: usize = 256 * 1024;
 
 /// Entries of one failure policy. The apiserver looks at each for every pod, and each repeats the CA bundle.
 pub(super) const MAX_ENTRIES: usize = 128;
@@ -160,7 +160,9 @@ fn divide<'a>(sets: &[&'a CompiledSet]) -> Option<Vec<Part<'a>>> {
             return None;
         }
     }
-    parts.iter_mut().for_each(|part| part.sets.sort_by(|a, b| a.name.cmp(&b.name)));
+    for part in &mut parts {
+        part.sets.sort_by(|a, b| a.name.cmp(&b.name));
+    }
     Some(parts)
 }
 
