@@ -10,7 +10,7 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use kube::api::{ListParams, Patch, PatchParams, PostParams};
+use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 use sidecarset::webhook::tls::SelfSigned;
@@ -19,7 +19,7 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use crate::common::operator::Operator;
 use crate::common::raw::{Answer, kubectl, post, repository, until_crd_is_served};
-use crate::common::world::{World, condition};
+use crate::common::world::World;
 use crate::common::{client, eventually};
 
 const CONFIGURATION: &str = "sidecarset-pods-local";
@@ -82,15 +82,6 @@ async fn calls(operator: &Operator) -> u64 {
     count.unwrap().parse().unwrap()
 }
 
-async fn median(client: &Client, namespace: &str, labels: &Value) -> Duration {
-    let mut times = Vec::new();
-    for _ in 0..50 {
-        times.push(dry_run(client, namespace, labels).await.1);
-    }
-    times.sort();
-    times[25]
-}
-
 #[tokio::test]
 async fn five_hundred_sets_cost_nothing_where_they_select_nothing() {
     let cluster = cluster().await;
@@ -103,11 +94,7 @@ async fn five_hundred_sets_cost_nothing_where_they_select_nothing() {
         let client = world.client.clone();
         async move { post(&client, crate::common::raw::SETS, &set).await.accepted() }
     };
-    futures::stream::iter(sets.clone()).map(create).buffer_unordered(16).collect::<Vec<_>>().await;
-    let unrelated =
-        json!({"app": "value", "key-1": "off", "team": "t-1", "tier": "t-1", "app.kubernetes.io/name": "n-2"});
-    let before = median(&world.client, &world.name, &unrelated).await;
-
+    futures::stream::iter(sets).map(create).buffer_unordered(16).collect::<Vec<_>>().await;
     let operator = Operator::start(cluster.kubeconfig(), "quiet", &[]).await;
     let selected = [
         json!({"app": "value-7", "other": "x"}),
@@ -118,10 +105,9 @@ async fn five_hundred_sets_cost_nothing_where_they_select_nothing() {
         json!({"kind": "a", "size": "m", "skip": "no"}),
         json!({"special": ""}),
     ];
-    eventually("all sets are registered", async || {
-        let found = world.sets().list(&ListParams::default()).await.unwrap().items;
-        let ready = found.iter().filter(|set| condition(set, "InjectionReady") == "True").count();
-        if ready == sets.len() { Ok(()) } else { Err(ready) }
+    eventually("the sets are registered", async || {
+        let pod = dry_run(&world.client, &world.name, &selected[0]).await.0.accepted();
+        if is_injected(&pod) { Ok(()) } else { Err(pod) }
     })
     .await;
     for labels in &selected {
@@ -131,7 +117,7 @@ async fn five_hundred_sets_cost_nothing_where_they_select_nothing() {
 
     let answered = calls(&operator).await;
     let unselected = [
-        unrelated.clone(),
+        json!({"app": "value", "key-1": "off", "team": "t-1", "tier": "t-1", "app.kubernetes.io/name": "n-2"}),
         Value::Null,
         json!({}),
         json!({"app": "key-1", "value-1": "app"}),
@@ -147,22 +133,7 @@ async fn five_hundred_sets_cost_nothing_where_they_select_nothing() {
         let pod = dry_run(&world.client, &world.name, labels).await.0.accepted();
         assert!(!is_injected(&pod), "{labels}: {pod}");
     }
-    let after = median(&world.client, &world.name, &unrelated).await;
     assert_eq!(calls(&operator).await, answered, "a pod that no set selects was asked about");
-    // A changed set makes the apiserver compile the condition anew.
-    world.apply(&set("one-more", labels(json!({"one": "more"})))).await;
-    let first = dry_run(&world.client, &world.name, &unrelated).await.1;
-    println!(
-        "creating a pod: {before:?} without a webhook, {after:?} with {} sets, {first:?} right after a change",
-        sets.len()
-    );
-    let configurations: Api<MutatingWebhookConfiguration> = Api::all(world.client.clone());
-    let configuration = configurations.get(CONFIGURATION).await.unwrap();
-    println!(
-        "{} entries, written {} times",
-        configuration.webhooks.unwrap().len(),
-        configuration.metadata.generation.unwrap()
-    );
     drop(operator);
     cluster.stop().await;
 }
