@@ -18,8 +18,6 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use serde_json::json;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 const PODS: usize = 1000;
 const CONCURRENCY: usize = 32;
@@ -93,15 +91,9 @@ async fn bare_client(world: &World, image: &str) -> Duration {
 /// Waits until the operator has had so many patches accepted: its metric costs the API server nothing, where listing a
 /// thousand pods again and again would slow down what is measured.
 async fn until_patched(operator: &Operator, total: usize) {
-    let log = operator.logged();
-    let address = log.split("health=").nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
     let counted = format!("sidecarset_pod_patch_total{{set=\"bench\",result=\"ok\"}} {total}\n");
     eventually("all pods are patched", async || {
-        let mut stream = TcpStream::connect(&address).await.unwrap();
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n").await.unwrap();
-        let mut metrics = String::new();
-        stream.read_to_string(&mut metrics).await.unwrap();
-        if metrics.contains(&counted) { Ok(()) } else { Err("not yet") }
+        if operator.metrics().await.contains(&counted) { Ok(()) } else { Err("not yet") }
     })
     .await;
 }

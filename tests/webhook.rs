@@ -1,6 +1,9 @@
 //! The webhooks through their router, as the apiserver calls them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+#[path = "webhook/fuzz.rs"]
+mod fuzz;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -36,12 +39,12 @@ fn set(failure_policy: &str) -> SidecarSet {
     .unwrap()
 }
 
-fn served(set: &SidecarSet) -> Served {
-    let compiled = CompiledSet::new(set, &History::new()).unwrap();
+fn served(sets: &[SidecarSet]) -> Served {
+    let compiled = sets.iter().map(|set| Arc::new(CompiledSet::new(set, &History::new()).unwrap()));
     Served {
         complete: true,
-        sets: Arc::new(CompiledSets::new([Arc::new(compiled)])),
-        specs: vec![Arc::new(set.clone())],
+        sets: Arc::new(CompiledSets::new(compiled)),
+        specs: sets.iter().cloned().map(Arc::new).collect(),
         seen: SEEN,
         version: SEEN,
         ..Served::default()
@@ -55,14 +58,18 @@ struct Webhook {
     _trigger: shutdown::Trigger,
 }
 
-/// A webhook whose API server cannot be reached: only what is cached is known.
 fn webhook(failure_policy: &str) -> Webhook {
+    webhook_of(&[set(failure_policy)])
+}
+
+/// A webhook whose API server cannot be reached: only what is cached is known.
+fn webhook_of(sets: &[SidecarSet]) -> Webhook {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut config = Config::new("http://127.0.0.1:1".parse().unwrap());
     config.default_retry = false;
     let client = Client::try_from(config).unwrap();
     let (trigger, stop) = shutdown::channel();
-    let (sender, receiver) = watch::channel(Arc::new(served(&set(failure_policy))));
+    let (sender, receiver) = watch::channel(Arc::new(served(sets)));
     let (namespaces, metrics) = (Namespaces::default(), Metrics::new());
     namespaces.set("default", Some(BTreeMap::new()));
     let pods = Pods {
@@ -141,7 +148,7 @@ async fn a_replica_that_is_behind_waits_and_then_gives_up() {
     let (status, _) = webhook.post(&format!("/mutate-pods/{}", SEEN + 1), review.clone()).await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
 
-    let newer = Arc::new(Served { seen: SEEN + 1, ..served(&set("Ignore")) });
+    let newer = Arc::new(Served { seen: SEEN + 1, ..served(&[set("Ignore")]) });
     let path = format!("/mutate-pods/{}", SEEN + 1);
     let (answer, ()) = tokio::join!(webhook.post(&path, review), async {
         tokio::task::yield_now().await;
@@ -167,7 +174,47 @@ async fn a_pod_of_three_megabytes_is_read() {
     large["metadata"]["annotations"] = json!({"large": "x".repeat(3 << 20)});
     let (status, review) = webhook("Ignore").review("default", large.clone()).await;
     assert_eq!(status, StatusCode::OK);
+    let patch: ByteString = serde_json::from_value(review["response"]["patch"].clone()).unwrap();
+    assert!(patch.0.len() < 4096, "the patch has what is added, not the pod: {} bytes", patch.0.len());
     assert_eq!(patched(large, &review)["spec"]["containers"][0]["name"], "agent");
+}
+
+#[tokio::test]
+async fn managed_fields_may_be_nested_deeper_than_anything_else() {
+    // The apiserver takes these from whoever creates a pod; no other part of a pod can be deep.
+    let deep = format!("{}{{}}{}", r#"{"f:a":"#.repeat(1000), "}".repeat(1000));
+    let review = json!({"request": {"uid": "u", "namespace": "default", "object": pod()}}).to_string();
+    let metadata = format!(r#""metadata":{{"managedFields":[{{"fieldsV1":{deep}}}],"#);
+    let review = review.replace(r#""metadata":{"#, &metadata);
+    let (status, answer) = webhook("Ignore").post(&format!("/mutate-pods/{SEEN}"), review).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    assert_eq!(patched(pod(), &answer)["spec"]["containers"][0]["name"], "agent");
+}
+
+#[tokio::test]
+async fn what_openkruise_injected_stays() {
+    let kruise = |name: &str| {
+        json!({"metadata": {
+                "labels": {"app": "web"},
+                "annotations": {"kruise.io/sidecarset-hash": r#"{"old":{"hash":"h"}}"#, "kruise.io/sidecarset-injected-list": "old"}},
+            "spec": {"containers": [
+                {"name": name, "image": "agent:0", "env": [{"name": "IS_INJECTED", "value": "true"}]},
+                {"name": "app", "image": "app"}]}})
+    };
+    let (_, review) = webhook("Ignore").review("default", kruise("agent")).await;
+    assert_eq!(review["response"]["patch"], Value::Null, "the name is taken: nothing changes");
+    let warning = review["response"]["warnings"][0].as_str().unwrap();
+    assert!(warning.contains("container name \"agent\" is taken"), "{warning}");
+
+    let before = kruise("other-agent");
+    let (_, review) = webhook("Ignore").review("default", before.clone()).await;
+    let after = patched(before.clone(), &review);
+    let containers = after["spec"]["containers"].as_array().unwrap();
+    assert_eq!(containers[0]["name"], "agent");
+    assert_eq!(json!(containers[1..]), before["spec"]["containers"]);
+    for (key, value) in before["metadata"]["annotations"].as_object().unwrap() {
+        assert_eq!(after["metadata"]["annotations"][key], *value);
+    }
 }
 
 #[tokio::test]

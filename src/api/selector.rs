@@ -74,6 +74,12 @@ impl Selector {
     }
 }
 
+impl From<Vec<Expression>> for Selector {
+    fn from(requirements: Vec<Expression>) -> Self {
+        Self { requirements }
+    }
+}
+
 /// The label key a requirement looks at.
 pub fn key(requirement: &Expression) -> &str {
     match requirement {

@@ -1,6 +1,7 @@
 //! The admission webhooks: pods are injected, sets are validated, and both are registered.
 
 pub mod pod;
+mod raw;
 pub mod registration;
 pub mod server;
 pub mod set;

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
+use super::raw::RawPod;
 use crate::api::SidecarSet;
 use crate::api::reasons::InjectionReason;
 use crate::core::inject::{Injection, Outcome, Request, Served, inject};
@@ -102,7 +103,7 @@ impl axum::response::IntoResponse for Error {
 /// `POST /mutate-pods/<version>`.
 pub async fn mutate(State(pods): State<Pods>, Path(version): Path<u64>, body: Bytes) -> Result<Json<Value>, Error> {
     let started = Instant::now();
-    let Review { request } = serde_json::from_slice::<Review<Value>>(&body)?;
+    let Review { request } = serde_json::from_slice::<Review<RawPod>>(&body)?;
     let served = caught_up(pods.served.clone(), version).await?;
     let labels = namespace_labels(&pods, &request.namespace).await?;
     let injection = inject(
@@ -160,7 +161,7 @@ fn result(reason: InjectionReason, refused: bool) -> &'static str {
 
 /// The event is queued; nothing is written before the answer. A pod without a controller does not exist yet, and may
 /// never: the look for pods without sidecars reports it.
-fn tell_owner(events: &Events, request: &ReviewRequest<Value>, outcome: &Outcome) {
+fn tell_owner(events: &Events, request: &ReviewRequest<RawPod>, outcome: &Outcome) {
     let owners = request.object["metadata"]["ownerReferences"].as_array();
     let Some(owner) = owners.into_iter().flatten().find(|owner| owner["controller"] == true) else { return };
     let text = |field: &str| owner[field].as_str().map(str::to_owned);

@@ -14,6 +14,7 @@ mod injection;
 mod naked;
 mod plan;
 mod resources;
+mod robust;
 mod rollout;
 mod samples;
 mod validation;

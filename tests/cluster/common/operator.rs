@@ -2,10 +2,14 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 /// Runs "$@" and writes its pid to $PIDFILE; kills it when the pipe on stdin closes, which happens when we die.
 const LEASH: &str = r#"
@@ -106,7 +110,24 @@ impl Operator {
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
-    fn signal(&self, signal: &str) {
+    /// An address that it has logged: `webhook` or `health`.
+    pub fn address(&self, port: &str) -> SocketAddr {
+        let log = self.logged();
+        let rest = log.split(&format!("{port}=")).nth(1).unwrap();
+        rest.split_whitespace().next().unwrap().parse().unwrap()
+    }
+
+    /// What Prometheus would read.
+    pub async fn metrics(&self) -> String {
+        let mut stream = TcpStream::connect(self.address("health")).await.unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n").await.unwrap();
+        let mut metrics = String::new();
+        stream.read_to_string(&mut metrics).await.unwrap();
+        metrics
+    }
+
+    /// Sends a signal, such as `STOP`.
+    pub fn signal(&self, signal: &str) {
         let pid = self.pid.to_string();
         assert!(Command::new("kill").args(["-s", signal, &pid]).status().unwrap().success());
     }

@@ -1,0 +1,210 @@
+//! The webhook configurations, generated from the sets that exist: as tight as Kubernetes can say it, always a superset
+//! of what the sets select, so that a pod that no set wants does not reach the operator.
+
+mod condition;
+mod entries;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::ByteString;
+use k8s_openapi::api::admissionregistration::v1::{
+    MatchCondition, MutatingWebhook, MutatingWebhookConfiguration, RuleWithOperations, ServiceReference,
+    ValidatingWebhook, ValidatingWebhookConfiguration, WebhookClientConfig,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelectorRequirement as Requirement;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
+use kube::core::Expression;
+
+use super::inject::CompiledSets;
+use crate::api::keys;
+use crate::api::selector::key;
+use crate::api::v1beta1::FailurePolicy;
+use entries::{Entry, entries};
+
+/// Path of the pod webhook; the version of the sets follows.
+pub const POD_PATH: &str = "/mutate-pods";
+
+/// Path of the webhook on sets.
+pub const SET_PATH: &str = "/validate-sidecarsets";
+
+/// Where the apiserver reaches the operator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// `https://127.0.0.1:9443`, for an operator outside the cluster.
+    Url(String),
+    /// A Service with port 443.
+    Service {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
+}
+
+/// What both configurations need to know.
+#[derive(Clone, Debug)]
+pub struct Params {
+    /// Name of the configuration object.
+    pub name: String,
+    /// Where the apiserver reaches the operator.
+    pub endpoint: Endpoint,
+    /// PEM certificates that the apiserver trusts.
+    pub ca_bundle: Vec<u8>,
+    /// Namespaces that no set reaches, besides [`keys::EXCLUDED_NAMESPACES`].
+    pub excluded: Vec<String>,
+    /// Owner of an in-cluster configuration: the operator's Namespace.
+    pub owner: Option<OwnerReference>,
+}
+
+impl Params {
+    fn metadata(&self) -> ObjectMeta {
+        ObjectMeta {
+            name: Some(self.name.clone()),
+            labels: Some([("app.kubernetes.io/managed-by".to_owned(), keys::MANAGER.to_owned())].into()),
+            owner_references: self.owner.clone().map(|owner| vec![owner]),
+            ..ObjectMeta::default()
+        }
+    }
+
+    fn client(&self, path: &str) -> WebhookClientConfig {
+        let ca_bundle = Some(ByteString(self.ca_bundle.clone()));
+        match &self.endpoint {
+            Endpoint::Url(base) => WebhookClientConfig { ca_bundle, url: Some(format!("{base}{path}")), service: None },
+            Endpoint::Service { namespace, name } => WebhookClientConfig {
+                ca_bundle,
+                url: None,
+                service: Some(ServiceReference {
+                    namespace: namespace.clone(),
+                    name: name.clone(),
+                    path: Some(path.to_owned()),
+                    port: Some(443),
+                }),
+            },
+        }
+    }
+}
+
+/// The configuration for pods, or `None` if no set injects: then no pod is asked about. `version` is that of the sets,
+/// see [`super::inject::Served`].
+pub fn pod_webhooks(sets: &CompiledSets, version: u64, params: &Params) -> Option<MutatingWebhookConfiguration> {
+    let entries = entries(sets);
+    let names = names(&entries);
+    let webhooks: Vec<_> =
+        entries.iter().zip(names).map(|(entry, name)| pod_webhook(entry, name, version, params)).collect();
+    (!webhooks.is_empty())
+        .then(|| MutatingWebhookConfiguration { metadata: params.metadata(), webhooks: Some(webhooks) })
+}
+
+/// The configuration for sets. It never stands in the way of an emergency: failures are ignored, and a set that is
+/// being paused is not asked about.
+pub fn set_webhook(params: &Params) -> ValidatingWebhookConfiguration {
+    let not_paused = "!(has(object.spec.updateStrategy) && has(object.spec.updateStrategy.paused) && object.spec.updateStrategy.paused)";
+    let webhook = ValidatingWebhook {
+        name: "sets.sidecarset.dev".to_owned(),
+        admission_review_versions: vec!["v1".to_owned()],
+        client_config: params.client(SET_PATH),
+        failure_policy: Some("Ignore".to_owned()),
+        match_conditions: Some(vec![condition("not-paused", not_paused.to_owned())]),
+        rules: Some(vec![rule(keys::GROUP, "v1beta1", "sidecarsets", &["CREATE", "UPDATE"], "Cluster")]),
+        side_effects: "None".to_owned(),
+        timeout_seconds: Some(5),
+        ..ValidatingWebhook::default()
+    };
+    ValidatingWebhookConfiguration { metadata: params.metadata(), webhooks: Some(vec![webhook]) }
+}
+
+/// The apiserver says the name when a call fails: it tells which set is to blame. Unique, as Kubernetes demands.
+fn names(entries: &[Entry<'_>]) -> Vec<String> {
+    let mut taken: BTreeMap<String, usize> = BTreeMap::new();
+    let name = |entry: &Entry<'_>| {
+        let policy = policy(entry).0.to_lowercase();
+        let name = match entry.sets.as_slice() {
+            [] => format!("copies.pods.{}", keys::GROUP),
+            [set] => format!("{}.{policy}.pods.{}", set.name, keys::GROUP),
+            [set, others @ ..] => format!("{}.and-{}-more.{policy}.pods.{}", set.name, others.len(), keys::GROUP),
+        };
+        let nth = taken.entry(name.clone()).or_default();
+        *nth += 1;
+        if *nth == 1 { name } else { format!("{nth}.{name}") }
+    };
+    entries.iter().map(name).collect()
+}
+
+/// failurePolicy and timeoutSeconds.
+fn policy(entry: &Entry<'_>) -> (&'static str, i32) {
+    match entry.policy {
+        FailurePolicy::Fail => ("Fail", 5),
+        FailurePolicy::Ignore => ("Ignore", 2),
+    }
+}
+
+fn pod_webhook(entry: &Entry<'_>, name: String, version: u64, params: &Params) -> MutatingWebhook {
+    let (policy, timeout) = policy(entry);
+    MutatingWebhook {
+        name,
+        admission_review_versions: vec!["v1".to_owned()],
+        client_config: params.client(&format!("{POD_PATH}/{version}")),
+        failure_policy: Some(policy.to_owned()),
+        match_conditions: entry.condition.clone().map(|cel| vec![condition("selected", cel)]),
+        match_policy: Some("Equivalent".to_owned()),
+        namespace_selector: Some(namespaces(&entry.namespaces, params)),
+        object_selector: Some(labels(&entry.labels)),
+        reinvocation_policy: Some("IfNeeded".to_owned()),
+        rules: Some(vec![rule("", "v1", "pods", &["CREATE"], "Namespaced")]),
+        side_effects: "NoneOnDryRun".to_owned(),
+        timeout_seconds: Some(timeout),
+    }
+}
+
+fn labels(own: &[Expression]) -> LabelSelector {
+    expressions(own.iter().map(requirement).chain([not_in(keys::INJECT, ["false"])]).collect())
+}
+
+fn namespaces(own: &[Expression], params: &Params) -> LabelSelector {
+    let excluded: BTreeSet<&str> =
+        keys::EXCLUDED_NAMESPACES.into_iter().chain(params.excluded.iter().map(String::as_str)).collect();
+    let always = [not_in(keys::NAMESPACE_NAME, excluded), not_in(keys::INJECT, ["false"])];
+    expressions(own.iter().map(requirement).chain(always).collect())
+}
+
+fn expressions(requirements: Vec<Requirement>) -> LabelSelector {
+    LabelSelector { match_expressions: Some(requirements), match_labels: None }
+}
+
+fn not_in<'a>(key: &str, values: impl IntoIterator<Item = &'a str>) -> Requirement {
+    let values = values.into_iter().map(str::to_owned).collect();
+    Requirement { key: key.to_owned(), operator: "NotIn".to_owned(), values: Some(values) }
+}
+
+fn requirement(expression: &Expression) -> Requirement {
+    let (operator, values) = match expression {
+        Expression::Equal(_, value) => ("In", vec![value.clone()]),
+        Expression::NotEqual(_, value) => ("NotIn", vec![value.clone()]),
+        Expression::In(_, values) => ("In", values.iter().cloned().collect()),
+        Expression::NotIn(_, values) => ("NotIn", values.iter().cloned().collect()),
+        Expression::Exists(_) => ("Exists", vec![]),
+        Expression::DoesNotExist(_) => ("DoesNotExist", vec![]),
+    };
+    Requirement {
+        key: key(expression).to_owned(),
+        operator: operator.to_owned(),
+        values: (!values.is_empty()).then_some(values),
+    }
+}
+
+fn condition(name: &str, expression: String) -> MatchCondition {
+    MatchCondition { name: name.to_owned(), expression }
+}
+
+fn rule(group: &str, version: &str, resource: &str, operations: &[&str], scope: &str) -> RuleWithOperations {
+    RuleWithOperations {
+        api_groups: Some(vec![group.to_owned()]),
+        api_versions: Some(vec![version.to_owned()]),
+        resources: Some(vec![resource.to_owned()]),
+        operations: Some(operations.iter().map(ToString::to_string).collect()),
+        scope: Some(scope.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests;
