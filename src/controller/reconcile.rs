@@ -16,6 +16,7 @@ use super::revisions::{self, Target};
 use super::watches::WatchedSet;
 use crate::api::SidecarSet;
 use crate::api::reasons::reason;
+use crate::core::evict;
 use crate::core::revision::History;
 use crate::core::status::{self, InjectionState};
 use crate::core::upgrade::patch::PodPatch;
@@ -88,7 +89,9 @@ fn rollout(set: &SidecarSet, target: &Target, known: &History) -> Option<Rollout
     let templates = known.iter().map(|(hash, revision)| (hash, &revision.template));
     let stable = set.status.as_ref().and_then(|status| status.stable_revision.as_deref());
     // Validation has parsed the selectors; an error here could not be told apart from one there.
-    Rollout::new(&set.name_any(), &set.spec, (&target.hash, &target.template), templates, stable).ok()
+    let rollout = Rollout::new(&set.name_any(), &set.spec, (&target.hash, &target.template), templates, stable).ok()?;
+    let evictions = set.status.as_ref().and_then(|status| status.evictions.as_deref()).unwrap_or_default();
+    Some(Rollout { evictions: evict::open(evictions), ..rollout })
 }
 
 /// Whether the spec that was planned for is still the newest.

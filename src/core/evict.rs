@@ -116,8 +116,12 @@ fn ready(siblings: &[Sibling]) -> usize {
 
 /// How many more pods may be evicted now. `max_unavailable` is for evictions and upgrades together, which hold `slots`.
 pub fn room(max_unavailable: usize, slots: usize, evictions: &[Eviction]) -> usize {
-    let open = evictions.iter().filter(|eviction| !eviction.in_vain).count();
-    max_unavailable.saturating_sub(slots + open).min(MAX_KEPT.saturating_sub(evictions.len()))
+    max_unavailable.saturating_sub(slots + open(evictions)).min(MAX_KEPT.saturating_sub(evictions.len()))
+}
+
+/// Evictions that hold a slot.
+pub fn open(evictions: &[Eviction]) -> usize {
+    evictions.iter().filter(|eviction| !eviction.in_vain).count()
 }
 
 /// Whether the owner has an open eviction, or one in vain for this revision.

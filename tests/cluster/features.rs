@@ -1,28 +1,17 @@
 //! Injection beyond placing containers: order, sharing, twins, metadata, revisions, canaries, conflicts.
 
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Container, EnvVar, Pod};
+use k8s_openapi::api::core::v1::{EnvVar, Pod};
 use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 
 use crate::common::eventually;
 use crate::common::raw::{SETS, post};
-use crate::common::world::{World, condition, container_image, names};
+use crate::common::world::{World, condition, container, container_image, lists};
 
 fn app() -> Value {
     json!({"containers": [{"name": "app", "image": "app:v1"}]})
-}
-
-fn container<'a>(pod: &'a Pod, name: &str) -> &'a Container {
-    let spec = pod.spec.as_ref().unwrap();
-    let mut all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
-    all.find(|container| container.name == name).unwrap_or_else(|| panic!("no container {name} in {spec:#?}"))
-}
-
-fn lists(pod: &Pod) -> (Vec<&str>, Vec<&str>) {
-    let spec = pod.spec.as_ref().unwrap();
-    (names(&spec.containers), names(spec.init_containers.as_deref().unwrap_or_default()))
 }
 
 /// A second set on the same pods.

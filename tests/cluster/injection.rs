@@ -21,27 +21,15 @@ use serde_json::{Value, json};
 use crate::common::eventually;
 use crate::common::operator::Operator;
 use crate::common::raw::{kubectl, post};
-use crate::common::world::{World, condition, names};
+use crate::common::world::{World, condition, container, lists};
 
 fn app() -> Value {
     json!({"containers": [{"name": "app", "image": "app:v1"}]})
 }
 
-fn container<'a>(pod: &'a Pod, name: &str) -> &'a Container {
-    let spec = pod.spec.as_ref().unwrap();
-    let mut all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
-    all.find(|container| container.name == name).unwrap_or_else(|| panic!("no container {name} in {spec:#?}"))
-}
-
 fn env(container: &Container) -> BTreeMap<&str, &str> {
     let all = container.env.iter().flatten();
     all.map(|variable| (variable.name.as_str(), variable.value.as_deref().unwrap_or_default())).collect()
-}
-
-/// Names of the containers and init containers.
-fn lists(pod: &Pod) -> (Vec<&str>, Vec<&str>) {
-    let spec = pod.spec.as_ref().unwrap();
-    (names(&spec.containers), names(spec.init_containers.as_deref().unwrap_or_default()))
 }
 
 fn pods_path(namespace: &str, query: &str) -> String {

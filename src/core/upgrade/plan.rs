@@ -62,7 +62,7 @@ fn choose(index: &SetIndex, limit: usize) -> Vec<PodKey> {
     }
     let counts = &index.counts;
     let allowed = remaining(rollout, counts).min(limit);
-    let free_slots = rollout.max_unavailable(counts.matched).saturating_sub(counts.slots);
+    let free_slots = rollout.max_unavailable(counts.matched).saturating_sub(counts.slots + rollout.evictions);
     let free_cap = rollout.max_unready(counts.matched).saturating_sub(counts.capped);
     let queues = [(Queue::Held, usize::MAX), (Queue::Unready, free_cap), (Queue::Ready, free_slots)];
     queues.into_iter().flat_map(|(queue, free)| index.queue(queue).take(free)).take(allowed).cloned().collect()

@@ -29,6 +29,8 @@ pub struct Rollout {
     pub stable: Option<String>,
     /// How to get there.
     pub strategy: Strategy,
+    /// Open evictions of pods without sidecars: each holds one slot of maxUnavailable.
+    pub evictions: usize,
 }
 
 /// `spec.updateStrategy`, parsed.
@@ -75,6 +77,7 @@ impl Rollout {
             sidecars: template.sidecars().collect(),
             changes: changes.chain([(revision.to_owned(), Change::InPlace)]).collect(),
             stable: stable.map(str::to_owned),
+            evictions: 0,
             strategy: Strategy {
                 enabled: update.type_ == UpdateType::RollingUpdate,
                 paused: update.paused,

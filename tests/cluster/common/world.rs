@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::core::v1::{Container, Namespace, Pod};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
@@ -161,6 +161,18 @@ fn find<'a>(set: &'a SidecarSet, type_: &str) -> Option<&'a k8s_openapi::apimach
 
 pub fn names(containers: &[k8s_openapi::api::core::v1::Container]) -> Vec<&str> {
     containers.iter().map(|container| container.name.as_str()).collect()
+}
+
+pub fn container<'a>(pod: &'a Pod, name: &str) -> &'a Container {
+    let spec = pod.spec.as_ref().unwrap();
+    let mut all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    all.find(|container| container.name == name).unwrap_or_else(|| panic!("no container {name} in {spec:#?}"))
+}
+
+/// Names of the containers and init containers.
+pub fn lists(pod: &Pod) -> (Vec<&str>, Vec<&str>) {
+    let spec = pod.spec.as_ref().unwrap();
+    (names(&spec.containers), names(spec.init_containers.as_deref().unwrap_or_default()))
 }
 
 pub fn container_image(pod: &Pod, name: &str) -> String {

@@ -377,3 +377,11 @@ fn a_way_back_to_the_stable_revision_is_not_finished_before_its_containers_are()
     let counts = fleet.index.plan(SET, at(fleet.now), 0).summary.counts;
     assert_eq!((counts.undecided, counts.updated_ready), (1, 0));
 }
+
+#[test]
+fn an_open_eviction_takes_a_slot() {
+    let mut fleet = Fleet::of(5);
+    let evicting = Rollout { evictions: 1, ..rollout("v2", json!({"maxUnavailable": 2})) };
+    fleet.index.configure(evicting, at(0));
+    assert_eq!(fleet.index.plan(SET, at(0), usize::MAX).patches.len(), 1);
+}
