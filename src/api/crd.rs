@@ -165,6 +165,9 @@ mod tests {
             spec["updateStrategy"]["default"],
             json!({"maxUnavailable": 1, "minReadySeconds": 5, "podUpdateTimeoutSeconds": 600, "type": "RollingUpdate"})
         );
-        assert_eq!(spec["injectionStrategy"]["default"], json!({"existingPods": "Report", "failurePolicy": "Ignore"}));
+        assert_eq!(
+            spec["injectionStrategy"]["default"],
+            json!({"existingPods": "Report", "failurePolicy": "Ignore", "newPods": "FollowRollout"})
+        );
     }
 }

@@ -21,7 +21,7 @@ pub fn injection_revision(
     let counts = &summary.counts;
     let strategy = &set.spec.injection_strategy;
     let share_is_full = counts.matched - counts.updated <= summary.keep_old;
-    let partial = strategy.revision.as_ref().is_some_and(|r| r.policy == Some(RevisionPolicy::Partial));
+    let partial = strategy.revision.as_ref().is_some_and(|r| r.policy == RevisionPolicy::Partial);
     if let Some(pinned) = pinned.filter(|_| partial && share_is_full && rollout.has_partition()) {
         return pinned.to_owned();
     }
@@ -29,7 +29,7 @@ pub fn injection_revision(
     if set.status.as_ref().and_then(|status| status.aborted_revision.as_ref()) == Some(&rollout.revision) {
         return stable.clone();
     }
-    let latest = strategy.new_pods == Some(NewPods::Latest) || !rollout.strategy.enabled;
+    let latest = strategy.new_pods == NewPods::Latest || !rollout.strategy.enabled;
     let only_way = counts.not_in_place > 0 && !share_is_full && !rollout.strategy.paused;
     if latest || only_way { newest() } else { stable.clone() }
 }

@@ -257,7 +257,10 @@ async fn defaults(client: &Client) {
     let set = post(client, &format!("{SETS}?dryRun=All"), &with("spec.updateStrategy", &json!({"paused": true}))).await;
     let spec = set.accepted()["spec"].take();
     assert_eq!(spec["revisionHistoryLimit"], 10);
-    assert_eq!(spec["injectionStrategy"], json!({"existingPods": "Report", "failurePolicy": "Ignore"}));
+    assert_eq!(
+        spec["injectionStrategy"],
+        json!({"existingPods": "Report", "failurePolicy": "Ignore", "newPods": "FollowRollout"})
+    );
     let update = json!({"type": "RollingUpdate", "paused": true, "maxUnavailable": 1, "minReadySeconds": 5,
         "podUpdateTimeoutSeconds": 600});
     assert_eq!(spec["updateStrategy"], update);

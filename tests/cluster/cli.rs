@@ -118,12 +118,7 @@ data: {{a: "null", b: "1e3", c: "12:30:45", d: "two\nlines\n"}}
 #[tokio::test]
 async fn kubectl_takes_what_inject_and_uninject_print() {
     let world = World::shared("cli-apply").await;
-    let mut set = full_set(&world);
-    // What marks do not list cannot be taken back.
-    for field in ["imagePullSecrets", "patchPodMetadata"] {
-        set["spec"].as_object_mut().unwrap().remove(field);
-    }
-    world.apply(&set).await;
+    world.apply(&full_set(&world)).await;
     let arguments = |verb| vec![verb, "-f", "-", "-n", world.name.as_str()];
     let input = manifests(&world);
     let injected = plugin(shared(), &arguments("inject"), &input).await.ok();

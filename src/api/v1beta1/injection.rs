@@ -16,9 +16,9 @@ pub struct InjectionStrategy {
     /// What happens to a new pod when the sidecars cannot be injected. Fail refuses the pod; Ignore, the default, lets it pass without them.
     #[serde(default)]
     pub failure_policy: FailurePolicy,
-    /// Which revision a pod gets that is born during a rollout.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub new_pods: Option<NewPods>,
+    /// Which revision a pod gets that is born during a rollout. Latest: the newest. FollowRollout, the default: the stable one, unless only a new pod can have the newest.
+    #[serde(default)]
+    pub new_pods: NewPods,
     /// A fixed revision for new pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<InjectionRevision>,
@@ -38,11 +38,12 @@ pub enum FailurePolicy {
 }
 
 /// See [`InjectionStrategy`].
-#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NewPods {
     /// Always the newest revision.
     Latest,
-    /// The newest only while the rollout may still update more pods.
+    /// The stable revision, unless only a new pod can have the newest.
+    #[default]
     FollowRollout,
 }
 
@@ -56,15 +57,16 @@ pub struct InjectionRevision {
     /// customVersion of the revision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub custom_version: Option<String>,
-    /// Always: every new pod. Partial: those that the update strategy keeps on the old revision.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub policy: Option<RevisionPolicy>,
+    /// Always, the default: every new pod. Partial: those that the update strategy keeps on the old revision.
+    #[serde(default)]
+    pub policy: RevisionPolicy,
 }
 
 /// See [`InjectionRevision`].
-#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RevisionPolicy {
     /// Every new pod.
+    #[default]
     Always,
     /// Only pods outside the update strategy's selector and partition.
     Partial,

@@ -157,8 +157,8 @@ fn usual_revision<'a>(set: &'a SidecarSet, target: &str) -> Option<&'a str> {
         return status.stable_revision.as_deref();
     }
     match set.spec.injection_strategy.new_pods {
-        Some(NewPods::Latest) => None,
-        Some(NewPods::FollowRollout) | None => status.injection_revision.as_deref(),
+        NewPods::Latest => None,
+        NewPods::FollowRollout => status.injection_revision.as_deref(),
     }
 }
 
@@ -169,7 +169,7 @@ fn pinned(
 ) -> Result<Option<Pinned>, SelectorError> {
     let Some(wanted) = &set.spec.injection_strategy.revision else { return Ok(None) };
     let update = &set.spec.update_strategy;
-    let partial = wanted.policy == Some(RevisionPolicy::Partial) && !update.paused;
+    let partial = wanted.policy == RevisionPolicy::Partial && !update.paused;
     let found = find_revision(set, wanted, (hash, target), history)
         .map(|(hash, template)| Arc::new(CompiledTemplate::new(hash, template)));
     let except = match (&update.selector, partial) {
