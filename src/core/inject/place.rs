@@ -257,23 +257,25 @@ impl<'a> Placement<'a> {
     fn lift(&mut self, order: &Order, wanted: &[Rendered], done: &mut [Done]) -> BTreeMap<String, Value> {
         let mut lifted = BTreeMap::new();
         for list in List::ALL {
-            let mut ours: Vec<&Rendered> = Vec::new();
-            for entry in order.sequence.iter().map(|(node, _)| &wanted[*node]) {
+            let mut ours: Vec<(&Rendered, Block)> = Vec::new();
+            for (entry, block) in order.sequence.iter().map(|(node, block)| (&wanted[*node], *block)) {
                 let Rendered { candidate, prepared: container, .. } = entry;
                 let current = self.is_current(&self.candidates[*candidate]);
-                if current && container.list == list {
-                    ours.push(entry);
-                } else if !current || self.draft.position(&path(container.list), &container.name).is_some() {
+                let there = self.draft.position(&path(container.list), &container.name).is_some();
+                if !current || container.list != list && there {
                     // Of another revision, or a second one in the other list.
                     done[*candidate].changed |= self.draft.remove_named(&path(list), &container.name);
                 }
+                if container.list == list {
+                    ours.push((entry, block));
+                }
             }
-            let positions: Vec<usize> =
-                ours.iter().filter_map(|r| self.draft.position(&path(list), &r.prepared.name)).collect();
-            if positions.is_sorted() {
+            let place = |(r, block): &(&Rendered, Block)| (self.draft.position(&path(list), &r.prepared.name), *block);
+            let places: Vec<(Option<usize>, Block)> = ours.iter().map(place).collect();
+            if places.iter().filter_map(|(position, _)| *position).is_sorted() && !is_overtaken(&places) {
                 continue;
             }
-            for Rendered { candidate, prepared: Prepared { name, .. }, .. } in ours {
+            for (Rendered { candidate, prepared: Prepared { name, .. }, .. }, _) in ours {
                 if let Some(container) = elements(self.draft.pod(), &path(list)).find(|c| c["name"] == name.as_str()) {
                     lifted.insert(name.clone(), container.clone());
                 }
@@ -376,4 +378,10 @@ impl<'a> Placement<'a> {
             self.draft.set(&["metadata", "annotations", keys::DEFAULT_CONTAINER], &app);
         }
     }
+}
+
+/// Behind the pod's own containers a new one goes to the end: it would start after those that are there already.
+fn is_overtaken(places: &[(Option<usize>, Block)]) -> bool {
+    let behind = places.iter().filter(|(_, block)| matches!(block, Block::InitAfter | Block::After));
+    behind.skip_while(|(position, _)| position.is_some()).any(|(position, _)| position.is_some())
 }

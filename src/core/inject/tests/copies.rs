@@ -1,0 +1,36 @@
+//! Pods made from injected ones: templates that went through `kubectl sidecarset inject`, copies of pods.
+
+use super::*;
+
+/// A set that has had other templates before.
+fn newer(name: &str, spec: Value, old: &[Value]) -> Arc<CompiledSet> {
+    let old: Vec<Template> = old.iter().map(|old| Template::of(&set(name, old.clone()).spec)).collect();
+    compile_with(name, spec, &old)
+}
+
+fn native(name: &str, image: &str, depends_on: &[&str]) -> Value {
+    json!({"initContainers": [{"name": name, "image": image, "restartPolicy": "Always", "dependsOn": depends_on}]})
+}
+
+#[test]
+fn a_sidecar_that_is_placed_anew_keeps_its_place_in_the_order() {
+    let (first, second) = (native("proxy", "p:1", &[]), native("client", "c:1", &["proxy"]));
+    let before = sets([compile("a", first.clone()), compile("b", second.clone())]);
+    let copy = injected(&before, &pod());
+    assert_eq!(names(&copy, "initContainers"), ["proxy", "client"]);
+    let after = sets([newer("a", native("proxy", "p:2", &[]), &[first]), compile("b", second)]);
+    let updated = injected(&after, &copy);
+    assert_eq!(names(&updated, "initContainers"), ["proxy", "client"]);
+    assert_eq!(run(&after, &updated).patch.0, []);
+}
+
+#[test]
+fn a_set_that_is_new_to_a_copy_keeps_the_order() {
+    let late =
+        |name: &str| json!({"containers": [{"name": name, "image": "i", "podInjectPolicy": "AfterAppContainer"}]});
+    let copy = injected(&sets([compile("b", late("second"))]), &pod());
+    let both = sets([compile("a", late("first")), compile("b", late("second"))]);
+    let updated = injected(&both, &copy);
+    assert_eq!(names(&updated, "containers"), ["app", "first", "second"]);
+    assert_eq!(run(&both, &updated).patch.0, []);
+}
