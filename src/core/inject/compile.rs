@@ -68,8 +68,8 @@ pub struct CompiledSet {
     pub base: Option<String>,
     usual: Arc<CompiledTemplate>,
     pinned: Option<Pinned>,
-    /// Container and volume names of every known revision: only these can be ours on a pod that says so.
-    pub(super) known_names: BTreeSet<String>,
+    /// What every known revision can add to a pod: only this can be ours on a pod that says so.
+    pub(super) known: Known,
     /// Hashes and `customVersion`s of the history.
     known_revisions: Vec<(String, Option<String>)>,
 }
@@ -111,7 +111,7 @@ impl CompiledSet {
             base: canary_base(set).map(str::to_owned),
             pinned: pinned(set, (&hash, &target), history)?,
             usual: Arc::new(usual),
-            known_names: templates.chain([&target]).flat_map(names).collect(),
+            known: Known::of(templates.chain([&target])),
             known_revisions: history.iter().map(|(hash, r)| (hash.clone(), r.custom_version.clone())).collect(),
         })
     }
@@ -249,7 +249,7 @@ impl CompiledTemplate {
                 .collect(),
             // Reversed, so that of two twins the first stays.
             hot: hot.collect(),
-            shares_budget: template.field("resources")["mode"] == "SharedWithPod",
+            shares_budget: shares_budget(template),
             preserves_qos: template.field("resources")["preserveQoS"] == true,
             containers,
         }
@@ -337,7 +337,41 @@ pub(super) fn mounted_volumes(container: &Value) -> impl Iterator<Item = &str> {
         .filter_map(|mount| mount["name"].as_str())
 }
 
-fn names(template: &Template) -> impl Iterator<Item = String> {
-    let volumes = template.entries("volumes").filter_map(|entry| entry["name"].as_str().map(str::to_owned));
-    template.sidecars().flat_map(|sidecar| sidecar.container_names()).chain(volumes)
+/// What the revisions of a set can have added to a pod.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Known {
+    /// Containers and volumes.
+    pub(super) names: BTreeSet<String>,
+    pub(super) pull_secrets: BTreeSet<String>,
+    pub(super) labels: BTreeSet<String>,
+    pub(super) annotations: BTreeSet<String>,
+    /// Pod-level resources.
+    pub(super) resources: bool,
+}
+
+impl Known {
+    fn of<'a>(templates: impl Iterator<Item = &'a Template>) -> Self {
+        let mut known = Self::default();
+        for template in templates {
+            let name = |entry: &Value| entry["name"].as_str().map(str::to_owned);
+            let keys = |entry: &Value, map: &str| -> Vec<String> {
+                entry[map].as_object().into_iter().flatten().map(|(key, _)| key.clone()).collect()
+            };
+            known.names.extend(template.sidecars().flat_map(|sidecar| sidecar.container_names()));
+            known.names.extend(template.entries("volumes").filter_map(name));
+            known.pull_secrets.extend(template.entries("imagePullSecrets").filter_map(name));
+            known.labels.extend(template.entries("patchPodMetadata").flat_map(|entry| keys(entry, "labels")));
+            known.annotations.extend(template.entries("patchPodMetadata").flat_map(|entry| keys(entry, "annotations")));
+            let twins = template.sidecars().filter(|sidecar| sidecar.hot).flat_map(|sidecar| sidecar.container_names());
+            let versions =
+                |twin| [keys::VERSION_PREFIX, keys::VERSION_ALT_PREFIX].map(|prefix| format!("{prefix}{twin}"));
+            known.annotations.extend(twins.flat_map(versions));
+            known.resources |= shares_budget(template);
+        }
+        known
+    }
+}
+
+fn shares_budget(template: &Template) -> bool {
+    template.field("resources")["mode"] == "SharedWithPod"
 }

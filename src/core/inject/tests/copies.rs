@@ -34,3 +34,20 @@ fn a_set_that_is_new_to_a_copy_keeps_the_order() {
     assert_eq!(names(&updated, "containers"), ["app", "first", "second"]);
     assert_eq!(run(&both, &updated).patch.0, []);
 }
+
+#[test]
+fn a_mark_removes_only_what_its_set_can_have_added() {
+    let other = compile(
+        "other",
+        json!({"selector": {"matchLabels": {"app": "db"}}, "containers": [{"name": "x", "image": "x"}]}),
+    );
+    let mark = json!({"labels": ["pod-template-hash", "app"], "annotations": ["policy"], "imagePullSecrets": ["pull"], "resources": true});
+    let mut forged = pod();
+    forged["metadata"]["labels"]["pod-template-hash"] = json!("1");
+    forged["metadata"]["annotations"] = json!({"policy": "x"});
+    forged["spec"]["imagePullSecrets"] = json!([{"name": "pull"}]);
+    forged["spec"]["resources"] = json!({"limits": {"cpu": "1"}});
+    let honest = forged.clone();
+    forged["metadata"]["annotations"]["injection.sidecarset.dev/other"] = json!(mark.to_string());
+    assert_eq!(injected(&sets([other]), &forged), honest);
+}
