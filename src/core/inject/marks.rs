@@ -1,6 +1,6 @@
 //! What injection leaves on a pod to say what it added, and how that is believed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -63,6 +63,8 @@ pub(super) struct Marks {
     pub(super) by_set: BTreeMap<String, Mark>,
     /// Revision by set, from the labels.
     pub(super) revisions: BTreeMap<String, String>,
+    /// Volumes of sets that are gone from the pod, which other containers still mount.
+    pub(super) orphans: BTreeSet<String>,
 }
 
 impl Marks {
@@ -83,7 +85,8 @@ impl Marks {
             mark.resources &= set.known.resources;
             by_set.insert(name, mark);
         }
-        Self { by_set, revisions: suffixed(&strings(&pod["metadata"]["labels"]), keys::REVISION_PREFIX) }
+        let revisions = suffixed(&strings(&pod["metadata"]["labels"]), keys::REVISION_PREFIX);
+        Self { by_set, revisions, orphans: BTreeSet::new() }
     }
 
     /// The set that injected a container.

@@ -14,6 +14,7 @@ use super::metadata::{self, Wishes};
 use super::resources::{PodLevel, Unfit};
 use super::sets::CompiledSets;
 use super::share::Sources;
+use super::strangers;
 use super::volumes;
 use crate::api::keys;
 use crate::api::order::{Block, Node, Order, order};
@@ -73,6 +74,7 @@ impl<'a> Placement<'a> {
         self.check_volumes()?;
         let order = self.order()?;
         let mut done: Vec<Done> = self.candidates.iter().map(|_| Done::default()).collect();
+        self.forget_older(&mut done);
         let mut new_marks = self.metadata(&mut done);
         let mut wanted = self.render(&order, &mut done)?;
         let pod_level = self.share_budget(&order, &mut wanted)?;
@@ -84,9 +86,11 @@ impl<'a> Placement<'a> {
             new_marks[*candidate].resources = true;
         }
         self.check_resources()?;
+        let mut claimed = BTreeSet::new();
         for (i, mark) in new_marks.iter_mut().enumerate() {
             let edits = self.draft.edits();
-            self.volumes_and_secrets(&self.candidates[i].clone(), mark);
+            self.volumes(&self.candidates[i].clone(), mark, &mut claimed);
+            self.pull_secrets(&self.candidates[i].clone(), mark);
             self.write_marks(&self.candidates[i].clone(), mark);
             done[i].changed |= self.draft.edits() > edits;
         }
@@ -117,10 +121,10 @@ impl<'a> Placement<'a> {
 
     fn check_volumes(&self) -> Result<(), Failure> {
         let mut claimed: BTreeMap<&str, &Value> = BTreeMap::new();
-        for (candidate, Candidate { set, template }) in self.candidates.iter().enumerate() {
+        for (candidate, Candidate { template, .. }) in self.candidates.iter().enumerate() {
             for volume in &template.volumes {
                 let name = volume["name"].as_str().unwrap_or_default();
-                let ours = self.marks.lists(&set.name, name, |mark| &mark.volumes);
+                let ours = self.was_added(name);
                 let existing = elements(self.draft.pod(), &VOLUMES).find(|existing| existing["name"] == name && !ours);
                 if existing.or(claimed.get(name).copied()).is_some_and(|other| !volumes::same(other, volume)) {
                     let message = format!(
@@ -304,12 +308,31 @@ impl<'a> Placement<'a> {
         at
     }
 
-    fn volumes_and_secrets(&mut self, candidate: &Candidate<'_>, mark: &mut Mark) {
+    /// What another revision added and this one may not want: nobody can tell later whose it is.
+    fn forget_older(&mut self, done: &mut [Done]) {
+        for (candidate, done) in self.candidates.iter().zip(done) {
+            let Some(mark) = self.marks.by_set.get(&candidate.set.name).filter(|_| !self.is_current(candidate)) else {
+                continue;
+            };
+            let edits = self.draft.edits();
+            strangers::added_around(&mut self.draft, mark);
+            done.changed |= self.draft.edits() > edits;
+        }
+    }
+
+    /// A volume that came with a set that injects now, or with one whose sidecars are gone: sets may share it.
+    fn was_added(&self, volume: &str) -> bool {
+        let listed = |candidate: &Candidate<'_>| self.marks.lists(&candidate.set.name, volume, |mark| &mark.volumes);
+        self.candidates.iter().any(listed) || self.marks.orphans.contains(volume)
+    }
+
+    /// `claimed`: volumes that an earlier set has in its mark.
+    fn volumes(&mut self, candidate: &Candidate<'_>, mark: &mut Mark, claimed: &mut BTreeSet<String>) {
         let Candidate { set, template } = candidate;
         let current = self.is_current(candidate);
         for volume in &template.volumes {
             let name = volume["name"].as_str().unwrap_or_default();
-            let ours = self.marks.lists(&set.name, name, |mark| &mark.volumes);
+            let ours = self.was_added(name);
             let index = self.draft.position(&VOLUMES, name);
             match index {
                 None => self.draft.insert(&VOLUMES, usize::MAX, volume),
@@ -321,10 +344,20 @@ impl<'a> Placement<'a> {
                     }
                 }
             }
-            if ours || index.is_none() {
+            if (ours || index.is_none()) && claimed.insert(name.to_owned()) {
                 mark.volumes.push(name.to_owned());
             }
         }
+        // Those of another revision.
+        for volume in self.marks.by_set.get(&set.name).iter().flat_map(|mark| &mark.volumes) {
+            if !strangers::is_mounted(&self.draft, volume) {
+                self.draft.remove_named(&VOLUMES, volume);
+            }
+        }
+    }
+
+    fn pull_secrets(&mut self, candidate: &Candidate<'_>, mark: &mut Mark) {
+        let Candidate { set, template } = candidate;
         for secret in &template.pull_secrets {
             let name = secret["name"].as_str().unwrap_or_default();
             let there = self.draft.position(&PULL_SECRETS, name).is_some();

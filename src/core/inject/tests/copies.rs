@@ -51,3 +51,43 @@ fn a_mark_removes_only_what_its_set_can_have_added() {
     forged["metadata"]["annotations"]["injection.sidecarset.dev/other"] = json!(mark.to_string());
     assert_eq!(injected(&sets([other]), &forged), honest);
 }
+
+#[test]
+fn what_an_older_revision_added_goes_from_a_copy() {
+    let mut old = agent();
+    old["imagePullSecrets"] = json!([{"name": "pull"}]);
+    old["patchPodMetadata"] = json!([{"labels": {"team": "a"}, "annotations": {"note": "x"}}]);
+    let new = json!({"containers": [{"name": "agent", "image": "agent:2"}]});
+    let copy = injected(&sets([compile("logs", old.clone())]), &pod());
+    let set = sets([newer("logs", new.clone(), &[old])]);
+    let mut updated = injected(&set, &copy);
+    for list in ["volumes", "imagePullSecrets"] {
+        assert_eq!(updated["spec"].as_object_mut().unwrap().remove(list), Some(json!([])), "{list}");
+    }
+    assert_eq!(updated, injected(&set, &pod()));
+}
+
+#[test]
+fn a_shared_budget_goes_from_a_copy_with_its_revision() {
+    let container = json!([{"name": "agent", "image": "a", "resources": {"requests": {"cpu": "1"}}}]);
+    let old = json!({"containers": [{"name": "agent", "image": "a"}], "resources": {"mode": "SharedWithPod"}});
+    let copy = injected(&sets([compile("logs", old.clone())]), &pod());
+    assert!(!copy["spec"]["resources"].is_null());
+    let set = sets([newer("logs", json!({"containers": container}), &[old])]);
+    assert_eq!(reasons(&run(&set, &copy)), [("logs", InjectionReason::Injected)]);
+    assert_eq!(injected(&set, &copy), injected(&set, &pod()));
+}
+
+#[test]
+fn a_volume_that_two_sets_share_can_change_in_both() {
+    let spec = |name: &str, volume: Value| json!({"containers": [{"name": name, "image": "i", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}], "volumes": [volume]});
+    let (old, new) = (json!({"name": "v", "emptyDir": {}}), json!({"name": "v", "emptyDir": {"medium": "Memory"}}));
+    let before = sets([compile("a", spec("x", old.clone())), compile("b", spec("y", old.clone()))]);
+    let after = sets([
+        newer("a", spec("x", new.clone()), &[spec("x", old.clone())]),
+        newer("b", spec("y", new), &[spec("y", old)]),
+    ]);
+    let copy = injected(&before, &pod());
+    assert_eq!(reasons(&run(&after, &copy)), [("a", InjectionReason::Injected), ("b", InjectionReason::Injected)]);
+    assert_eq!(injected(&after, &copy), injected(&after, &pod()));
+}
