@@ -29,6 +29,11 @@ pub(super) fn path(list: List) -> [&'static str; 2] {
     ["spec", list.field()]
 }
 
+/// Whether the pod has a container of this name.
+pub(super) fn has(draft: &Draft, container: &str) -> bool {
+    List::ALL.into_iter().any(|list| draft.position(&path(list), container).is_some())
+}
+
 /// A set that injects, and with which revision.
 #[derive(Clone)]
 pub(super) struct Candidate<'a> {
@@ -103,7 +108,7 @@ impl<'a> Placement<'a> {
         for (candidate, Candidate { set, template }) in self.candidates.iter().enumerate() {
             for prepared in &template.containers {
                 let name = prepared.name.as_str();
-                let there = List::ALL.into_iter().any(|list| self.draft.position(&path(list), name).is_some());
+                let there = has(&self.draft, name);
                 let owner = self.marks.owner(name);
                 let other = claimed.get(name).copied().or(owner).filter(|owner| *owner != set.name);
                 let by = match other {

@@ -72,7 +72,7 @@ pub(super) fn is_mounted(draft: &Draft, volume: &str) -> bool {
 }
 
 /// Removes the marks of sets that are not selected, and records of updates, which a new pod cannot have had.
-pub(super) fn remove_marks(draft: &mut Draft, selects: &impl Fn(&str) -> bool) {
+fn remove_marks(draft: &mut Draft, selects: &impl Fn(&str) -> bool) {
     for (map, prefix) in [
         ("labels", keys::REVISION_PREFIX),
         ("annotations", keys::INJECTION_PREFIX),

@@ -91,3 +91,16 @@ fn a_volume_that_two_sets_share_can_change_in_both() {
     assert_eq!(reasons(&run(&after, &copy)), [("a", InjectionReason::Injected), ("b", InjectionReason::Injected)]);
     assert_eq!(injected(&after, &copy), injected(&after, &pod()));
 }
+
+#[test]
+fn a_mark_without_its_containers_does_not_hide_a_failure() {
+    let set = sets([compile("logs", agent())]);
+    let mut forged = pod();
+    forged["spec"]["volumes"] = json!([{"name": "logs", "hostPath": {"path": "/"}}]);
+    let honest = forged.clone();
+    let labels = json!({"app": "web", "sidecarset.dev/injected": "true", "revision.sidecarset.dev/logs": "x"});
+    forged["metadata"]["labels"] = labels;
+    forged["metadata"]["annotations"] = json!({"injection.sidecarset.dev/logs": r#"{"containers":["agent"]}"#});
+    assert_eq!(reasons(&run(&set, &forged)), [("logs", InjectionReason::VolumeConflict)]);
+    assert_eq!(injected(&set, &forged)["metadata"]["labels"], honest["metadata"]["labels"]);
+}
