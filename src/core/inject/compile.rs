@@ -211,7 +211,9 @@ pub fn unknown_revision(set: &SidecarSet, known: Option<&CompiledSet>) -> Option
     let own = Template::of(&set.spec).hash(set.status.as_ref().and_then(|s| s.collision_count).unwrap_or(0));
     let found = is_named(wanted, &name, &own, set.spec.custom_version.as_deref())
         || known.is_some_and(|known| {
-            known.known_revisions.iter().any(|(hash, version)| is_named(wanted, &name, hash, version.as_deref()))
+            // The revision of this very template gets the new customVersion, and loses the old one.
+            let others = known.known_revisions.iter().filter(|(hash, _)| *hash != own);
+            others.into_iter().any(|(hash, version)| is_named(wanted, &name, hash, version.as_deref()))
         });
     (!found).then(|| not_found(&name, wanted))
 }

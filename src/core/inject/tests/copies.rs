@@ -104,3 +104,15 @@ fn a_mark_without_its_containers_does_not_hide_a_failure() {
     assert_eq!(reasons(&run(&set, &forged)), [("logs", InjectionReason::VolumeConflict)]);
     assert_eq!(injected(&set, &forged)["metadata"]["labels"], honest["metadata"]["labels"]);
 }
+
+#[test]
+fn a_version_that_is_about_to_be_renamed_cannot_be_pinned() {
+    let mut set = set("logs", agent());
+    set.spec.custom_version = Some("v1".to_owned());
+    let template = Template::of(&set.spec);
+    let history = BTreeMap::from([(template.hash(0), revision(template, Some("v1")))]);
+    let known = CompiledSet::new(&set, &history).unwrap();
+    set.spec.custom_version = Some("v2".to_owned());
+    set.spec.injection_strategy.revision = serde_json::from_value(json!({"customVersion": "v1"})).unwrap();
+    assert!(unknown_revision(&set, Some(&known)).is_some(), "the controller renames the revision of this template");
+}
