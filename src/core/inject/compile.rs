@@ -157,9 +157,15 @@ fn usual_revision<'a>(set: &'a SidecarSet, target: &str) -> Option<&'a str> {
         return status.stable_revision.as_deref();
     }
     match set.spec.injection_strategy.new_pods {
-        Some(NewPods::Latest) => None,
-        Some(NewPods::FollowRollout) | None => status.injection_revision.as_deref(),
+        // The leader says when the partition is full and pins; else it says the newest.
+        Some(NewPods::Latest) if !pins_by_partition(set) => None,
+        _ => status.injection_revision.as_deref(),
     }
+}
+
+fn pins_by_partition(set: &SidecarSet) -> bool {
+    let partial = |revision: &InjectionRevision| revision.policy == Some(RevisionPolicy::Partial);
+    set.spec.update_strategy.partition.is_some() && set.spec.injection_strategy.revision.as_ref().is_some_and(partial)
 }
 
 fn pinned(

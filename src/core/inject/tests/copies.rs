@@ -116,3 +116,17 @@ fn a_version_that_is_about_to_be_renamed_cannot_be_pinned() {
     set.spec.injection_strategy.revision = serde_json::from_value(json!({"customVersion": "v1"})).unwrap();
     assert!(unknown_revision(&set, Some(&known)).is_some(), "the controller renames the revision of this template");
 }
+
+#[test]
+fn a_full_partition_pins_with_latest_too() {
+    let old = Template::of(&set("logs", json!({"containers": [{"name": "agent", "image": "agent:0"}]})).spec);
+    let pinned = old.hash(0);
+    let mut spec = agent();
+    spec["injectionStrategy"] = json!({"newPods": "Latest", "revision": {"revisionName": pinned, "policy": "Partial"}});
+    spec["updateStrategy"] = json!({"partition": "50%"});
+    let mut set = set("logs", spec);
+    // What the leader publishes while the partition is full.
+    set.status = serde_json::from_value(json!({"injectionRevision": pinned})).unwrap();
+    let history = BTreeMap::from([(pinned.clone(), revision(old, None))]);
+    assert_eq!(CompiledSet::new(&set, &history).unwrap().revision(), pinned);
+}
