@@ -12,6 +12,7 @@ use crate::api::crd::OWN_CONTAINER_FIELDS;
 use crate::api::selector::{Selector, SelectorError, key};
 use crate::api::v1beta1::{
     FailurePolicy, InjectionRevision, NewPods, PatchPodMetadata, PodInjectPolicy, RevisionPolicy, SidecarSet,
+    UpdateType,
 };
 use crate::api::{canary_base, keys};
 use crate::core::revision::{self, History, List, Revision, Template, twins};
@@ -68,6 +69,8 @@ pub struct CompiledSet {
     pub base: Option<String>,
     usual: Arc<CompiledTemplate>,
     pinned: Option<Pinned>,
+    /// Pods that this does not match are not upgraded, and get the stable revision.
+    outside: Option<(Selector, Arc<CompiledTemplate>)>,
     /// What every known revision can add to a pod: only this can be ours on a pod that says so.
     pub(super) known: Known,
     /// Hashes and `customVersion`s of the history.
@@ -110,6 +113,7 @@ impl CompiledSet {
             paused: spec.injection_strategy.paused,
             base: canary_base(set).map(str::to_owned),
             pinned: pinned(set, (&hash, &target), history)?,
+            outside: outside(set, history)?,
             usual: Arc::new(usual),
             known: Known::of(templates.chain([&target])),
             known_revisions: history.iter().map(|(hash, r)| (hash.clone(), r.custom_version.clone())).collect(),
@@ -119,7 +123,9 @@ impl CompiledSet {
     /// The revision that a pod with these labels gets, or why there is none.
     pub(super) fn template(&self, labels: &BTreeMap<String, String>) -> Result<&Arc<CompiledTemplate>, &str> {
         let pinned = self.pinned.as_ref().filter(|pinned| pinned.except.as_ref().is_none_or(|s| !s.matches(labels)));
-        pinned.map_or(Ok(&self.usual), |pinned| pinned.template.as_ref().map_err(String::as_str))
+        let outside = self.outside.as_ref().filter(|(selector, _)| !selector.matches(labels));
+        let usual = outside.map_or(&self.usual, |(_, stable)| stable);
+        pinned.map_or(Ok(usual), |pinned| pinned.template.as_ref().map_err(String::as_str))
     }
 
     /// Hash of the revision that pods get to which nothing else applies.
@@ -146,7 +152,8 @@ impl CompiledSet {
     /// Label keys that decide whether, and with what, this set injects.
     pub(super) fn selector_keys(&self) -> impl Iterator<Item = &str> {
         let except = self.pinned.as_ref().and_then(|pinned| pinned.except.as_ref());
-        [&self.selector].into_iter().chain(except).flat_map(Selector::requirements).map(key)
+        let updated = self.outside.as_ref().map(|(selector, _)| selector);
+        [&self.selector].into_iter().chain(except).chain(updated).flat_map(Selector::requirements).map(key)
     }
 }
 
@@ -166,6 +173,18 @@ fn usual_revision<'a>(set: &'a SidecarSet, target: &str) -> Option<&'a str> {
 fn pins_by_partition(set: &SidecarSet) -> bool {
     let partial = |revision: &InjectionRevision| revision.policy == Some(RevisionPolicy::Partial);
     set.spec.update_strategy.partition.is_some() && set.spec.injection_strategy.revision.as_ref().is_some_and(partial)
+}
+
+/// `updateStrategy.selector` and the stable revision, where new pods follow the rollout.
+fn outside(set: &SidecarSet, history: &History) -> Result<Option<(Selector, Arc<CompiledTemplate>)>, SelectorError> {
+    let update = &set.spec.update_strategy;
+    let follows = set.spec.injection_strategy.new_pods != Some(NewPods::Latest);
+    let stable = set.status.as_ref().and_then(|status| status.stable_revision.as_ref());
+    let stable = stable.and_then(|hash| Some((hash, history.get(hash)?)));
+    let (Some(selector), Some((hash, stable))) = (&update.selector, stable) else { return Ok(None) };
+    let template = || Arc::new(CompiledTemplate::new(hash, &stable.template));
+    let selects = Selector::parse(selector)?;
+    Ok((follows && update.type_ == UpdateType::RollingUpdate).then(|| (selects, template())))
 }
 
 fn pinned(
