@@ -130,3 +130,19 @@ fn a_full_partition_pins_with_latest_too() {
     let history = BTreeMap::from([(pinned.clone(), revision(old, None))]);
     assert_eq!(CompiledSet::new(&set, &history).unwrap().revision(), pinned);
 }
+
+#[test]
+fn sidecars_that_stay_count_against_the_pods_own_budget() {
+    let spec =
+        |name: &str| json!({"containers": [{"name": name, "image": "i", "resources": {"requests": {"cpu": "1"}}}]});
+    let mut own = pod();
+    own["spec"]["resources"] = json!({"requests": {"cpu": "1500m"}});
+    let copy = injected(&sets([compile("a", spec("first"))]), &own);
+    let mut paused = spec("first");
+    paused["injectionStrategy"] = json!({"paused": true});
+    let both = sets([compile("a", paused), compile("b", spec("second"))]);
+    assert_eq!(
+        reasons(&run(&both, &copy)),
+        [("a", InjectionReason::Paused), ("b", InjectionReason::ResourcesConflict)]
+    );
+}
