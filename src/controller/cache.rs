@@ -8,9 +8,9 @@ use kube::ResourceExt;
 use tokio::sync::watch;
 
 use super::context::lock;
-use crate::api::SidecarSet;
 use crate::api::reasons::CONFLICTING;
 use crate::api::validate::{Allowed, Report, clashes, validate_with};
+use crate::api::{SidecarSet, keys};
 use crate::core::inject::{CompiledSet, CompiledSets, Served};
 use crate::core::revision::{History, Revision, name, set_and_hash};
 
@@ -244,9 +244,14 @@ pub(super) fn collisions(set: &SidecarSet) -> i32 {
     set.status.as_ref().and_then(|status| status.collision_count).unwrap_or(0)
 }
 
+/// Annotations of a canary shape what it injects, and do not count the generation up.
 fn same_spec(a: &SidecarSet, b: &SidecarSet) -> bool {
     let spec = |set: &SidecarSet| {
-        (set.metadata.uid.clone(), set.metadata.generation, set.metadata.deletion_timestamp.clone(), collisions(set))
+        let annotation = |key: &str| set.annotations().get(key).cloned();
+        (
+            (set.metadata.uid.clone(), set.metadata.generation, set.metadata.deletion_timestamp.clone()),
+            (collisions(set), annotation(keys::CANARY), annotation(keys::BASE)),
+        )
     };
     spec(a) == spec(b)
 }
@@ -259,4 +264,35 @@ fn given_revision(set: &SidecarSet) -> Option<(Option<&String>, Option<&String>,
 
 fn resource_version(set: &SidecarSet) -> u64 {
     set.resource_version().and_then(|version| version.parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn set(name: &str, version: u64, annotations: &serde_json::Value) -> SidecarSet {
+        serde_json::from_value(json!({
+            "apiVersion": "sidecarset.dev/v1beta1", "kind": "SidecarSet",
+            "metadata": {"name": name, "uid": name, "generation": 1, "resourceVersion": version.to_string(), "annotations": annotations},
+            "spec": {"selector": {"matchLabels": {"app": "web"}}, "containers": [{"name": "agent", "image": "agent:1"}]},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_set_that_becomes_a_canary_is_compiled_again() {
+        let (cache, served) = Cache::new(Allowed::default());
+        cache.apply_set(set("mesh", 1, &json!({})));
+        cache.apply_set(set("next", 2, &json!({})));
+        cache.sets_listed(&["mesh".to_owned(), "next".to_owned()].into());
+        cache.revisions_listed(&HashSet::new());
+        // Annotations do not count the generation up.
+        cache.apply_set(set("next", 3, &json!({"sidecarset.dev/canary": "true", "sidecarset.dev/base": "mesh"})));
+        assert_eq!(served.borrow().sets.get("next").unwrap().base.as_deref(), Some("mesh"));
+        assert_eq!(served.borrow().version, 3);
+        cache.apply_set(set("next", 4, &json!({"sidecarset.dev/canary": "true"})));
+        assert!(served.borrow().sets.get("next").is_none(), "a canary without a base is invalid");
+    }
 }

@@ -1,6 +1,7 @@
 //! Which revision a pod gets that is created during a rollout. The leader decides and publishes
 //! `status.injectionRevision`; the webhook only reads it, as nothing about a single pod can be decided at admission.
 
+use super::revision::Change;
 use super::upgrade::{Rollout, Summary};
 use crate::api::SidecarSet;
 use crate::api::v1beta1::{NewPods, RevisionPolicy};
@@ -30,8 +31,17 @@ pub fn injection_revision(
         return stable.clone();
     }
     let latest = strategy.new_pods == NewPods::Latest || !rollout.strategy.enabled;
-    let only_way = counts.not_in_place > 0 && !share_is_full && !rollout.strategy.paused;
+    let only_way = changes_template(rollout, summary) && !share_is_full && !rollout.strategy.paused;
     if latest || only_way { newest() } else { stable.clone() }
+}
+
+/// Some pods differ from the newest in more than images. Not what keeps single pods from an image: a node, a
+/// `restartPolicy`, another webhook; for their sake nobody else gets the newest before its turn.
+fn changes_template(rollout: &Rollout, summary: &Summary) -> bool {
+    let of_template = |reason: &String| {
+        rollout.changes.values().any(|change| matches!(change, Change::NotInPlace(path) if path == reason))
+    };
+    summary.not_in_place.iter().any(|(reason, _)| of_template(reason))
 }
 
 #[cfg(test)]
@@ -44,7 +54,7 @@ mod tests {
         injection: Value,
         update: Value,
         updated: usize,
-        not_in_place: usize,
+        not_in_place: Vec<&'static str>,
         stable: Option<&'static str>,
         pinned: Option<&'static str>,
     }
@@ -52,11 +62,12 @@ mod tests {
     fn of(state: &State) -> String {
         let mut set = testing::set("v2", state.update.clone());
         set.spec.injection_strategy = serde_json::from_value(state.injection.clone()).unwrap();
-        let rollout = testing::rollout("v2", state.update.clone());
+        let mut rollout = testing::rollout("v2", state.update.clone());
+        rollout.changes.insert("old".to_owned(), Change::NotInPlace("containers[agent].env changed".to_owned()));
         let mut summary = Summary::default();
         summary.counts.matched = 10;
         summary.counts.updated = state.updated;
-        summary.counts.not_in_place = state.not_in_place;
+        summary.not_in_place = state.not_in_place.iter().map(|reason| ((*reason).to_owned(), 1)).collect();
         summary.keep_old = rollout.keep_old(10);
         let stable = state.stable.map(str::to_owned);
         let given = injection_revision(&set, &rollout, &summary, stable.as_ref(), state.pinned);
@@ -69,21 +80,27 @@ mod tests {
             injection: json!({}),
             update: json!({}),
             updated: 3,
-            not_in_place: 0,
+            not_in_place: vec![],
             stable: Some("stable"),
             pinned: None,
         };
+        let env = || vec!["containers[agent].env changed"];
         let partial = || json!({"revision": {"customVersion": "v1", "policy": "Partial"}});
         for (what, state, expected) in [
             ("an image is rolled out", base(), "stable"),
             ("never rolled out", State { stable: None, ..base() }, "newest"),
             ("Latest", State { injection: json!({"newPods": "Latest"}), ..base() }, "newest"),
             ("NotUpdate", State { update: json!({"type": "NotUpdate"}), ..base() }, "newest"),
-            ("env changed", State { not_in_place: 7, updated: 0, ..base() }, "newest"),
-            ("env changed, paused", State { not_in_place: 7, update: json!({"paused": true}), ..base() }, "stable"),
+            ("env changed", State { not_in_place: env(), updated: 0, ..base() }, "newest"),
+            (
+                "a pod that is never restarted",
+                State { not_in_place: vec!["its restartPolicy"], updated: 0, ..base() },
+                "stable",
+            ),
+            ("env changed, paused", State { not_in_place: env(), update: json!({"paused": true}), ..base() }, "stable"),
             (
                 "env changed, partition reached",
-                State { not_in_place: 5, updated: 5, update: json!({"partition": "50%"}), ..base() },
+                State { not_in_place: env(), updated: 5, update: json!({"partition": "50%"}), ..base() },
                 "stable",
             ),
             (

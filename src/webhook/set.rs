@@ -29,13 +29,19 @@ pub async fn check(
         .map_err(|error| (StatusCode::BAD_REQUEST, format!("not an AdmissionReview of a SidecarSet: {error}")))?;
     let set = &request.object;
     // Whoever removes a finalizer or a label need not mend the spec first.
-    if request.old_object.is_some_and(|old| old.spec == set.spec && old.annotations() == set.annotations()) {
+    let old = request.old_object.as_ref();
+    if old.is_some_and(|old| old.spec == set.spec && old.annotations() == set.annotations()) {
         return Ok(Json(review(json!({"uid": request.uid, "allowed": true}))));
     }
     let mut report = validate_with(set, &served.borrow().allowed);
     if report.errors.is_empty() {
         let _ = timeout(CATCH_UP, served.wait_for(|served| with_others(set, served).is_empty())).await;
-        report.errors = with_others(set, &served.borrow());
+        let served = served.borrow();
+        // What was wrong before this change, such as a set that is gone, must not keep a mended image out.
+        let before = old.map(|old| with_others(old, &served)).unwrap_or_default();
+        let (known, new) = with_others(set, &served).into_iter().partition(|error| before.contains(error));
+        report.errors = new;
+        report.warnings.extend(known.iter().map(|error: &FieldError| error.to_string()));
     }
     let mut response = json!({"uid": request.uid, "allowed": report.errors.is_empty(), "warnings": report.warnings});
     if let Some(message) = report.message() {
@@ -53,4 +59,45 @@ fn with_others(set: &SidecarSet, served: &Served) -> Vec<FieldError> {
     let unknown = unknown_revision(set, served.sets.get(&set.name_any()).map(AsRef::as_ref));
     errors.extend(unknown.map(|message| FieldError::new("spec.injectionStrategy.revision", message)));
     errors
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::validate::Allowed;
+    use crate::core::inject::{CompiledSet, CompiledSets};
+    use crate::core::revision::History;
+
+    fn set(name: &str, image: &str, depends_on: &[&str]) -> Value {
+        json!({
+            "apiVersion": "sidecarset.dev/v1beta1", "kind": "SidecarSet", "metadata": {"name": name},
+            "spec": {"selector": {"matchLabels": {"app": "web"}}, "containers": [{"name": name, "image": image, "dependsOn": depends_on}]},
+        })
+    }
+
+    async fn answer(served: &[&Value], old: &Value, new: &Value) -> Value {
+        let specs: Vec<SidecarSet> = served.iter().map(|set| serde_json::from_value((*set).clone()).unwrap()).collect();
+        let compiled = specs.iter().map(|set| Arc::new(CompiledSet::new(set, &History::new()).unwrap()));
+        let served = Served {
+            complete: true,
+            sets: Arc::new(CompiledSets::new(compiled)),
+            specs: specs.iter().cloned().map(Arc::new).collect(),
+            allowed: Arc::new(Allowed::default()),
+            ..Served::default()
+        };
+        let review = json!({"request": {"uid": "1", "object": new, "oldObject": old}});
+        let (_sender, receiver) = watch::channel(Arc::new(served));
+        check(State(receiver), Bytes::from(review.to_string())).await.unwrap().0["response"].clone()
+    }
+
+    #[tokio::test]
+    async fn what_was_wrong_before_does_not_stand_in_the_way_of_a_new_image() {
+        // The set that it depends on has been deleted.
+        let (old, new) = (set("client", "c:bad", &["proxy"]), set("client", "c:1", &["proxy"]));
+        let response = answer(&[&old], &old, &new).await;
+        assert_eq!(response["allowed"], true, "{response}");
+        assert!(response["warnings"][0].as_str().unwrap().contains("proxy"), "{response}");
+        let worse = set("client", "c:1", &["proxy", "other"]);
+        assert_eq!(answer(&[&old], &old, &worse).await["allowed"], false);
+    }
 }

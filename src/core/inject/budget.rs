@@ -49,9 +49,12 @@ impl<'a> Placement<'a> {
             candidates.iter().flat_map(|c| &c.template.containers).map(|c| c.name.as_str()).collect()
         };
         let with = |names: &BTreeSet<&str>| only(self.draft.pod(), |name| own.contains(name) || names.contains(name));
-        if !pod_level.is_null() && resources::fits_pod_level(&with(&BTreeSet::new())).is_ok() {
+        // Sidecars of paused sets and of other injectors use it up as well.
+        let all = names(self.candidates);
+        let there = |names: &BTreeSet<&str>| only(self.draft.pod(), |n| !all.contains(n) || names.contains(n));
+        if !pod_level.is_null() && resources::fits_pod_level(&there(&BTreeSet::new())).is_ok() {
             for candidate in 0..self.candidates.len() {
-                let pod = with(&names(&self.candidates[..=candidate]));
+                let pod = there(&names(&self.candidates[..=candidate]));
                 resources::fits_pod_level(&pod).map_err(|unfit| failure(candidate, &unfit))?;
             }
         }

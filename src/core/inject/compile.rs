@@ -12,6 +12,7 @@ use crate::api::crd::OWN_CONTAINER_FIELDS;
 use crate::api::selector::{Selector, SelectorError, key};
 use crate::api::v1beta1::{
     FailurePolicy, InjectionRevision, NewPods, PatchPodMetadata, PodInjectPolicy, RevisionPolicy, SidecarSet,
+    UpdateType,
 };
 use crate::api::{canary_base, keys};
 use crate::core::revision::{self, History, List, Revision, Template, twins};
@@ -68,8 +69,10 @@ pub struct CompiledSet {
     pub base: Option<String>,
     usual: Arc<CompiledTemplate>,
     pinned: Option<Pinned>,
-    /// Container and volume names of every known revision: only these can be ours on a pod that says so.
-    pub(super) known_names: BTreeSet<String>,
+    /// Pods that this does not match are not upgraded, and get the stable revision.
+    outside: Option<(Selector, Arc<CompiledTemplate>)>,
+    /// What every known revision can add to a pod: only this can be ours on a pod that says so.
+    pub(super) known: Known,
     /// Hashes and `customVersion`s of the history.
     known_revisions: Vec<(String, Option<String>)>,
 }
@@ -110,8 +113,9 @@ impl CompiledSet {
             paused: spec.injection_strategy.paused,
             base: canary_base(set).map(str::to_owned),
             pinned: pinned(set, (&hash, &target), history)?,
+            outside: outside(set, history)?,
             usual: Arc::new(usual),
-            known_names: templates.chain([&target]).flat_map(names).collect(),
+            known: Known::of(templates.chain([&target])),
             known_revisions: history.iter().map(|(hash, r)| (hash.clone(), r.custom_version.clone())).collect(),
         })
     }
@@ -119,7 +123,9 @@ impl CompiledSet {
     /// The revision that a pod with these labels gets, or why there is none.
     pub(super) fn template(&self, labels: &BTreeMap<String, String>) -> Result<&Arc<CompiledTemplate>, &str> {
         let pinned = self.pinned.as_ref().filter(|pinned| pinned.except.as_ref().is_none_or(|s| !s.matches(labels)));
-        pinned.map_or(Ok(&self.usual), |pinned| pinned.template.as_ref().map_err(String::as_str))
+        let outside = self.outside.as_ref().filter(|(selector, _)| !selector.matches(labels));
+        let usual = outside.map_or(&self.usual, |(_, stable)| stable);
+        pinned.map_or(Ok(usual), |pinned| pinned.template.as_ref().map_err(String::as_str))
     }
 
     /// Hash of the revision that pods get to which nothing else applies.
@@ -146,7 +152,8 @@ impl CompiledSet {
     /// Label keys that decide whether, and with what, this set injects.
     pub(super) fn selector_keys(&self) -> impl Iterator<Item = &str> {
         let except = self.pinned.as_ref().and_then(|pinned| pinned.except.as_ref());
-        [&self.selector].into_iter().chain(except).flat_map(Selector::requirements).map(key)
+        let updated = self.outside.as_ref().map(|(selector, _)| selector);
+        [&self.selector].into_iter().chain(except).chain(updated).flat_map(Selector::requirements).map(key)
     }
 }
 
@@ -157,9 +164,27 @@ fn usual_revision<'a>(set: &'a SidecarSet, target: &str) -> Option<&'a str> {
         return status.stable_revision.as_deref();
     }
     match set.spec.injection_strategy.new_pods {
-        NewPods::Latest => None,
-        NewPods::FollowRollout => status.injection_revision.as_deref(),
+        // The leader says when the partition is full and pins; else it says the newest.
+        NewPods::Latest if !pins_by_partition(set) => None,
+        _ => status.injection_revision.as_deref(),
     }
+}
+
+fn pins_by_partition(set: &SidecarSet) -> bool {
+    let partial = |revision: &InjectionRevision| revision.policy == RevisionPolicy::Partial;
+    set.spec.update_strategy.partition.is_some() && set.spec.injection_strategy.revision.as_ref().is_some_and(partial)
+}
+
+/// `updateStrategy.selector` and the stable revision, where new pods follow the rollout.
+fn outside(set: &SidecarSet, history: &History) -> Result<Option<(Selector, Arc<CompiledTemplate>)>, SelectorError> {
+    let update = &set.spec.update_strategy;
+    let follows = set.spec.injection_strategy.new_pods != NewPods::Latest;
+    let stable = set.status.as_ref().and_then(|status| status.stable_revision.as_ref());
+    let stable = stable.and_then(|hash| Some((hash, history.get(hash)?)));
+    let (Some(selector), Some((hash, stable))) = (&update.selector, stable) else { return Ok(None) };
+    let template = || Arc::new(CompiledTemplate::new(hash, &stable.template));
+    let selects = Selector::parse(selector)?;
+    Ok((follows && update.type_ == UpdateType::RollingUpdate).then(|| (selects, template())))
 }
 
 fn pinned(
@@ -211,7 +236,9 @@ pub fn unknown_revision(set: &SidecarSet, known: Option<&CompiledSet>) -> Option
     let own = Template::of(&set.spec).hash(set.status.as_ref().and_then(|s| s.collision_count).unwrap_or(0));
     let found = is_named(wanted, &name, &own, set.spec.custom_version.as_deref())
         || known.is_some_and(|known| {
-            known.known_revisions.iter().any(|(hash, version)| is_named(wanted, &name, hash, version.as_deref()))
+            // The revision of this very template gets the new customVersion, and loses the old one.
+            let others = known.known_revisions.iter().filter(|(hash, _)| *hash != own);
+            others.into_iter().any(|(hash, version)| is_named(wanted, &name, hash, version.as_deref()))
         });
     (!found).then(|| not_found(&name, wanted))
 }
@@ -249,7 +276,7 @@ impl CompiledTemplate {
                 .collect(),
             // Reversed, so that of two twins the first stays.
             hot: hot.collect(),
-            shares_budget: template.field("resources")["mode"] == "SharedWithPod",
+            shares_budget: shares_budget(template),
             preserves_qos: template.field("resources")["preserveQoS"] == true,
             containers,
         }
@@ -337,7 +364,41 @@ pub(super) fn mounted_volumes(container: &Value) -> impl Iterator<Item = &str> {
         .filter_map(|mount| mount["name"].as_str())
 }
 
-fn names(template: &Template) -> impl Iterator<Item = String> {
-    let volumes = template.entries("volumes").filter_map(|entry| entry["name"].as_str().map(str::to_owned));
-    template.sidecars().flat_map(|sidecar| sidecar.container_names()).chain(volumes)
+/// What the revisions of a set can have added to a pod.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Known {
+    /// Containers and volumes.
+    pub(super) names: BTreeSet<String>,
+    pub(super) pull_secrets: BTreeSet<String>,
+    pub(super) labels: BTreeSet<String>,
+    pub(super) annotations: BTreeSet<String>,
+    /// Pod-level resources.
+    pub(super) resources: bool,
+}
+
+impl Known {
+    fn of<'a>(templates: impl Iterator<Item = &'a Template>) -> Self {
+        let mut known = Self::default();
+        for template in templates {
+            let name = |entry: &Value| entry["name"].as_str().map(str::to_owned);
+            let keys = |entry: &Value, map: &str| -> Vec<String> {
+                entry[map].as_object().into_iter().flatten().map(|(key, _)| key.clone()).collect()
+            };
+            known.names.extend(template.sidecars().flat_map(|sidecar| sidecar.container_names()));
+            known.names.extend(template.entries("volumes").filter_map(name));
+            known.pull_secrets.extend(template.entries("imagePullSecrets").filter_map(name));
+            known.labels.extend(template.entries("patchPodMetadata").flat_map(|entry| keys(entry, "labels")));
+            known.annotations.extend(template.entries("patchPodMetadata").flat_map(|entry| keys(entry, "annotations")));
+            let twins = template.sidecars().filter(|sidecar| sidecar.hot).flat_map(|sidecar| sidecar.container_names());
+            let versions =
+                |twin| [keys::VERSION_PREFIX, keys::VERSION_ALT_PREFIX].map(|prefix| format!("{prefix}{twin}"));
+            known.annotations.extend(twins.flat_map(versions));
+            known.resources |= shares_budget(template);
+        }
+        known
+    }
+}
+
+fn shares_budget(template: &Template) -> bool {
+    template.field("resources")["mode"] == "SharedWithPod"
 }

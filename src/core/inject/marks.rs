@@ -1,6 +1,6 @@
 //! What injection leaves on a pod to say what it added, and how that is believed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -56,13 +56,15 @@ impl Mark {
     }
 }
 
-/// The marks on a pod as it came, by set. A pod's author can write anything there, so names are believed only if a
-/// revision of that set knows them.
+/// The marks on a pod as it came, by set. A pod's author can write anything there, so names and keys are believed only if
+/// a revision of that set knows them: a webhook that removed `pod-template-hash` would tear the pod from its owner.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Marks {
     pub(super) by_set: BTreeMap<String, Mark>,
     /// Revision by set, from the labels.
     pub(super) revisions: BTreeMap<String, String>,
+    /// Volumes of sets that are gone from the pod, which other containers still mount.
+    pub(super) orphans: BTreeSet<String>,
 }
 
 impl Marks {
@@ -70,12 +72,21 @@ impl Marks {
         let mut by_set = BTreeMap::new();
         for (name, text) in suffixed(&strings(&pod["metadata"]["annotations"]), keys::INJECTION_PREFIX) {
             let (Some(set), Ok(mut mark)) = (sets.get(&name), serde_json::from_str::<Mark>(&text)) else { continue };
-            for names in [&mut mark.containers, &mut mark.init_containers, &mut mark.volumes] {
-                names.retain(|name| set.known_names.contains(name));
+            for (listed, known) in [
+                (&mut mark.containers, &set.known.names),
+                (&mut mark.init_containers, &set.known.names),
+                (&mut mark.volumes, &set.known.names),
+                (&mut mark.image_pull_secrets, &set.known.pull_secrets),
+                (&mut mark.labels, &set.known.labels),
+                (&mut mark.annotations, &set.known.annotations),
+            ] {
+                listed.retain(|name| known.contains(name));
             }
+            mark.resources &= set.known.resources;
             by_set.insert(name, mark);
         }
-        Self { by_set, revisions: suffixed(&strings(&pod["metadata"]["labels"]), keys::REVISION_PREFIX) }
+        let revisions = suffixed(&strings(&pod["metadata"]["labels"]), keys::REVISION_PREFIX);
+        Self { by_set, revisions, orphans: BTreeSet::new() }
     }
 
     /// The set that injected a container.

@@ -132,10 +132,14 @@ pub fn inject(sets: &CompiledSets, request: &Request<'_>) -> Injection {
             // Paused, or without a revision: what is there stays.
             None => true,
         };
-        let removed = strangers::remove(&mut draft, &mut marks, selects, wants);
-        for (set, ..) in &failures {
-            unmark(&mut draft, &marks, set);
-        }
+        // A set that could not inject must not look as if it had.
+        let has_sidecars = |set: &str| {
+            marks.by_set.get(set).is_some_and(|mark| mark.all_containers().any(|name| place::has(&draft, name)))
+        };
+        let hollow: Vec<&str> =
+            failures.iter().map(|(set, ..)| set.name.as_str()).filter(|set| !has_sidecars(set)).collect();
+        let stays = |name: &str| selects(name) && !hollow.contains(&name);
+        let removed = strangers::remove(&mut draft, &mut marks, stays, wants);
         match (Placement { raw: request.pod, all: sets, draft, marks, candidates: &candidates }).place() {
             Ok((draft, done)) => {
                 let message = "the pod was copied from one that the set selected";
@@ -167,14 +171,6 @@ pub(super) fn without_bases(active: Vec<&CompiledSet>) -> (Vec<&CompiledSet>, Ve
     });
     let replaced: Vec<Outcome> = replaced.collect();
     (active.iter().copied().filter(|set| canary(set).is_none()).collect(), replaced)
-}
-
-/// A set that could not inject must not look as if it had.
-fn unmark(draft: &mut Draft, marks: &Marks, set: &CompiledSet) {
-    let has_containers = marks.by_set.get(&set.name).is_some_and(|mark| mark.all_containers().next().is_some());
-    if !has_containers {
-        strangers::remove_marks(draft, &|name: &str| name != set.name);
-    }
 }
 
 fn outcome(set: &CompiledSet, reason: InjectionReason, message: impl Into<String>) -> Outcome {

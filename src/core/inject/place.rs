@@ -14,6 +14,7 @@ use super::metadata::{self, Wishes};
 use super::resources::{PodLevel, Unfit};
 use super::sets::CompiledSets;
 use super::share::Sources;
+use super::strangers;
 use super::volumes;
 use crate::api::keys;
 use crate::api::order::{Block, Node, Order, order};
@@ -26,6 +27,11 @@ pub(super) const PULL_SECRETS: [&str; 2] = ["spec", "imagePullSecrets"];
 
 pub(super) fn path(list: List) -> [&'static str; 2] {
     ["spec", list.field()]
+}
+
+/// Whether the pod has a container of this name.
+pub(super) fn has(draft: &Draft, container: &str) -> bool {
+    List::ALL.into_iter().any(|list| draft.position(&path(list), container).is_some())
 }
 
 /// A set that injects, and with which revision.
@@ -73,6 +79,7 @@ impl<'a> Placement<'a> {
         self.check_volumes()?;
         let order = self.order()?;
         let mut done: Vec<Done> = self.candidates.iter().map(|_| Done::default()).collect();
+        self.forget_older(&mut done);
         let mut new_marks = self.metadata(&mut done);
         let mut wanted = self.render(&order, &mut done)?;
         let pod_level = self.share_budget(&order, &mut wanted)?;
@@ -84,9 +91,11 @@ impl<'a> Placement<'a> {
             new_marks[*candidate].resources = true;
         }
         self.check_resources()?;
+        let mut claimed = BTreeSet::new();
         for (i, mark) in new_marks.iter_mut().enumerate() {
             let edits = self.draft.edits();
-            self.volumes_and_secrets(&self.candidates[i].clone(), mark);
+            self.volumes(&self.candidates[i].clone(), mark, &mut claimed);
+            self.pull_secrets(&self.candidates[i].clone(), mark);
             self.write_marks(&self.candidates[i].clone(), mark);
             done[i].changed |= self.draft.edits() > edits;
         }
@@ -99,7 +108,7 @@ impl<'a> Placement<'a> {
         for (candidate, Candidate { set, template }) in self.candidates.iter().enumerate() {
             for prepared in &template.containers {
                 let name = prepared.name.as_str();
-                let there = List::ALL.into_iter().any(|list| self.draft.position(&path(list), name).is_some());
+                let there = has(&self.draft, name);
                 let owner = self.marks.owner(name);
                 let other = claimed.get(name).copied().or(owner).filter(|owner| *owner != set.name);
                 let by = match other {
@@ -117,10 +126,10 @@ impl<'a> Placement<'a> {
 
     fn check_volumes(&self) -> Result<(), Failure> {
         let mut claimed: BTreeMap<&str, &Value> = BTreeMap::new();
-        for (candidate, Candidate { set, template }) in self.candidates.iter().enumerate() {
+        for (candidate, Candidate { template, .. }) in self.candidates.iter().enumerate() {
             for volume in &template.volumes {
                 let name = volume["name"].as_str().unwrap_or_default();
-                let ours = self.marks.lists(&set.name, name, |mark| &mark.volumes);
+                let ours = self.was_added(name);
                 let existing = elements(self.draft.pod(), &VOLUMES).find(|existing| existing["name"] == name && !ours);
                 if existing.or(claimed.get(name).copied()).is_some_and(|other| !volumes::same(other, volume)) {
                     let message = format!(
@@ -257,23 +266,25 @@ impl<'a> Placement<'a> {
     fn lift(&mut self, order: &Order, wanted: &[Rendered], done: &mut [Done]) -> BTreeMap<String, Value> {
         let mut lifted = BTreeMap::new();
         for list in List::ALL {
-            let mut ours: Vec<&Rendered> = Vec::new();
-            for entry in order.sequence.iter().map(|(node, _)| &wanted[*node]) {
+            let mut ours: Vec<(&Rendered, Block)> = Vec::new();
+            for (entry, block) in order.sequence.iter().map(|(node, block)| (&wanted[*node], *block)) {
                 let Rendered { candidate, prepared: container, .. } = entry;
                 let current = self.is_current(&self.candidates[*candidate]);
-                if current && container.list == list {
-                    ours.push(entry);
-                } else if !current || self.draft.position(&path(container.list), &container.name).is_some() {
+                let there = self.draft.position(&path(container.list), &container.name).is_some();
+                if !current || container.list != list && there {
                     // Of another revision, or a second one in the other list.
                     done[*candidate].changed |= self.draft.remove_named(&path(list), &container.name);
                 }
+                if container.list == list {
+                    ours.push((entry, block));
+                }
             }
-            let positions: Vec<usize> =
-                ours.iter().filter_map(|r| self.draft.position(&path(list), &r.prepared.name)).collect();
-            if positions.is_sorted() {
+            let place = |(r, block): &(&Rendered, Block)| (self.draft.position(&path(list), &r.prepared.name), *block);
+            let places: Vec<(Option<usize>, Block)> = ours.iter().map(place).collect();
+            if places.iter().filter_map(|(position, _)| *position).is_sorted() && !is_overtaken(&places) {
                 continue;
             }
-            for Rendered { candidate, prepared: Prepared { name, .. }, .. } in ours {
+            for (Rendered { candidate, prepared: Prepared { name, .. }, .. }, _) in ours {
                 if let Some(container) = elements(self.draft.pod(), &path(list)).find(|c| c["name"] == name.as_str()) {
                     lifted.insert(name.clone(), container.clone());
                 }
@@ -302,12 +313,31 @@ impl<'a> Placement<'a> {
         at
     }
 
-    fn volumes_and_secrets(&mut self, candidate: &Candidate<'_>, mark: &mut Mark) {
+    /// What another revision added and this one may not want: nobody can tell later whose it is.
+    fn forget_older(&mut self, done: &mut [Done]) {
+        for (candidate, done) in self.candidates.iter().zip(done) {
+            let Some(mark) = self.marks.by_set.get(&candidate.set.name).filter(|_| !self.is_current(candidate)) else {
+                continue;
+            };
+            let edits = self.draft.edits();
+            strangers::added_around(&mut self.draft, mark);
+            done.changed |= self.draft.edits() > edits;
+        }
+    }
+
+    /// A volume that came with a set that injects now, or with one whose sidecars are gone: sets may share it.
+    fn was_added(&self, volume: &str) -> bool {
+        let listed = |candidate: &Candidate<'_>| self.marks.lists(&candidate.set.name, volume, |mark| &mark.volumes);
+        self.candidates.iter().any(listed) || self.marks.orphans.contains(volume)
+    }
+
+    /// `claimed`: volumes that an earlier set has in its mark.
+    fn volumes(&mut self, candidate: &Candidate<'_>, mark: &mut Mark, claimed: &mut BTreeSet<String>) {
         let Candidate { set, template } = candidate;
         let current = self.is_current(candidate);
         for volume in &template.volumes {
             let name = volume["name"].as_str().unwrap_or_default();
-            let ours = self.marks.lists(&set.name, name, |mark| &mark.volumes);
+            let ours = self.was_added(name);
             let index = self.draft.position(&VOLUMES, name);
             match index {
                 None => self.draft.insert(&VOLUMES, usize::MAX, volume),
@@ -319,10 +349,20 @@ impl<'a> Placement<'a> {
                     }
                 }
             }
-            if ours || index.is_none() {
+            if (ours || index.is_none()) && claimed.insert(name.to_owned()) {
                 mark.volumes.push(name.to_owned());
             }
         }
+        // Those of another revision.
+        for volume in self.marks.by_set.get(&set.name).iter().flat_map(|mark| &mark.volumes) {
+            if !strangers::is_mounted(&self.draft, volume) {
+                self.draft.remove_named(&VOLUMES, volume);
+            }
+        }
+    }
+
+    fn pull_secrets(&mut self, candidate: &Candidate<'_>, mark: &mut Mark) {
+        let Candidate { set, template } = candidate;
         for secret in &template.pull_secrets {
             let name = secret["name"].as_str().unwrap_or_default();
             let there = self.draft.position(&PULL_SECRETS, name).is_some();
@@ -376,4 +416,10 @@ impl<'a> Placement<'a> {
             self.draft.set(&["metadata", "annotations", keys::DEFAULT_CONTAINER], &app);
         }
     }
+}
+
+/// Behind the pod's own containers a new one goes to the end: it would start after those that are there already.
+fn is_overtaken(places: &[(Option<usize>, Block)]) -> bool {
+    let behind = places.iter().filter(|(_, block)| matches!(block, Block::InitAfter | Block::After));
+    behind.skip_while(|(position, _)| position.is_some()).any(|(position, _)| position.is_some())
 }

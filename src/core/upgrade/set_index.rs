@@ -333,9 +333,13 @@ fn unready(pod: &PodView, update: Option<&Update>, rollout: &Rollout, now: Times
 }
 
 fn has_images(pod: &PodView, sidecars: &[Sidecar]) -> bool {
-    let has = |sidecar: &Sidecar, name: &str| pod.container(name).is_some_and(|c| c.image == sidecar.image);
-    // Of the twins of a hot upgrade one has the image, and the other idles.
-    sidecars.iter().all(|sidecar| sidecar.container_names().iter().any(|name| has(sidecar, name)))
+    sidecars.iter().all(|sidecar| has_image(pod, sidecar))
+}
+
+/// Of the twins of a hot upgrade one has the image, and the other idles.
+fn has_image(pod: &PodView, sidecar: &Sidecar) -> bool {
+    let has = |name: &String| pod.container(name).is_some_and(|container| container.image == sidecar.image);
+    sidecar.container_names().iter().any(has)
 }
 
 /// The chain of checks before a patch; the first that applies is the reason.
@@ -345,12 +349,12 @@ fn cannot_patch(pod: &PodView, mark: &Mark, rollout: &Rollout, around: &Surround
         Some(Change::NotInPlace(reason)) => return Some(reason.clone()),
         Some(Change::InPlace) => {}
     }
-    let mut to_restart = rollout
-        .sidecars
-        .iter()
-        .filter(|sidecar| sidecar.long_running)
-        .filter(|sidecar| pod.container(&sidecar.name).is_none_or(|container| container.image != sidecar.image));
+    let mut to_restart =
+        rollout.sidecars.iter().filter(|sidecar| sidecar.long_running).filter(|sidecar| !has_image(pod, sidecar));
     to_restart.find_map(|sidecar| match pod.container(&sidecar.name) {
+        None if sidecar.hot => {
+            Some(format!("neither twin of {} has its image, and handing over to one is not built yet", sidecar.name))
+        }
         None => Some(format!("the pod has no container {}", sidecar.name)),
         // The kubelet stops it for the new image, and does not start it again if the pull fails (KEP-753 discussion;
         // observed on 1.35).

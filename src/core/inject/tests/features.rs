@@ -274,3 +274,26 @@ fn what_the_pod_had_itself_is_not_marked_as_ours() {
         r#"{"containers":["agent"],"initContainers":[],"volumes":[],"imagePullSecrets":["new"],"annotations":["new"]}"#
     );
 }
+
+#[test]
+fn pods_outside_the_rollout_do_not_follow_it() {
+    let old = Template::of(&set("logs", json!({"containers": [{"name": "agent", "image": "agent:0"}]})).spec);
+    let stable = old.hash(0);
+    let mut spec = agent();
+    spec["updateStrategy"] = json!({"selector": {"matchLabels": {"canary": "true"}}});
+    let mut set = set("logs", spec);
+    let newest = Template::of(&set.spec).hash(0);
+    // The change is not possible in place: the leader says the newest.
+    set.status = serde_json::from_value(json!({"injectionRevision": newest, "stableRevision": stable})).unwrap();
+    let given = |set: &SidecarSet, labels: Value| {
+        let history = BTreeMap::from([(stable.clone(), revision(old.clone(), None))]);
+        let compiled = sets([Arc::new(CompiledSet::new(set, &history).unwrap())]);
+        let mut pod = pod();
+        pod["metadata"]["labels"].as_object_mut().unwrap().extend(labels.as_object().unwrap().clone());
+        injected(&compiled, &pod)["metadata"]["labels"]["revision.sidecarset.dev/logs"].clone()
+    };
+    assert_eq!(given(&set, json!({"canary": "true"})), newest.as_str());
+    assert_eq!(given(&set, json!({})), stable.as_str());
+    set.spec.injection_strategy.new_pods = serde_json::from_value(json!("Latest")).unwrap();
+    assert_eq!(given(&set, json!({})), newest.as_str());
+}

@@ -1,3 +1,4 @@
+mod copies;
 mod features;
 mod properties;
 

@@ -56,27 +56,27 @@ fn raw_pod() -> impl Strategy<Value = Value> {
     })
 }
 
-fn all_sets() -> CompiledSets {
+fn spec_of(name: &str) -> Value {
     let everything = json!({"matchExpressions": [{"key": "never", "operator": "DoesNotExist"}]});
-    sets([
-        compile(
-            "s",
-            json!({"selector": everything,
+    match name {
+        "s" => json!({"selector": everything,
             "containers": [{"name": "agent", "image": "a:1", "tty": false, "args": [], "volumeMounts": [{"name": "logs", "mountPath": "/l", "readOnly": false}]},
                 {"name": "late", "image": "l", "podInjectPolicy": "AfterAppContainer"}],
             "initContainers": [{"name": "init", "image": "i", "restartPolicy": "Always", "shareVolumePolicy": {"type": "enabled"}}],
             "volumes": [{"name": "logs", "emptyDir": {}}], "imagePullSecrets": [{"name": "a/b"}],
             "patchPodMetadata": [{"annotations": {"a/b": "1"}, "patchPolicy": "Overwrite"}, {"annotations": {"x~y": "1"}, "labels": {"a/b": "z", "app": "y"}},
                 {"annotations": {"a": "{\"k\":1,\"gone\":null}"}, "patchPolicy": "MergePatchJson"}]}),
-        ),
-        compile(
-            "t",
+        _ => {
             json!({"containers": [{"name": "other", "image": "o", "dependsOn": ["late"], "shareVolumePolicy": {"type": "enabled"},
                     "transferEnv": [{"sourceContainerName": "a", "envNames": ["V", "W"]}, {"sourceContainerNameFrom": {"fieldRef": {"fieldPath": "metadata.annotations['a']"}}, "envName": "V"}]},
                 {"name": "hot", "image": "h", "upgradeStrategy": {"upgradeType": "HotUpgrade", "hotUpgradeEmptyImage": "e"}}],
-                "patchPodMetadata": [{"annotations": {"a/b": "2"}, "labels": {"x~y": "1"}, "patchPolicy": "Overwrite"}]}),
-        ),
-    ])
+                "patchPodMetadata": [{"annotations": {"a/b": "2"}, "labels": {"x~y": "1"}, "patchPolicy": "Overwrite"}]})
+        }
+    }
+}
+
+fn all_sets() -> CompiledSets {
+    sets(["s", "t"].map(|name| compile(name, spec_of(name))))
 }
 
 proptest! {
@@ -88,6 +88,19 @@ proptest! {
         let once = injected(&sets, &pod);
         let twice = run(&sets, &once);
         prop_assert!(twice.patch.is_empty(), "{:?}", twice.patch);
+    }
+
+    #[test]
+    fn a_copy_becomes_what_a_new_pod_becomes(pod in raw_pod(), new_s in any::<bool>(), new_t in any::<bool>()) {
+        let (before, after) = (all_sets(), later_sets(new_s, new_t));
+        // Nobody can take back what was overwritten, or remove a volume that the application mounts.
+        let defines = pod["spec"]["volumes"].as_array().is_some_and(|all| all.iter().any(|v| v["name"] == "logs"));
+        prop_assume!(strings_of(&pod["metadata"]["annotations"]) == 0 && (defines || !pod.to_string().contains("/l/")));
+        prop_assume!(!pod.to_string().contains("sidecarset.dev"));
+        let copy = injected(&before, &pod);
+        let updated = injected(&after, &copy);
+        prop_assert!(run(&after, &updated).patch.is_empty());
+        prop_assert_eq!(without_empty(updated), without_empty(injected(&after, &pod)));
     }
 
     #[test]
@@ -108,4 +121,46 @@ proptest! {
             run(&all_sets(), &pod);
         }
     }
+}
+
+/// A later state of [`all_sets`]: another revision of `s`, the same of `t`, or none of them.
+fn later_sets(new_s: bool, new_t: bool) -> CompiledSets {
+    let everything = json!({"matchExpressions": [{"key": "never", "operator": "DoesNotExist"}]});
+    let before = |name: &str| spec_of(name);
+    let s = json!({"selector": everything,
+        "containers": [{"name": "late", "image": "l:2", "podInjectPolicy": "AfterAppContainer"},
+            {"name": "agent", "image": "a:2", "volumeMounts": [{"name": "tmp", "mountPath": "/t"}]}],
+        "initContainers": [{"name": "init", "image": "i", "restartPolicy": "Always"}],
+        "volumes": [{"name": "tmp", "emptyDir": {}}],
+        "patchPodMetadata": [{"annotations": {"x~y": "2"}, "labels": {"a/b": "w"}}]});
+    let t = json!({"containers": [{"name": "other", "image": "o:2", "dependsOn": ["late"]}],
+        "patchPodMetadata": [{"annotations": {"a/b": "3"}}]});
+    let of = |name: &str, spec: Value| compile_with(name, spec, &[Template::of(&set(name, before(name)).spec)]);
+    sets([of("s", if new_s { s } else { before("s") }), of("t", if new_t { t } else { before("t") })])
+}
+
+fn strings_of(map: &Value) -> usize {
+    map.as_object().map_or(0, serde_json::Map::len)
+}
+
+/// Lists and maps that are empty are as good as absent.
+fn without_empty(mut pod: Value) -> Value {
+    for (parent, field) in [
+        ("metadata", "labels"),
+        ("metadata", "annotations"),
+        ("spec", "initContainers"),
+        ("spec", "volumes"),
+        ("spec", "imagePullSecrets"),
+    ] {
+        let empty = match &pod[parent][field] {
+            Value::Null => true,
+            Value::Array(list) => list.is_empty(),
+            Value::Object(map) => map.is_empty(),
+            _ => false,
+        };
+        if empty {
+            pod[parent].as_object_mut().unwrap().remove(field);
+        }
+    }
+    pod
 }

@@ -2,12 +2,13 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::testing::{SET, TestPod, at, hash, rollout};
+use super::testing::{self, SET, TestPod, at, hash, rollout};
 use super::*;
 
 mod judging;
 mod properties;
 use crate::core::pod::PodKey;
+use crate::core::revision::Template;
 use crate::core::status::verdict;
 
 /// Pods, an index that follows them, and a kubelet.
@@ -384,4 +385,30 @@ fn an_open_eviction_takes_a_slot() {
     let evicting = Rollout { evictions: 1, ..rollout("v2", json!({"maxUnavailable": 2})) };
     fleet.index.configure(evicting, at(0));
     assert_eq!(fleet.index.plan(SET, at(0), usize::MAX).patches.len(), 1);
+}
+
+#[test]
+fn beside_a_hot_sidecar_others_are_still_upgraded_in_place() {
+    let spec = |image: &str| {
+        let mut set = testing::set(image, json!({}));
+        let hot = json!({"name": "mesh", "image": "mesh:1",
+            "upgradeStrategy": {"upgradeType": "HotUpgrade", "hotUpgradeEmptyImage": "idle"}});
+        set.spec.containers.push(serde_json::from_value(hot).unwrap());
+        set.spec
+    };
+    let (old, new) = (Template::of(&spec("v1")), Template::of(&spec("v2")));
+    let (before, after) = (old.hash(0), new.hash(0));
+    let known = [(&before, &old)];
+    let rollout = Rollout::new(SET, &spec("v2"), (&after, &new), known, None).unwrap();
+    let pod = TestPod::new("web").with(|pod| {
+        pod["metadata"]["labels"]["revision.sidecarset.dev/logs"] = json!(before);
+        for (name, image) in [("mesh-1", "mesh:1"), ("mesh-2", "idle")] {
+            pod["spec"]["containers"].as_array_mut().unwrap().push(json!({"name": name, "image": image}));
+        }
+    });
+    let mut fleet = Fleet::new([pod]);
+    fleet.index.configure(rollout, at(0));
+    let plan = fleet.index.plan(SET, at(0), usize::MAX);
+    assert_eq!(plan.summary.not_in_place.iter().collect::<Vec<_>>(), Vec::<&(String, usize)>::new());
+    assert_eq!(fleet.send(&plan), ["web"]);
 }
