@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use super::context::lock;
 use crate::api::reasons::CONFLICTING;
 use crate::api::validate::{Allowed, Report, clashes, validate_with};
-use crate::api::{SidecarSet, keys};
+use crate::api::{SidecarSet, canary_base, keys};
 use crate::core::inject::{CompiledSet, CompiledSets, Served};
 use crate::core::revision::{History, Revision, name, set_and_hash};
 
@@ -83,6 +83,13 @@ impl Cache {
     /// The set as it is served; `None` for one that validation refuses.
     pub fn compiled_set(&self, set: &str) -> Option<Arc<CompiledSet>> {
         lock(&self.inner).sets.get(set)?.compiled.clone()
+    }
+
+    /// Hashes of the revisions that the canaries of a set roll out.
+    pub fn canary_revisions(&self, base: &str) -> Vec<String> {
+        let inner = lock(&self.inner);
+        let canaries = inner.sets.values().filter(|known| canary_base(&known.set) == Some(base));
+        canaries.filter_map(|known| known.set.status.as_ref()?.update_revision.clone()).collect()
     }
 
     /// What a set and others on the same pods both want. Admission refuses it, but may have been skipped.

@@ -14,8 +14,8 @@ use super::error::Error;
 use super::report::report;
 use super::revisions::{self, Target};
 use super::watches::WatchedSet;
-use crate::api::SidecarSet;
 use crate::api::reasons::reason;
+use crate::api::{SidecarSet, canary_base};
 use crate::core::evict;
 use crate::core::revision::History;
 use crate::core::status::{self, InjectionState};
@@ -56,6 +56,9 @@ async fn round(context: &Arc<Context>, set: &SidecarSet) -> Result<Action, Error
     }
     let known = context.cache.revisions(&name);
     let target = revisions::ensure(context, set, &known).await?;
+    if let Some(base) = canary_base(set).and_then(|base| context.cache.set(base)) {
+        revisions::lend(context, &base, &target).await?;
+    }
     let Some(rollout) = rollout(set, &target, &known) else { return Ok(Action::await_change()) };
     context.index().configure(rollout.clone(), now());
     apply::settle(context, &name).await?;
@@ -70,7 +73,8 @@ async fn round(context: &Arc<Context>, set: &SidecarSet) -> Result<Action, Error
     let mut status = status::status(set, &rollout, &summary, &injection, now());
     status.collision_count = (target.collisions > 0).then_some(target.collisions);
     let kept = [&status.stable_revision, &status.injection_revision, &injection.pinned];
-    let in_use = in_use(context, &name, &target, kept.into_iter().flatten());
+    let lent = context.cache.canary_revisions(&name);
+    let in_use = in_use(context, &name, &target, kept.into_iter().flatten().chain(&lent));
     let report_again = report(context, set, status).await?;
     revisions::truncate(context, set, &context.cache.revisions(&name), &in_use).await?;
     let wake = wake_at.map(|at| Duration::try_from(at.duration_since(now())).unwrap_or_default());
@@ -126,7 +130,7 @@ fn injection_state(context: &Context, set: &SidecarSet, valid: bool) -> Injectio
     }
 }
 
-/// Revisions that must be kept: those of pods, the target, and those that new pods may get.
+/// Revisions that must be kept: those of pods, the target, those that new pods may get, and those of canaries.
 fn in_use<'a>(
     context: &Context,
     set: &str,

@@ -33,7 +33,7 @@ pub(super) async fn ensure(context: &Context, set: &SidecarSet, known: &History)
         let hash = template.hash(collisions);
         let found = match known.get(&hash) {
             Some(revision) => Some(revision.clone()),
-            None => create(context, set, &hash, &template, newest + 1).await?,
+            None => create(context, set, labels(set), &hash, &template, newest + 1).await?,
         };
         match found {
             Some(revision) if revision.template != template && collisions < MAX_COLLISIONS => collisions += 1,
@@ -49,10 +49,21 @@ pub(super) async fn ensure(context: &Context, set: &SidecarSet, known: &History)
     }
 }
 
+/// Puts a canary's revision into its base's history, as the oldest: when the canary goes, its pods are the base's, which
+/// must know what they run to bring them back.
+pub(super) async fn lend(context: &Context, base: &SidecarSet, canary: &Target) -> Result<(), Error> {
+    if context.cache.revisions(&base.name_any()).contains_key(&canary.hash) {
+        return Ok(());
+    }
+    let labels = [(keys::SET.to_owned(), base.name_any())].into();
+    create(context, base, labels, &canary.hash, &canary.template, 0).await.map(drop)
+}
+
 /// Creates the object; what is there already under its name is returned.
 async fn create(
     context: &Context,
     set: &SidecarSet,
+    labels: BTreeMap<String, String>,
     hash: &str,
     template: &Template,
     number: i64,
@@ -62,7 +73,7 @@ async fn create(
         metadata: ObjectMeta {
             name: Some(name.clone()),
             namespace: Some(context.namespace.clone()),
-            labels: Some(labels(set)),
+            labels: Some(labels),
             owner_references: Some(set.controller_owner_ref(&()).into_iter().collect()),
             ..ObjectMeta::default()
         },

@@ -1,14 +1,18 @@
 //! Naked pods: selected by a set, and without its sidecars. Older than the set, or made while the webhook was away.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::evict::exempt;
-use super::inject::{CompiledSet, CompiledSets, Injection, Request, inject, untouchable, without_bases};
+use super::inject::uninject::marks;
+use super::inject::{
+    CompiledSet, CompiledSets, Injection, Mark, Request, inject, is_injected, untouchable, without_bases,
+};
 use super::pod::PodKey;
+use super::revision::List;
 use crate::api::reasons::InjectionReason;
 use crate::api::v1beta1::ExistingPods;
 use crate::api::{SidecarSet, keys};
@@ -162,7 +166,27 @@ pub fn inject_anew(sets: &CompiledSets, request: &Request<'_>) -> Injection {
     if let Some(spec) = pod.get_mut("spec").and_then(Value::as_object_mut) {
         spec.remove("nodeName");
     }
+    forget_leftovers(&mut pod);
     inject(sets, &Request { pod: &pod, ..*request })
+}
+
+/// Takes sidecars out that a deleted set, or another injector, left without marks: the owner of the pod does not make them.
+/// A pod without an owner has what its author wrote.
+fn forget_leftovers(pod: &mut Value) {
+    let owners = pod["metadata"]["ownerReferences"].as_array();
+    if !owners.into_iter().flatten().any(|owner| owner["controller"] == true) {
+        return;
+    }
+    let marked: BTreeSet<String> = marks(pod).values().flat_map(Mark::all_containers).cloned().collect();
+    for list in List::ALL {
+        let containers = pod.pointer_mut(&format!("/spec/{}", list.field())).and_then(Value::as_array_mut);
+        let Some(containers) = containers else { continue };
+        let kept = |container: &Value| {
+            let name = container["name"].as_str().unwrap_or_default();
+            marked.contains(name) || !is_injected(container)
+        };
+        containers.retain(kept);
+    }
 }
 
 /// Why the set would not inject into that pod; `None` if it would.

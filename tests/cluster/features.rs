@@ -1,6 +1,6 @@
 //! Injection beyond placing containers: order, sharing, twins, metadata, revisions, canaries, conflicts.
 
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::apps::v1::{ControllerRevision, Deployment};
 use k8s_openapi::api::core::v1::{EnvVar, Pod};
 use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt};
@@ -215,9 +215,16 @@ async fn a_canary_takes_its_bases_place_and_its_pods_come_back_to_the_base() {
     let key = |set: &str| format!("revision.sidecarset.dev/{set}");
     assert!(pod.labels().contains_key(&key(&name)) && !pod.labels().contains_key(&key(&world.name)));
     // An update of the base is not refused because of its canary.
-    let mut base = world.set("agent:v3", json!({"paused": false}));
+    let mut base = world.set("agent:v1", json!({"paused": false}));
     base["spec"]["customVersion"] = json!("3");
     world.apply(&base).await;
+    let revision = world.until_named(&name, "the canary has a revision", |set| {
+        set.status.as_ref().is_some_and(|status| status.update_revision.is_some())
+    });
+    let hash = revision.await.status.unwrap().update_revision.unwrap();
+    let revisions: Api<ControllerRevision> = Api::namespaced(world.client.clone(), "sidecarset-system");
+    eventually("the base knows the canary's revision", async || revisions.get(&format!("{}-{hash}", world.name)).await)
+        .await;
 
     world.remove_set(&name).await;
     let pods: Api<Pod> = world.api();
@@ -227,6 +234,11 @@ async fn a_canary_takes_its_bases_place_and_its_pods_come_back_to_the_base() {
     })
     .await;
     assert_eq!(pods.get("chosen").await.unwrap().labels()["sidecarset.dev/injected"], "true");
+    eventually("the base brings it back to its own image", async || {
+        let image = container_image(&pods.get("chosen").await.unwrap(), "agent");
+        if image == "agent:v1" { Ok(()) } else { Err(image) }
+    })
+    .await;
     world.end().await;
 }
 

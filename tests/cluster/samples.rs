@@ -133,7 +133,7 @@ async fn mysql_start_order() {
         assert!(native.startup_probe.is_some(), "{}: the next one waits for it", native.name);
     }
     world.remove_set("mysql-client").await;
-    end(world, "mysql-proxy").await;
+    end(world, "database-proxy").await;
 }
 
 #[tokio::test]

@@ -134,6 +134,11 @@ fn start_order(spec: &SidecarSetSpec, report: &mut Report) {
         report.errors.push(FieldError::new(&paths[node], message));
     }
     for (path, node) in paths.iter().zip(&nodes) {
+        if node.name == APP {
+            report.warnings.push(format!(
+                "{path}: in dependsOn the name {APP:?} means the pod's own containers, and many pods have one of that name: choose another name for this sidecar"
+            ));
+        }
         for name in node.depends_on {
             if let Some(why) = does_not_wait(spec, name) {
                 report.warnings.push(format!(

@@ -246,9 +246,11 @@ pub fn unknown_revision(set: &SidecarSet, known: Option<&CompiledSet>) -> Option
 /// Says how to find the revisions that there are.
 fn not_found(set: &str, wanted: &InjectionRevision) -> String {
     let InjectionRevision { revision_name, custom_version, policy: _ } = wanted;
-    let what = match (revision_name, custom_version) {
-        (Some(name), _) => format!("revision {name:?}"),
-        (None, version) => format!("customVersion {:?}", version.as_deref().unwrap_or_default()),
+    let version = custom_version.as_deref().unwrap_or_default();
+    let what = match revision_name {
+        Some(name) if custom_version.is_some() => format!("revision {name:?} with customVersion {version:?}"),
+        Some(name) => format!("revision {name:?}"),
+        None => format!("customVersion {version:?}"),
     };
     format!(
         "{what} is not in the history of SidecarSet {set:?}: kubectl get controllerrevisions -A -l {}={set} lists what is",

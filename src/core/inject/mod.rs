@@ -173,6 +173,11 @@ pub(super) fn without_bases(active: Vec<&CompiledSet>) -> (Vec<&CompiledSet>, Ve
     (active.iter().copied().filter(|set| canary(set).is_none()).collect(), replaced)
 }
 
+/// Whether a container says that it was injected: by this program, or by OpenKruise, which says the same.
+pub fn is_injected(container: &Value) -> bool {
+    draft::elements(container, &["env"]).any(|e| e["name"] == keys::IS_INJECTED && e["value"] == "true")
+}
+
 fn outcome(set: &CompiledSet, reason: InjectionReason, message: impl Into<String>) -> Outcome {
     new_outcome(set.name.clone(), reason, message)
 }

@@ -9,6 +9,7 @@ use super::budget::failure;
 use super::compile::{CompiledSet, CompiledTemplate, Prepared};
 use super::converge::{converge, covers};
 use super::draft::{Draft, elements};
+use super::is_injected;
 use super::marks::{Mark, Marks};
 use super::metadata::{self, Wishes};
 use super::resources::{PodLevel, Unfit};
@@ -108,11 +109,17 @@ impl<'a> Placement<'a> {
         for (candidate, Candidate { set, template }) in self.candidates.iter().enumerate() {
             for prepared in &template.containers {
                 let name = prepared.name.as_str();
-                let there = has(&self.draft, name);
+                let existing = List::ALL.into_iter().find_map(|list| {
+                    elements(self.draft.pod(), &path(list)).find(|container| container["name"] == name)
+                });
+                let there = existing.is_some();
                 let owner = self.marks.owner(name);
                 let other = claimed.get(name).copied().or(owner).filter(|owner| *owner != set.name);
                 let by = match other {
                     Some(other) if there || claimed.contains_key(name) => format!("SidecarSet {other:?}"),
+                    _ if existing.is_some_and(is_injected) && owner.is_none() => {
+                        "a sidecar that a deleted SidecarSet or another injector left".to_owned()
+                    }
                     _ if there && owner.is_none() => "one of the pod's own containers".to_owned(),
                     _ => continue,
                 };
@@ -253,8 +260,7 @@ impl<'a> Placement<'a> {
     /// The pod's own containers, as it came: not ours, and no other injector's that marks its own like OpenKruise.
     pub(super) fn own_containers(&self) -> Vec<(List, &'a Value)> {
         let sidecar = |container: &Value| {
-            self.marks.owner(container["name"].as_str().unwrap_or_default()).is_some()
-                || elements(container, &["env"]).any(|e| e["name"] == keys::IS_INJECTED && e["value"] == "true")
+            self.marks.owner(container["name"].as_str().unwrap_or_default()).is_some() || is_injected(container)
         };
         let raw = self.raw;
         let of = |list: List| elements(raw, &path(list)).map(move |container| (list, container)).collect::<Vec<_>>();

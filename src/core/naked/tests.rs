@@ -209,3 +209,22 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn sidecars_of_a_deleted_set_do_not_come_with_the_replacement() {
+    let left = json!({"name": "logs-agent", "env": [{"name": "IS_INJECTED", "value": "true"}]});
+    let mut pod = json!({
+        "metadata": {"namespace": "default", "labels": {"app": "web"},
+            "ownerReferences": [{"kind": "ReplicaSet", "name": "web", "uid": "rs", "controller": true}]},
+        "spec": {"containers": [{"name": "app"}, left]},
+    });
+    let sets = compiled(&[set("logs", json!({}))]);
+    let obstacle = |pod: &Value| {
+        let request = Request { pod, namespace: "default", namespace_labels: &BTreeMap::new(), excluded: &[] };
+        obstacle(&inject_anew(&sets, &request), "logs")
+    };
+    assert_eq!(obstacle(&pod), None);
+    pod["metadata"]["ownerReferences"] = json!([]);
+    let why = obstacle(&pod).unwrap();
+    assert!(why.contains("a sidecar that a deleted SidecarSet or another injector left"), "{why}");
+}

@@ -75,6 +75,19 @@ fn spec_of(name: &str) -> Value {
     }
 }
 
+/// A pod without marks, and without what nobody can take back: annotations that are overwritten, and mounts of a volume
+/// that only a set defines.
+fn plain_pod() -> impl Strategy<Value = Value> {
+    raw_pod().prop_map(|mut pod| {
+        pod["metadata"] = json!({"labels": {"app": "web", "x~y": "own"}});
+        let volumes = pod["spec"]["volumes"].as_array().cloned().unwrap_or_default();
+        if pod.to_string().contains("/l/") && volumes.iter().all(|volume| volume["name"] != "logs") {
+            pod["spec"]["volumes"] = volumes.into_iter().chain([json!({"name": "logs", "emptyDir": {}})]).collect();
+        }
+        pod
+    })
+}
+
 fn all_sets() -> CompiledSets {
     sets(["s", "t"].map(|name| compile(name, spec_of(name))))
 }
@@ -91,12 +104,8 @@ proptest! {
     }
 
     #[test]
-    fn a_copy_becomes_what_a_new_pod_becomes(pod in raw_pod(), new_s in any::<bool>(), new_t in any::<bool>()) {
+    fn a_copy_becomes_what_a_new_pod_becomes(pod in plain_pod(), new_s in any::<bool>(), new_t in any::<bool>()) {
         let (before, after) = (all_sets(), later_sets(new_s, new_t));
-        // Nobody can take back what was overwritten, or remove a volume that the application mounts.
-        let defines = pod["spec"]["volumes"].as_array().is_some_and(|all| all.iter().any(|v| v["name"] == "logs"));
-        prop_assume!(strings_of(&pod["metadata"]["annotations"]) == 0 && (defines || !pod.to_string().contains("/l/")));
-        prop_assume!(!pod.to_string().contains("sidecarset.dev"));
         let copy = injected(&before, &pod);
         let updated = injected(&after, &copy);
         prop_assert!(run(&after, &updated).patch.is_empty());
@@ -137,10 +146,6 @@ fn later_sets(new_s: bool, new_t: bool) -> CompiledSets {
         "patchPodMetadata": [{"annotations": {"a/b": "3"}}]});
     let of = |name: &str, spec: Value| compile_with(name, spec, &[Template::of(&set(name, before(name)).spec)]);
     sets([of("s", if new_s { s } else { before("s") }), of("t", if new_t { t } else { before("t") })])
-}
-
-fn strings_of(map: &Value) -> usize {
-    map.as_object().map_or(0, serde_json::Map::len)
 }
 
 /// Lists and maps that are empty are as good as absent.
