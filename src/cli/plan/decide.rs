@@ -36,6 +36,15 @@ pub struct World {
     pub nodes: BTreeMap<String, Option<bool>>,
 }
 
+impl World {
+    /// The same with other sets applied, too: those of the same input.
+    pub fn suppose(&mut self, beside: &[SidecarSet]) {
+        let name = |set: &SidecarSet| set.name_any();
+        self.others.retain(|other| !beside.iter().any(|set| name(set) == name(other)));
+        self.others.extend_from_slice(beside);
+    }
+}
+
 /// What would happen to a pod. The order is that of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Action {
