@@ -83,7 +83,7 @@ impl Drop for File {
 fn inject_changes_pod_templates_and_nothing_else() {
     let set = File::new("inject.yaml", SET);
     let output = run(&["inject", "-f", "-", "-s", set.path()], APP);
-    assert_eq!((output.code, output.stderr.as_str()), (Some(0), "deployment/web: agent Injected\n"));
+    assert_eq!((output.code, output.stderr.as_str()), (Some(0), "deployment/web -n shop: agent Injected\n"));
     let documents: Vec<&str> = output.stdout.split("---\n").collect();
     assert_eq!(documents[0], "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: shop\n  labels:\n    team: a\n");
     assert!(
@@ -103,11 +103,11 @@ fn inject_twice_is_inject_once_and_uninject_takes_it_back() {
     let twice = run(&["inject", "-f", "-", "-s", set.path()], &once);
     assert_eq!(
         (twice.stdout.as_str(), twice.stderr.as_str()),
-        (once.as_str(), "deployment/web: agent AlreadyInjected\n")
+        (once.as_str(), "deployment/web -n shop: agent AlreadyInjected\n")
     );
     let nothing = run(&["uninject", "-f", "-"], APP);
     let back = run(&["uninject", "-f", "-"], &once);
-    assert_eq!((back.stdout, back.stderr.as_str()), (nothing.stdout, "deployment/web: agent Removed\n"));
+    assert_eq!((back.stdout, back.stderr.as_str()), (nothing.stdout, "deployment/web -n shop: agent Removed\n"));
 }
 
 #[test]
@@ -118,8 +118,8 @@ fn namespaces_of_the_input_and_flags_decide_what_is_selected() {
     );
     let said =
         |input: &str, more: &[&str]| run(&[&["inject", "-f", "-", "-s", set.path()], more].concat(), input).stderr;
-    assert_eq!(said(APP, &[]), "deployment/web: agent Injected\n");
-    assert_eq!(said(&APP.replace("team: a", "team: b"), &[]), "deployment/web: no SidecarSet selects it\n");
+    assert_eq!(said(APP, &[]), "deployment/web -n shop: agent Injected\n");
+    assert_eq!(said(&APP.replace("team: a", "team: b"), &[]), "deployment/web -n shop: no SidecarSet selects it\n");
     let nowhere = APP.replace(", namespace: shop", "");
     assert_eq!(said(&nowhere, &[]), "deployment/web: no SidecarSet selects it\n");
     assert_eq!(said(&nowhere, &["-n", "shop"]), "deployment/web: agent Injected\n");
@@ -134,8 +134,8 @@ fn a_set_that_must_inject_and_cannot_prints_nothing() {
     let output = run(&["inject", "-f", "-", "-s", set.path()], APP);
     assert_eq!((output.code, output.stdout.as_str()), (Some(1), ""));
     assert!(
-        output.stderr.starts_with(
-            "error: deployment/web: SidecarSet \"agent\" cannot inject its sidecars: container name \"app\""
+        output.stderr.contains(
+            "error: deployment/web -n shop: SidecarSet \"agent\" cannot inject its sidecars: container name \"app\""
         ),
         "{}",
         output.stderr
@@ -177,4 +177,84 @@ fn errors_and_usage_are_those_of_kubectl() {
     let broken = run(&["uninject", "-f", "-"], "a: [1\n");
     assert_eq!(broken.code, Some(1));
     assert!(broken.stderr.starts_with("error: -: "), "{}", broken.stderr);
+}
+
+/// A kubeconfig of a cluster that nobody serves.
+const NOBODY: &str = "
+apiVersion: v1
+kind: Config
+current-context: c
+contexts: [{name: c, context: {cluster: c, user: u}}]
+clusters: [{name: c, cluster: {server: 'http://127.0.0.1:1'}}]
+users: [{name: u, user: {}}]
+";
+
+#[test]
+fn an_input_without_objects_is_an_error() {
+    let set = File::new("empty-set.yaml", SET);
+    for input in ["", "# nothing\n", "---\n", "---\n# nothing\n---\n"] {
+        for (arguments, code) in [
+            (vec!["inject", "-f", "-", "-s", set.path()], 1),
+            (vec!["uninject", "-f", "-"], 1),
+            (vec!["convert", "-f", "-"], 1),
+            (vec!["plan", "-f", "-"], 2),
+        ] {
+            let output = run(&arguments, input);
+            let expected = format!("error: no objects passed to {}\n", arguments[0]);
+            assert_eq!((output.code, output.stderr, output.stdout.as_str()), (Some(code), expected, ""), "{input:?}");
+        }
+        let empty = File::new("empty.yaml", input);
+        let output = run(&["inject", "-f", "-", "-s", empty.path()], APP);
+        assert_eq!((output.code, output.stdout.as_str()), (Some(1), ""));
+        assert!(output.stderr.contains("has no SidecarSet of sidecarset.dev/v1beta1"), "{}", output.stderr);
+    }
+}
+
+#[test]
+fn plan_takes_the_sets_out_of_the_input() {
+    let nobody = File::new("plan-nobody.yaml", NOBODY);
+    let plan = |input: &str| run(&["plan", "-f", "-", "--kubeconfig", nobody.path()], input);
+    let mixed = plan(&format!("{APP}---{SET}"));
+    assert_eq!(mixed.code, Some(2));
+    let skipped = "skipped namespace/shop\nskipped deployment/web\nskipped other/\nerror: cannot reach the cluster: ";
+    assert!(mixed.stderr.starts_with(skipped), "{}", mixed.stderr);
+    let none = plan(APP);
+    assert_eq!(none.code, Some(2));
+    let expected = "error: plan reads SidecarSets of sidecarset.dev/v1beta1, and the input has none\n";
+    assert!(none.stderr.ends_with(expected), "{}", none.stderr);
+    let unnamed = plan(&format!("{SET}---\nmetadata: {{name: x}}\n"));
+    assert_eq!((unnamed.code, unnamed.stderr.as_str()), (Some(2), "error: -: a document has no kind\n"));
+}
+
+#[test]
+fn without_a_cluster_inject_says_how_to_do_without() {
+    let nobody = File::new("nobody.yaml", NOBODY);
+    for kubeconfig in [nobody.path(), "/nowhere.yaml"] {
+        let output = run(&["inject", "-f", "-", "--kubeconfig", kubeconfig], APP);
+        assert_eq!((output.code, output.stdout.as_str()), (Some(1), ""));
+        assert!(output.stderr.starts_with("error: "), "{}", output.stderr);
+        assert!(output.stderr.contains("\nWith -s FILE the SidecarSets come from files"), "{}", output.stderr);
+    }
+}
+
+#[test]
+fn sets_and_manifests_may_stand_in_folders() {
+    let folder = std::env::temp_dir().join(format!("sidecarset-cli-{}-folder", std::process::id()));
+    let below = folder.join("below");
+    std::fs::create_dir_all(&below).unwrap();
+    std::fs::write(below.join("set.yaml"), SET).unwrap();
+    std::fs::write(below.join("app.yaml"), APP).unwrap();
+    let (folder_path, below_path) = (folder.to_str().unwrap(), below.to_str().unwrap());
+    let flat = run(&["inject", "-f", "-", "-s", below_path], APP);
+    let hint = run(&["inject", "-f", "-", "-s", folder_path], APP);
+    let hint_of_files = run(&["uninject", "-f", folder_path], "");
+    let recursive = run(&["inject", "-f", folder_path, "-s", folder_path, "-R"], "");
+    std::fs::remove_dir_all(&folder).unwrap();
+    assert_eq!((flat.code, flat.stderr.as_str()), (Some(0), "deployment/web -n shop: agent Injected\n"));
+    let expected =
+        format!("error: {folder_path} has no files that end in .json, .yaml or .yml; its subfolders do: add -R\n");
+    for hint in [hint, hint_of_files] {
+        assert_eq!((hint.code, hint.stderr.as_str()), (Some(1), expected.as_str()));
+    }
+    assert_eq!((recursive.code, recursive.stderr.as_str()), (Some(0), "deployment/web -n shop: agent Injected\n"));
 }

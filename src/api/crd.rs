@@ -20,6 +20,9 @@ pub const OWN_CONTAINER_FIELDS: [&str; 7] = [
     "dependsOn",
 ];
 
+/// What `kubectl explain sidecarset` says first.
+const DESCRIPTION: &str = "SidecarSet injects sidecar containers into the pods that it selects when they are created, and upgrades the sidecars of running pods in place.";
+
 /// Longest name of a container: a DNS label.
 const MAX_CONTAINER_NAME: u32 = 63;
 
@@ -47,6 +50,7 @@ pub fn yaml() -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
 }
 
 fn refine(schema: &mut Value) {
+    schema["description"] = json!(DESCRIPTION);
     for list in ["containers", "initContainers"] {
         if let Some(list) = schema.pointer_mut(&format!("/properties/spec/properties/{list}")) {
             keyed_list(list, &["name"]);
@@ -154,6 +158,29 @@ mod tests {
             assert_eq!(spec[list]["items"]["required"], json!(["image", "name"]));
             assert!(spec[list]["items"]["properties"]["dependsOn"]["description"].is_string());
             assert!(spec[list]["items"]["properties"]["livenessProbe"]["description"].is_null());
+        }
+    }
+
+    #[test]
+    fn descriptions_are_for_readers_of_kubectl_explain() {
+        let text = yaml().unwrap();
+        for noise in ["Auto-generated", "See [", "[`"] {
+            assert!(!text.contains(noise), "{noise}");
+        }
+        let crd = serde_json::to_value(crd().unwrap()).unwrap();
+        let spec = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"];
+        for field in [
+            "steps",
+            "failurePolicy",
+            "prePull",
+            "whenNotInPlace",
+            "priorityStrategy",
+            "scatterStrategy",
+            "maxUnavailablePerWorkload",
+            "progressDeadlineSeconds",
+        ] {
+            let description = spec["updateStrategy"]["properties"][field]["description"].as_str().unwrap();
+            assert!(description.ends_with("Not supported yet."), "{field}: {description}");
         }
     }
 

@@ -33,9 +33,23 @@ pub enum Error {
     /// The kubeconfig cannot be used.
     #[error("error: {0}")]
     Kubeconfig(#[from] KubeconfigError),
+    /// No cluster, where files would do.
+    #[error("{0}\nWith -s FILE the SidecarSets come from files, and no cluster is asked.")]
+    NoCluster(Box<Self>),
     /// The API server refused, or was not reached.
     #[error("{}", api_message(.0))]
     Api(#[from] kube::Error),
+}
+
+impl Error {
+    /// Adds what to do without a cluster if none was reached; an answer of the API server stays as it is.
+    pub(super) fn hint_at_files(self) -> Self {
+        match self {
+            Self::Infer(_) | Self::Kubeconfig(_) => Self::NoCluster(Box::new(self)),
+            Self::Api(ref error) if !matches!(error, kube::Error::Api(_)) => Self::NoCluster(Box::new(self)),
+            other => other,
+        }
+    }
 }
 
 /// `Error from server (NotFound): pods "x" not found`, as kubectl says it.

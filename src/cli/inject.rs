@@ -12,8 +12,9 @@ use super::ordered::Ordered;
 use super::sets::{NamespaceLabels, OperatorArgs, Sets, fetch_namespace, name_label};
 use super::workloads::{Owner, for_each_object, for_each_pod};
 use super::{Say, say};
+use crate::api::reasons::InjectionReason;
 use crate::api::validate::validate;
-use crate::core::inject::{CompiledSets, Outcome, Request, inject};
+use crate::core::inject::{CompiledSets, Injection, Outcome, Request, inject};
 
 /// Inject sidecars into manifests, as the operator does into pods.
 ///
@@ -24,7 +25,7 @@ use crate::core::inject::{CompiledSets, Outcome, Request, inject};
 pub struct InjectArgs {
     #[command(flatten)]
     files: FileArgs,
-    /// Files with SidecarSets; without this, the sets of the cluster are used
+    /// Files or folders with SidecarSets; without this, the sets of the cluster are used
     #[arg(short, long = "sidecarset", value_name = "FILE")]
     sets: Vec<String>,
     #[command(flatten)]
@@ -40,6 +41,8 @@ struct Injector {
     namespaces: NamespaceLabels,
     default_namespace: String,
     excluded: Vec<String>,
+    /// Why the revisions of the cluster could not be read.
+    unread_revisions: Option<String>,
 }
 
 /// The result for one document.
@@ -53,7 +56,7 @@ struct Injected {
 
 /// Runs the verb.
 pub async fn run(args: InjectArgs, cluster: &ClusterArgs) -> Result<(), Error> {
-    let documents = args.files.read()?;
+    let documents = args.files.read("inject")?;
     let injector = injector(&args, cluster, &documents).await?;
     let done: Vec<Injected> =
         documents.iter().map(|document| injector.inject(&document.body)).collect::<Result<_, _>>()?;
@@ -71,23 +74,23 @@ async fn injector(args: &InjectArgs, cluster: &ClusterArgs, documents: &[Documen
     let excluded = args.operator.excluded();
     let written = written_namespaces(documents);
     if !args.sets.is_empty() {
-        let sets = Sets::read(&args.sets)?.compile();
+        let sets = Sets::read(&args.sets, args.files.recursive)?.compile();
         let default_namespace = cluster.namespace.clone().unwrap_or_else(|| "default".to_owned());
-        return Ok(Injector { sets, namespaces: written, default_namespace, excluded });
+        return Ok(Injector { sets, namespaces: written, default_namespace, excluded, unread_revisions: None });
     }
-    let cluster = cluster.connect().await?;
-    let sets = Sets::fetch(&cluster, &args.operator).await?;
+    let cluster = cluster.connect().await.map_err(Error::hint_at_files)?;
+    let sets = Sets::fetch(&cluster, &args.operator).await.map_err(Error::hint_at_files)?;
     for (set, message) in sets.all.iter().filter_map(|set| Some((set.name_any(), validate(set).message()?))) {
         say(Say::Warning, &format!("SidecarSet {set:?} is invalid, so the operator does not serve it: {message}"));
     }
-    let sets = sets.compile();
+    let (unread_revisions, sets) = (sets.unread_revisions.clone(), sets.compile());
     let mut namespaces = NamespaceLabels::new();
     for name in used_namespaces(documents, &cluster.namespace)? {
         let mut labels = fetch_namespace(&cluster, &name).await?;
         labels.extend(written.get(&name).cloned().unwrap_or_default());
         namespaces.insert(name, labels);
     }
-    Ok(Injector { sets, namespaces, default_namespace: cluster.namespace, excluded })
+    Ok(Injector { sets, namespaces, default_namespace: cluster.namespace, excluded, unread_revisions })
 }
 
 /// Labels of the namespaces that are described in the input.
@@ -136,19 +139,79 @@ impl Injector {
         let by_name: BTreeMap<String, String> = name_label(namespace);
         let namespace_labels = self.namespaces.get(namespace).unwrap_or(&by_name);
         let injection = inject(&self.sets, &Request { pod, namespace, namespace_labels, excluded: &self.excluded });
+        self.check_revisions(owner, &injection)?;
         if let Some(message) = injection.refused {
-            refused.push(format!("{}: {message}", owner.name));
+            refused.push(format!("{owner}: {message}"));
             return Ok(());
         }
         lines.extend(injection.outcomes.iter().map(|outcome| line(owner, outcome)));
         if injection.outcomes.is_empty() {
-            lines.push(format!("{}: no SidecarSet selects it", owner.name));
+            lines.push(format!("{owner}: no SidecarSet selects it"));
         }
-        json_patch::patch(pod, &injection.patch).map_err(|error| Error::Input(format!("{}: {error}", owner.name)))
+        json_patch::patch(pod, &injection.patch).map_err(|error| Error::Input(format!("{owner}: {error}")))
+    }
+
+    /// What a set pins can only be injected where it can be read.
+    fn check_revisions(&self, owner: &Owner, injection: &Injection) -> Result<(), Error> {
+        let Some(refusal) = &self.unread_revisions else { return Ok(()) };
+        let injects = |reason: InjectionReason| {
+            matches!(reason, InjectionReason::Injected | InjectionReason::AlreadyInjected) || reason.is_failure()
+        };
+        let pins = |set: &str| self.sets.get(set).is_some_and(|set| set.pinned().is_some());
+        let pinned = injection.outcomes.iter().find(|outcome| injects(outcome.reason) && pins(&outcome.set));
+        pinned.map_or(Ok(()), |outcome| {
+            Err(Error::Input(format!(
+                "{owner}: SidecarSet {:?} pins a revision (injectionStrategy.revision), and revisions cannot be read \
+                 without the permission to list controllerrevisions.apps: {refusal}",
+                outcome.set
+            )))
+        })
     }
 }
 
 fn line(owner: &Owner, outcome: &Outcome) -> String {
     let separator = if outcome.message.is_empty() { "" } else { ": " };
-    format!("{}: {} {}{separator}{}", owner.name, outcome.set, outcome.reason.as_str(), outcome.message)
+    format!("{owner}: {} {}{separator}{}", outcome.set, outcome.reason.as_str(), outcome.message)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn injector(policy: &str, unread_revisions: Option<&str>) -> Injector {
+        let set = json!({"apiVersion": "sidecarset.dev/v1beta1", "kind": "SidecarSet", "metadata": {"name": "s"},
+            "spec": {"selector": {"matchLabels": {"app": "web"}}, "containers": [{"name": "s", "image": "i"}],
+                "injectionStrategy": {"revision": {"customVersion": "v1", "policy": policy}}}});
+        let sets = Sets { all: vec![serde_json::from_value(set).unwrap()], ..Sets::default() };
+        Injector {
+            sets: sets.compile(),
+            namespaces: NamespaceLabels::new(),
+            default_namespace: "default".to_owned(),
+            excluded: Vec::new(),
+            unread_revisions: unread_revisions.map(str::to_owned),
+        }
+    }
+
+    fn pod(labels: &Value) -> Ordered {
+        Ordered::from(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "labels": labels},
+            "spec": {"containers": [{"name": "app", "image": "a"}]}}))
+    }
+
+    #[test]
+    fn a_set_that_pins_a_revision_needs_the_permission_to_read_it() {
+        let web = pod(&json!({"app": "web"}));
+        for policy in ["Always", "Partial"] {
+            let refusal = injector(policy, Some("forbidden")).inject(&web).err().map(|error| error.to_string());
+            let refusal = refusal.unwrap_or_default();
+            assert!(refusal.starts_with("error: pod/p: SidecarSet \"s\" pins a revision"), "{refusal}");
+            assert!(refusal.contains("list controllerrevisions.apps: forbidden"), "{refusal}");
+            assert!(injector(policy, None).inject(&web).is_ok(), "the history was read");
+        }
+        let opted_out = pod(&json!({"app": "web", "sidecarset.dev/inject": "false"}));
+        for untouched in [opted_out, pod(&json!({"app": "api"}))] {
+            assert!(injector("Always", Some("forbidden")).inject(&untouched).is_ok());
+        }
+    }
 }

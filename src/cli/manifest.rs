@@ -43,20 +43,30 @@ pub enum Format {
 }
 
 impl FileArgs {
-    /// All documents, in the order of the arguments, the names in a folder, the places in a file.
-    pub fn read(&self) -> Result<Vec<Document>, Error> {
+    /// All documents, in the order of the arguments, the names in a folder, the places in a file. That there are none is
+    /// an error, which names the verb.
+    pub fn read(&self, verb: &str) -> Result<Vec<Document>, Error> {
         let mut documents = Vec::new();
         for name in &self.filename {
-            for path in files(name, self.recursive)? {
-                documents.extend(read(&path)?);
-            }
+            documents.extend(read(name, self.recursive)?);
+        }
+        if documents.is_empty() {
+            return Err(Error::Input(format!("no objects passed to {verb}")));
         }
         Ok(documents)
     }
 }
 
-/// The documents of one file, or of stdin for `-`.
-pub fn read(path: &str) -> Result<Vec<Document>, Error> {
+/// The documents of a file, of the files in a folder, or of stdin for `-`.
+pub fn read(name: &str, recursive: bool) -> Result<Vec<Document>, Error> {
+    let mut documents = Vec::new();
+    for path in files(name, recursive)? {
+        documents.extend(read_file(&path)?);
+    }
+    Ok(documents)
+}
+
+fn read_file(path: &str) -> Result<Vec<Document>, Error> {
     let error = |source| Error::Read { path: path.to_owned(), source };
     let mut text = String::new();
     if path == "-" {
@@ -84,12 +94,17 @@ fn files(name: &str, recursive: bool) -> Result<Vec<String>, Error> {
     if name == "-" || !path.is_dir() {
         return Ok(vec![name.to_owned()]);
     }
-    let mut found = Vec::new();
-    collect(path, recursive, &mut found).map_err(|source| Error::Read { path: name.to_owned(), source })?;
-    found.sort();
+    let all = |recursive| {
+        let mut found = Vec::new();
+        let read = collect(path, recursive, &mut found);
+        read.map(|()| found).map_err(|source| Error::Read { path: name.to_owned(), source })
+    };
+    let mut found = all(recursive)?;
     if found.is_empty() {
-        return Err(Error::Input(format!("{name} has no files that end in .json, .yaml or .yml")));
+        let hint = if all(true)?.is_empty() { "" } else { "; its subfolders do: add -R" };
+        return Err(Error::Input(format!("{name} has no files that end in .json, .yaml or .yml{hint}")));
     }
+    found.sort();
     Ok(found.iter().map(|path| path.to_string_lossy().into_owned()).collect())
 }
 

@@ -29,6 +29,8 @@ pub struct Sets {
     pub all: Vec<SidecarSet>,
     /// The stored revisions, by set.
     pub revisions: BTreeMap<String, History>,
+    /// What the API server said if it does not let this user list them; `revisions` is empty then.
+    pub unread_revisions: Option<String>,
 }
 
 /// Where the operator runs, and what it leaves alone.
@@ -60,12 +62,12 @@ impl Sets {
         CompiledSets::new(compiled)
     }
 
-    /// The sets of files. Each must be what the API server and the operator would take.
-    pub fn read(paths: &[String]) -> Result<Self, Error> {
+    /// The sets of files and folders. Each must be what the API server and the operator would take.
+    pub fn read(paths: &[String], recursive: bool) -> Result<Self, Error> {
         let mut all = Vec::new();
         for path in paths {
             let before = all.len();
-            for Document { path, body } in manifest::read(path)? {
+            for Document { path, body } in manifest::read(path, recursive)? {
                 for_each_object(&body.value(), &mut |object| {
                     if is_set(object) {
                         all.push(parse(&path, object));
@@ -78,17 +80,19 @@ impl Sets {
         }
         let all = all.into_iter().collect::<Result<Vec<_>, _>>()?;
         check(&all)?;
-        Ok(Self { all, revisions: BTreeMap::new() })
+        Ok(Self { all, ..Self::default() })
     }
 
     /// The sets of a cluster, with the revisions that the operator keeps.
     pub async fn fetch(cluster: &Cluster, operator: &OperatorArgs) -> Result<Self, Error> {
         let all = Api::<SidecarSet>::all(cluster.client.clone()).list(&ListParams::default()).await?.items;
         let api: Api<ControllerRevision> = Api::namespaced(cluster.client.clone(), &operator.operator_namespace);
+        let mut unread_revisions = None;
         let stored = match api.list(&ListParams::default().labels(keys::SET)).await {
             Ok(list) => list.items,
             Err(kube::Error::Api(status)) if status.is_forbidden() => {
                 say(Say::Warning, &format!("old revisions are not known: {}", status.message));
+                unread_revisions = Some(status.message.clone());
                 Vec::new()
             }
             Err(error) => return Err(error.into()),
@@ -97,7 +101,7 @@ impl Sets {
         for (set, hash, revision) in stored.iter().filter_map(Revision::read) {
             revisions.entry(set).or_default().insert(hash, revision);
         }
-        Ok(Self { all, revisions })
+        Ok(Self { all, revisions, unread_revisions })
     }
 }
 
@@ -113,7 +117,7 @@ pub fn name_label(namespace: &str) -> BTreeMap<String, String> {
     [(keys::NAMESPACE_NAME.to_owned(), namespace.to_owned())].into()
 }
 
-fn is_set(object: &Value) -> bool {
+pub(super) fn is_set(object: &Value) -> bool {
     object["kind"] == "SidecarSet" && object["apiVersion"] == format!("{}/v1beta1", keys::GROUP)
 }
 

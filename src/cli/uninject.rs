@@ -23,7 +23,7 @@ pub struct UninjectArgs {
 /// Runs the verb.
 pub fn run(args: &UninjectArgs) -> Result<(), Error> {
     let mut bodies = Vec::new();
-    for document in args.files.read()? {
+    for document in args.files.read("uninject")? {
         bodies.push(without_sidecars(&document.body)?);
     }
     print(&bodies, args.output)
@@ -33,9 +33,9 @@ fn without_sidecars(body: &Ordered) -> Result<Ordered, Error> {
     let mut value = body.value();
     for_each_pod(&mut value, &mut |owner, pod| {
         for set in marks(pod).keys() {
-            say(Say::Note, &format!("{}: {set} Removed", owner.name));
+            say(Say::Note, &format!("{owner}: {set} Removed"));
         }
-        json_patch::patch(pod, &uninject(pod)).map_err(|error| Error::Input(format!("{}: {error}", owner.name)))
+        json_patch::patch(pod, &uninject(pod)).map_err(|error| Error::Input(format!("{owner}: {error}")))
     })?;
     Ok(body.arrange(value))
 }

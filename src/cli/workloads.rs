@@ -1,5 +1,7 @@
 //! Where pods are described in a manifest: pods, every built-in pod template, and lists of these.
 
+use std::fmt;
+
 use serde_json::Value;
 
 /// Kinds with a pod template, and where it is.
@@ -23,6 +25,14 @@ pub struct Owner {
     pub name: String,
     /// As written; `None` if the manifest names none.
     pub namespace: Option<String>,
+}
+
+/// `deployment/web -n shop`: what to write behind `kubectl get`.
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)?;
+        self.namespace.as_ref().map_or(Ok(()), |namespace| write!(f, " -n {namespace}"))
+    }
 }
 
 /// Calls `edit` for the object, or for each object of a `List`, with its pod or pod template; other kinds have none.

@@ -70,7 +70,7 @@ pub struct ContainerUpgradeStrategy {
     pub hot_upgrade_empty_image: Option<String>,
 }
 
-/// See [`ContainerUpgradeStrategy`].
+/// ColdUpgrade, the default, stops the container and starts it with the new image; HotUpgrade hands over to a twin before the old one stops.
 #[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(clippy::enum_variant_names)] // OpenKruise's values
 pub enum UpgradeType {
@@ -88,7 +88,7 @@ pub struct SharePolicy {
     pub type_: ShareType,
 }
 
-/// See [`SharePolicy`].
+/// enabled shares what the application mounts; disabled does not.
 #[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ShareType {
@@ -138,7 +138,7 @@ pub struct ResourcesPolicy {
     pub resources_expr: ResourcesExpr,
 }
 
-/// See [`ResourcesPolicy`].
+/// sum adds up the values of the targets; max takes the largest.
 #[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TargetContainersMode {
@@ -148,7 +148,7 @@ pub enum TargetContainersMode {
     Max,
 }
 
-/// See [`ResourcesPolicy`].
+/// Expressions over cpu and memory of the application's containers.
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ResourcesExpr {
     /// Expressions for limits, by resource name (`cpu`, `memory`).

@@ -27,7 +27,7 @@ pub struct InjectionStrategy {
     pub existing_pods: ExistingPods,
 }
 
-/// See [`InjectionStrategy`].
+/// Ignore, the default, creates the pod without the sidecars; Fail refuses it.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum FailurePolicy {
     /// The pod is created without the sidecars.
@@ -37,7 +37,7 @@ pub enum FailurePolicy {
     Fail,
 }
 
-/// See [`InjectionStrategy`].
+/// Latest gives new pods the newest revision; FollowRollout, the default, the stable one, unless only a new pod can have the newest.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NewPods {
     /// Always the newest revision.
@@ -47,7 +47,7 @@ pub enum NewPods {
     FollowRollout,
 }
 
-/// See [`InjectionStrategy`].
+/// A fixed revision for new pods, by the name of its ControllerRevision or by its customVersion.
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct InjectionRevision {
@@ -62,7 +62,7 @@ pub struct InjectionRevision {
     pub policy: RevisionPolicy,
 }
 
-/// See [`InjectionRevision`].
+/// Always, the default, pins every new pod; Partial those that the update strategy keeps on the old revision.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RevisionPolicy {
     /// Every new pod.
@@ -72,7 +72,7 @@ pub enum RevisionPolicy {
     Partial,
 }
 
-/// See [`InjectionStrategy`].
+/// Report, the default, counts and names selected pods without sidecars; Evict has their owners replace them; Ignore does not look for them.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ExistingPods {
     /// Nothing.

@@ -129,7 +129,7 @@ pub struct PatchPodMetadata {
     pub patch_policy: Option<PatchPolicy>,
 }
 
-/// See [`PatchPodMetadata`].
+/// What happens where the pod has the key already. Retain, the default, keeps the pod's value; Overwrite writes the set's over an annotation, and over a label only if this set wrote it; MergePatchJson merges the two as JSON (RFC 7386), the set's winning.
 #[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PatchPolicy {
     /// The pod's value stays.
@@ -152,7 +152,7 @@ pub struct SetResources {
     pub preserve_qos: Option<bool>,
 }
 
-/// See [`SetResources`].
+/// Additive, the default, puts the sidecars' resources on top of the application's; SharedWithPod gives application and sidecars one pod-level budget.
 #[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ResourcesMode {
     /// The sidecars' requests come on top of the application's.

@@ -38,7 +38,7 @@ pub struct UpdateStrategy {
         .message("must be a number of pods, 1 or more, or a percentage from 1% to 100%; to stop upgrades use paused: true"))]
     #[serde(default = "default_max_unavailable")]
     pub max_unavailable: IntOrString,
-    /// Number or percent of one owner's pods that may be unavailable at once.
+    /// Number or percent of one owner's pods that may be unavailable at once. Not supported yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_unavailable_per_workload: Option<IntOrString>,
     /// Seconds that an upgraded sidecar must have been ready without a restart.
@@ -49,33 +49,33 @@ pub struct UpdateStrategy {
     #[schemars(range(min = 1, max = 86400))]
     #[serde(default = "default_pod_update_timeout_seconds")]
     pub pod_update_timeout_seconds: i32,
-    /// Seconds without progress after which the set is stalled.
+    /// Seconds without progress after which the set is stalled. Not supported yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub progress_deadline_seconds: Option<i32>,
-    /// Batches with pauses between them, instead of partition.
+    /// Batches with pauses between them, instead of partition. Not supported yet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub steps: Vec<Step>,
-    /// What happens when upgraded pods fail.
+    /// What happens when upgraded pods fail. Not supported yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure_policy: Option<UpdateFailurePolicy>,
-    /// Pull the new image on a batch's nodes before any container is stopped.
+    /// Pull the new image on a batch's nodes before any container is stopped. Not supported yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pre_pull: Option<bool>,
-    /// What happens to a pod whose change cannot be made in place.
+    /// What happens to a pod whose change cannot be made in place. Not supported yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub when_not_in_place: Option<WhenNotInPlace>,
-    /// Which pods are upgraded first.
+    /// Which pods are upgraded first. Not supported yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub priority_strategy: Option<PriorityStrategy>,
-    /// Labels whose pods are spread over the whole rollout.
+    /// Labels whose pods are spread over the whole rollout. Not supported yet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub scatter_strategy: Vec<ScatterTerm>,
 }
 
-/// See [`UpdateStrategy`].
+/// RollingUpdate, the default, upgrades running pods in place; NotUpdate leaves them alone.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum UpdateType {
     /// Running pods are upgraded in place.
@@ -95,7 +95,7 @@ pub struct Step {
     pub pause: Option<StepPause>,
 }
 
-/// See [`Step`].
+/// A wait behind a step: until approved, or for a time.
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StepPause {
@@ -105,7 +105,7 @@ pub struct StepPause {
     pub duration_seconds: Option<i32>,
 }
 
-/// See [`UpdateStrategy`].
+/// What happens when upgraded pods fail. Not supported yet.
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UpdateFailurePolicy {
@@ -117,7 +117,7 @@ pub struct UpdateFailurePolicy {
     pub action: Option<FailureAction>,
 }
 
-/// See [`UpdateFailurePolicy`].
+/// Pause stops the rollout; Rollback returns the pods to the stable revision; Ignore does nothing, and the rollout waits. Not supported yet.
 #[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FailureAction {
     /// The rollout stops.
@@ -128,7 +128,7 @@ pub enum FailureAction {
     Ignore,
 }
 
-/// See [`UpdateStrategy`].
+/// What happens to a pod whose change cannot be made in place. Skip keeps its revision and counts it; Evict evicts it through its PodDisruptionBudgets. Not supported yet.
 #[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum WhenNotInPlace {
     /// The pod keeps its revision and is counted.
@@ -137,7 +137,7 @@ pub enum WhenNotInPlace {
     Evict,
 }
 
-/// See [`UpdateStrategy`].
+/// Which pods are upgraded first. Not supported yet.
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PriorityStrategy {
@@ -149,7 +149,7 @@ pub struct PriorityStrategy {
     pub order_priority: Vec<OrderPriority>,
 }
 
-/// See [`PriorityStrategy`].
+/// A weight for the pods that match a selector. Not supported yet.
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct WeightPriority {
@@ -160,7 +160,7 @@ pub struct WeightPriority {
     pub match_selector: LabelSelector,
 }
 
-/// See [`PriorityStrategy`].
+/// A label by whose values pods are ordered. Not supported yet.
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct OrderPriority {
@@ -168,7 +168,7 @@ pub struct OrderPriority {
     pub ordered_key: String,
 }
 
-/// See [`UpdateStrategy`].
+/// Pods with this label are spread over the whole rollout. Not supported yet.
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ScatterTerm {
     /// Label key.

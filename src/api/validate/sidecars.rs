@@ -136,7 +136,8 @@ fn start_order(spec: &SidecarSetSpec, report: &mut Report) {
     for (path, node) in paths.iter().zip(&nodes) {
         if node.name == APP {
             report.warnings.push(format!(
-                "{path}: in dependsOn the name {APP:?} means the pod's own containers, and many pods have one of that name: choose another name for this sidecar"
+                "{}: in dependsOn {APP:?} means the pod's own containers, and many pods have one of that name: choose another",
+                path.replace("dependsOn", "name")
             ));
         }
         for name in node.depends_on {

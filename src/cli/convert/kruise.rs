@@ -296,10 +296,6 @@ fn update(spec: &mut Value, notes: &mut Notes) {
     update_type(strategy, native, notes);
     partition(strategy, notes);
     max_unavailable(strategy, notes);
-    if !strategy["priorityStrategy"]["orderPriority"].is_null() {
-        let message = "pods without the key go last; in OpenKruise they go first";
-        notes.say("spec.updateStrategy.priorityStrategy.orderPriority", message);
-    }
     if strategy.as_object().is_some_and(Map::is_empty) {
         take(spec, "updateStrategy");
     }
@@ -325,8 +321,7 @@ fn update_type(strategy: &mut Value, native: bool, notes: &mut Notes) {
     }
     notes.say(
         "spec.updateStrategy.failurePolicy",
-        "a rollout stops when a tenth of the pods have failed, or when failed pods fill maxUnavailable; \
-         OpenKruise goes on. action: Ignore says so",
+        "is not supported yet: a rollout stops when failed pods fill maxUnavailable; OpenKruise goes on",
     );
 }
 

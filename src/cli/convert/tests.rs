@@ -336,3 +336,16 @@ fn lists_are_unpacked_and_other_kinds_are_refused() {
     let error = convert(&[document("a.yaml", "{name: 'a:b:c', containers: []}")]).unwrap_err();
     assert_eq!(error.to_string(), "a.yaml: name: \"a:b:c\" is neither `name` nor `name:version`");
 }
+
+#[test]
+fn notes_never_advise_what_validation_refuses() {
+    let order = json!({"priorityStrategy": {"orderPriority": [{"orderedKey": "rank"}]}, "scatterStrategy": [{"key": "a", "value": "b"}]});
+    let conversion = kruise(kruise::V1BETA1, "/spec/updateStrategy", order);
+    assert!(conversion.failed);
+    for field in ["failurePolicy", "priorityStrategy", "scatterStrategy"] {
+        let path = format!("spec.updateStrategy.{field}");
+        let notes: Vec<&Note> = conversion.notes.iter().filter(|note| note.path.starts_with(&path)).collect();
+        assert_eq!(notes.len(), 1, "{path}");
+        assert!(notes[0].message.starts_with("is not supported yet"), "{}", notes[0]);
+    }
+}

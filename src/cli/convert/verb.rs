@@ -21,7 +21,7 @@ pub struct Args {
 
 /// Exit code 1 if something could not be converted, or would be refused by the apiserver; the output is there anyway.
 pub fn run(args: &Args) -> Result<ExitCode, Error> {
-    let documents = args.files.read()?.into_iter();
+    let documents = args.files.read("convert")?.into_iter();
     let documents: Vec<Document> =
         documents.map(|document| Document { file: document.path, value: document.body.value() }).collect();
     let conversion = convert(&documents).map_err(|error| Error::Input(error.to_string()))?;

@@ -117,7 +117,7 @@ fn text(explanation: &Explanation) -> String {
                 start.kind.describe(start.hot),
                 or_none(&start.set),
                 start.next_starts_when.to_owned(),
-                or_none(&(!start.depends_on.is_empty()).then(|| start.depends_on.join(","))),
+                or_none(&(!start.depends_on.is_empty()).then(|| start.describe_dependencies(start_order))),
             ]
         })
         .collect();

@@ -4,6 +4,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::api::SidecarSet;
+use crate::api::order::APP;
 use crate::core::inject::Mark;
 use crate::core::inject::uninject::marks;
 use crate::core::revision::List;
@@ -13,6 +14,9 @@ use crate::core::revision::List;
 #[serde(rename_all = "camelCase")]
 pub(super) struct Start {
     pub(super) container: String,
+    /// The name in the set, without what tells twins of a hot container apart.
+    #[serde(skip)]
+    base: String,
     pub(super) kind: Kind,
     /// The set that it is from; `None` for the pod's own.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -63,6 +67,15 @@ impl Kind {
     }
 }
 
+impl Start {
+    /// The cell of the table: what is not in the pod holds nothing up.
+    pub(super) fn describe_dependencies(&self, all: &[Self]) -> String {
+        let known = |name: &str| name == APP || all.iter().any(|start| start.base == name);
+        let absent = |name: &String| if known(name) { name.clone() } else { format!("{name} (not in this pod)") };
+        self.depends_on.iter().map(absent).collect::<Vec<_>>().join(",")
+    }
+}
+
 /// All containers in the order in which the kubelet starts them.
 pub(super) fn start_order(pod: &Value, sets: &[SidecarSet]) -> Vec<Start> {
     let marks = marks(pod);
@@ -76,12 +89,14 @@ pub(super) fn start_order(pod: &Value, sets: &[SidecarSet]) -> Vec<Start> {
                 List::Init => Kind::Init,
                 List::Ordinary => Kind::Container,
             };
+            let base = owner.map_or(name, |(_, added)| base_name(added, name));
             order.push(Start {
                 container: name.to_owned(),
+                base: base.to_owned(),
                 kind,
                 set: owner.map(|(set, _)| set.clone()),
                 next_starts_when: next_starts_when(kind, container),
-                depends_on: owner.map(|(set, added)| depends_on(sets, set, base_name(added, name))).unwrap_or_default(),
+                depends_on: owner.map(|(set, _)| depends_on(sets, set, base)).unwrap_or_default(),
                 hot: owner.and_then(|(_, added)| hot(added, name)),
             });
         }
@@ -138,7 +153,7 @@ mod tests {
             "initContainers": [{"name": "proxy", "restartPolicy": "Always", "startupProbe": {}},
                 {"name": "plain", "restartPolicy": "Always"}, {"name": "migrate"}]}});
         let set: SidecarSet = serde_json::from_value(json!({"apiVersion": "sidecarset.dev/v1beta1", "kind": "SidecarSet",
-            "metadata": {"name": "s"}, "spec": {"selector": {}, "containers": [{"name": "c", "dependsOn": ["proxy"]}]}}))
+            "metadata": {"name": "s"}, "spec": {"selector": {}, "containers": [{"name": "c", "dependsOn": ["proxy", "z1", "app"]}]}}))
         .unwrap();
         let order = start_order(&pod, &[set]);
         let seen: Vec<_> = order
@@ -149,10 +164,11 @@ mod tests {
                     s.kind.describe(s.hot),
                     s.set.as_deref(),
                     s.next_starts_when,
-                    s.depends_on.join(","),
+                    s.describe_dependencies(&order),
                 )
             })
             .collect();
+        let depends = "proxy,z1 (not in this pod),app".to_owned();
         let (native, s) = ("native sidecar".to_owned(), Some("s"));
         assert_eq!(
             seen,
@@ -160,8 +176,8 @@ mod tests {
                 ("proxy", native.clone(), s, "its startupProbe has succeeded", String::new()),
                 ("plain", native, s, "it has started", String::new()),
                 ("migrate", "init".to_owned(), None, "it has succeeded", String::new()),
-                ("c-1", "container, hot (waiting)".to_owned(), s, "at once", "proxy".to_owned()),
-                ("c-2", "container, hot (working)".to_owned(), s, "at once", "proxy".to_owned()),
+                ("c-1", "container, hot (waiting)".to_owned(), s, "at once", depends.clone()),
+                ("c-2", "container, hot (working)".to_owned(), s, "at once", depends),
                 ("app", "container".to_owned(), None, "its postStart hook has ended", String::new()),
             ]
         );

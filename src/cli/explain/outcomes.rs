@@ -14,7 +14,8 @@ use crate::api::selector::{Selector, key};
 use crate::api::validate::validate;
 use crate::api::{SidecarSet, keys};
 use crate::core::inject::uninject::uninject;
-use crate::core::inject::{CompiledSets, Injection, Request, inject};
+use crate::core::inject::{CompiledSets, Injection, Request};
+use crate::core::naked::inject_anew;
 
 /// The pod is selected and carries no mark of the set.
 const NAKED: &str = "Naked";
@@ -81,7 +82,7 @@ pub(super) fn explain(view: &View<'_>, all: bool) -> Vec<SetLine> {
             return Some(line(INVALID, message));
         }
         if is_selected {
-            let (reason, message) = unmarked(view.pod, set, &wanted);
+            let (reason, message) = unmarked(view, set, &wanted);
             return Some(line(&reason, message));
         }
         all.then(|| line(NOT_SELECTED, unmet(set, &labels, view.namespace_labels)))
@@ -95,7 +96,7 @@ fn as_created(view: &View<'_>, compiled: &CompiledSets) -> Injection {
     // The operations were made from this very pod: a failure would leave it as it is.
     let _ = json_patch::patch(&mut pod, &uninject(view.pod));
     let (namespace, namespace_labels, excluded) = (view.namespace, view.namespace_labels, view.excluded);
-    inject(compiled, &Request { pod: &pod, namespace, namespace_labels, excluded })
+    inject_anew(compiled, &Request { pod: &pod, namespace, namespace_labels, excluded })
 }
 
 /// The revision that running pods are brought to; before the first reconcile that of the spec.
@@ -122,13 +123,22 @@ fn marked(
     match target {
         Some(target) if target == revision => "current".to_owned(),
         Some(_) if known => "behind: the target is another revision".to_owned(),
+        _ if let Some(refusal) = &view.sets.unread_revisions => format!("behind; {}", unread(refusal)),
         _ => "behind: the pod's revision is not known any more".to_owned(),
     }
 }
 
-fn unmarked(pod: &Value, set: &SidecarSet, wanted: &Injection) -> (String, String) {
+fn unread(refusal: &str) -> String {
+    format!("revisions cannot be read: {refusal}")
+}
+
+fn unmarked(view: &View<'_>, set: &SidecarSet, wanted: &Injection) -> (String, String) {
+    let pod = view.pod;
     match wanted.outcomes.iter().find(|outcome| outcome.set == set.name_any()) {
         Some(outcome) if outcome.reason != InjectionReason::Injected => {
+            if let (InjectionReason::RevisionNotFound, Some(refusal)) = (outcome.reason, &view.sets.unread_revisions) {
+                return (outcome.reason.as_str().to_owned(), unread(refusal));
+            }
             (outcome.reason.as_str().to_owned(), outcome.message.clone())
         }
         None => (POD_REFUSED.to_owned(), wanted.refused.clone().unwrap_or_default()),
@@ -237,6 +247,27 @@ mod tests {
             let (seen, message) = one(set, &pod);
             assert_eq!(seen, reason, "{message}");
             assert!(message.contains(part), "{message}");
+        }
+    }
+
+    #[test]
+    fn revisions_that_cannot_be_read_are_not_said_to_be_gone() {
+        let pinned = json!({"spec": {"injectionStrategy": {"revision": {"customVersion": "v1"}}}});
+        let behind = pod(json!({"metadata": {"labels": {"revision.sidecarset.dev/s": "old"}}}));
+        for (set, pod) in
+            [(set("s", json!({"status": {"updateRevision": "new"}})), behind), (set("s", pinned), pod(json!({})))]
+        {
+            let sets = Sets { all: vec![set], unread_revisions: Some("forbidden".to_owned()), ..Sets::default() };
+            let namespace_labels = BTreeMap::new();
+            let view = View {
+                pod: &pod,
+                namespace: "default",
+                namespace_labels: &namespace_labels,
+                sets: &sets,
+                excluded: &[],
+            };
+            let message = explain(&view, false).remove(0).message;
+            assert!(message.ends_with("revisions cannot be read: forbidden"), "{message}");
         }
     }
 

@@ -16,6 +16,7 @@ use crate::api::selector::SelectorError;
 use crate::api::v1beta1::{ExistingPods, WhenNotInPlace};
 use crate::api::validate::{FieldError, validate};
 use crate::core::inject::{CompiledSet, CompiledSets, Injection, Request, inject};
+use crate::core::naked::inject_anew;
 use crate::core::pod::{PodKey, PodView, SlimPod};
 use crate::core::revision::{History, Template};
 use crate::core::upgrade::patch::pod_patch;
@@ -34,6 +35,15 @@ pub struct World {
     pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
     /// Whether the kubelet of a node restarts native sidecars for a new image.
     pub nodes: BTreeMap<String, Option<bool>>,
+}
+
+impl World {
+    /// The same with other sets applied, too: those of the same input.
+    pub fn suppose(&mut self, beside: &[SidecarSet]) {
+        let name = |set: &SidecarSet| set.name_any();
+        self.others.retain(|other| !beside.iter().any(|set| name(set) == name(other)));
+        self.others.extend_from_slice(beside);
+    }
 }
 
 /// What would happen to a pod. The order is that of the table.
@@ -202,6 +212,10 @@ impl Planner {
     }
 
     fn inject(&self, pod: &Value) -> Injection {
+        self.ask(pod, inject)
+    }
+
+    fn ask(&self, pod: &Value, inject: fn(&CompiledSets, &Request<'_>) -> Injection) -> Injection {
         let namespace = pod["metadata"]["namespace"].as_str().unwrap_or_default();
         let no_labels = BTreeMap::new();
         let namespace_labels = self.world.namespaces.get(namespace).unwrap_or(&no_labels);
@@ -220,7 +234,7 @@ impl Planner {
 
     /// `None` if the set does not select the pod.
     fn fate_of_naked(&self, pod: &Value) -> Option<(Action, String)> {
-        let injection = self.inject(pod);
+        let injection = self.ask(pod, inject_anew);
         if let Some(message) = injection.refused {
             return Some((Action::Refuse, message));
         }

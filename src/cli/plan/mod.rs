@@ -12,18 +12,20 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use k8s_openapi::jiff::Timestamp;
-use kube::Client;
+use kube::{Client, ResourceExt};
 use serde_json::Value;
 
 pub use decide::{Action, Plan, Planner, Row, World};
 pub use render::{Example, render};
 
-use super::Error;
 use super::cluster::ClusterArgs;
-use super::manifest::FileArgs;
+use super::manifest::{Document, FileArgs, name_of};
 use super::schema::Schema;
-use crate::api::SidecarSet;
+use super::sets::is_set;
+use super::workloads::for_each_object;
+use super::{Error, Say, say};
 use crate::api::validate::{FieldError, conflicts, validate};
+use crate::api::{SidecarSet, keys};
 
 /// Exit code if applying would change something, as `kubectl diff` has it.
 pub const DIFFERENT: u8 = 1;
@@ -43,47 +45,83 @@ pub struct Args {
     pods: bool,
 }
 
-/// Plans each document of the files by itself.
+/// Plans each set of the files, beside the others of the files.
 pub async fn run(args: &Args, cluster: &ClusterArgs) -> Result<ExitCode, Error> {
-    let documents = args.files.read()?;
+    let sets = sets(&args.files.read("plan")?)?;
     let client = cluster.connect().await?.client;
     let mut differs = false;
-    for document in documents {
-        let (plan, text) = plan(&client, &document.body.value(), Timestamp::now(), args.pods).await?;
+    for set in &sets {
+        let beside: Vec<SidecarSet> = sets.iter().filter(|other| other.name_any() != set.name_any()).cloned().collect();
+        let (plan, text) = plan(&client, set.clone(), &beside, Timestamp::now(), args.pods).await?;
         differs |= plan.differs();
         std::io::stdout().write_all(text.as_bytes()).map_err(|error| Error::Write(error.to_string()))?;
     }
     Ok(if differs { ExitCode::from(DIFFERENT) } else { ExitCode::SUCCESS })
 }
 
-/// Plans one document. With `pods`, the text has a line for every pod.
+/// The sets of the input; what else is there is named on stderr.
+fn sets(documents: &[Document]) -> Result<Vec<SidecarSet>, Error> {
+    let mut sets = Vec::new();
+    for Document { path, body } in documents {
+        for_each_object(&body.value(), &mut |object| {
+            if object["kind"].as_str().is_none_or(str::is_empty) {
+                sets.push(Err(Error::Input(format!("{path}: a document has no kind"))));
+            } else if is_set(object) {
+                sets.push(read(object));
+            } else {
+                say(Say::Note, &format!("skipped {}", name_of(object)));
+            }
+        });
+    }
+    if sets.is_empty() {
+        return Err(Error::Input(format!("plan reads SidecarSets of {}/v1beta1, and the input has none", keys::GROUP)));
+    }
+    sets.into_iter().collect()
+}
+
+/// Plans one set as if those beside it were applied, too. With `pods`, the text has a line for every pod.
 ///
 /// # Errors
-/// Another kind, an invalid set, or a cluster that does not answer.
-pub async fn plan(client: &Client, document: &Value, now: Timestamp, pods: bool) -> Result<(Plan, String), Error> {
-    let set = read(document)?;
-    let world = gather::world(client, &set).await?;
+/// A set that conflicts with others, or a cluster that does not answer or refuses the set.
+pub async fn plan(
+    client: &Client,
+    set: SidecarSet,
+    beside: &[SidecarSet],
+    now: Timestamp,
+    pods: bool,
+) -> Result<(Plan, String), Error> {
+    let mut world = gather::world(client, &set).await?;
+    let fits_as_it_is = check(&set, &world).is_ok();
+    world.suppose(beside);
     check(&set, &world)?;
-    let unchecked = gather::dry_run(client, &set, world.existing.as_ref()).await?;
+    let answer = gather::dry_run(client, &set, world.existing.as_ref()).await;
+    let remark = remark(answer, fits_as_it_is)?;
     let mut planner = Planner::new(set, world, now).map_err(|(name, error)| invalid(&name, &[error]))?;
     gather::pods(client, &mut planner).await?;
     let plan = planner.plan();
     let examples = gather::examples(client, &planner, &plan).await?;
-    let remark = unchecked.map(|why| format!("The apiserver did not check the set: {why}\n")).unwrap_or_default();
     let text = remark + &render(&plan, &examples, pods);
     Ok((plan, text))
 }
 
-/// The set in a document, if it is valid by itself.
+/// What to say about the dry run. The apiserver does not know the other sets of the input: its refusal is no error where
+/// the set needs them.
+fn remark(answer: Result<Option<String>, Error>, fits_as_it_is: bool) -> Result<String, Error> {
+    match answer {
+        Ok(None) => Ok(String::new()),
+        Ok(Some(why)) => Ok(format!("The apiserver did not check the set: {why}\n")),
+        Err(Error::Api(kube::Error::Api(status))) if !fits_as_it_is => {
+            Ok(format!("The apiserver refuses the set until the others of the input are applied: {}\n", status.message))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The set in an object, if it is valid by itself.
 ///
 /// # Errors
-/// Another kind; fields that the schema does not know; what validation refuses.
+/// Fields that the schema does not know; what validation refuses.
 pub fn read(document: &Value) -> Result<SidecarSet, Error> {
-    let text = |field: &str| document[field].as_str().unwrap_or_default();
-    if (text("apiVersion"), text("kind")) != ("sidecarset.dev/v1beta1", "SidecarSet") {
-        let found = format!("{:?} of {:?}", text("kind"), text("apiVersion"));
-        return Err(Error::Input(format!("plan reads SidecarSets of sidecarset.dev/v1beta1, and this is {found}")));
-    }
     let name = document["metadata"]["name"].as_str().unwrap_or_default();
     let mut document = document.clone();
     let misfits = Schema::of_spec().fit(&mut document["spec"]);
@@ -101,7 +139,7 @@ pub fn read(document: &Value) -> Result<SidecarSet, Error> {
     }
 }
 
-/// The set beside the other sets of the cluster.
+/// The set beside the other sets.
 fn check(set: &SidecarSet, world: &World) -> Result<(), Error> {
     let valid = world.others.iter().filter(|other| validate(other).errors.is_empty());
     let errors = conflicts(set, valid);

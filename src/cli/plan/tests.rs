@@ -211,9 +211,42 @@ fn an_invalid_set_is_refused_with_paths() {
     let error = read(&document).unwrap_err().to_string();
     assert!(error.contains("\n  spec.containers[0].livnessProbe: is not a field"), "{error}");
     assert!(error.contains("\n  spec.containers[0].name: must have at most 63"), "{error}");
-    let error = read(&json!({"apiVersion": "apps/v1", "kind": "Deployment"})).unwrap_err().to_string();
-    assert_eq!(
-        error,
-        "error: plan reads SidecarSets of sidecarset.dev/v1beta1, and this is \"Deployment\" of \"apps/v1\""
+}
+
+/// A canary of the set.
+fn canary() -> SidecarSet {
+    let mut canary = set("v2", json!({}));
+    canary.metadata.name = Some("logs-canary".to_owned());
+    canary.metadata.annotations = Some(
+        [("sidecarset.dev/canary".to_owned(), "true".to_owned()), ("sidecarset.dev/base".to_owned(), SET.to_owned())]
+            .into(),
     );
+    canary
+}
+
+#[test]
+fn a_set_may_need_another_one_of_the_same_input() {
+    let mut world = World::default();
+    assert!(check(&canary(), &world).unwrap_err().to_string().contains("there is no SidecarSet"));
+    world.suppose(&[set("v1", json!({}))]);
+    assert!(check(&canary(), &world).is_ok());
+}
+
+#[test]
+fn sets_of_the_input_take_the_place_of_those_in_the_cluster() {
+    let mut other = set("v1", json!({}));
+    other.metadata.name = Some("other".to_owned());
+    let mut world = World { others: vec![other.clone()], ..World::default() };
+    assert!(check(&set("v1", json!({})), &world).is_err(), "both have the container");
+    other.spec.selector = serde_json::from_value(json!({"matchLabels": {"app": "api"}})).unwrap();
+    world.suppose(&[other]);
+    assert!(check(&set("v1", json!({})), &world).is_ok());
+}
+
+#[test]
+fn a_refusal_is_a_remark_only_where_the_set_needs_others_of_the_input() {
+    let refusal = || Err(Error::Api(kube::Error::Api(kube::core::Status::failure("no base", "Invalid").boxed())));
+    let expected = "The apiserver refuses the set until the others of the input are applied: no base\n";
+    assert_eq!(remark(refusal(), false).unwrap(), expected);
+    assert!(remark(refusal(), true).is_err());
 }
