@@ -277,6 +277,29 @@ async fn a_pod_whose_replacement_could_not_be_injected_is_not_evicted() {
 }
 
 #[tokio::test]
+async fn pods_of_a_set_that_was_deleted_and_created_again_are_replaced() {
+    let world = World::shared("naked-again").await;
+    world.apply(&evicting(&world)).await;
+    world.deploy(2).await;
+    let before = uids(&world.pods().await);
+    world.remove_set(&world.name).await;
+    eventually("the marks are gone", async || {
+        let marked = world.pods().await.into_iter().any(|pod| pod.labels().contains_key("sidecarset.dev/injected"));
+        if marked { Err("marked") } else { Ok(()) }
+    })
+    .await;
+    world.apply(&evicting(&world)).await;
+    eventually("all pods are new and injected", async || {
+        let pods = world.pods().await;
+        let marked = pods.iter().filter(|pod| pod.labels().contains_key("sidecarset.dev/injected")).count();
+        let new = uids(&pods).is_disjoint(&before);
+        if (pods.len(), marked, new) == (2, 2, true) { Ok(()) } else { Err((pods.len(), marked, new)) }
+    })
+    .await;
+    world.end().await;
+}
+
+#[tokio::test]
 async fn a_paused_set_evicts_nothing() {
     let world = World::shared("naked-paused").await;
     world.deploy(1).await;
