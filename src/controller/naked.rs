@@ -35,7 +35,7 @@ const AT_LEAST: Duration = Duration::from_secs(5);
 /// however large the cluster is (100,000 pods are 200 pages).
 const PAUSE: u32 = 19;
 
-/// After a registration has changed, apiservers need a moment to follow it.
+/// After a registration has changed, apiservers need a moment to follow it; owners need one to replace a pod.
 const FOLLOW: Duration = Duration::from_secs(1);
 
 /// Pods that are read in full after one listing, to say why they have no sidecars.
@@ -76,6 +76,14 @@ impl Naked {
         self.look.notify_one();
     }
 
+    /// An injected pod of these sets is new or has changed: it may replace one that was found without sidecars.
+    pub(super) fn expect_fewer<'a>(&self, names: impl IntoIterator<Item = &'a String>) {
+        let sets = lock(&self.sets);
+        if names.into_iter().any(|name| sets.get(name).is_some_and(|known| known.found.pods > 0)) {
+            self.look_soon();
+        }
+    }
+
     pub(super) fn forget(&self, set: &str) {
         lock(&self.sets).remove(set);
     }
@@ -98,7 +106,8 @@ pub(super) async fn run(context: Arc<Context>) {
         sleep(pause).await;
         tokio::select! {
             () = sleep(EVERY.saturating_sub(pause)) => {}
-            () = context.naked.look.notified() => {}
+            // The pod that is replaced goes a moment after the new one is ready.
+            () = context.naked.look.notified() => sleep(FOLLOW).await,
             Ok(()) = registered.changed() => sleep(FOLLOW).await,
         }
     }

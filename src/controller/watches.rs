@@ -307,6 +307,7 @@ fn on_pod(context: &Arc<Context>, relist: &mut Relist<PodKey>, gate: &Gate, even
             let view = PodView::new(pod);
             relist.note(view.key.clone());
             let sets = context.index().apply(view, now());
+            context.naked.expect_fewer(&sets);
             context.dirty.mark(sets);
         }
         Event::InitDone => {
