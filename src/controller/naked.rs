@@ -13,9 +13,9 @@ use serde_json::Value;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
+use super::WARM_UP;
 use super::context::{Context, lock};
 use super::error::Error;
-use super::{PAGE, WARM_UP};
 use crate::api::reasons::reason;
 use crate::api::v1beta1::ExistingPods;
 use crate::api::{SidecarSet, keys};
@@ -32,8 +32,11 @@ const EVERY: Duration = Duration::from_mins(1);
 const AT_LEAST: Duration = Duration::from_secs(5);
 
 /// A listing is followed by a pause of so many times its own length: at most a twentieth of the time is spent listing,
-/// however large the cluster is (100,000 pods are 200 pages).
+/// however large the cluster is (100,000 pods are 500 pages).
 const PAUSE: u32 = 19;
+
+/// Pods per page. Metadata of one pod is some kilobytes, most of it managed fields: small pages keep the operator small.
+const PAGE: u32 = 200;
 
 /// After a registration has changed, apiservers need a moment to follow it; owners need one to replace a pod.
 const FOLLOW: Duration = Duration::from_secs(1);
