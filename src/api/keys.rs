@@ -71,3 +71,8 @@ pub fn injection_annotation(set: &str) -> String {
 pub fn update_annotation(set: &str) -> String {
     format!("{UPDATE_PREFIX}{set}")
 }
+
+/// Names of the two containers of a hot upgrade (OpenKruise's).
+pub fn twins(container: &str) -> [String; 2] {
+    [format!("{container}-1"), format!("{container}-2")]
+}

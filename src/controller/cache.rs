@@ -12,7 +12,7 @@ use crate::api::reasons::CONFLICTING;
 use crate::api::validate::{Allowed, Report, clashes, validate_with};
 use crate::api::{SidecarSet, canary_base, keys};
 use crate::core::inject::{CompiledSet, CompiledSets, Served};
-use crate::core::revision::{History, Revision, name, set_and_hash};
+use crate::core::revision::{History, Revision, collisions, name, set_and_hash};
 
 /// See the module. Clones share it.
 #[derive(Clone, Debug)]
@@ -217,7 +217,7 @@ impl Inner {
     fn meeting<'a>(&'a self, known: &'a Known) -> impl Iterator<Item = &'a Known> {
         let others = self.sets.values().filter(move |other| !Arc::ptr_eq(&other.set, &known.set));
         others.filter(move |other| match (&known.compiled, &other.compiled) {
-            (Some(a), Some(b)) => a.meets(b),
+            (Some(a), Some(b)) => a.reach().meets(b.reach()),
             _ => false,
         })
     }
@@ -246,12 +246,6 @@ fn compile(set: &SidecarSet, history: Option<&History>, allowed: &Allowed) -> Op
     CompiledSet::new(set, history.unwrap_or(&History::new())).ok().map(Arc::new)
 }
 
-/// `status.collisionCount`, 0 if unset.
-pub(super) fn collisions(set: &SidecarSet) -> i32 {
-    set.status.as_ref().and_then(|status| status.collision_count).unwrap_or(0)
-}
-
-/// Annotations of a canary shape what it injects, and do not count the generation up.
 fn same_spec(a: &SidecarSet, b: &SidecarSet) -> bool {
     let spec = |set: &SidecarSet| {
         let annotation = |key: &str| set.annotations().get(key).cloned();

@@ -135,7 +135,7 @@ impl Round<'_> {
                 Verdict::InVain
             } else {
                 let owner = evict::owner(eviction);
-                let pods = siblings(self.context, self.compiled, &eviction.namespace, &owner).await?;
+                let pods = siblings(self.context, self.compiled, self.sets, &eviction.namespace, &owner).await?;
                 let replicas = replicas(self.context, &eviction.namespace, &owner).await?;
                 evict::judge(eviction, &pods, replicas, timeout, now())
             };
@@ -207,7 +207,7 @@ impl Round<'_> {
     /// Evicts one pod of an owner, or says why not.
     async fn replace_one(&self, memory: &mut Memory, group: &Group, owner: &Owner) -> Result<Option<String>, Error> {
         let namespace = &group.example.namespace;
-        let pods = siblings(self.context, self.compiled, namespace, owner).await?;
+        let pods = siblings(self.context, self.compiled, self.sets, namespace, owner).await?;
         let replicas = replicas(self.context, namespace, owner).await?;
         let pod = match evict::next(&pods, replicas) {
             Next::Evict(pod) => pod,

@@ -8,7 +8,7 @@ use super::PAGE;
 use super::context::Context;
 use super::error::Error;
 use crate::core::evict::Sibling;
-use crate::core::inject::CompiledSet;
+use crate::core::inject::{CompiledSet, CompiledSets};
 use crate::core::naked::{Owner, is_naked};
 use crate::core::pod::SlimPod;
 
@@ -16,6 +16,7 @@ use crate::core::pod::SlimPod;
 pub(super) async fn siblings(
     context: &Context,
     set: &CompiledSet,
+    sets: &CompiledSets,
     namespace: &str,
     owner: &Owner,
 ) -> Result<Vec<Sibling>, Error> {
@@ -30,7 +31,7 @@ pub(super) async fn siblings(
             source: Box::new(source),
         })?;
         for pod in page.items.into_iter().filter(|pod| Owner::of(&pod.metadata).as_ref() == Some(owner)) {
-            let behind = is_naked(&pod.metadata, &set.name);
+            let behind = is_naked(&pod.metadata, set, sets);
             siblings.push(Sibling::new(pod, behind));
         }
         let Some(token) = page.metadata.continue_.filter(|token| !token.is_empty()) else { return Ok(siblings) };

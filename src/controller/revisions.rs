@@ -8,11 +8,10 @@ use k8s_openapi::apimachinery::pkg::runtime::RawExtension;
 use kube::api::PostParams;
 use kube::{Api, Resource, ResourceExt};
 
-use super::cache::collisions;
 use super::context::Context;
 use super::error::Error;
 use crate::api::{SidecarSet, keys};
-use crate::core::revision::{self, History, Revision, Template};
+use crate::core::revision::{self, History, Revision, Template, collisions};
 
 /// Names that may be taken by other data before something must be wrong.
 const MAX_COLLISIONS: i32 = 20;

@@ -107,8 +107,7 @@ impl<'a> Finder<'a> {
         let none = BTreeMap::new();
         let labels = pod.labels.as_ref().unwrap_or(&none);
         let active = self.sets.matching(labels, namespace_labels).into_iter().filter(|set| !set.paused).collect();
-        let naked =
-            without_bases(active).0.into_iter().filter(|set| is_naked(pod, &set.name) && !self.has_kin(pod, set));
+        let naked = without_bases(active).0.into_iter().filter(|set| is_naked(pod, set, self.sets));
         let naked: Vec<&str> = naked.map(|set| set.name.as_str()).collect();
         if naked.is_empty() || is_untouchable(pod, namespace_labels, self.excluded) {
             return;
@@ -118,13 +117,6 @@ impl<'a> Finder<'a> {
                 found.add(pod, *set_created);
             }
         }
-    }
-
-    /// Whether the pod has the sidecars of the set's base, or of a canary of the set: those are not missing.
-    fn has_kin(&self, pod: &ObjectMeta, set: &CompiledSet) -> bool {
-        let marked = pod.labels.iter().flatten().filter_map(|(key, _)| key.strip_prefix(keys::REVISION_PREFIX));
-        let is_canary = |name: &str| self.sets.get(name).is_some_and(|kin| kin.base.as_ref() == Some(&set.name));
-        marked.into_iter().any(|name| set.base.as_deref() == Some(name) || is_canary(name))
     }
 
     /// What was found, by set; also for sets without naked pods.
@@ -139,10 +131,14 @@ pub fn wants(set: &SidecarSet) -> bool {
     strategy.existing_pods != ExistingPods::Ignore && !strategy.paused && set.metadata.deletion_timestamp.is_none()
 }
 
-/// Whether a pod carries no mark of the set. Half a mark counts: somebody removed the other half.
-pub fn is_naked(pod: &ObjectMeta, set: &str) -> bool {
-    let has = |map: &Option<BTreeMap<String, String>>, key| map.as_ref().is_some_and(|map| map.contains_key(&key));
-    !has(&pod.labels, keys::revision_label(set)) && !has(&pod.annotations, keys::injection_annotation(set))
+/// Whether a pod carries no mark of the set, nor of its base, nor of a canary of it: those sidecars are not missing. Half a
+/// mark counts: somebody removed the other half.
+pub fn is_naked(pod: &ObjectMeta, set: &CompiledSet, sets: &CompiledSets) -> bool {
+    let annotation = keys::injection_annotation(&set.name);
+    let marked = pod.labels.iter().flatten().filter_map(|(key, _)| key.strip_prefix(keys::REVISION_PREFIX));
+    let is_canary = |name: &str| sets.get(name).is_some_and(|kin| kin.base.as_ref() == Some(&set.name));
+    let is_kin = |name: &str| name == set.name || set.base.as_deref() == Some(name) || is_canary(name);
+    !marked.into_iter().any(is_kin) && !pod.annotations.as_ref().is_some_and(|all| all.contains_key(&annotation))
 }
 
 /// Whether no set may touch the pod: by the very rules of injection.

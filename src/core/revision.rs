@@ -7,7 +7,7 @@ use kube::ResourceExt;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::api::{SidecarSetSpec, keys};
+use crate::api::{SidecarSet, SidecarSetSpec, keys};
 
 /// Hex digits of a revision hash. 40 bits: a collision within one set's history is beyond reach, and is handled.
 const HASH_DIGITS: usize = 10;
@@ -64,13 +64,13 @@ pub struct Sidecar {
 impl Sidecar {
     /// Names of its containers in a pod.
     pub fn container_names(&self) -> Vec<String> {
-        if self.hot { twins(&self.name).into() } else { vec![self.name.clone()] }
+        if self.hot { keys::twins(&self.name).into() } else { vec![self.name.clone()] }
     }
 }
 
-/// Names of the two containers of a hot upgrade (OpenKruise's).
-pub fn twins(name: &str) -> [String; 2] {
-    [format!("{name}-1"), format!("{name}-2")]
+/// `status.collisionCount`, 0 if unset: an argument of [`Template::hash`].
+pub fn collisions(set: &SidecarSet) -> i32 {
+    set.status.as_ref().and_then(|status| status.collision_count).unwrap_or(0)
 }
 
 /// True for an entry of a template with `upgradeType: HotUpgrade`.

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::pod::{Review, review};
 use crate::api::SidecarSet;
-use crate::api::validate::{FieldError, conflicts, validate_with};
+use crate::api::validate::{FieldError, Report, conflicts, validate_with};
 use crate::core::inject::{Served, unknown_revision};
 
 /// How long a set that this one needs may take to be seen: `kubectl apply` writes both within milliseconds.
@@ -35,7 +35,10 @@ pub async fn check(
     }
     let mut report = validate_with(set, &served.borrow().allowed);
     if report.errors.is_empty() {
-        let _ = timeout(CATCH_UP, served.wait_for(|served| with_others(set, served).is_empty())).await;
+        let fine = served.wait_for(|served| with_others(set, served).is_empty());
+        if matches!(timeout(CATCH_UP, fine).await, Ok(Ok(_))) {
+            return Ok(Json(answer(set, &request.uid, &report)));
+        }
         let served = served.borrow();
         // What was wrong before this change, such as a set that is gone, must not keep a mended image out.
         let before = old.map(|old| with_others(old, &served)).unwrap_or_default();
@@ -43,12 +46,16 @@ pub async fn check(
         report.errors = new;
         report.warnings.extend(known.iter().map(|error: &FieldError| error.to_string()));
     }
-    let mut response = json!({"uid": request.uid, "allowed": report.errors.is_empty(), "warnings": report.warnings});
+    Ok(Json(answer(set, &request.uid, &report)))
+}
+
+fn answer(set: &SidecarSet, uid: &str, report: &Report) -> Value {
+    let mut response = json!({"uid": uid, "allowed": report.errors.is_empty(), "warnings": report.warnings});
     if let Some(message) = report.message() {
         let message = format!("SidecarSet {:?} is invalid: {message}", set.name_any());
         response["status"] = json!({"code": 422, "reason": "Invalid", "message": message});
     }
-    Ok(Json(review(response)))
+    review(response)
 }
 
 /// What is wrong with a set that is valid by itself, next to those that are served.

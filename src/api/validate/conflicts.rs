@@ -2,12 +2,10 @@
 
 use kube::ResourceExt;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-
 use super::metadata::selector_keys;
 use super::{FieldError, sidecars};
 use crate::api::selector::Selector;
-use crate::api::v1beta1::{PatchPodMetadata, PatchPolicy, SidecarSet, SidecarSetSpec};
+use crate::api::v1beta1::{PatchPodMetadata, PatchPolicy, SidecarSet};
 use crate::api::{canary_base, keys};
 
 /// What of `set` conflicts with other sets on the same pods. All of them must be valid by themselves. `others` may
@@ -39,22 +37,42 @@ fn check_base(base: &str, others: &[&SidecarSet], errors: &mut Vec<FieldError>) 
     }
 }
 
-/// Whether both can inject into one pod. Of a canary and its base only one does.
-fn meet(set: &SidecarSet, other: &SidecarSet) -> bool {
-    let replaces = |a: &SidecarSet, b: &SidecarSet| canary_base(a) == b.metadata.name.as_deref();
-    overlap(&set.spec, &other.spec) && !replaces(set, other) && !replaces(other, set)
+/// The pods that a set wants, with parsed selectors.
+#[derive(Clone, Copy, Debug)]
+pub struct Reach<'a> {
+    /// Name of the set.
+    pub name: &'a str,
+    /// For a canary, the set whose place it takes.
+    pub base: Option<&'a str>,
+    /// `spec.selector`.
+    pub selector: &'a Selector,
+    /// `spec.namespaceSelector`; `None` for all namespaces.
+    pub namespaces: Option<&'a Selector>,
 }
 
-fn overlap(a: &SidecarSetSpec, b: &SidecarSetSpec) -> bool {
-    let meet = |a: &LabelSelector, b: &LabelSelector| match (Selector::parse(a), Selector::parse(b)) {
-        (Ok(a), Ok(b)) => a.overlaps(&b),
-        _ => false,
+impl Reach<'_> {
+    /// Whether both can inject into one pod. Of a canary and its base only one does.
+    pub fn meets(self, other: Reach<'_>) -> bool {
+        let in_one_namespace = match (self.namespaces, other.namespaces) {
+            (Some(a), Some(b)) => a.overlaps(b),
+            _ => true,
+        };
+        in_one_namespace
+            && self.selector.overlaps(other.selector)
+            && self.base != Some(other.name)
+            && other.base != Some(self.name)
+    }
+}
+
+fn meet(set: &SidecarSet, other: &SidecarSet) -> bool {
+    let parse = |set: &SidecarSet| -> Option<(Selector, Option<Selector>)> {
+        let namespaces = set.spec.namespace_selector.as_ref().map(Selector::parse).transpose().ok()?;
+        Some((Selector::parse(&set.spec.selector).ok()?, namespaces))
     };
-    let namespaces = match (&a.namespace_selector, &b.namespace_selector) {
-        (Some(a), Some(b)) => meet(a, b),
-        _ => true,
-    };
-    namespaces && meet(&a.selector, &b.selector)
+    let (Some(a), Some(b)) = (parse(set), parse(other)) else { return false };
+    let (name, other_name) = (set.name_any(), other.name_any());
+    let reach = Reach { name: &name, base: canary_base(set), selector: &a.0, namespaces: a.1.as_ref() };
+    reach.meets(Reach { name: &other_name, base: canary_base(other), selector: &b.0, namespaces: b.1.as_ref() })
 }
 
 /// What both sets want, if they select some of the same pods.

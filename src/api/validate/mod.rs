@@ -16,7 +16,7 @@ use super::selector::Selector;
 use super::v1beta1::{SidecarSet, SidecarSetSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
-pub use conflicts::{clashes, conflicts};
+pub use conflicts::{Reach, clashes, conflicts};
 pub use metadata::AllowedKeys;
 pub use sidecars::field_reference;
 

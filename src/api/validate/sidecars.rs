@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{FieldError, Report, names};
+use crate::api::keys;
 use crate::api::order::{self, APP, Node, OrderError};
 use crate::api::v1beta1::{SidecarContainer, SidecarSet, SidecarSetSpec, TransferEnv, UpgradeType};
 
@@ -92,7 +93,7 @@ fn hot_upgrade(path: &str, list: &str, sidecar: &SidecarContainer, errors: &mut 
 pub(super) fn pod_names(sidecar: &SidecarContainer) -> Vec<String> {
     let name = &sidecar.container.name;
     let hot = sidecar.upgrade_strategy.as_ref().is_some_and(|s| s.upgrade_type == Some(UpgradeType::HotUpgrade));
-    if hot { vec![format!("{name}-1"), format!("{name}-2")] } else { vec![name.clone()] }
+    if hot { keys::twins(name).into() } else { vec![name.clone()] }
 }
 
 fn twin_names(spec: &SidecarSetSpec, errors: &mut Vec<FieldError>) {

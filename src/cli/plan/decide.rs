@@ -18,7 +18,7 @@ use crate::api::validate::{FieldError, validate};
 use crate::core::inject::{CompiledSet, CompiledSets, Injection, Request, inject};
 use crate::core::naked::inject_anew;
 use crate::core::pod::{PodKey, PodView, SlimPod};
-use crate::core::revision::{History, Template};
+use crate::core::revision::{History, Template, collisions};
 use crate::core::upgrade::patch::pod_patch;
 use crate::core::upgrade::{Index, Rollout, State, Summary};
 
@@ -135,7 +135,7 @@ impl Planner {
     /// The name of a set with a selector that does not parse, which validation rules out.
     pub fn new(set: SidecarSet, world: World, now: Timestamp) -> Result<Self, (String, FieldError)> {
         let name = set.name_any();
-        let collisions = world.existing.as_ref().and_then(|set| set.status.as_ref()?.collision_count).unwrap_or(0);
+        let collisions = world.existing.as_ref().map_or(0, collisions);
         let template = Template::of(&set.spec);
         let target = (template.hash(collisions), template);
         let failed = |error: SelectorError| {

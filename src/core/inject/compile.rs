@@ -14,8 +14,9 @@ use crate::api::v1beta1::{
     FailurePolicy, InjectionRevision, NewPods, PatchPodMetadata, PodInjectPolicy, RevisionPolicy, SidecarSet,
     UpdateType,
 };
+use crate::api::validate::Reach;
 use crate::api::{canary_base, keys};
-use crate::core::revision::{self, History, List, Revision, Template, twins};
+use crate::core::revision::{self, History, List, Revision, Template, collisions};
 
 /// Fields whose zero value the apiserver drops or replaces by a default; everywhere else false and 0 mean something.
 const FALSE_IS_ABSENT: [&str; 4] = ["tty", "stdin", "stdinOnce", "readOnly"];
@@ -98,8 +99,7 @@ impl CompiledSet {
     pub fn new(set: &SidecarSet, history: &History) -> Result<Self, SelectorError> {
         let spec = &set.spec;
         let target = Template::of(spec);
-        let collisions = set.status.as_ref().and_then(|status| status.collision_count).unwrap_or(0);
-        let hash = target.hash(collisions);
+        let hash = target.hash(collisions(set));
         let usual = match usual_revision(set, &hash).and_then(|hash| Some((hash, &history.get(hash)?.template))) {
             Some((hash, template)) => CompiledTemplate::new(hash, template),
             None => CompiledTemplate::new(&hash, &target),
@@ -139,14 +139,10 @@ impl CompiledSet {
         Some(pinned.template.as_ref().map(|template| template.revision.as_str()).map_err(String::as_str))
     }
 
-    /// Whether both can inject into one pod. Of a canary and its base only one does.
-    pub fn meets(&self, other: &Self) -> bool {
-        let namespaces = match (&self.namespace_selector, &other.namespace_selector) {
-            (Some(a), Some(b)) => a.overlaps(b),
-            _ => true,
-        };
-        let replaces = |a: &Self, b: &Self| a.base.as_ref() == Some(&b.name);
-        namespaces && self.selector.overlaps(&other.selector) && !replaces(self, other) && !replaces(other, self)
+    /// The pods that it wants, to compare with those of others.
+    pub fn reach(&self) -> Reach<'_> {
+        let Self { name, base, selector, namespace_selector, .. } = self;
+        Reach { name, base: base.as_deref(), selector, namespaces: namespace_selector.as_ref() }
     }
 
     /// Label keys that decide whether, and with what, this set injects.
@@ -233,7 +229,7 @@ fn is_named(wanted: &InjectionRevision, set: &str, hash: &str, version: Option<&
 pub fn unknown_revision(set: &SidecarSet, known: Option<&CompiledSet>) -> Option<String> {
     let wanted = set.spec.injection_strategy.revision.as_ref()?;
     let name = set.name_any();
-    let own = Template::of(&set.spec).hash(set.status.as_ref().and_then(|s| s.collision_count).unwrap_or(0));
+    let own = Template::of(&set.spec).hash(collisions(set));
     let found = is_named(wanted, &name, &own, set.spec.custom_version.as_deref())
         || known.is_some_and(|known| {
             // The revision of this very template gets the new customVersion, and loses the old one.
@@ -291,7 +287,7 @@ fn prepare(list: List, entry: &Value) -> Vec<Prepared> {
     if !revision::is_hot(entry) {
         return vec![container(list, entry, name)];
     }
-    let [first, second] = twins(name);
+    let [first, second] = keys::twins(name);
     let idle = json!(entry["upgradeStrategy"]["hotUpgradeEmptyImage"]);
     [(first, entry["image"].clone()), (second, idle)]
         .into_iter()
