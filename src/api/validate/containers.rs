@@ -6,25 +6,23 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::api::core::v1::{Container, Probe, Volume};
 use serde_json::Value;
 
-use super::{FieldError, Report, names};
+use super::{FieldError, Report, names, sidecars};
 use crate::api::quantity::Quantity;
 use crate::api::v1beta1::{SidecarContainer, SidecarSetSpec};
 
 pub(super) fn check(spec: &SidecarSetSpec, report: &mut Report) {
     let mut seen = BTreeSet::new();
-    for (list, containers) in [("initContainers", &spec.init_containers), ("containers", &spec.containers)] {
-        for (i, SidecarContainer { container, .. }) in containers.iter().enumerate() {
-            let mut check = Check { path: format!("spec.{list}[{i}]"), errors: &mut report.errors };
-            check.container(container);
-            check.volumes(container, &spec.volumes);
-            if list == "initContainers" {
-                check.init(container);
-            } else if container.restart_policy.is_some() {
-                check.error(".restartPolicy", "belongs to initContainers, where Always makes a native sidecar: move the container there or remove the field");
-            }
-            if !seen.insert(container.name.clone()) {
-                check.error(".name", "is used twice: names must be unique over containers and initContainers");
-            }
+    for (list, i, SidecarContainer { container, .. }) in sidecars::all(spec) {
+        let mut check = Check { path: format!("spec.{list}[{i}]"), errors: &mut report.errors };
+        check.container(container);
+        check.volumes(container, &spec.volumes);
+        if list == "initContainers" {
+            check.init(container);
+        } else if container.restart_policy.is_some() {
+            check.error(".restartPolicy", "belongs to initContainers, where Always makes a native sidecar: move the container there or remove the field");
+        }
+        if !seen.insert(container.name.clone()) {
+            check.error(".name", "is used twice: names must be unique over containers and initContainers");
         }
     }
     volumes(spec, report);

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::Container;
 
-use super::{FieldError, Report};
+use super::{FieldError, Report, sidecars};
 use crate::api::expression::{Expression, name_pattern};
 use crate::api::quantity::{Quantity, Resource};
 use crate::api::v1beta1::{ResourcesExpr, ResourcesMode, ResourcesPolicy, SidecarContainer, SidecarSetSpec};
@@ -10,20 +10,18 @@ use crate::api::v1beta1::{ResourcesExpr, ResourcesMode, ResourcesPolicy, Sidecar
 pub(super) fn check(spec: &SidecarSetSpec, report: &mut Report) {
     let resources = spec.resources.clone().unwrap_or_default();
     let shares = resources.mode == Some(ResourcesMode::SharedWithPod);
-    for (list, containers) in [("initContainers", &spec.init_containers), ("containers", &spec.containers)] {
-        for (i, SidecarContainer { container, resources_policy, .. }) in containers.iter().enumerate() {
-            let path = format!("spec.{list}[{i}]");
-            if let Some(policy) = resources_policy {
-                let plain_init = list == "initContainers" && container.restart_policy.as_deref() != Some("Always");
-                check_policy(&path, policy, container, plain_init, &mut report.errors);
-            }
-            if shares {
-                check_shared(&path, container, resources_policy.as_ref(), &mut report.errors);
-            } else if resources.preserve_qos == Some(true) && resources_policy.is_none() && !is_equal(container) {
-                report.warnings.push(format!(
+    for (list, i, SidecarContainer { container, resources_policy, .. }) in sidecars::all(spec) {
+        let path = format!("spec.{list}[{i}]");
+        if let Some(policy) = resources_policy {
+            let plain_init = list == "initContainers" && container.restart_policy.as_deref() != Some("Always");
+            check_policy(&path, policy, container, plain_init, &mut report.errors);
+        }
+        if shares {
+            check_shared(&path, container, resources_policy.as_ref(), &mut report.errors);
+        } else if resources.preserve_qos == Some(true) && resources_policy.is_none() && !is_equal(container) {
+            report.warnings.push(format!(
                     "{path}.resources: without equal limits and requests for cpu and memory no Guaranteed pod is injected (spec.resources.preserveQoS): write them, or spec.resources.mode SharedWithPod"
                 ));
-            }
         }
     }
 }

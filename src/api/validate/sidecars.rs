@@ -21,12 +21,9 @@ pub(super) fn check(spec: &SidecarSetSpec, report: &mut Report) {
 
 /// Every sidecar with its list and position.
 pub(super) fn all(spec: &SidecarSetSpec) -> impl Iterator<Item = (&'static str, usize, &SidecarContainer)> {
-    let of = |list, containers: &'_ [SidecarContainer]| -> Vec<(&'static str, usize)> {
-        (0..containers.len()).map(|i| (list, i)).collect()
-    };
-    let positions = of("initContainers", &spec.init_containers).into_iter().chain(of("containers", &spec.containers));
-    positions
-        .map(|(list, i)| (list, i, if list == "containers" { &spec.containers[i] } else { &spec.init_containers[i] }))
+    [("initContainers", &spec.init_containers), ("containers", &spec.containers)]
+        .into_iter()
+        .flat_map(|(list, sidecars)| sidecars.iter().enumerate().map(move |(i, sidecar)| (list, i, sidecar)))
 }
 
 /// `metadata.labels['k']` or `metadata.annotations['k']` → the map and the key. Used by validation and injection.

@@ -16,7 +16,7 @@ impl<'a> Placement<'a> {
     pub(super) fn share_budget(
         &self,
         order: &Order,
-        wanted: &mut [Rendered],
+        wanted: &mut [Rendered<'_>],
     ) -> Result<Option<(usize, PodLevel)>, Failure> {
         let Some(first) = self.candidates.iter().position(|candidate| candidate.template.shares_budget) else {
             return Ok(None);
@@ -24,7 +24,7 @@ impl<'a> Placement<'a> {
         // The budget is that of the pod without them, defaults of a re-invocation included.
         let mut preview = Placement { draft: self.draft.clone(), marks: self.marks.clone(), ..*self };
         preview.containers(order, wanted, &mut vec![Done::default(); self.candidates.len()]);
-        let sharing = |rendered: &&mut Rendered| self.candidates[rendered.candidate].template.shares_budget;
+        let sharing = |rendered: &&mut Rendered<'_>| self.candidates[rendered.candidate].template.shares_budget;
         let names: BTreeSet<String> = wanted.iter_mut().filter(sharing).map(|r| r.prepared.name.clone()).collect();
         let unfit = |unfit: Unfit| failure(first, &unfit);
         let pod_level = resources::pod_level(preview.draft.pod(), |name| names.contains(name), self.wrote_resources())

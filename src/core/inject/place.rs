@@ -36,7 +36,6 @@ pub(super) fn has(draft: &Draft, container: &str) -> bool {
 }
 
 /// A set that injects, and with which revision.
-#[derive(Clone)]
 pub(super) struct Candidate<'a> {
     pub(super) set: &'a CompiledSet,
     pub(super) template: Arc<CompiledTemplate>,
@@ -51,9 +50,9 @@ pub(super) struct Failure {
 }
 
 /// A sidecar as it should be in this pod.
-pub(super) struct Rendered {
+pub(super) struct Rendered<'a> {
     pub(super) candidate: usize,
-    pub(super) prepared: Prepared,
+    pub(super) prepared: &'a Prepared,
     pub(super) json: Value,
 }
 
@@ -93,12 +92,12 @@ impl<'a> Placement<'a> {
         }
         self.check_resources()?;
         let mut claimed = BTreeSet::new();
-        for (i, mark) in new_marks.iter_mut().enumerate() {
+        for ((candidate, mark), done) in self.candidates.iter().zip(&mut new_marks).zip(&mut done) {
             let edits = self.draft.edits();
-            self.volumes(&self.candidates[i].clone(), mark, &mut claimed);
-            self.pull_secrets(&self.candidates[i].clone(), mark);
-            self.write_marks(&self.candidates[i].clone(), mark);
-            done[i].changed |= self.draft.edits() > edits;
+            self.volumes(candidate, mark, &mut claimed);
+            self.pull_secrets(candidate, mark);
+            self.write_marks(candidate, mark);
+            done.changed |= self.draft.edits() > edits;
         }
         self.default_container();
         Ok((self.draft, done))
@@ -152,19 +151,14 @@ impl<'a> Placement<'a> {
 
     /// The start order over all candidates; positions are those of [`Self::prepared`].
     fn order(&self) -> Result<Order, Failure> {
-        let (mut nodes, mut owners) = (Vec::new(), Vec::new());
-        for (candidate, Candidate { set, template }) in self.candidates.iter().enumerate() {
-            for prepared in &template.containers {
-                nodes.push(Node {
-                    set: &set.name,
-                    name: &prepared.entry,
-                    init: prepared.list == List::Init,
-                    policy: prepared.policy,
-                    depends_on: &prepared.depends_on,
-                });
-                owners.push(candidate);
-            }
-        }
+        let node = |(candidate, prepared): (usize, &'a Prepared)| Node {
+            set: &self.candidates[candidate].set.name,
+            name: &prepared.entry,
+            init: prepared.list == List::Init,
+            policy: prepared.policy,
+            depends_on: &prepared.depends_on,
+        };
+        let (owners, nodes): (Vec<usize>, Vec<Node<'_>>) = self.prepared().map(|pair| (pair.0, node(pair))).unzip();
         order(&nodes).map_err(|error| Failure {
             candidate: owners[error.node],
             reason: InjectionReason::OrderConflict,
@@ -172,13 +166,10 @@ impl<'a> Placement<'a> {
         })
     }
 
-    /// All containers of all candidates.
-    fn prepared(&self) -> Vec<(usize, &Prepared)> {
-        let of = |(i, candidate): (usize, &'_ Candidate<'_>)| -> Vec<(usize, usize)> {
-            (0..candidate.template.containers.len()).map(|container| (i, container)).collect()
-        };
-        let all = self.candidates.iter().enumerate().flat_map(of);
-        all.map(|(i, container)| (i, &self.candidates[i].template.containers[container])).collect()
+    /// All containers of all candidates, and whose they are.
+    fn prepared(&self) -> impl Iterator<Item = (usize, &'a Prepared)> + use<'a> {
+        let candidates = self.candidates.iter().enumerate();
+        candidates.flat_map(|(i, candidate)| candidate.template.containers.iter().map(move |prepared| (i, prepared)))
     }
 
     /// Before the containers: they may take names from labels and annotations.
@@ -202,7 +193,7 @@ impl<'a> Placement<'a> {
     }
 
     /// What each sidecar should look like in this pod, with what it takes over and computes from the pod's own containers.
-    fn render(&self, order: &Order, done: &mut [Done]) -> Result<Vec<Rendered>, Failure> {
+    fn render(&self, order: &Order, done: &mut [Done]) -> Result<Vec<Rendered<'a>>, Failure> {
         let own = self.own_containers();
         let list = |list: List| own.iter().filter(|(of, _)| *of == list).map(|(_, container)| *container).collect();
         let sources = Sources { containers: list(List::Ordinary), init_containers: list(List::Init) };
@@ -230,7 +221,7 @@ impl<'a> Placement<'a> {
                 Some(Err(unfit)) => return Err(failure(candidate, &unfit)),
                 None => {}
             }
-            rendered.push(Rendered { candidate, prepared: prepared.clone(), json });
+            rendered.push(Rendered { candidate, prepared, json });
         }
         for (node, name) in &order.missing {
             let Rendered { candidate, prepared, .. } = &rendered[*node];
@@ -240,7 +231,7 @@ impl<'a> Placement<'a> {
         Ok(rendered)
     }
 
-    pub(super) fn containers(&mut self, order: &Order, wanted: &[Rendered], done: &mut [Done]) {
+    pub(super) fn containers(&mut self, order: &Order, wanted: &[Rendered<'_>], done: &mut [Done]) {
         let mut lifted = self.lift(order, wanted, done);
         // Where the next container in front of the pod's own goes.
         let mut front: BTreeMap<List, usize> = BTreeMap::new();
@@ -269,10 +260,10 @@ impl<'a> Placement<'a> {
 
     /// Takes out containers of ours that must be placed anew: those of another revision, as nobody can tell their old
     /// fields from those that others added, and all where they stand in another order. Returns what the latter were.
-    fn lift(&mut self, order: &Order, wanted: &[Rendered], done: &mut [Done]) -> BTreeMap<String, Value> {
+    fn lift(&mut self, order: &Order, wanted: &[Rendered<'_>], done: &mut [Done]) -> BTreeMap<String, Value> {
         let mut lifted = BTreeMap::new();
         for list in List::ALL {
-            let mut ours: Vec<(&Rendered, Block)> = Vec::new();
+            let mut ours: Vec<(&Rendered<'_>, Block)> = Vec::new();
             for (entry, block) in order.sequence.iter().map(|(node, block)| (&wanted[*node], *block)) {
                 let Rendered { candidate, prepared: container, .. } = entry;
                 let current = self.is_current(&self.candidates[*candidate]);
@@ -285,7 +276,8 @@ impl<'a> Placement<'a> {
                     ours.push((entry, block));
                 }
             }
-            let place = |(r, block): &(&Rendered, Block)| (self.draft.position(&path(list), &r.prepared.name), *block);
+            let place =
+                |(r, block): &(&Rendered<'_>, Block)| (self.draft.position(&path(list), &r.prepared.name), *block);
             let places: Vec<(Option<usize>, Block)> = ours.iter().map(place).collect();
             if places.iter().filter_map(|(position, _)| *position).is_sorted() && !is_overtaken(&places) {
                 continue;
