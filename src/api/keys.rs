@@ -20,6 +20,12 @@ pub const INJECTION_PREFIX: &str = "injection.sidecarset.dev/";
 /// [`crate::core::pod::Update`].
 pub const UPDATE_PREFIX: &str = "update.sidecarset.dev/";
 
+/// Annotation on a set, `<revision>/<step>`: the rollout of that revision may go on behind its first `<step>` steps.
+pub const APPROVE: &str = "sidecarset.dev/approve";
+
+/// Annotation on a set, `<revision>/<n>`: try the aborted revision again. Another `<n>` is another try.
+pub const RETRY: &str = "sidecarset.dev/retry";
+
 /// Label on a `ControllerRevision`: the name of the set it belongs to.
 pub const SET: &str = "sidecarset.dev/set";
 

@@ -27,7 +27,17 @@ pub mod reason {
     pub const ROLLING_UPDATE: &str = "RollingUpdate";
     /// `updateStrategy.paused` is true.
     pub const PAUSED: &str = "Paused";
-    /// Failed pods fill the budget.
+    /// A step is reached, and the next one waits for a person.
+    pub const WAITING_FOR_APPROVAL: &str = "WaitingForApproval";
+    /// A step is reached, and its timed pause is not over.
+    pub const STEP_PAUSE: &str = "StepPause";
+    /// Nothing has moved for `progressDeadlineSeconds`.
+    pub const PROGRESS_DEADLINE_EXCEEDED: &str = "ProgressDeadlineExceeded";
+    /// The revision was given up, and the pods return to the stable one.
+    pub const ROLLING_BACK: &str = "RollingBack";
+    /// The revision was given up, and the pods are back on the stable one.
+    pub const ROLLED_BACK: &str = "RolledBack";
+    /// Too many pods have failed: the revision was given up.
     pub const FAILURE_BUDGET_EXCEEDED: &str = "FailureBudgetExceeded";
     /// Nothing is left to patch, and some pods have failed.
     pub const PODS_FAILED: &str = "PodsFailed";

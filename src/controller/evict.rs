@@ -25,7 +25,9 @@ use crate::api::v1beta1::{Eviction, ExistingPods};
 use crate::api::{SidecarSet, SidecarSetStatus};
 use crate::core::evict::{self, Next, Sibling, Verdict};
 use crate::core::inject::{CompiledSet, CompiledSets};
-use crate::core::naked::{Found, Group, Owner};
+use crate::core::naked::{Found, Group};
+use crate::core::pod::Owner;
+use crate::core::upgrade::Remembered;
 use crate::core::upgrade::rollout::share;
 use crate::runtime::events::Note;
 
@@ -169,7 +171,7 @@ impl Round<'_> {
 
     /// Pods that may be evicted now. Upgrades in place and evictions share maxUnavailable.
     fn room(&self, memory: &Memory, found: &Found) -> usize {
-        let counts = self.context.index().plan(&self.set.name_any(), now(), 0).summary.counts;
+        let counts = self.context.index().plan(&self.set.name_any(), &Remembered::default(), now(), 0).summary.counts;
         let max = share(&self.set.spec.update_strategy.max_unavailable, counts.matched + found.pods).max(1);
         evict::room(max, counts.slots, &memory.evictions)
     }

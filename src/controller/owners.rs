@@ -9,8 +9,8 @@ use super::context::Context;
 use super::error::Error;
 use crate::core::evict::Sibling;
 use crate::core::inject::{CompiledSet, CompiledSets};
-use crate::core::naked::{Owner, is_naked};
-use crate::core::pod::SlimPod;
+use crate::core::naked::is_naked;
+use crate::core::pod::{Owner, SlimPod};
 
 /// The pods of an owner that the set selects.
 pub(super) async fn siblings(

@@ -16,11 +16,9 @@ use super::revisions::{self, Target};
 use super::watches::WatchedSet;
 use crate::api::reasons::reason;
 use crate::api::{SidecarSet, canary_base};
-use crate::core::evict;
-use crate::core::revision::History;
 use crate::core::status::{self, InjectionState};
 use crate::core::upgrade::patch::PodPatch;
-use crate::core::upgrade::{Plan, Rollout};
+use crate::core::upgrade::{Plan, course};
 
 /// Requests planned at a time: the next plan sees what the first ones did, and the status is written in between.
 const BATCH: usize = 1024;
@@ -59,25 +57,32 @@ async fn round(context: &Arc<Context>, set: &SidecarSet) -> Result<Action, Error
     if let Some(base) = canary_base(set).and_then(|base| context.cache.set(base)) {
         revisions::lend(context, &base, &target).await?;
     }
-    let Some(rollout) = rollout(set, &target, &known) else { return Ok(Action::await_change()) };
-    context.index().configure(rollout.clone(), now());
+    // Validation has parsed the selectors; an error here could not be told apart from one there.
+    let Ok(course) = course(set, (&target.hash, &target.template), &known, now()) else {
+        return Ok(Action::await_change());
+    };
+    context.index().configure(course.rollout.clone(), now());
     apply::settle(context, &name).await?;
-    let mut plan = context.index().plan(&name, now(), BATCH);
+    let mut plan = context.index().plan(&name, &course.remembered, now(), BATCH);
     let mut next = None;
     if !plan.patches.is_empty() {
         next = Some(send(context, set, std::mem::take(&mut plan.patches)).await?);
         // What the requests did is in the index already: report that, and not the state that was planned from.
-        plan = context.index().plan(&name, now(), 0);
+        plan = context.index().plan(&name, &course.remembered, now(), 0);
     }
     let Plan { summary, wake_at, .. } = plan;
-    let mut status = status::status(set, &rollout, &summary, &injection, now());
+    let (mut status, overdue_at) = status::status(set, &course, &summary, &injection, now());
     status.collision_count = (target.collisions > 0).then_some(target.collisions);
     let kept = [&status.stable_revision, &status.injection_revision, &injection.pinned];
     let lent = context.cache.canary_revisions(&name);
     let in_use = in_use(context, &name, &target, kept.into_iter().flatten().chain(&lent));
     let report_again = report(context, set, status).await?;
     revisions::truncate(context, set, &context.cache.revisions(&name), &in_use).await?;
-    let wake = wake_at.map(|at| Duration::try_from(at.duration_since(now())).unwrap_or_default());
+    let wake = wake_at
+        .into_iter()
+        .chain(overdue_at)
+        .min()
+        .map(|at| Duration::try_from(at.duration_since(now())).unwrap_or_default());
     Ok(Action::requeue([next, wake, report_again].into_iter().flatten().min().unwrap_or(RESYNC).min(RESYNC)))
 }
 
@@ -87,15 +92,6 @@ async fn send(context: &Arc<Context>, set: &SidecarSet, requests: Vec<PodPatch>)
     let patched = apply::apply(context, &set.name_any(), requests, wanted).await?;
     // Not one accepted, and not for a change of mind: every pod had changed under the plan. No reason to hurry.
     Ok(if patched == 0 && wanted() { NO_PROGRESS } else { Duration::ZERO })
-}
-
-fn rollout(set: &SidecarSet, target: &Target, known: &History) -> Option<Rollout> {
-    let templates = known.iter().map(|(hash, revision)| (hash, &revision.template));
-    let stable = set.status.as_ref().and_then(|status| status.stable_revision.as_deref());
-    // Validation has parsed the selectors; an error here could not be told apart from one there.
-    let rollout = Rollout::new(&set.name_any(), &set.spec, (&target.hash, &target.template), templates, stable).ok()?;
-    let evictions = set.status.as_ref().and_then(|status| status.evictions.as_deref()).unwrap_or_default();
-    Some(Rollout { evictions: evict::open(evictions), ..rollout })
 }
 
 /// Whether the spec that was planned for is still the newest.

@@ -6,8 +6,8 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
-use super::naked::{NAMED, Owner};
-use super::pod::{PodKey, PodView, SlimPod};
+use super::naked::NAMED;
+use super::pod::{Owner, PodKey, PodView, SlimPod};
 use crate::api::v1beta1::Eviction;
 
 /// Evictions that a status keeps, open ones and those in vain: a few ten kilobytes. When the latter fill it, something

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -11,7 +11,7 @@ use super::inject::uninject::marks;
 use super::inject::{
     CompiledSet, CompiledSets, Injection, Mark, Request, inject, is_injected, untouchable, without_bases,
 };
-use super::pod::PodKey;
+use super::pod::{Owner, PodKey};
 use super::revision::List;
 use crate::api::reasons::InjectionReason;
 use crate::api::v1beta1::ExistingPods;
@@ -48,29 +48,6 @@ pub struct Group {
     pub pods: usize,
     /// Why the example would come without the sidecars again; empty while that is not known.
     pub why: String,
-}
-
-/// The controller of a pod; it is in the pod's namespace.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Owner {
-    /// For example `apps/v1`.
-    pub api_version: String,
-    /// For example `ReplicaSet`.
-    pub kind: String,
-    /// Its name.
-    pub name: String,
-    /// Its UID.
-    pub uid: String,
-}
-
-impl Owner {
-    /// The owner that controls the object, if one does.
-    pub fn of(metadata: &ObjectMeta) -> Option<Self> {
-        let owners = metadata.owner_references.iter().flatten();
-        let OwnerReference { api_version, kind, name, uid, .. } =
-            owners.into_iter().find(|owner| owner.controller == Some(true))?.clone();
-        Some(Self { api_version, kind, name, uid })
-    }
 }
 
 /// Collects the naked pods of all sets from one listing, pod by pod: no pod is kept.

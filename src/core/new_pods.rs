@@ -1,77 +1,80 @@
 //! Which revision a pod gets that is created during a rollout. The leader decides and publishes
 //! `status.injectionRevision`; the webhook only reads it, as nothing about a single pod can be decided at admission.
 
-use super::revision::Change;
-use super::upgrade::{Rollout, Summary};
+use super::upgrade::course::Course;
+use super::upgrade::{ObstacleKind, Summary};
 use crate::api::SidecarSet;
 use crate::api::v1beta1::{NewPods, RevisionPolicy};
 
 /// The hash for `status.injectionRevision`. `pinned`: hash of the revision that `injectionStrategy.revision` names;
-/// `stable`: the last one that every matched pod had reached.
+/// `stable`: the last one that was fully rolled out; `aborted`: the one that is given up.
 ///
 /// `FollowRollout`: the newest where it is the only way to bring pods forward (a change that cannot be made in place) and
 /// the rollout may still go on; otherwise the stable one, which is upgraded in its turn, under the budgets.
 pub fn injection_revision(
     set: &SidecarSet,
-    rollout: &Rollout,
+    course: &Course,
     summary: &Summary,
     stable: Option<&String>,
+    aborted: Option<&String>,
     pinned: Option<&str>,
 ) -> String {
+    let rollout = &course.rollout;
     let newest = || rollout.revision.clone();
     let counts = &summary.counts;
     let strategy = &set.spec.injection_strategy;
-    let share_is_full = counts.matched - counts.updated <= summary.keep_old;
+    let step_is_full = summary.gate.allowed.is_some_and(|allowed| counts.selected_updated >= allowed);
+    let share_is_full = counts.matched - counts.updated <= summary.keep_old || step_is_full;
     let partial = strategy.revision.as_ref().is_some_and(|r| r.policy == RevisionPolicy::Partial);
     if let Some(pinned) = pinned.filter(|_| partial && share_is_full && rollout.has_partition()) {
         return pinned.to_owned();
     }
     let Some(stable) = stable.filter(|stable| **stable != rollout.revision) else { return newest() };
-    if set.status.as_ref().and_then(|status| status.aborted_revision.as_ref()) == Some(&rollout.revision) {
+    if aborted == Some(&rollout.revision) {
         return stable.clone();
     }
     let latest = strategy.new_pods == NewPods::Latest || !rollout.strategy.enabled;
-    let only_way = changes_template(rollout, summary) && !share_is_full && !rollout.strategy.paused;
+    let only_way = changes_template(summary) && !share_is_full && !rollout.strategy.paused;
     if latest || only_way { newest() } else { stable.clone() }
 }
 
 /// Some pods differ from the newest in more than images. Not what keeps single pods from an image: a node, a
 /// `restartPolicy`, another webhook; for their sake nobody else gets the newest before its turn.
-fn changes_template(rollout: &Rollout, summary: &Summary) -> bool {
-    let of_template = |reason: &String| {
-        rollout.changes.values().any(|change| matches!(change, Change::NotInPlace(path) if path == reason))
-    };
-    summary.not_in_place.iter().any(|(reason, _)| of_template(reason))
+fn changes_template(summary: &Summary) -> bool {
+    summary.not_in_place.iter().any(|(obstacle, _)| obstacle.kind == ObstacleKind::Template)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::upgrade::testing;
+    use crate::core::upgrade::{Obstacle, testing};
     use serde_json::{Value, json};
 
     struct State {
         injection: Value,
         update: Value,
         updated: usize,
-        not_in_place: Vec<&'static str>,
+        not_in_place: Vec<ObstacleKind>,
         stable: Option<&'static str>,
         pinned: Option<&'static str>,
+    }
+
+    fn obstacle(kind: ObstacleKind) -> Obstacle {
+        Obstacle { kind, text: String::new() }
     }
 
     fn of(state: &State) -> String {
         let mut set = testing::set("v2", state.update.clone());
         set.spec.injection_strategy = serde_json::from_value(state.injection.clone()).unwrap();
-        let mut rollout = testing::rollout("v2", state.update.clone());
-        rollout.changes.insert("old".to_owned(), Change::NotInPlace("containers[agent].env changed".to_owned()));
+        let course = testing::course("v2", state.update.clone());
         let mut summary = Summary::default();
         summary.counts.matched = 10;
         summary.counts.updated = state.updated;
-        summary.not_in_place = state.not_in_place.iter().map(|reason| ((*reason).to_owned(), 1)).collect();
-        summary.keep_old = rollout.keep_old(10);
+        summary.not_in_place = state.not_in_place.iter().map(|kind| (obstacle(*kind), 1)).collect();
+        summary.keep_old = course.rollout.keep_old(10);
         let stable = state.stable.map(str::to_owned);
-        let given = injection_revision(&set, &rollout, &summary, stable.as_ref(), state.pinned);
-        if given == rollout.revision { "newest".to_owned() } else { given }
+        let given = injection_revision(&set, &course, &summary, stable.as_ref(), None, state.pinned);
+        if given == course.rollout.revision { "newest".to_owned() } else { given }
     }
 
     #[test]
@@ -84,7 +87,7 @@ mod tests {
             stable: Some("stable"),
             pinned: None,
         };
-        let env = || vec!["containers[agent].env changed"];
+        let env = || vec![ObstacleKind::Template];
         let partial = || json!({"revision": {"customVersion": "v1", "policy": "Partial"}});
         for (what, state, expected) in [
             ("an image is rolled out", base(), "stable"),
@@ -94,7 +97,7 @@ mod tests {
             ("env changed", State { not_in_place: env(), updated: 0, ..base() }, "newest"),
             (
                 "a pod that is never restarted",
-                State { not_in_place: vec!["its restartPolicy"], updated: 0, ..base() },
+                State { not_in_place: vec![ObstacleKind::Pod], updated: 0, ..base() },
                 "stable",
             ),
             ("env changed, paused", State { not_in_place: env(), update: json!({"paused": true}), ..base() }, "stable"),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::ContainerState;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
 use k8s_openapi::jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -96,6 +96,29 @@ impl std::fmt::Display for PodKey {
     }
 }
 
+/// The controller of a pod; it is in the pod's namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// For example `apps/v1`.
+    pub api_version: String,
+    /// For example `ReplicaSet`.
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+}
+
+impl Owner {
+    /// The owner that controls the object, if one does.
+    pub fn of(metadata: &ObjectMeta) -> Option<Self> {
+        let owners = metadata.owner_references.iter().flatten();
+        let OwnerReference { api_version, kind, name, uid, .. } =
+            owners.into_iter().find(|owner| owner.controller == Some(true))?.clone();
+        Some(Self { api_version, kind, name, uid })
+    }
+}
+
 /// A pod as the index keeps it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PodView {
@@ -113,6 +136,8 @@ pub struct PodView {
     pub labels: BTreeMap<String, String>,
     /// False if the pod has no annotations at all.
     pub has_annotations: bool,
+    /// The controller that made it.
+    pub owner: Option<Box<Owner>>,
     /// Creation time.
     pub created: Timestamp,
     /// True from the moment the pod is asked to go.
@@ -218,9 +243,11 @@ impl PodView {
     pub fn new(pod: SlimPod) -> Self {
         let SlimPod { metadata, spec, status } = pod;
         let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready");
+        let owner = Owner::of(&metadata).map(Box::new);
         let labels = metadata.labels.unwrap_or_default();
         let annotations = metadata.annotations.unwrap_or_default();
         Self {
+            owner,
             key: PodKey { namespace: metadata.namespace.unwrap_or_default(), name: metadata.name.unwrap_or_default() },
             uid: metadata.uid.unwrap_or_default(),
             resource_version: metadata.resource_version.and_then(|version| version.parse().ok()).unwrap_or(0),

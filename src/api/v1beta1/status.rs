@@ -44,16 +44,22 @@ pub struct SidecarSetStatus {
     /// Hash of a revision that was given up.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub aborted_revision: Option<String>,
-    /// When a pod last became available on updateRevision.
+    /// The last value of the annotation sidecarset.dev/retry that was seen: another one is another retry.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub handled_retry: Option<String>,
+    /// When a retry was last begun: pods that had failed before get podUpdateTimeoutSeconds more from here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retried_at: Option<Time>,
+    /// When the rollout last made progress: a pod became available, a step was reached. Time that is spent paused is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_progress_time: Option<Time>,
     /// Number of revision names that were taken by other data.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub collision_count: Option<i32>,
-    /// Step of the rollout.
+    /// How many of updateStrategy.steps the rollout has reached; absent without steps.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub current_step: Option<i32>,
-    /// When the step was reached.
+    /// When the last of them was reached.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub step_reached_at: Option<Time>,
     /// Evictions of pods without the sidecars that are under way, or whose replacement came without them too.

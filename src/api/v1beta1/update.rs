@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 #[x_kube(
     validation = Rule::new("!(has(self.selector) && has(self.partition))")
         .message("selector and partition exclude each other: remove one of them"),
-    validation = Rule::new("!(has(self.steps) && has(self.partition))")
+    validation = Rule::new("!(has(self.steps) && self.steps.size() > 0 && has(self.partition))")
         .message("steps and partition exclude each other: remove one of them")
 )]
 pub struct UpdateStrategy {
@@ -38,7 +38,9 @@ pub struct UpdateStrategy {
         .message("must be a number of pods, 1 or more, or a percentage from 1% to 100%; to stop upgrades use paused: true"))]
     #[serde(default = "default_max_unavailable")]
     pub max_unavailable: IntOrString,
-    /// Number or percent of one owner's pods that may be unavailable at once. Not supported yet.
+    /// Number or percent of one workload's pods that may be unavailable at once, whatever the reason. A percentage is rounded up. The workload is the pod's controller; for a ReplicaSet of a Deployment, the Deployment.
+    #[x_kube(validation = Rule::new("type(self) == int ? self >= 1 : self.matches('^(100|[1-9][0-9]?)%$')")
+        .message("must be a number of pods, 1 or more, or a percentage from 1% to 100%"))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_unavailable_per_workload: Option<IntOrString>,
     /// Seconds that an upgraded sidecar must have been ready without a restart.
@@ -49,27 +51,27 @@ pub struct UpdateStrategy {
     #[schemars(range(min = 1, max = 86400))]
     #[serde(default = "default_pod_update_timeout_seconds")]
     pub pod_update_timeout_seconds: i32,
-    /// Seconds without progress after which the set is stalled. Not supported yet.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1))]
-    pub progress_deadline_seconds: Option<i32>,
-    /// Batches with pauses between them, instead of partition. Not supported yet.
+    /// Seconds without progress after which the set is Stalled. Time that is spent paused does not count.
+    #[schemars(range(min = 1, max = 86400))]
+    #[serde(default = "default_progress_deadline_seconds")]
+    pub progress_deadline_seconds: i32,
+    /// Batches with pauses between them, instead of partition. After the last one the rest follows.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub steps: Vec<Step>,
-    /// What happens when upgraded pods fail. Not supported yet.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub failure_policy: Option<UpdateFailurePolicy>,
-    /// Pull the new image on a batch's nodes before any container is stopped. Not supported yet.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pre_pull: Option<bool>,
-    /// What happens to a pod whose change cannot be made in place. Not supported yet.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub when_not_in_place: Option<WhenNotInPlace>,
-    /// Which pods are upgraded first. Not supported yet.
+    /// What happens when upgraded pods fail.
+    #[serde(default)]
+    pub failure_policy: UpdateFailurePolicy,
+    /// Pull the new image on a batch's nodes before any container is stopped.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pre_pull: bool,
+    /// What happens to a pod whose change cannot be made in place.
+    #[serde(default)]
+    pub when_not_in_place: WhenNotInPlace,
+    /// Which pods are upgraded first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub priority_strategy: Option<PriorityStrategy>,
-    /// Labels whose pods are spread over the whole rollout. Not supported yet.
+    /// Labels whose pods are spread over the whole rollout.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub scatter_strategy: Vec<ScatterTerm>,
@@ -86,9 +88,11 @@ pub enum UpdateType {
 }
 
 /// One batch of a rollout.
-#[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Step {
-    /// Cumulative number or percent of pods.
+    /// Number or percent of the pods that the rollout is for: as many are upgraded before it waits, those of the steps before included. A percentage is rounded up.
+    #[x_kube(validation = Rule::new("type(self) == int ? self >= 1 : self.matches('^(100|[1-9][0-9]?)%$')")
+        .message("must be a number of pods, 1 or more, or a percentage from 1% to 100%"))]
     pub replicas: IntOrString,
     /// Wait behind this step: `{}` until approved, or for a time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -105,22 +109,25 @@ pub struct StepPause {
     pub duration_seconds: Option<i32>,
 }
 
-/// What happens when upgraded pods fail. Not supported yet.
-#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// What happens when upgraded pods fail.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UpdateFailurePolicy {
-    /// Number or percent of matched pods that may fail.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_failed: Option<IntOrString>,
+    /// Number or percent of matched pods that may fail. A percentage is rounded up. When more fail, or when failed pods alone use up what may be unavailable, the action is taken.
+    #[x_kube(validation = Rule::new("type(self) == int ? self >= 0 : self.matches('^(100|[1-9][0-9]?)%$')")
+        .message("must be a number of pods, 0 or more, or a percentage from 1% to 100%"))]
+    #[serde(default = "default_max_failed")]
+    pub max_failed: IntOrString,
     /// What happens when more fail.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub action: Option<FailureAction>,
+    #[serde(default)]
+    pub action: FailureAction,
 }
 
-/// Pause stops the rollout; Rollback returns the pods to the stable revision; Ignore does nothing, and the rollout waits. Not supported yet.
-#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Pause, the default, stops the rollout until the template changes or a retry is asked for; Rollback returns the pods to the stable revision; Ignore does nothing, and the rollout waits.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FailureAction {
     /// The rollout stops.
+    #[default]
     Pause,
     /// The pods return to the stable revision.
     Rollback,
@@ -128,28 +135,35 @@ pub enum FailureAction {
     Ignore,
 }
 
-/// What happens to a pod whose change cannot be made in place. Skip keeps its revision and counts it; Evict evicts it through its PodDisruptionBudgets. Not supported yet.
-#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What happens to a pod whose change cannot be made in place. Skip, the default, keeps its revision and counts it; Evict evicts it through its PodDisruptionBudgets.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum WhenNotInPlace {
     /// The pod keeps its revision and is counted.
+    #[default]
     Skip,
     /// The pod is evicted through its PodDisruptionBudgets.
     Evict,
 }
 
-/// Which pods are upgraded first. Not supported yet.
-#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// Which pods are upgraded first.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("(has(self.weightPriority) && self.weightPriority.size() > 0) != (has(self.orderPriority) && self.orderPriority.size() > 0)")
+        .message("must have exactly one of weightPriority and orderPriority")
+)]
 pub struct PriorityStrategy {
     /// Pods with the larger sum of matching weights go first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
     pub weight_priority: Vec<WeightPriority>,
-    /// Pods are ordered by the values of these labels.
+    /// Pods are ordered by the values of these labels: an earlier key first, then the larger trailing number. Pods without any of the keys go last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
     pub order_priority: Vec<OrderPriority>,
 }
 
-/// A weight for the pods that match a selector. Not supported yet.
+/// A weight for the pods that match a selector.
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct WeightPriority {
@@ -160,7 +174,7 @@ pub struct WeightPriority {
     pub match_selector: LabelSelector,
 }
 
-/// A label by whose values pods are ordered. Not supported yet.
+/// A label by whose values pods are ordered.
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct OrderPriority {
@@ -168,7 +182,7 @@ pub struct OrderPriority {
     pub ordered_key: String,
 }
 
-/// Pods with this label are spread over the whole rollout. Not supported yet.
+/// Pods with this label are spread over the whole rollout.
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ScatterTerm {
     /// Label key.
@@ -189,6 +203,20 @@ fn default_pod_update_timeout_seconds() -> i32 {
     600
 }
 
+fn default_progress_deadline_seconds() -> i32 {
+    600
+}
+
+fn default_max_failed() -> IntOrString {
+    IntOrString::String("10%".to_owned())
+}
+
+impl Default for UpdateFailurePolicy {
+    fn default() -> Self {
+        Self { max_failed: default_max_failed(), action: FailureAction::default() }
+    }
+}
+
 impl Default for UpdateStrategy {
     fn default() -> Self {
         Self {
@@ -200,11 +228,11 @@ impl Default for UpdateStrategy {
             max_unavailable_per_workload: None,
             min_ready_seconds: default_min_ready_seconds(),
             pod_update_timeout_seconds: default_pod_update_timeout_seconds(),
-            progress_deadline_seconds: None,
+            progress_deadline_seconds: default_progress_deadline_seconds(),
             steps: Vec::new(),
-            failure_policy: None,
-            pre_pull: None,
-            when_not_in_place: None,
+            failure_policy: UpdateFailurePolicy::default(),
+            pre_pull: false,
+            when_not_in_place: WhenNotInPlace::default(),
             priority_strategy: None,
             scatter_strategy: Vec::new(),
         }

@@ -9,7 +9,7 @@ mod metadata;
 mod names;
 mod resources;
 mod sidecars;
-mod unsupported;
+mod update;
 
 use super::keys;
 use super::selector::Selector;
@@ -77,7 +77,6 @@ pub fn validate(set: &SidecarSet) -> Report {
 pub fn validate_with(set: &SidecarSet, allowed: &Allowed) -> Report {
     let spec = &set.spec;
     let mut report = Report::default();
-    unsupported::check(set, &mut report.errors);
     selector("spec.selector", &spec.selector, &mut report.errors);
     for (path, value) in [
         ("spec.namespaceSelector", &spec.namespace_selector),
@@ -90,6 +89,7 @@ pub fn validate_with(set: &SidecarSet, allowed: &Allowed) -> Report {
     containers::check(spec, &mut report);
     resources::check(spec, &mut report);
     sidecars::check(spec, &mut report);
+    update::check(&spec.update_strategy, &mut report.errors);
     metadata::check(spec, &allowed.metadata_keys, &mut report.errors);
     resources::check_cluster(spec, allowed.pod_level_resources, &mut report.errors);
     canary(set, &mut report.errors);

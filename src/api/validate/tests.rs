@@ -159,22 +159,31 @@ fn each_rule_about_our_own_fields_names_the_field_it_refuses() {
 }
 
 #[test]
-fn what_is_not_built_yet_is_refused() {
+fn an_update_strategy_that_means_nothing_is_refused() {
     let cases = [
-        ("/spec/updateStrategy", json!({"steps": [{"replicas": 1}]}), "spec.updateStrategy.steps"),
-        ("/spec/updateStrategy", json!({"failurePolicy": {}}), "spec.updateStrategy.failurePolicy"),
-        ("/spec/updateStrategy", json!({"prePull": true}), "spec.updateStrategy.prePull"),
-        ("/spec/updateStrategy", json!({"whenNotInPlace": "Evict"}), "spec.updateStrategy.whenNotInPlace"),
-        ("/spec/updateStrategy", json!({"progressDeadlineSeconds": 1}), "spec.updateStrategy.progressDeadlineSeconds"),
+        (json!({"steps": [{"replicas": 5}, {"replicas": 4}]}), "spec.updateStrategy.steps[1].replicas"),
+        (json!({"steps": [{"replicas": "50%"}, {"replicas": "5%"}]}), "spec.updateStrategy.steps[1].replicas"),
         (
-            "/spec/updateStrategy",
-            json!({"maxUnavailablePerWorkload": 1}),
-            "spec.updateStrategy.maxUnavailablePerWorkload",
+            json!({"priorityStrategy": {"weightPriority": [{"weight": 1, "matchSelector": {}}]}}),
+            "spec.updateStrategy.priorityStrategy.weightPriority[0].matchSelector",
+        ),
+        (
+            json!({"priorityStrategy": {"orderPriority": [{"orderedKey": "not a key"}]}}),
+            "spec.updateStrategy.priorityStrategy.orderPriority[0].orderedKey",
+        ),
+        (json!({"scatterStrategy": [{"key": "a/b/c", "value": "*"}]}), "spec.updateStrategy.scatterStrategy[0].key"),
+        (json!({"scatterStrategy": [{"key": "a", "value": "**"}]}), "spec.updateStrategy.scatterStrategy[0].value"),
+        (
+            json!({"scatterStrategy": [{"key": "a", "value": "b"}, {"key": "a", "value": "b"}]}),
+            "spec.updateStrategy.scatterStrategy[1]",
         ),
     ];
-    for (pointer, value, path) in cases {
-        assert_eq!(paths(&with(pointer, value)), [path], "{pointer}");
+    for (value, path) in cases {
+        assert_eq!(paths(&with("/spec/updateStrategy", value)), [path]);
     }
+    let fine = json!({"steps": [{"replicas": 5}, {"replicas": "1%"}, {"replicas": "1%", "pause": {}}],
+        "scatterStrategy": [{"key": "a", "value": "b"}, {"key": "a", "value": "*"}]});
+    assert_eq!(paths(&with("/spec/updateStrategy", fine)), [""; 0]);
 }
 
 #[test]

@@ -13,14 +13,14 @@ use serde_json::Value;
 use crate::api::SidecarSet;
 use crate::api::reasons::InjectionReason;
 use crate::api::selector::SelectorError;
-use crate::api::v1beta1::{ExistingPods, WhenNotInPlace};
+use crate::api::v1beta1::ExistingPods;
 use crate::api::validate::{FieldError, validate};
 use crate::core::inject::{CompiledSet, CompiledSets, Injection, Request, inject};
 use crate::core::naked::inject_anew;
 use crate::core::pod::{PodKey, PodView, SlimPod};
 use crate::core::revision::{History, Template, collisions};
 use crate::core::upgrade::patch::pod_patch;
-use crate::core::upgrade::{Index, Rollout, State, Summary};
+use crate::core::upgrade::{Course, Index, State, Summary, course};
 
 /// What the cluster holds, besides pods.
 #[derive(Clone, Debug, Default)]
@@ -122,7 +122,7 @@ pub struct Planner {
     name: String,
     world: World,
     compiled: CompiledSets,
-    rollout: Rollout,
+    course: Course,
     index: Index,
     naked: Vec<Row>,
     now: Timestamp,
@@ -142,7 +142,7 @@ impl Planner {
             let path = format!("spec.selector.{}", error.path);
             (name.clone(), FieldError { path, message: error.message })
         };
-        let rollout = rollout(&set, &world, &target).map_err(failed)?;
+        let course = course_of(&set, &world, &target, now).map_err(failed)?;
         let compiled = compile(&set, &world).map_err(failed)?;
         let mut index = Index::default();
         for (namespace, labels) in &world.namespaces {
@@ -151,7 +151,7 @@ impl Planner {
         for (node, able) in &world.nodes {
             index.set_node(node, *able);
         }
-        Ok(Self { set, name, world, compiled, rollout, index, naked: Vec::new(), now })
+        Ok(Self { set, name, world, compiled, course, index, naked: Vec::new(), now })
     }
 
     /// The set that is planned.
@@ -178,8 +178,8 @@ impl Planner {
     /// What would happen to the pods so far.
     pub fn plan(&mut self) -> Plan {
         let movable = self.movable();
-        self.index.configure(self.rollout.clone(), self.now);
-        let first = self.index.plan(&self.name, self.now, usize::MAX);
+        self.index.configure(self.course.rollout.clone(), self.now);
+        let first = self.index.plan(&self.name, &self.course.remembered, self.now, usize::MAX);
         let carried = self.index.pods().map(|pod| {
             let (action, why) = self.fate_of_carrier(pod, &movable);
             Row { action, why, pod: pod.key.clone() }
@@ -189,7 +189,7 @@ impl Planner {
         Plan {
             set: self.set.clone(),
             existing: self.world.existing.clone(),
-            revision: self.rollout.revision.clone(),
+            revision: self.course.rollout.revision.clone(),
             rows,
             first: first.patches.into_iter().map(|patch| patch.key).collect(),
             summary: first.summary,
@@ -201,7 +201,7 @@ impl Planner {
         let patch = match action {
             Action::Patch => {
                 let view = PodView::new(SlimPod::deserialize(pod).ok()?);
-                pod_patch(&view, &self.rollout, self.now)?.patch
+                pod_patch(&view, &self.course.rollout, self.now)?.patch
             }
             Action::Evict | Action::LeaveBehind | Action::Inject => self.inject(pod).patch,
             Action::Refuse | Action::Unselect | Action::Nothing => Patch::default(),
@@ -224,11 +224,13 @@ impl Planner {
 
     /// Pods that would be patched sooner or later: those of a rollout whose budget is no limit.
     fn movable(&mut self) -> HashSet<PodKey> {
-        let mut unlimited = self.rollout.clone();
+        let mut unlimited = self.course.rollout.clone();
         unlimited.strategy.paused = false;
         unlimited.strategy.max_unavailable = IntOrString::String("100%".to_owned());
+        unlimited.strategy.max_unavailable_per_workload = None;
+        unlimited.strategy.steps = Vec::new();
         self.index.configure(unlimited, self.now);
-        let plan = self.index.plan(&self.name, self.now, usize::MAX);
+        let plan = self.index.plan(&self.name, &self.course.remembered, self.now, usize::MAX);
         plan.patches.into_iter().map(|patch| patch.key).collect()
     }
 
@@ -251,9 +253,9 @@ impl Planner {
     }
 
     fn fate_of_carrier(&self, pod: &PodView, movable: &HashSet<PodKey>) -> (Action, String) {
-        let strategy = &self.rollout.strategy;
+        let strategy = &self.course.rollout.strategy;
         let outside = strategy.selector.as_ref().is_some_and(|selector| !selector.matches(&pod.labels));
-        let evict = self.set.spec.update_strategy.when_not_in_place == Some(WhenNotInPlace::Evict);
+        let evict = strategy.evicts;
         let nothing = |why: &str| (Action::Nothing, why.to_owned());
         match self.index.state(&self.name, &pod.key) {
             None => (Action::Unselect, "it keeps its sidecars until it is recreated".to_owned()),
@@ -261,8 +263,8 @@ impl Planner {
             Some(State::Outdated) if !strategy.enabled => nothing("updateStrategy.type is NotUpdate"),
             Some(State::Outdated) if outside => nothing("it is outside updateStrategy.selector"),
             Some(State::Outdated) => nothing("updateStrategy.partition keeps it on the old revision"),
-            Some(State::NotInPlace(why)) if evict && strategy.enabled && !outside => (Action::Evict, why.clone()),
-            Some(State::NotInPlace(why)) => (Action::LeaveBehind, why.clone()),
+            Some(State::NotInPlace(why)) if evict && strategy.enabled && !outside => (Action::Evict, why.text.clone()),
+            Some(State::NotInPlace(why)) => (Action::LeaveBehind, why.text.clone()),
             Some(State::Failed(why)) => (Action::Nothing, format!("at this revision, failed: {why}")),
             Some(State::Refused(why)) => (Action::Nothing, format!("the patch was refused: {why}")),
             Some(State::Undecided) => nothing("at this revision, its update is not finished"),
@@ -272,7 +274,7 @@ impl Planner {
     }
 
     fn new_images(&self, pod: &PodView) -> String {
-        let changed = self.rollout.sidecars.iter().filter_map(|sidecar| {
+        let changed = self.course.rollout.sidecars.iter().filter_map(|sidecar| {
             let container = pod.container(&sidecar.name).filter(|container| container.image != sidecar.image)?;
             Some(format!("{}: {} -> {}", sidecar.name, container.image, sidecar.image))
         });
@@ -280,12 +282,16 @@ impl Planner {
     }
 }
 
-/// The rollout of the set, as the controller compiles it.
-fn rollout(set: &SidecarSet, world: &World, (hash, template): &(String, Template)) -> Result<Rollout, SelectorError> {
-    let known = world.revisions.get(&set.name_any()).into_iter().flatten();
-    let known = known.map(|(hash, revision)| (hash, &revision.template));
-    let stable = world.existing.as_ref().and_then(|set| set.status.as_ref()?.stable_revision.as_deref());
-    Rollout::new(&set.name_any(), &set.spec, (hash, template), known, stable)
+/// The course of the set, as the controller decides it once the set is applied.
+fn course_of(
+    set: &SidecarSet,
+    world: &World,
+    (hash, template): &(String, Template),
+    now: Timestamp,
+) -> Result<Course, SelectorError> {
+    let status = world.existing.as_ref().and_then(|existing| existing.status.clone());
+    let history = world.revisions.get(&set.name_any()).cloned().unwrap_or_default();
+    course(&SidecarSet { status, ..set.clone() }, (hash, template), &history, now)
 }
 
 /// The sets as the webhook serves them once this one is applied.

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use k8s_openapi::jiff::Timestamp;
 
+use super::entry::{Refusal, State, Surroundings};
 use super::rollout::Rollout;
-use super::set_index::{Refusal, SetIndex, State, Surroundings};
+use super::set_index::SetIndex;
 use crate::core::pod::{PodKey, PodView};
 
 /// See the module.

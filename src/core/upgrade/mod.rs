@@ -1,17 +1,25 @@
 //! Upgrading the sidecars of running pods: who is where, who is next, and what to send.
 
+pub mod budget;
+pub mod course;
+mod entry;
 pub mod index;
 pub mod patch;
 pub mod plan;
 pub mod progress;
+mod queues;
 pub mod rollout;
 mod set_index;
+pub mod steps;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
+pub use course::{Course, course};
+pub use entry::{Obstacle, ObstacleKind, State};
 pub use index::Index;
 pub use plan::{Plan, Summary};
-pub use rollout::Rollout;
-pub use set_index::{Counts, State};
+pub use rollout::{Mode, Rollout};
+pub use set_index::Counts;
+pub use steps::Remembered;

@@ -6,9 +6,9 @@ use json_patch::Patch;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::entry::lost_readiness;
 use super::progress::{Progress, progress};
 use super::rollout::Rollout;
-use super::set_index::lost_readiness;
 use crate::api::keys;
 use crate::core::pod::{ContainerView, PodKey, PodView, Replaced, Update};
 use crate::core::revision::Sidecar;

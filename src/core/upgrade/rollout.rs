@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use k8s_openapi::jiff::Timestamp;
 
 use crate::api::SidecarSetSpec;
 use crate::api::selector::{Selector, SelectorError};
-use crate::api::v1beta1::UpdateType;
+use crate::api::v1beta1::{FailureAction, Step, UpdateType, WhenNotInPlace};
 use crate::core::revision::{Change, Sidecar, Template};
 
 /// See the module.
@@ -24,13 +25,26 @@ pub struct Rollout {
     pub sidecars: Vec<Sidecar>,
     /// What it takes to come from another known revision to this one, by hash.
     pub changes: BTreeMap<String, Change>,
-    /// The last revision that every matched pod had reached. If it is `revision`, later failures are none of this
-    /// rollout.
+    /// The last revision that was fully rolled out. If it is `revision`, later failures are none of this rollout.
     pub stable: Option<String>,
+    /// Forward to a new revision, nowhere, or back.
+    pub mode: Mode,
+    /// When a retry was asked for: updates that had failed before are given the whole timeout again.
+    pub retried_at: Option<Timestamp>,
     /// How to get there.
     pub strategy: Strategy,
-    /// Open evictions of pods without sidecars: each holds one slot of maxUnavailable.
-    pub evictions: usize,
+}
+
+/// Where a rollout is heading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// To the revision of the spec.
+    Forward,
+    /// Nowhere: the revision of the spec was aborted.
+    Stopped,
+    /// To the stable revision, because that of the spec was aborted. Partition, steps and selector are for the way
+    /// forward.
+    Back,
 }
 
 /// `spec.updateStrategy`, parsed.
@@ -44,17 +58,31 @@ pub struct Strategy {
     pub selector: Option<Selector>,
     /// Pods that stay on the old revision.
     pub partition: IntOrString,
+    /// Batches with pauses between them.
+    pub steps: Vec<Step>,
     /// Pods that may be unavailable because of upgrades.
     pub max_unavailable: IntOrString,
+    /// Pods of one workload that may be unavailable.
+    pub max_unavailable_per_workload: Option<IntOrString>,
     /// Seconds that a new sidecar must have been ready.
     pub min_ready_seconds: i32,
     /// Seconds after which an update has failed.
     pub timeout_seconds: i32,
+    /// Seconds without progress after which the set is stalled.
+    pub progress_deadline_seconds: i32,
+    /// Pods that may fail.
+    pub max_failed: IntOrString,
+    /// What happens when more fail.
+    pub action: FailureAction,
+    /// Pods that cannot be upgraded in place are evicted.
+    pub evicts: bool,
+    /// Images are pulled before containers are stopped.
+    pub pre_pull: bool,
 }
 
 impl Rollout {
-    /// Compiles a spec. `revisions` are all known ones, the target included or not; `stable` is the last one that every
-    /// matched pod had reached.
+    /// Compiles a spec. `revisions` are all known ones, the target included or not; `stable` is the last one that was
+    /// fully rolled out.
     ///
     /// # Errors
     /// A selector that does not parse; validation says so with its full path.
@@ -69,6 +97,9 @@ impl Rollout {
         let parse = |selector: &Option<_>| selector.as_ref().map(Selector::parse).transpose();
         let update = &spec.update_strategy;
         let changes = revisions.into_iter().map(|(hash, old)| (hash.clone(), old.change_to(template)));
+        // With the stable revision as target there is no old one to stay on, unless new pods are pinned to one.
+        let back = stable == Some(revision) && spec.injection_strategy.revision.is_none();
+        let partition = update.partition.clone().filter(|_| !back);
         Ok(Self {
             set: set.to_owned(),
             selector: Selector::parse(&spec.selector)?,
@@ -77,20 +108,38 @@ impl Rollout {
             sidecars: template.sidecars().collect(),
             changes: changes.chain([(revision.to_owned(), Change::InPlace)]).collect(),
             stable: stable.map(str::to_owned),
-            evictions: 0,
+            mode: Mode::Forward,
+            retried_at: None,
             strategy: Strategy {
                 enabled: update.type_ == UpdateType::RollingUpdate,
                 paused: update.paused,
                 selector: parse(&update.selector)?,
-                partition: update.partition.clone().unwrap_or(IntOrString::Int(0)),
+                partition: partition.unwrap_or(IntOrString::Int(0)),
+                steps: if back { Vec::new() } else { update.steps.clone() },
                 max_unavailable: update.max_unavailable.clone(),
+                max_unavailable_per_workload: update.max_unavailable_per_workload.clone(),
                 min_ready_seconds: update.min_ready_seconds,
                 timeout_seconds: update.pod_update_timeout_seconds,
+                progress_deadline_seconds: update.progress_deadline_seconds,
+                max_failed: update.failure_policy.max_failed.clone(),
+                action: update.failure_policy.action,
+                evicts: update.when_not_in_place == WhenNotInPlace::Evict,
+                pre_pull: update.pre_pull,
             },
         })
     }
 
-    /// False once every matched pod has reached the target.
+    /// The way back to the stable revision, after the one of the spec was aborted.
+    #[must_use]
+    pub fn going_back(mut self) -> Self {
+        self.mode = Mode::Back;
+        self.strategy.selector = None;
+        self.strategy.partition = IntOrString::Int(0);
+        self.strategy.steps = Vec::new();
+        self
+    }
+
+    /// False once the target was fully rolled out.
     pub fn is_rolling(&self) -> bool {
         self.stable.as_ref() != Some(&self.revision)
     }
@@ -116,6 +165,11 @@ impl Rollout {
     /// Pods that were not ready anyway and may be in an undecided or failed update at once.
     pub fn max_unready(&self, matched: usize) -> usize {
         self.max_unavailable(matched).max(matched.div_ceil(10))
+    }
+
+    /// Pods whose update may fail before the rollout is aborted.
+    pub fn max_failed(&self, matched: usize) -> usize {
+        share(&self.strategy.max_failed, matched)
     }
 }
 

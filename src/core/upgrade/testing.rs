@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-use super::rollout::Rollout;
+use super::{Course, Remembered, Rollout};
 use crate::api::SidecarSet;
 use crate::core::pod::{PodView, SlimPod};
 use crate::core::revision::Template;
@@ -42,6 +42,12 @@ pub(crate) fn rollout(image: &str, update_strategy: Value) -> Rollout {
     let set = set(image, update_strategy);
     let template = Template::of(&set.spec);
     Rollout::new(SET, &set.spec, (&template.hash(0), &template), &known, None).unwrap()
+}
+
+/// The same as a course that nothing is remembered of.
+pub(crate) fn course(image: &str, update_strategy: Value) -> Course {
+    let rollout = rollout(image, update_strategy);
+    Course { update_revision: rollout.revision.clone(), rollout, remembered: Remembered::default() }
 }
 
 /// A pod in the cluster, as JSON: patches are applied to it as the apiserver does.

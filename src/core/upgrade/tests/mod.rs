@@ -39,7 +39,7 @@ impl Fleet {
 
     fn plan(&mut self, image: &str, strategy: &Value) -> Plan {
         self.index.configure(rollout(image, strategy.clone()), at(self.now));
-        self.index.plan(SET, at(self.now), usize::MAX)
+        self.index.plan(SET, &Remembered::default(), at(self.now), usize::MAX)
     }
 
     /// Sends the plan's patches; returns the names of the pods.
@@ -72,7 +72,7 @@ impl Fleet {
 
     fn reason(&mut self, image: &str, strategy: &Value) -> String {
         let summary = self.plan(image, strategy).summary;
-        verdict(&rollout(image, strategy.clone()), &summary).reason.to_owned()
+        verdict(&testing::course(image, strategy.clone()), &summary).reason.to_owned()
     }
 }
 
@@ -211,7 +211,10 @@ fn what_cannot_be_patched_is_counted_with_a_reason() {
     assert_eq!(plan.patches, []);
     assert_eq!(plan.summary.counts.not_in_place, 2);
     let reasons = plan.summary.not_in_place;
-    assert!(reasons[0].0.starts_with("RevisionUnknown") && reasons[1].0.contains("restartPolicy"), "{reasons:?}");
+    assert!(
+        reasons[0].0.text.starts_with("RevisionUnknown") && reasons[1].0.text.contains("restartPolicy"),
+        "{reasons:?}"
+    );
     assert_eq!(fleet.reason("v2", &json!({})), "NotInPlace");
 }
 
@@ -341,7 +344,11 @@ fn a_pod_that_an_old_rollout_updated_costs_nothing_when_it_is_unready_later() {
     let mut next = rollout("v3", json!({}));
     next.stable = Some(hash("v2"));
     fleet.index.configure(next, now);
-    assert_eq!(fleet.index.plan(SET, now, usize::MAX).patches.len(), 2, "the unready one is free, as it always was");
+    assert_eq!(
+        fleet.index.plan(SET, &Remembered::default(), now, usize::MAX).patches.len(),
+        2,
+        "the unready one is free, as it always was"
+    );
 }
 
 #[test]
@@ -373,18 +380,18 @@ fn a_way_back_to_the_stable_revision_is_not_finished_before_its_containers_are()
     let mut back = rollout("v1", json!({}));
     back.stable = Some(hash("v1"));
     fleet.index.configure(back, at(fleet.now));
-    let plan = fleet.index.plan(SET, at(fleet.now), usize::MAX);
+    let plan = fleet.index.plan(SET, &Remembered::default(), at(fleet.now), usize::MAX);
     fleet.send(&plan);
-    let counts = fleet.index.plan(SET, at(fleet.now), 0).summary.counts;
+    let counts = fleet.index.plan(SET, &Remembered::default(), at(fleet.now), 0).summary.counts;
     assert_eq!((counts.undecided, counts.updated_ready), (1, 0));
 }
 
 #[test]
 fn an_open_eviction_takes_a_slot() {
     let mut fleet = Fleet::of(5);
-    let evicting = Rollout { evictions: 1, ..rollout("v2", json!({"maxUnavailable": 2})) };
-    fleet.index.configure(evicting, at(0));
-    assert_eq!(fleet.index.plan(SET, at(0), usize::MAX).patches.len(), 1);
+    fleet.index.configure(rollout("v2", json!({"maxUnavailable": 2})), at(0));
+    let evicting = Remembered { evictions: 1, ..Remembered::default() };
+    assert_eq!(fleet.index.plan(SET, &evicting, at(0), usize::MAX).patches.len(), 1);
 }
 
 #[test]
@@ -408,7 +415,7 @@ fn beside_a_hot_sidecar_others_are_still_upgraded_in_place() {
     });
     let mut fleet = Fleet::new([pod]);
     fleet.index.configure(rollout, at(0));
-    let plan = fleet.index.plan(SET, at(0), usize::MAX);
-    assert_eq!(plan.summary.not_in_place.iter().collect::<Vec<_>>(), Vec::<&(String, usize)>::new());
+    let plan = fleet.index.plan(SET, &Remembered::default(), at(0), usize::MAX);
+    assert_eq!(plan.summary.not_in_place, []);
     assert_eq!(fleet.send(&plan), ["web"]);
 }

@@ -5,9 +5,9 @@ use serde_json::json;
 
 use super::Fleet;
 use crate::core::pod::PodKey;
-use crate::core::upgrade::Index;
 use crate::core::upgrade::progress::{Progress, progress};
 use crate::core::upgrade::testing::{SET, at, hash, rollout};
+use crate::core::upgrade::{Index, Remembered};
 
 /// What may happen between two plans.
 #[derive(Clone, Debug)]
@@ -47,7 +47,7 @@ proptest! {
             match step {
                 Step::Plan { image, limit } => {
                     fleet.index.configure(rollout(images[image], strategy.clone()), at(fleet.now));
-                    let plan = fleet.index.plan(SET, at(fleet.now), limit);
+                    let plan = fleet.index.plan(SET, &Remembered::default(), at(fleet.now), limit);
                     prop_assert!(plan.patches.len() <= limit);
                     let before = plan.summary.counts.slots;
                     let taken = plan.patches.iter().filter(|p| {

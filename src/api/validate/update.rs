@@ -1,0 +1,64 @@
+//! Rules on `updateStrategy` that CEL cannot say.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::{FieldError, names, selector};
+use crate::api::v1beta1::{PriorityStrategy, Step, UpdateStrategy};
+
+const PATH: &str = "spec.updateStrategy";
+
+pub(super) fn check(strategy: &UpdateStrategy, errors: &mut Vec<FieldError>) {
+    steps(&strategy.steps, errors);
+    if let Some(priority) = &strategy.priority_strategy {
+        priorities(priority, errors);
+    }
+    let mut seen = BTreeSet::new();
+    for (i, term) in strategy.scatter_strategy.iter().enumerate() {
+        let path = format!("{PATH}.scatterStrategy[{i}]");
+        if !names::is_qualified_name(&term.key) {
+            errors.push(FieldError::new(format!("{path}.key"), names::QUALIFIED_NAME));
+        }
+        if term.value != "*" && !names::is_label_value(&term.value) {
+            errors.push(FieldError::new(format!("{path}.value"), format!("{}, or *", names::LABEL_VALUE)));
+        }
+        if !seen.insert((&term.key, &term.value)) {
+            errors.push(FieldError::new(path, "is there already: remove one of the two"));
+        }
+    }
+}
+
+/// Numbers of the same kind must not fall; a number and a percentage cannot be compared.
+fn steps(steps: &[Step], errors: &mut Vec<FieldError>) {
+    let percent = |text: &str| text.strip_suffix('%').and_then(|number| number.parse::<i32>().ok());
+    for (i, pair) in steps.windows(2).enumerate() {
+        let falls = match (&pair[0].replicas, &pair[1].replicas) {
+            (IntOrString::Int(before), IntOrString::Int(after)) => after < before,
+            (IntOrString::String(before), IntOrString::String(after)) => percent(after) < percent(before),
+            _ => false,
+        };
+        if falls {
+            let path = format!("{PATH}.steps[{}].replicas", i + 1);
+            errors.push(FieldError::new(path, "must not be less than the step before: steps are cumulative"));
+        }
+    }
+}
+
+fn priorities(priority: &PriorityStrategy, errors: &mut Vec<FieldError>) {
+    for (i, weight) in priority.weight_priority.iter().enumerate() {
+        let path = format!("{PATH}.priorityStrategy.weightPriority[{i}].matchSelector");
+        let is_empty = weight.match_selector.match_labels.iter().flatten().next().is_none()
+            && weight.match_selector.match_expressions.iter().flatten().next().is_none();
+        if is_empty {
+            errors.push(FieldError::new(&path, "must not be empty: it would give every pod the same weight"));
+        }
+        selector(&path, &weight.match_selector, errors);
+    }
+    for (i, order) in priority.order_priority.iter().enumerate() {
+        if !names::is_qualified_name(&order.ordered_key) {
+            let path = format!("{PATH}.priorityStrategy.orderPriority[{i}].orderedKey");
+            errors.push(FieldError::new(path, names::QUALIFIED_NAME));
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! What the status of a set says: counters, one line, and conditions that kstatus can read.
+
+mod message;
+#[cfg(test)]
+mod tests;
+mod verdict;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+
+use super::new_pods::injection_revision;
+use super::revision;
+use super::upgrade::course::{Course, annotation};
+use super::upgrade::{Mode, ObstacleKind, Summary};
+use crate::api::reasons::{self, reason};
+use crate::api::{SidecarSet, SidecarSetStatus, keys};
+pub use verdict::{Verdict, verdict};
+
+/// Whether the webhook serves a set, and why not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct InjectionState {
+    /// True if pods created now get the sidecars.
+    pub ready: bool,
+    /// Reason of the condition.
+    pub reason: &'static str,
+    /// Message of the condition.
+    pub message: String,
+    /// Hash of the revision that `injectionStrategy.revision` names.
+    pub pinned: Option<String>,
+    /// What this set and others on the same pods both want.
+    pub conflicts: Vec<String>,
+    /// `status.uninjectedPods`; `None` if nobody looks for them.
+    pub uninjected: Option<i32>,
+    /// Which pods those are, and what becomes of them; empty if there are none. Added to the messages.
+    pub naked: String,
+}
+
+/// Status of a set that cannot be acted on.
+pub fn invalid(set: &SidecarSet, problems: &str, injection: &InjectionState, now: Timestamp) -> SidecarSetStatus {
+    let verdict = Verdict::stalled(reason::INVALID_SPEC, problems.to_owned());
+    let old = set.status.clone().unwrap_or_default();
+    let status = SidecarSetStatus { message: Some(verdict.message.clone()), ..old };
+    with_conditions(set, status, &verdict, injection, now)
+}
+
+/// Status of a set whose rollout was planned, and when the progress deadline must be looked at.
+pub fn status(
+    set: &SidecarSet,
+    course: &Course,
+    summary: &Summary,
+    injection: &InjectionState,
+    now: Timestamp,
+) -> (SidecarSetStatus, Option<Timestamp>) {
+    let old = set.status.clone().unwrap_or_default();
+    let (rollout, counts) = (&course.rollout, &summary.counts);
+    let name = set.metadata.name.as_deref().unwrap_or_default();
+    let verdict = verdict(course, summary);
+    let last_progress = last_progress(&old, course, summary, &verdict, now);
+    let deadline = i64::from(rollout.strategy.progress_deadline_seconds);
+    let overdue_at = last_progress.checked_add(SignedDuration::from_secs(deadline)).unwrap_or(Timestamp::MAX);
+    let runs = verdict.reconciling && !verdict.waits();
+    let verdict = match runs && now >= overdue_at {
+        true => verdict::overdue(verdict, rollout.strategy.progress_deadline_seconds),
+        false => verdict,
+    };
+    let is_stable = rollout.mode == Mode::Forward && fully_rolled_out(summary);
+    let aborted_revision = aborted(&old, course, summary);
+    let stable_revision = if is_stable { Some(rollout.revision.clone()) } else { old.stable_revision.clone() };
+    let given = injection_revision(
+        set,
+        course,
+        summary,
+        stable_revision.as_ref(),
+        aborted_revision.as_ref(),
+        injection.pinned.as_deref(),
+    );
+    let back = rollout.mode == Mode::Back;
+    let steps = !rollout.strategy.steps.is_empty();
+    let status = SidecarSetStatus {
+        matched_pods: number(counts.matched),
+        updated_pods: number(if back { counts.matched - counts.updated } else { counts.updated }),
+        ready_pods: number(counts.ready),
+        updated_ready_pods: if back { 0 } else { number(counts.updated_ready) },
+        failed_pods: number(counts.failed),
+        not_in_place_pods: number(counts.not_in_place),
+        update_revision: Some(course.update_revision.clone()),
+        stable_revision,
+        aborted_revision,
+        handled_retry: annotation(set, keys::RETRY).map(str::to_owned),
+        retried_at: rollout.retried_at.map(|at| Time(whole_seconds(at))),
+        latest_revision: Some(revision::name(name, &course.update_revision)),
+        injection_revision: Some(given),
+        last_progress_time: Some(Time(last_progress)),
+        current_step: steps.then(|| number(summary.gate.reached)),
+        step_reached_at: summary.gate.reached_at.filter(|_| steps).map(|at| Time(whole_seconds(at))),
+        message: Some(joined(&verdict.message, &injection.naked)),
+        uninjected_pods: injection.uninjected,
+        ..old
+    };
+    (with_conditions(set, status, &verdict, injection, now), runs.then_some(overdue_at).filter(|at| now < *at))
+}
+
+/// A revision that is given up stays so, even if its pods recover: until the template changes, or a retry is asked for.
+fn aborted(old: &SidecarSetStatus, course: &Course, summary: &Summary) -> Option<String> {
+    let latched = course.rollout.mode != Mode::Forward && old.aborted_revision.is_some();
+    (latched || summary.exceeded).then(|| course.update_revision.clone())
+}
+
+/// The deadline runs from here. It begins anew with each revision and direction, and when a pause is over.
+fn last_progress(
+    old: &SidecarSetStatus,
+    course: &Course,
+    summary: &Summary,
+    verdict: &Verdict,
+    now: Timestamp,
+) -> Timestamp {
+    let counts = &summary.counts;
+    let before = old.conditions.iter().find(|c| c.type_ == reasons::READY).map_or("", |c| c.reason.as_str());
+    let waited = verdict::is_wait(before) && !verdict.waits();
+    let same_revision = old.update_revision.as_deref() == Some(&course.update_revision);
+    let more = match course.rollout.mode {
+        Mode::Back => number(counts.matched - counts.updated) < old.updated_pods,
+        Mode::Forward | Mode::Stopped => number(counts.updated_ready) > old.updated_ready_pods,
+    };
+    let stepped = number(summary.gate.reached) > old.current_step.unwrap_or(0);
+    // A rollout that begins long after the last one ended, because pods or the partition changed, has its own deadline.
+    let begins = verdict.reconciling && !old.conditions.iter().any(is_moving);
+    match &old.last_progress_time {
+        Some(last) if same_revision && !(waited || more || stepped || begins) => last.0,
+        _ => whole_seconds(now),
+    }
+}
+
+/// Reconciling, or stalled by the deadline.
+fn is_moving(condition: &Condition) -> bool {
+    condition.status == "True"
+        && (condition.type_ == reasons::RECONCILING || condition.reason == reason::PROGRESS_DEADLINE_EXCEEDED)
+}
+
+fn joined(message: &str, more: &str) -> String {
+    if more.is_empty() { message.to_owned() } else { format!("{message}; {more}") }
+}
+
+/// Nothing more can be brought to the target: what is left behind cannot be, for reasons of single pods, or until it is
+/// recreated. In the second case at least one new pod has proved the revision.
+fn fully_rolled_out(summary: &Summary) -> bool {
+    let counts = &summary.counts;
+    let has = |kind: ObstacleKind| summary.not_in_place.iter().any(|(obstacle, _)| obstacle.kind == kind);
+    let done = counts.outdated + counts.outside + counts.undecided + counts.failed == 0;
+    let left_behind = !has(ObstacleKind::Passing) && (counts.updated_ready > 0 || !has(ObstacleKind::Template));
+    done && left_behind
+}
+
+fn with_conditions(
+    set: &SidecarSet,
+    mut status: SidecarSetStatus,
+    verdict: &Verdict,
+    injection: &InjectionState,
+    now: Timestamp,
+) -> SidecarSetStatus {
+    let generation = set.metadata.generation;
+    let fine = |on: bool| if on { verdict.reason } else { reason::AS_EXPECTED };
+    let message = verdict.message.as_str();
+    let (conflicting, conflicts) = (!injection.conflicts.is_empty(), injection.conflicts.join("; "));
+    let injected = joined(&injection.message, &injection.naked);
+    let is_paused = set.spec.update_strategy.paused;
+    let paused = if is_paused { reason::PAUSED } else { reason::AS_EXPECTED };
+    let wanted = [
+        (reasons::READY, verdict.ready, verdict.reason, message),
+        (reasons::RECONCILING, verdict.reconciling, fine(verdict.reconciling), message),
+        (reasons::STALLED, verdict.stalled, fine(verdict.stalled), message),
+        (reasons::PAUSED, is_paused, paused, if is_paused { "updateStrategy.paused is true" } else { "" }),
+        (reasons::INJECTION_READY, injection.ready, injection.reason, injected.as_str()),
+        (
+            reasons::CONFLICTING,
+            conflicting,
+            if conflicting { reason::CONFLICT } else { reason::AS_EXPECTED },
+            &conflicts,
+        ),
+    ];
+    let before = std::mem::take(&mut status.conditions);
+    status.conditions = wanted
+        .into_iter()
+        .map(|(type_, on, reason, message)| {
+            let value = if on { "True" } else { "False" };
+            let unchanged = before.iter().find(|c| c.type_ == type_ && c.status == value);
+            Condition {
+                type_: type_.to_owned(),
+                status: value.to_owned(),
+                reason: reason.to_owned(),
+                message: message.to_owned(),
+                observed_generation: generation,
+                last_transition_time: unchanged
+                    .map_or_else(|| Time(whole_seconds(now)), |condition| condition.last_transition_time.clone()),
+            }
+        })
+        .collect();
+    status.observed_generation = generation;
+    status
+}
+
+/// The API keeps whole seconds; a finer time would differ from what is read back.
+fn whole_seconds(now: Timestamp) -> Timestamp {
+    Timestamp::from_second(now.as_second()).unwrap_or(now)
+}
+
+fn number(count: usize) -> i32 {
+    i32::try_from(count).unwrap_or(i32::MAX)
+}

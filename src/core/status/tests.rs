@@ -1,0 +1,131 @@
+use super::*;
+use crate::core::upgrade::Counts;
+use crate::core::upgrade::testing;
+use serde_json::json;
+
+const BUDGET: usize = 2;
+
+fn summary(edit: impl FnOnce(&mut Summary)) -> Summary {
+    let counts = Counts { matched: 10, updated: 10, ready: 10, updated_ready: 10, ..Counts::default() };
+    let mut summary = Summary { counts, max_unavailable: BUDGET, ..Summary::default() };
+    edit(&mut summary);
+    summary
+}
+
+/// What a tool that knows only kstatus concludes (sigs.k8s.io/cli-utils, for custom resources).
+fn kstatus(conditions: &[Condition]) -> &'static str {
+    let is = |type_: &str, value: &str| conditions.iter().any(|c| c.type_ == type_ && c.status == value);
+    match () {
+        () if is("Reconciling", "True") => "InProgress",
+        () if is("Stalled", "True") => "Failed",
+        () if is("Ready", "False") => "InProgress",
+        () => "Current",
+    }
+}
+
+#[test]
+fn each_state_has_its_row() {
+    let behind = |updated: usize, remaining: usize| {
+        move |s: &mut Summary| {
+            s.counts.updated = updated;
+            s.counts.updated_ready = updated;
+            s.counts.outdated = 10 - updated;
+            s.remaining = remaining;
+        }
+    };
+    let failed = |s: &mut Summary| {
+        behind(2, 8)(s);
+        (s.counts.updated_ready, s.counts.failed, s.counts.slots) = (0, BUDGET, BUDGET);
+    };
+    let cases = [
+        ("everything updated", json!({}), summary(|_| {}), "True False False False UpToDate Current"),
+        ("no pods", json!({}), summary(|s| s.counts = Counts::default()), "True False False False NoPods Current"),
+        ("NotUpdate", json!({"type": "NotUpdate"}), summary(behind(2, 8)), "True False False False NotUpdate Current"),
+        ("rolling out", json!({}), summary(behind(2, 8)), "False True False False RollingUpdate InProgress"),
+        (
+            "last batch open",
+            json!({}),
+            summary(|s| s.counts.undecided = 1),
+            "False True False False RollingUpdate InProgress",
+        ),
+        ("paused", json!({"paused": true}), summary(behind(2, 8)), "False True False True Paused InProgress"),
+        ("paused at the end", json!({"paused": true}), summary(|_| {}), "True False False True UpToDate Current"),
+        ("failed", json!({}), summary(failed), "False False True False FailureBudgetExceeded Failed"),
+        (
+            "one failed, budget left",
+            json!({}),
+            summary(|s| {
+                failed(s);
+                (s.counts.failed, s.counts.slots, s.movable) = (1, 1, true);
+            }),
+            "False True False False RollingUpdate InProgress",
+        ),
+        (
+            "failed, others may recover",
+            json!({}),
+            summary(|s| {
+                failed(s);
+                s.counts.recovering = 1;
+            }),
+            "False True False False RollingUpdate InProgress",
+        ),
+        (
+            "the last one failed",
+            json!({}),
+            summary(|s| (s.counts.updated_ready, s.counts.failed) = (9, 1)),
+            "False False True False PodsFailed Failed",
+        ),
+        (
+            "not ready",
+            json!({}),
+            summary(|s| s.counts.updated_ready = 9),
+            "False False False False PodsNotReady InProgress",
+        ),
+        ("partition", json!({}), summary(behind(6, 0)), "True False False False PartitionReached Current"),
+        (
+            "not in place",
+            json!({}),
+            summary(|s| {
+                (s.counts.updated, s.counts.updated_ready, s.counts.not_in_place) = (8, 8, 2);
+            }),
+            "True False False False NotInPlace Current",
+        ),
+    ];
+    for (what, strategy, summary, expected) in cases {
+        let set = testing::set("v2", strategy.clone());
+        let injection = InjectionState { ready: true, reason: "Registered", ..InjectionState::default() };
+        let status = status(&set, &testing::course("v2", strategy), &summary, &injection, testing::at(0)).0;
+        let value = |type_: &str| {
+            let condition = status.conditions.iter().find(|c| c.type_ == type_).unwrap();
+            (condition.status.clone(), condition.reason.clone())
+        };
+        let [ready, reconciling, stalled, paused] = ["Ready", "Reconciling", "Stalled", "Paused"].map(value);
+        let conclusion = kstatus(&status.conditions);
+        let found = format!("{} {} {} {} {} {conclusion}", ready.0, reconciling.0, stalled.0, paused.0, ready.1);
+        assert_eq!(found, expected, "{what}");
+        assert!(status.conditions.iter().all(|c| !c.reason.is_empty() && c.observed_generation == Some(1)));
+        assert!(status.message.is_some_and(|message| !message.is_empty()), "{what}");
+    }
+}
+
+#[test]
+fn a_transition_time_stays_until_the_status_changes() {
+    let mut set = testing::set("v2", json!({}));
+    let course = testing::course("v2", json!({}));
+    let injection = InjectionState { ready: true, reason: "Registered", ..InjectionState::default() };
+    let first = status(&set, &course, &summary(|_| {}), &injection, testing::at(0)).0;
+    set.status = Some(first.clone());
+    assert_eq!(status(&set, &course, &summary(|_| {}), &injection, testing::at(60)).0, first);
+}
+
+#[test]
+fn a_revision_is_stable_when_every_pod_runs_it() {
+    let set = testing::set("v2", json!({}));
+    let course = testing::course("v2", json!({}));
+    let injection = InjectionState { ready: true, reason: "Registered", ..InjectionState::default() };
+    let stable = |summary: Summary| status(&set, &course, &summary, &injection, testing::at(0)).0.stable_revision;
+    assert_eq!(stable(summary(|_| {})), Some(course.rollout.revision.clone()));
+    assert_eq!(stable(summary(|s| (s.counts.updated, s.counts.updated_ready) = (9, 9))), None);
+    assert_eq!(stable(summary(|s| s.counts.undecided = 1)), None);
+    assert_eq!(stable(summary(|s| s.counts.failed = 1)), None);
+}

@@ -1,0 +1,150 @@
+//! The verdict on a rollout: which conditions hold, and why.
+//!
+//! | State | Ready | Reconciling | Stalled | Paused | kstatus |
+//! | --- | --- | --- | --- | --- | --- |
+//! | spec is invalid | False `InvalidSpec` | False | True `InvalidSpec` | – | Failed |
+//! | no pods | True `NoPods` | False | False | – | Current |
+//! | type NotUpdate | True `NotUpdate` | False | False | – | Current |
+//! | rolling out | False `RollingUpdate` | True `RollingUpdate` | False | False | InProgress |
+//! | paused, pods behind | False `Paused` | True `Paused` | False | True | InProgress |
+//! | a step waits for a person | False `WaitingForApproval` | True `WaitingForApproval` | False | False | InProgress |
+//! | a step's timed pause | False `StepPause` | True `StepPause` | False | False | InProgress |
+//! | no progress for `progressDeadlineSeconds` | False `ProgressDeadlineExceeded` | False | True `ProgressDeadlineExceeded` | False | Failed |
+//! | aborted, action Pause | False `FailureBudgetExceeded` | False | True `FailureBudgetExceeded` | – | Failed |
+//! | aborted, going back | False `RollingBack` | True `RollingBack` | False | – | InProgress |
+//! | aborted, gone back | False `RolledBack` | False | True `RolledBack` | – | Failed |
+//! | nothing is left to patch, some failed | False `PodsFailed` | False | True `PodsFailed` | False | Failed |
+//! | updated, some pods not ready | False `PodsNotReady` | False | False | – | InProgress |
+//! | partition reached | True `PartitionReached` | False | False | False | Current |
+//! | the rest cannot be patched | True `NotInPlace` | False | False | – | Current |
+//! | everything updated and ready | True `UpToDate` | False | False | – | Current |
+
+use super::message;
+use crate::api::reasons::reason;
+use crate::core::upgrade::course::Course;
+use crate::core::upgrade::steps::Wait;
+use crate::core::upgrade::{Mode, Summary};
+
+/// The four conditions about the rollout, and the line that explains them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    pub(super) ready: bool,
+    pub(super) reconciling: bool,
+    pub(super) stalled: bool,
+    /// Reason of Ready, and of whichever of Reconciling and Stalled is True.
+    pub reason: &'static str,
+    /// `status.message`.
+    pub message: String,
+}
+
+impl Verdict {
+    fn fine(reason: &'static str, message: String) -> Self {
+        Self { ready: true, reconciling: false, stalled: false, reason, message }
+    }
+
+    fn moving(reason: &'static str, message: String) -> Self {
+        Self { ready: false, reconciling: true, stalled: false, reason, message }
+    }
+
+    pub(super) fn stalled(reason: &'static str, message: String) -> Self {
+        Self { ready: false, reconciling: false, stalled: true, reason, message }
+    }
+
+    /// The rollout waits for a person or for a pause to end: the progress deadline does not run.
+    pub fn waits(&self) -> bool {
+        is_wait(self.reason)
+    }
+}
+
+/// See [`Verdict::waits`].
+pub(super) fn is_wait(reason: &str) -> bool {
+    [reason::PAUSED, reason::WAITING_FOR_APPROVAL, reason::STEP_PAUSE].contains(&reason)
+}
+
+/// Decides the row of the table above, but for the first and the progress deadline.
+pub fn verdict(course: &Course, summary: &Summary) -> Verdict {
+    let rollout = &course.rollout;
+    let counts = &summary.counts;
+    let line = message::progress(course, summary);
+    let unfinished = summary.remaining > 0 || counts.undecided > 0;
+    if counts.matched == 0 {
+        return Verdict::fine(reason::NO_PODS, "no pod carries these sidecars yet".to_owned());
+    }
+    if !rollout.strategy.enabled {
+        let text = "running pods are left alone: updateStrategy.type is NotUpdate";
+        return Verdict::fine(reason::NOT_UPDATE, format!("{line}; {text}"));
+    }
+    if rollout.mode == Mode::Stopped || summary.exceeded {
+        let text = message::exceeded(course, summary);
+        return Verdict::stalled(reason::FAILURE_BUDGET_EXCEEDED, format!("{line}; {text}"));
+    }
+    if rollout.strategy.paused && summary.remaining > 0 {
+        let text = "paused: set updateStrategy.paused to false to go on";
+        return Verdict::moving(reason::PAUSED, format!("{line}; {text}"));
+    }
+    if rollout.mode == Mode::Back {
+        return back(course, summary, unfinished);
+    }
+    if let Some(wait) = summary.gate.wait.as_ref().filter(|_| counts.outdated > 0 && !unfinished) {
+        let text = message::step_waits(course, summary, wait);
+        let reason = match wait {
+            Wait::Approval => reason::WAITING_FOR_APPROVAL,
+            Wait::Until(_) => reason::STEP_PAUSE,
+        };
+        return Verdict::moving(reason, format!("{line}; {text}"));
+    }
+    if unfinished {
+        return Verdict::moving(reason::ROLLING_UPDATE, format!("{line}{}", message::waits_for(summary)));
+    }
+    if counts.failed > 0 {
+        let text = message::failed(summary);
+        return Verdict::stalled(reason::PODS_FAILED, format!("{line}; {text}; apply a working image to go on"));
+    }
+    if counts.updated_ready < counts.updated {
+        let waiting = counts.updated - counts.updated_ready;
+        let text = format!("{line}; {waiting} updated not ready{}", message::waits_for(summary));
+        return Verdict {
+            ready: false,
+            reconciling: false,
+            stalled: false,
+            reason: reason::PODS_NOT_READY,
+            message: text,
+        };
+    }
+    at_rest(summary, line)
+}
+
+/// Everything is done that may be done.
+fn at_rest(summary: &Summary, line: String) -> Verdict {
+    let counts = &summary.counts;
+    if counts.outdated > 0 {
+        let text = format!("updateStrategy.partition keeps {} on the old revision", summary.keep_old);
+        return Verdict::fine(reason::PARTITION_REACHED, format!("{line}; {text}"));
+    }
+    if counts.not_in_place > 0 {
+        return Verdict::fine(reason::NOT_IN_PLACE, format!("{line}{}", message::not_in_place(summary)));
+    }
+    if counts.outside > 0 {
+        let text = format!("{line}; {} are outside updateStrategy.selector", counts.outside);
+        return Verdict::fine(reason::UP_TO_DATE, text);
+    }
+    Verdict::fine(reason::UP_TO_DATE, line)
+}
+
+fn back(course: &Course, summary: &Summary, unfinished: bool) -> Verdict {
+    let line = message::progress(course, summary);
+    if unfinished {
+        return Verdict::moving(reason::ROLLING_BACK, format!("{line}{}", message::waits_for(summary)));
+    }
+    let text = format!("{line}{}; {}", message::not_in_place(summary), message::try_again(course));
+    Verdict::stalled(reason::ROLLED_BACK, text)
+}
+
+/// What was moving has not moved for `progressDeadlineSeconds`.
+pub(super) fn overdue(verdict: Verdict, seconds: i32) -> Verdict {
+    if !verdict.reconciling || verdict.waits() {
+        return verdict;
+    }
+    let text = format!("{}; no progress for more than progressDeadlineSeconds ({seconds})", verdict.message);
+    Verdict::stalled(reason::PROGRESS_DEADLINE_EXCEEDED, text)
+}

@@ -1,0 +1,16 @@
+//! The failure budget: when a revision is given up.
+
+use super::rollout::{Mode, Rollout};
+use super::set_index::Counts;
+use crate::api::v1beta1::FailureAction;
+
+/// More pods have failed than `failurePolicy.maxFailed`, or failed pods alone fill maxUnavailable or the cap of unready
+/// ones: the rollout could not go on anyway. So it fires with `maxUnavailable: 1` too.
+pub fn is_exceeded(rollout: &Rollout, counts: &Counts) -> bool {
+    if rollout.mode != Mode::Forward || !rollout.is_rolling() || rollout.strategy.action == FailureAction::Ignore {
+        return false;
+    }
+    counts.failed > rollout.max_failed(counts.matched)
+        || counts.failed_slots >= rollout.max_unavailable(counts.matched)
+        || counts.failed_capped >= rollout.max_unready(counts.matched)
+}

@@ -1,0 +1,77 @@
+//! Which way a set's rollout goes: what its status remembers, and what its annotations ask for.
+
+use k8s_openapi::jiff::Timestamp;
+
+use super::rollout::{Mode, Rollout};
+use super::steps::Remembered;
+use crate::api::selector::SelectorError;
+use crate::api::v1beta1::FailureAction;
+use crate::api::{SidecarSet, keys};
+use crate::core::evict;
+use crate::core::revision::{History, Template};
+
+/// See the module.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Course {
+    /// What is wanted of the pods now.
+    pub rollout: Rollout,
+    /// What only status and annotations know.
+    pub remembered: Remembered,
+    /// Hash of the spec's revision; the rollout's own differs on the way back.
+    pub update_revision: String,
+}
+
+/// Decides the course. `target` is the revision of the spec, `history` the known ones.
+///
+/// # Errors
+/// A selector that does not parse.
+pub fn course(
+    set: &SidecarSet,
+    target: (&str, &Template),
+    history: &History,
+    now: Timestamp,
+) -> Result<Course, SelectorError> {
+    let status = set.status.clone().unwrap_or_default();
+    let name = set.metadata.name.as_deref().unwrap_or_default();
+    let known = || history.iter().map(|(hash, revision)| (hash, &revision.template));
+    let stable = status.stable_revision.as_deref();
+    let same_revision = status.update_revision.as_deref() == Some(target.0);
+    let aborted = status.aborted_revision.as_deref() == Some(target.0);
+    let retry = annotation(set, keys::RETRY).filter(|value| Some(*value) != status.handled_retry.as_deref());
+    let retried = aborted && retry.is_some_and(|value| of_revision(value, target.0).is_some());
+    let way_back = stable.filter(|stable| *stable != target.0).and_then(|hash| Some((hash, history.get(hash)?)));
+    let rollout = match way_back {
+        Some((hash, revision))
+            if aborted && !retried && set.spec.update_strategy.failure_policy.action == FailureAction::Rollback =>
+        {
+            Rollout::new(name, &set.spec, (hash, &revision.template), known(), stable)?.going_back()
+        }
+        _ => {
+            let retried_at = status.retried_at.filter(|_| same_revision).map(|time| time.0);
+            Rollout {
+                mode: if aborted && !retried { Mode::Stopped } else { Mode::Forward },
+                retried_at: if retried { Some(now) } else { retried_at },
+                ..Rollout::new(name, &set.spec, target, known(), stable)?
+            }
+        }
+    };
+    let remembered = Remembered {
+        evictions: evict::open(status.evictions.as_deref().unwrap_or_default()),
+        step: status.current_step.filter(|_| same_revision).and_then(|step| step.try_into().ok()).unwrap_or(0),
+        step_reached_at: status.step_reached_at.filter(|_| same_revision).map(|time| time.0),
+        approved: annotation(set, keys::APPROVE)
+            .and_then(|value| of_revision(value, target.0)?.parse().ok())
+            .unwrap_or(0),
+        steps_may_differ: same_revision && status.observed_generation != set.metadata.generation,
+    };
+    Ok(Course { rollout, remembered, update_revision: target.0.to_owned() })
+}
+
+pub(crate) fn annotation<'a>(set: &'a SidecarSet, key: &str) -> Option<&'a str> {
+    set.metadata.annotations.as_ref()?.get(key).map(String::as_str)
+}
+
+/// What stands behind `<revision>/`.
+fn of_revision<'a>(value: &'a str, revision: &str) -> Option<&'a str> {
+    value.strip_prefix(revision)?.strip_prefix('/')
+}

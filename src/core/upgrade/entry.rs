@@ -1,0 +1,250 @@
+//! Where one pod stands in a rollout, and what it costs.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+
+use super::progress::{Progress, after, deadline, progress};
+use super::rollout::Rollout;
+use crate::core::pod::{Mark, PodView, Update};
+use crate::core::revision::{Change, List, Sidecar};
+
+/// Where a pod stands in a rollout.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Behind the target, and can be patched.
+    Outdated,
+    /// Behind the target, and cannot be patched.
+    NotInPlace(Obstacle),
+    /// At the target, its update neither done nor failed.
+    Undecided,
+    /// At the target and done, but the pod is not ready.
+    Unready,
+    /// At the target, done, and the pod is ready.
+    Available,
+    /// At the target, and its update failed; the text says why.
+    Failed(String),
+    /// Behind the target, and the apiserver refused the patch; the text is its answer.
+    Refused(String),
+}
+
+/// Why a pod cannot be patched.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Obstacle {
+    /// Whether something can be done about it.
+    pub kind: ObstacleKind,
+    /// For people, for example `containers[agent].env changed`.
+    pub text: String,
+}
+
+/// What a pod that cannot be patched suffers from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ObstacleKind {
+    /// The revisions differ in what no running pod can change: new pods are the only way.
+    Template,
+    /// The pod itself, for example its `restartPolicy` or its node's kubelet.
+    Pod,
+    /// It passes by itself.
+    Passing,
+}
+
+impl Obstacle {
+    fn new(kind: ObstacleKind, text: impl Into<String>) -> Self {
+        Self { kind, text: text.into() }
+    }
+}
+
+/// A pod that still has another image right after our patch is left alone for this long: an admission webhook that
+/// rewrites images would otherwise be fought without end.
+const REWRITTEN: SignedDuration = SignedDuration::from_secs(60);
+
+/// Order of upgrades within a queue, Kubernetes' `ActivePods` rank: pods that cost least go first.
+pub(super) type Rank = (bool, u8, Reverse<Timestamp>, Reverse<i32>, Reverse<Timestamp>);
+
+/// What one pod adds to the counters.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Entry {
+    pub(super) state: State,
+    pub(super) ready: bool,
+    /// Was ready when patched and is not available now: costs one of maxUnavailable.
+    pub(super) holds_slot: bool,
+    /// Was not ready when patched and is undecided or failed.
+    pub(super) fills_cap: bool,
+    /// `updateStrategy.selector` matches.
+    pub(super) selected: bool,
+    pub(super) rank: Rank,
+    pub(super) check_at: Option<Timestamp>,
+}
+
+/// The apiserver did not accept a patch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    /// Version of the pod that was patched.
+    pub(super) resource_version: u64,
+    /// Revision it was to get.
+    pub(super) revision: String,
+    pub(super) message: String,
+    /// Tried again then; `None`: not before the pod changes.
+    pub(super) until: Option<Timestamp>,
+}
+
+/// Everything a pod's state depends on besides the pod and the rollout.
+pub(super) struct Surroundings<'a> {
+    pub(super) namespace_labels: Option<&'a BTreeMap<String, String>>,
+    /// `None` while the node is not known.
+    pub(super) restarts_native_sidecars: Option<bool>,
+    /// Why the last patch of exactly this version of the pod to this revision was not accepted.
+    pub(super) refused: Option<&'a Refusal>,
+    pub(super) now: Timestamp,
+}
+
+/// `None` for a pod that does not belong to the set, or has ended.
+pub(super) fn entry(pod: &PodView, rollout: &Rollout, around: &Surroundings<'_>) -> Option<Entry> {
+    let mark = pod.marks.get(&rollout.set)?;
+    let in_namespace = match &rollout.namespace_selector {
+        Some(selector) => around.namespace_labels.is_some_and(|labels| selector.matches(labels)),
+        None => true,
+    };
+    if !pod.is_active() || !in_namespace || !rollout.selector.matches(&pod.labels) {
+        return None;
+    }
+    let update = mark.update.as_ref();
+    let judged = update.map(|update| progress(pod, update, &rollout.strategy, around.now));
+    let unfinished = judged.as_ref().is_some_and(|progress| *progress != Progress::Done);
+    let was_ready = update.is_some_and(|update| update.was_ready);
+    let (state, check_at) = state(pod, mark, judged.as_ref(), rollout, around);
+    Some(Entry {
+        state,
+        ready: pod.ready,
+        holds_slot: was_ready && (unfinished || lost_readiness(pod, mark, rollout)),
+        fills_cap: update.is_some() && !was_ready && unfinished && pod.node.is_some(),
+        selected: rollout.strategy.selector.as_ref().is_none_or(|selector| selector.matches(&pod.labels)),
+        rank: rank(pod),
+        check_at: match judged {
+            Some(Progress::Undecided(at)) => at.into_iter().chain(check_at).min(),
+            _ => check_at,
+        },
+    })
+}
+
+/// The pod is not ready after an update, which may be to blame. Once a revision is stable, its updates are not.
+pub(super) fn lost_readiness(pod: &PodView, mark: &Mark, rollout: &Rollout) -> bool {
+    !pod.ready && mark.update.as_ref().is_some_and(|update| rollout.stable.as_ref() != Some(&update.revision))
+}
+
+/// The state, and when time alone may change it.
+fn state(
+    pod: &PodView,
+    mark: &Mark,
+    judged: Option<&Progress>,
+    rollout: &Rollout,
+    around: &Surroundings<'_>,
+) -> (State, Option<Timestamp>) {
+    let update = mark.update.as_ref().filter(|update| update.revision == rollout.revision);
+    if mark.revision != rollout.revision || !has_images(pod, &rollout.sidecars) {
+        return behind(pod, mark, update, rollout, around);
+    }
+    match judged.filter(|_| update.is_some()) {
+        Some(Progress::Failed(reason)) if rollout.is_rolling() => (State::Failed(reason.clone()), None),
+        Some(Progress::Undecided(_)) if pod.node.is_some() => (State::Undecided, None),
+        _ if pod.ready => (State::Available, None),
+        _ => unready(pod, update, rollout, around.now),
+    }
+}
+
+fn behind(
+    pod: &PodView,
+    mark: &Mark,
+    update: Option<&Update>,
+    rollout: &Rollout,
+    around: &Surroundings<'_>,
+) -> (State, Option<Timestamp>) {
+    if let Some(obstacle) = cannot_patch(pod, mark, rollout, around) {
+        return (State::NotInPlace(obstacle), None);
+    }
+    if let Some(refusal) = around.refused {
+        return (State::Refused(refusal.message.clone()), refusal.until);
+    }
+    let patient_until = update.map(|update| after(update.at, REWRITTEN)).filter(|until| around.now < *until);
+    if mark.revision == rollout.revision && patient_until.is_some() {
+        let text = "the image differs right after it was set: something else sets it, such as an admission webhook";
+        return (State::NotInPlace(Obstacle::new(ObstacleKind::Passing, text)), patient_until);
+    }
+    (State::Outdated, None)
+}
+
+/// A pod that lost its readiness with the update and did not get it back in time has failed, container ready or not.
+fn unready(pod: &PodView, update: Option<&Update>, rollout: &Rollout, now: Timestamp) -> (State, Option<Timestamp>) {
+    let Some(update) = update.filter(|update| update.was_ready && rollout.is_rolling()) else {
+        return (State::Unready, None);
+    };
+    let deadline = deadline(update, &rollout.strategy);
+    let since = pod.ready_changed.unwrap_or(update.at);
+    if now < deadline {
+        (State::Unready, Some(deadline))
+    } else if since <= deadline {
+        (State::Failed("the pod is not ready by podUpdateTimeoutSeconds".to_owned()), None)
+    } else {
+        (State::Unready, None)
+    }
+}
+
+fn has_images(pod: &PodView, sidecars: &[Sidecar]) -> bool {
+    sidecars.iter().all(|sidecar| has_image(pod, sidecar))
+}
+
+/// Of the twins of a hot upgrade one has the image, and the other idles.
+fn has_image(pod: &PodView, sidecar: &Sidecar) -> bool {
+    let has = |name: &String| pod.container(name).is_some_and(|container| container.image == sidecar.image);
+    sidecar.container_names().iter().any(has)
+}
+
+/// The chain of checks before a patch; the first that applies is the reason.
+fn cannot_patch(pod: &PodView, mark: &Mark, rollout: &Rollout, around: &Surroundings<'_>) -> Option<Obstacle> {
+    use ObstacleKind::{Passing, Pod, Template};
+    match rollout.changes.get(&mark.revision) {
+        None => {
+            let text = "RevisionUnknown: the pod's revision is not in the set's history";
+            return Some(Obstacle::new(Template, text));
+        }
+        Some(Change::NotInPlace(reason)) => return Some(Obstacle::new(Template, reason)),
+        Some(Change::InPlace) => {}
+    }
+    let mut to_restart =
+        rollout.sidecars.iter().filter(|sidecar| sidecar.long_running).filter(|sidecar| !has_image(pod, sidecar));
+    to_restart.find_map(|sidecar| match pod.container(&sidecar.name) {
+        None if sidecar.hot => {
+            let name = &sidecar.name;
+            let text = format!("neither twin of {name} has its image, and handing over to one is not built yet");
+            Some(Obstacle::new(Pod, text))
+        }
+        None => Some(Obstacle::new(Pod, format!("the pod has no container {}", sidecar.name))),
+        // The kubelet stops it for the new image, and does not start it again if the pull fails (KEP-753 discussion;
+        // observed on 1.35).
+        Some(_) if sidecar.list == List::Ordinary && !pod.restarts_always => {
+            let text = "an ordinary sidecar in a pod whose restartPolicy is not Always is not restarted safely";
+            Some(Obstacle::new(Pod, text))
+        }
+        // Restarted for a new image only by kubelets from 1.32 on (kubernetes#126525).
+        Some(_) if sidecar.list == List::Init && pod.node.is_some() => match around.restarts_native_sidecars {
+            Some(true) => None,
+            Some(false) => {
+                let text = "the node's kubelet is older than 1.32 and does not restart native sidecars";
+                Some(Obstacle::new(Pod, text))
+            }
+            None => Some(Obstacle::new(Passing, "the node of the pod is not known yet")),
+        },
+        Some(_) => None,
+    })
+}
+
+fn rank(pod: &PodView) -> Rank {
+    let phase = match pod.phase.as_str() {
+        "Pending" | "" => 0,
+        "Running" => 2,
+        _ => 1,
+    };
+    let since = pod.ready_changed.unwrap_or(pod.created);
+    (pod.node.is_some(), phase, Reverse(since), Reverse(pod.restarts()), Reverse(pod.created))
+}
