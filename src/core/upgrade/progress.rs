@@ -120,19 +120,25 @@ fn container_progress(
     let Some(status) = &container.status else { return by_deadline(container, deadline, now) };
     if let Some(ready_since) = new_and_ready_since(pod, container, status, replaced, at) {
         let done_at = after(ready_since, hold(container, strategy));
-        // What happens after the deadline is none of this update's business: it was decided by then.
-        let done = now >= done_at || ready_since > deadline;
+        // The pod's readiness after the deadline is none of this update's business: it was decided by then. But a
+        // container that started anew has to hold out anew, or a crash loop would be done each time it comes up.
+        let held = status.running_since.is_none_or(|started| now >= after(started, hold(container, strategy)));
+        let done = now >= done_at || (ready_since > deadline && held);
         return if done { Progress::Done } else { Progress::Undecided(Some(done_at)) };
     }
+    let evidence = evidence(pod, status, replaced);
     if now >= deadline && is_new(container, status, replaced) && changed_since(pod, status, deadline) {
-        // It was decided long ago; a restart a week later is no failure of this update.
-        return Progress::Done;
+        // It was decided long ago; a restart a week later is no failure of this update, but a crash loop is.
+        return match evidence.filter(|_| status.waiting.is_some()) {
+            Some(reason) => Progress::Failed(format!("{}: {reason}", container.name)),
+            None => Progress::Done,
+        };
     }
     let fresh = after(at, STALE_STATUS);
     if now < fresh {
         return Progress::Undecided(Some(fresh));
     }
-    match evidence(pod, status, replaced) {
+    match evidence {
         Some(reason) => Progress::Failed(format!("{}: {reason}", container.name)),
         None => by_deadline(container, deadline, now),
     }

@@ -102,6 +102,24 @@ fn a_restart_a_week_later_is_no_failure() {
 }
 
 #[test]
+fn a_crash_loop_is_not_done_because_its_time_is_over() {
+    let up = |pod: &mut Value| {
+        replaced(pod, 700);
+        agent(pod)["restartCount"] = json!(9);
+        agent(pod)["lastState"] = json!({"terminated": {"exitCode": 1}});
+        pod["status"]["conditions"][0]["lastTransitionTime"] = json!(at(700).to_string());
+    };
+    assert_eq!(judge(701, up), Progress::Undecided(Some(at(705))));
+    assert_eq!(judge(705, up), Progress::Done, "if it holds out");
+    let down = |pod: &mut Value| {
+        up(pod);
+        agent(pod)["ready"] = json!(false);
+        agent(pod)["state"] = json!({"waiting": {"reason": "CrashLoopBackOff"}});
+    };
+    assert_eq!(judge(702, down), Progress::Failed("agent: CrashLoopBackOff".into()));
+}
+
+#[test]
 fn a_pod_that_was_unready_for_a_moment_a_week_later_is_still_done() {
     let week = 7 * 24 * 3600;
     let flapped = |pod: &mut Value| {
