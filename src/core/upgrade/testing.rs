@@ -83,11 +83,14 @@ impl TestPod {
         PodView::new(serde_json::from_value::<SlimPod>(self.0.clone()).unwrap())
     }
 
+    pub(crate) fn resource_version(&self) -> u64 {
+        self.0["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap()
+    }
+
     /// Changes the pod and counts its resourceVersion up.
     pub(crate) fn edit(&mut self, edit: impl FnOnce(&mut Value)) {
         edit(&mut self.0);
-        let version: u64 = self.0["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap();
-        self.0["metadata"]["resourceVersion"] = json!((version + 1).to_string());
+        self.0["metadata"]["resourceVersion"] = json!((self.resource_version() + 1).to_string());
     }
 
     pub(crate) fn with(mut self, edit: impl FnOnce(&mut Value)) -> Self {
