@@ -47,7 +47,13 @@ pub(crate) fn rollout(image: &str, update_strategy: Value) -> Rollout {
 /// The same as a course that nothing is remembered of.
 pub(crate) fn course(image: &str, update_strategy: Value) -> Course {
     let rollout = rollout(image, update_strategy);
-    Course { update_revision: rollout.revision.clone(), rollout, remembered: Remembered::default() }
+    Course {
+        update_revision: rollout.revision.clone(),
+        rollout,
+        remembered: Remembered::default(),
+        aborted_because: None,
+        next_retry: String::new(),
+    }
 }
 
 /// A pod in the cluster, as JSON: patches are applied to it as the apiserver does.
