@@ -66,7 +66,8 @@ pub fn verdict(course: &Course, summary: &Summary) -> Verdict {
     let rollout = &course.rollout;
     let counts = &summary.counts;
     let line = message::progress(course, summary);
-    let unfinished = summary.remaining > 0 || counts.undecided > 0;
+    let step_is_open = summary.gate.allowed.is_some() && summary.gate.wait.is_none() && counts.outdated > 0;
+    let unfinished = summary.remaining > 0 || counts.undecided > 0 || step_is_open;
     if counts.matched == 0 {
         return Verdict::fine(reason::NO_PODS, "no pod carries these sidecars yet".to_owned());
     }

@@ -46,7 +46,7 @@ pub struct Counts {
     pub selected: usize,
     /// Of these, at the target.
     pub selected_updated: usize,
-    /// Of these, available or failed.
+    /// Of these, available or failed, or done and not ready for reasons that are older than the update.
     pub selected_decided: usize,
     /// Selected pods that cannot be patched.
     pub selected_not_in_place: usize,
@@ -143,7 +143,9 @@ impl SetIndex {
         count(&mut counts.failed_capped, entry.fills_cap && failed);
         count(&mut counts.selected, entry.selected);
         count(&mut counts.selected_updated, entry.selected && !behind);
-        count(&mut counts.selected_decided, entry.selected && (failed || *state == State::Available));
+        let unready_anyway = *state == State::Unready && !entry.holds_slot;
+        let decided = failed || *state == State::Available || unready_anyway;
+        count(&mut counts.selected_decided, entry.selected && decided);
         count(&mut counts.selected_not_in_place, entry.selected && matches!(state, State::NotInPlace(_)));
         if let State::NotInPlace(obstacle) = state {
             let pods = self.not_in_place.entry(obstacle.clone()).or_default();
