@@ -154,8 +154,10 @@ mod tests {
     #[test]
     fn an_earlier_key_goes_first_then_the_larger_number() {
         let order = order(json!({"priorityStrategy": {"orderPriority": [{"orderedKey": "k"}, {"orderedKey": "l"}]}}));
-        let pods = ["x=9", "l=9", "k=a-2", "k=a-10", "k=0010", "k=none", "k=", "k=1a", "l=3 k=1", "k=99999999999999999999"];
-        let expected = ["k=99999999999999999999", "k=a-10 | k=0010", "k=a-2", "l=3 k=1", "k=none | k= | k=1a", "l=9", "x=9"];
+        let pods =
+            ["x=9", "l=9", "k=a-2", "k=a-10", "k=0010", "k=none", "k=", "k=1a", "l=3 k=1", "k=99999999999999999999"];
+        let expected =
+            ["k=99999999999999999999", "k=a-10 | k=0010", "k=a-2", "l=3 k=1", "k=none | k= | k=1a", "l=9", "x=9"];
         assert_eq!(sorted(&order, &pods), expected);
     }
 

@@ -163,13 +163,7 @@ impl Queues {
     }
 
     /// The next pod of a class stands in line.
-    fn enter<'a>(
-        &self,
-        position: usize,
-        line: &mut Line<'a>,
-        turns: &mut Turns<(Head<'a>, usize)>,
-        draft: &Draft<'a>,
-    ) {
+    fn enter<'a>(&self, position: usize, line: &mut Line<'a>, turns: &mut Turns<(Head<'a>, usize)>, draft: &Draft<'a>) {
         let share = self.shares.get(line.class).copied().unwrap_or_default();
         let taken = draft.taken.get(line.class).copied().unwrap_or(0);
         if let Some(head) = line.next(&draft.rooms) {

@@ -83,7 +83,7 @@ mod tests {
         assert_eq!(text(&[6, 3]), "abaabaaba");
         assert_eq!(text(&[9, 1]), "aaaaabaaaa");
         assert_eq!(text(&[1, 1, 1]), "abc");
-        assert_eq!(text(&[12, 1, 1, 1]), "aabaaaacaaaadaa");
+        assert_eq!(text(&[12, 1, 1, 1]), "aaaabaaaacaadaa");
     }
 
     proptest! {

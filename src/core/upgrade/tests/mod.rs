@@ -6,6 +6,7 @@ use super::testing::{self, SET, TestPod, at, hash, rollout};
 use super::*;
 
 mod judging;
+mod order;
 mod properties;
 use crate::core::pod::PodKey;
 use crate::core::revision::Template;
