@@ -12,6 +12,7 @@ mod features;
 mod in_cluster;
 mod injection;
 mod naked;
+mod order;
 mod plan;
 mod resources;
 mod robust;

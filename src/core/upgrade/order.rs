@@ -33,12 +33,12 @@ enum PriorityRule {
 /// How urgent a pod is: the smaller goes first. First the sum of the weights that the pod does not have, or the position
 /// of its key; then the number at the end of that key's value, where no number is the last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Priority(usize, Reverse<Option<u64>>);
+pub(super) struct Priority(usize, Reverse<Option<u64>>);
 
 /// What a pod matches of the scatter terms: positions of the terms, and for a term of each value the value. Empty for a
 /// pod that matches none.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Class(Box<[(usize, Option<Box<str>>)]>);
+pub(super) struct Class(Box<[(usize, Option<Box<str>>)]>);
 
 /// Where the strategy puts a pod among the others.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,7 +70,7 @@ impl Order {
     }
 
     /// How urgent a pod with these labels is.
-    pub fn priority(&self, labels: &BTreeMap<String, String>) -> Priority {
+    pub(super) fn priority(&self, labels: &BTreeMap<String, String>) -> Priority {
         match &self.priority {
             PriorityRule::None => Priority::default(),
             PriorityRule::Weights(weights) => {
@@ -88,7 +88,7 @@ impl Order {
     }
 
     /// What pods with these labels match of the scatter terms.
-    pub fn class(&self, labels: &BTreeMap<String, String>) -> Class {
+    pub(super) fn class(&self, labels: &BTreeMap<String, String>) -> Class {
         let matches = self.scatter.iter().enumerate().filter_map(|(i, term)| {
             let value = labels.get(&term.key)?;
             if term.value == ANY_VALUE {
