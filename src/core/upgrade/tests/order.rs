@@ -206,13 +206,13 @@ fn census(fleet: &Fleet) -> BTreeMap<String, (usize, usize)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
     /// Whatever happens: no plan takes more of a workload than there is room for, none leaves a pod whose workload has
     /// room, and what the running index says and plans, one that is built anew says and plans, too.
     #[test]
     fn no_plan_exceeds_the_room_of_a_workload(
-        steps in prop::collection::vec(step(), 1..60),
+        steps in prop::collection::vec(step(), 1..40),
         pods in prop::collection::vec((0..3_usize, 0..3_usize), 1..9),
         max in prop_oneof![(1..4_i32).prop_map(|n| json!(n)), Just(json!("50%"))],
     ) {
