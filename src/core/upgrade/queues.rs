@@ -58,7 +58,7 @@ struct Share {
 /// Outdated pods by what they cost, first to go first.
 #[derive(Debug)]
 pub(super) struct Queues {
-    queues: [Queue; 3],
+    by_cost: [Queue; 3],
     shares: BTreeMap<Class, Share>,
     whole: Share,
     workloads: Workloads,
@@ -70,7 +70,7 @@ impl Queues {
     /// For this `maxUnavailablePerWorkload`.
     pub(super) fn new(per_workload: Option<IntOrString>) -> Self {
         Self {
-            queues: Default::default(),
+            by_cost: <[Queue; 3]>::default(),
             shares: BTreeMap::new(),
             whole: Share::default(),
             workloads: Workloads::new(per_workload),
@@ -88,17 +88,17 @@ impl Queues {
         if let Some(workload) = workload
             && self.workloads.account(workload, is_unavailable(entry), add)
         {
-            self.queues[Cost::Ready as usize].open(&Some(Arc::clone(workload)), self.workloads.has_room(workload));
+            self.by_cost[Cost::Ready as usize].open(&Some(Arc::clone(workload)), self.workloads.has_room(workload));
         }
         if waits {
             let place = Place { priority: entry.standing.priority, rank: entry.rank, key: key.clone() };
             // What is unavailable already takes nothing from its workload.
             let room = if is_unavailable(entry) { &None } else { workload };
             let is_open = room.as_ref().is_none_or(|workload| self.workloads.has_room(workload));
-            self.queues[cost(entry) as usize].change(room, &entry.standing.class, place, is_open, add);
+            self.by_cost[cost(entry) as usize].change(room, &entry.standing.class, place, is_open, add);
         }
         if let Some(workload) = workload {
-            let waits = self.queues[Cost::Ready as usize].lanes.contains_key(&entry.standing.workload);
+            let waits = self.by_cost[Cost::Ready as usize].lanes.contains_key(&entry.standing.workload);
             if waits && !self.workloads.has_room(workload) {
                 self.blocked.insert(Arc::clone(workload));
             } else {
@@ -112,7 +112,7 @@ impl Queues {
         let mut draft = Draft { chosen: Vec::new(), taken: BTreeMap::new(), rooms: Rooms::new(&self.workloads) };
         for (cost, free) in [(Cost::Held, usize::MAX), (Cost::Unready, free_cap), (Cost::Ready, free_slots)] {
             let wanted = free.min(limit - draft.chosen.len());
-            self.draw(&self.queues[cost as usize], wanted, &mut draft);
+            self.draw(&self.by_cost[cost as usize], wanted, &mut draft);
         }
         draft.chosen
     }

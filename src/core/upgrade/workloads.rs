@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use super::rollout::share;
 use crate::core::pod::PodView;
 
-/// Labels with the hash at the end of a ReplicaSet's name, and the kind of the ReplicaSet's own controller: that of
+/// Labels with the hash at the end of a `ReplicaSet`'s name, and the kind of its own controller: that of
 /// Kubernetes, and that of Argo Rollouts.
 const TEMPLATE_HASHES: [(&str, &str); 2] =
     [("pod-template-hash", "Deployment"), ("rollouts-pod-template-hash", "Rollout")];
