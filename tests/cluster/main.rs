@@ -14,6 +14,7 @@ mod in_cluster;
 mod injection;
 mod kstatus;
 mod naked;
+mod order;
 mod plan;
 mod resources;
 mod robust;

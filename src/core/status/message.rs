@@ -49,11 +49,22 @@ pub(super) fn step_waits(course: &Course, summary: &Summary, wait: &Wait) -> Str
 
 pub(super) fn waits_for(summary: &Summary) -> String {
     let counts = &summary.counts;
+    let rest = format!("{}{}", blocked(summary), not_in_place(summary));
     if summary.slot_holders.is_empty() {
-        return not_in_place(summary);
+        return rest;
     }
     let holders = list(&summary.slot_holders, counts.slots);
-    format!("; {} of {} unavailable: {holders}{}", counts.slots, summary.max_unavailable, not_in_place(summary))
+    format!("; {} of {} unavailable: {holders}{rest}", counts.slots, summary.max_unavailable)
+}
+
+/// Slots of maxUnavailable are free, and still nothing can be patched.
+fn blocked(summary: &Summary) -> String {
+    let full = summary.counts.slots >= summary.max_unavailable;
+    if summary.blocked_workloads == 0 || summary.remaining == 0 || summary.movable || full {
+        return String::new();
+    }
+    let workloads = list(&summary.blocked, summary.blocked_workloads);
+    format!("; maxUnavailablePerWorkload leaves no room in {workloads}")
 }
 
 pub(super) fn not_in_place(summary: &Summary) -> String {

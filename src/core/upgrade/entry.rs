@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
+use super::order::Standing;
 use super::progress::{Progress, after, deadline, progress};
 use super::rollout::Rollout;
 use crate::core::pod::{Mark, PodView, Update};
@@ -74,6 +75,8 @@ pub(super) struct Entry {
     /// `updateStrategy.selector` matches.
     pub(super) selected: bool,
     pub(super) rank: Rank,
+    /// Where the strategy puts it among the others.
+    pub(super) standing: Standing,
     pub(super) check_at: Option<Timestamp>,
 }
 
@@ -121,6 +124,7 @@ pub(super) fn entry(pod: &PodView, rollout: &Rollout, around: &Surroundings<'_>)
         fills_cap: update.is_some() && !was_ready && unfinished && pod.node.is_some(),
         selected: rollout.strategy.selector.as_ref().is_none_or(|selector| selector.matches(&pod.labels)),
         rank: rank(pod),
+        standing: Standing::new(pod, &rollout.strategy),
         check_at: match judged {
             Some(Progress::Undecided(at)) => at.into_iter().chain(check_at).min(),
             _ => check_at,

@@ -4,6 +4,7 @@ pub mod budget;
 pub mod course;
 mod entry;
 pub mod index;
+pub mod order;
 pub mod patch;
 pub mod plan;
 pub mod progress;
@@ -15,6 +16,8 @@ pub mod steps;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod turns;
+mod workloads;
 
 pub use course::{Course, course};
 pub use entry::{Obstacle, ObstacleKind, State};

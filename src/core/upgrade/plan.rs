@@ -11,7 +11,7 @@ use super::set_index::{Counts, SetIndex};
 use super::steps::{Gate, Remembered, Wait, gate};
 use crate::core::pod::PodKey;
 
-/// Pods named in a message; the rest is counted.
+/// Pods and workloads named in a message; the rest is counted.
 const NAMED_PODS: usize = 3;
 
 /// What to do now.
@@ -40,6 +40,10 @@ pub struct Summary {
     pub movable: bool,
     /// Some of the pods that hold a slot, and why: `default/web-1 (not ready)`.
     pub slot_holders: Vec<String>,
+    /// Workloads whose ready pods wait because maxUnavailablePerWorkload leaves no room in them.
+    pub blocked_workloads: usize,
+    /// Some of these: `Deployment default/web (1 of 1 unavailable)`.
+    pub blocked: Vec<String>,
     /// Some of the failed pods, and why: `default/web-1 (agent: ImagePullBackOff)`.
     pub failed: Vec<String>,
     /// Why pods cannot be patched, and how many.
@@ -77,7 +81,7 @@ fn choose(index: &SetIndex, remembered: &Remembered, gate: &Gate, limit: usize) 
     let allowed = remaining(rollout, counts, gate).min(limit);
     let free_slots = rollout.max_unavailable(counts.matched).saturating_sub(counts.slots + remembered.evictions);
     let free_cap = rollout.max_unready(counts.matched).saturating_sub(counts.capped);
-    index.queues.choose(free_slots, free_cap).take(allowed).cloned().collect()
+    index.queues.choose(free_slots, free_cap, allowed).into_iter().cloned().collect()
 }
 
 /// Candidates that partition and steps let move. Every pod behind the target counts as kept, also one that cannot be
@@ -96,6 +100,8 @@ fn summary(index: &SetIndex, remembered: &Remembered, gate: Gate) -> Summary {
         remaining: remaining(&index.rollout, &counts, &gate),
         movable: !choose(index, remembered, &gate, 1).is_empty(),
         slot_holders: index.slot_holders.iter().take(NAMED_PODS).map(|key| named(index, key)).collect(),
+        blocked_workloads: index.queues.blocked(),
+        blocked: index.queues.blocked_workloads().take(NAMED_PODS).collect(),
         failed: index.failed.iter().take(NAMED_PODS).map(|key| named(index, key)).collect(),
         not_in_place: index.not_in_place.iter().map(|(obstacle, pods)| (obstacle.clone(), *pods)).collect(),
         exceeded: budget::is_exceeded(&index.rollout, &counts),

@@ -68,10 +68,10 @@ pub(super) struct SetIndex {
 impl SetIndex {
     pub(super) fn new(rollout: Arc<Rollout>) -> Self {
         Self {
+            queues: Queues::new(rollout.strategy.max_unavailable_per_workload.clone()),
             rollout,
             counts: Counts::default(),
             entries: HashMap::new(),
-            queues: Queues::default(),
             slot_holders: BTreeSet::new(),
             failed: BTreeSet::new(),
             not_in_place: BTreeMap::new(),
@@ -154,9 +154,7 @@ impl SetIndex {
                 self.not_in_place.remove(obstacle);
             }
         }
-        if *state == State::Outdated && entry.selected {
-            if add { self.queues.insert(key, entry) } else { self.queues.remove(key, entry) }
-        }
+        self.queues.account(key, entry, behind, add);
         if entry.holds_slot {
             set_member(&mut self.slot_holders, key.clone(), add);
         }
