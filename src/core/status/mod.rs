@@ -59,9 +59,10 @@ pub fn status(
     let deadline = i64::from(rollout.strategy.progress_deadline_seconds);
     let overdue_at = last_progress.checked_add(SignedDuration::from_secs(deadline)).unwrap_or(Timestamp::MAX);
     let runs = verdict.reconciling && !verdict.waits();
-    let verdict = match runs && now >= overdue_at {
-        true => verdict::overdue(verdict, rollout.strategy.progress_deadline_seconds),
-        false => verdict,
+    let verdict = if runs && now >= overdue_at {
+        verdict::overdue(verdict, rollout.strategy.progress_deadline_seconds)
+    } else {
+        verdict
     };
     let is_stable = rollout.mode == Mode::Forward && fully_rolled_out(summary);
     let aborted_revision = aborted(&old, course, summary);
