@@ -65,6 +65,8 @@ pub struct Context {
     pub(super) reported: Mutex<HashMap<String, Instant>>,
     /// Pods without sidecars, by set.
     pub(super) naked: Naked,
+    /// Where evictions for upgrades stand, in words, by set.
+    pub(super) eviction_news: Mutex<HashMap<String, String>>,
 }
 
 impl Context {
@@ -101,6 +103,7 @@ impl Context {
             uncertain: Mutex::default(),
             reported: Mutex::default(),
             naked: Naked::default(),
+            eviction_news: Mutex::default(),
         })
     }
 
@@ -141,6 +144,7 @@ impl Context {
         lock(&self.uncertain).remove(set);
         lock(&self.reported).remove(set);
         self.naked.forget(set);
+        lock(&self.eviction_news).remove(set);
     }
 
     pub(super) fn may_plan(&self) -> bool {

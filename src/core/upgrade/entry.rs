@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
+use super::evictions::{Fate, fate};
 use super::progress::{Progress, after, deadline, progress};
 use super::rollout::Rollout;
 use crate::core::pod::{Mark, PodView, Update};
@@ -74,6 +75,8 @@ pub(super) struct Entry {
     /// `updateStrategy.selector` matches.
     pub(super) selected: bool,
     pub(super) rank: Rank,
+    /// What eviction could do for it.
+    pub(super) fate: Option<Fate>,
     pub(super) check_at: Option<Timestamp>,
 }
 
@@ -115,6 +118,7 @@ pub(super) fn entry(pod: &PodView, rollout: &Rollout, around: &Surroundings<'_>)
     let was_ready = update.is_some_and(|update| update.was_ready);
     let (state, check_at) = state(pod, mark, judged.as_ref(), rollout, around);
     Some(Entry {
+        fate: fate(pod, &state, rollout),
         state,
         ready: pod.ready,
         holds_slot: was_ready && (unfinished || lost_readiness(pod, mark, rollout)),
