@@ -61,7 +61,7 @@ pub mod reason {
     pub const INJECTION_PAUSED: &str = "InjectionPaused";
     /// Event on a set: there are selected pods without its sidecars, and there were none before.
     pub const NAKED_PODS: &str = "NakedPods";
-    /// Event on the owner of a pod that was evicted because it had no sidecars.
+    /// Event on the owner of a pod that was evicted because it had no sidecars, or could not be upgraded in place.
     pub const EVICTED: &str = "EvictedForSidecars";
 }
 
