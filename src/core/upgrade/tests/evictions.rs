@@ -405,7 +405,7 @@ impl Sim {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
 
     /// Two tasks, a watch that lags, restarts, and replacements that are no better: together they never take more ready
     /// pods than maxUnavailable, never move a pod that partition keeps, evict one pod of an owner at a time and none in
