@@ -139,9 +139,12 @@ async fn pods_that_are_never_evicted_are_reported_with_their_kind() {
     let daemon =
         json!({"metadata": {"name": "daemon"}, "spec": {"selector": {"matchLabels": labels}, "template": template}});
     create::<DaemonSet>(&world, daemon).await;
+    let daemons: Api<DaemonSet> = world.api();
     let before = eventually("all pods are ready", async || {
         let pods = world.pods().await;
-        if pods.len() > 1 && pods.iter().all(is_ready) { Ok(pods) } else { Err(pods.len()) }
+        let status = daemons.get("daemon").await.unwrap().status.unwrap_or_default();
+        let complete = status.number_ready > 0 && status.number_ready == status.desired_number_scheduled;
+        if complete && pods.iter().all(is_ready) { Ok(pods) } else { Err(status) }
     })
     .await;
     world.apply(&with_env(&world, "new", evict())).await;
