@@ -80,7 +80,9 @@ fn evictions(summary: &Summary) -> String {
     let exempt = summary.exempt.iter().map(|(kind, pods)| format!("{kind} ({pods})"));
     let exempt: Vec<String> = exempt.collect();
     let parts = [summary.eviction_news.clone(), words::never(exempt.iter().map(String::as_str))];
-    parts.into_iter().filter(|part| !part.is_empty()).map(|part| format!("; {part}")).collect()
+    let parts: Vec<String> =
+        parts.into_iter().filter(|part| !part.is_empty()).map(|part| format!("; {part}")).collect();
+    parts.concat()
 }
 
 fn list(named: &[String], total: usize) -> String {
