@@ -59,7 +59,9 @@ fn carriers(number: usize) -> Vec<Value> {
 fn owned(number: usize, kind: &str) -> Vec<Value> {
     let owner = json!([{"apiVersion": "apps/v1", "kind": kind, "name": "web", "uid": "web", "controller": true}]);
     let mut pods = carriers(number);
-    pods.iter_mut().for_each(|pod| pod["metadata"]["ownerReferences"] = owner.clone());
+    for pod in &mut pods {
+        pod["metadata"]["ownerReferences"] = owner.clone();
+    }
     pods
 }
 

@@ -199,7 +199,9 @@ proptest! {
                 Sibling { ready: *ready, ..needing(pod(&format!("p{i}"), *age, true)) }
             }).collect();
         prop_assume!(matches!(next(&pods, |_| true, Some(pods.len())), Next::Evict(_)));
-        pods.iter_mut().for_each(|pod| pod.counts = pod.ready);
+        for pod in &mut pods {
+            pod.counts = pod.ready;
+        }
         let (mut evictions, replicas) = (Vec::<Eviction>::new(), Some(pods.len()));
         let mut lost = 0;
         for round in 0..10 {
@@ -210,7 +212,9 @@ proptest! {
                 prop_assert_ne!(verdict, Verdict::Done);
             }
             // What is not ready gets ready in time.
-            pods.iter_mut().for_each(|pod| pod.ready = true);
+            for pod in &mut pods {
+                pod.ready = true;
+            }
             if is_blocked(&evictions, &owner("ReplicaSet"), &["r1"]) {
                 continue;
             }
