@@ -8,6 +8,7 @@ mod cli;
 mod common;
 mod convert;
 mod crash;
+mod evict_upgrade;
 mod failures;
 mod features;
 mod in_cluster;

@@ -149,7 +149,8 @@ fn joined(message: &str, more: &str) -> String {
 fn fully_rolled_out(summary: &Summary) -> bool {
     let counts = &summary.counts;
     let has = |kind: ObstacleKind| summary.not_in_place.iter().any(|(obstacle, _)| obstacle.kind == kind);
-    let done = counts.outdated + counts.outside + counts.undecided + counts.failed == 0;
+    let behind = counts.outdated + summary.evictable + counts.outside;
+    let done = behind + summary.evicting + counts.undecided + counts.failed == 0;
     let left_behind = !has(ObstacleKind::Passing) && (counts.updated_ready > 0 || !has(ObstacleKind::Template));
     done && left_behind
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
+use super::evictions::{Fate, fate};
 use super::order::Standing;
 use super::progress::{Progress, after, deadline, progress};
 use super::rollout::Rollout;
@@ -77,6 +78,8 @@ pub(super) struct Entry {
     pub(super) rank: Rank,
     /// Where the strategy puts it among the others.
     pub(super) standing: Standing,
+    /// What eviction could do for it.
+    pub(super) fate: Option<Fate>,
     pub(super) check_at: Option<Timestamp>,
 }
 
@@ -118,6 +121,7 @@ pub(super) fn entry(pod: &PodView, rollout: &Rollout, around: &Surroundings<'_>)
     let was_ready = update.is_some_and(|update| update.was_ready);
     let (state, check_at) = state(pod, mark, judged.as_ref(), rollout, around);
     Some(Entry {
+        fate: fate(pod, &state, rollout),
         state,
         ready: pod.ready,
         holds_slot: was_ready && (unfinished || lost_readiness(pod, mark, rollout)),

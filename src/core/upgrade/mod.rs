@@ -3,6 +3,7 @@
 pub mod budget;
 pub mod course;
 mod entry;
+pub mod evictions;
 pub mod index;
 pub mod order;
 pub mod patch;

@@ -17,7 +17,7 @@ use crate::core::pod::PodKey;
 
 /// What patching a pod costs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Cost {
+pub(super) enum Cost {
     /// Nothing more: it has its place in a budget already.
     Held,
     /// A place under the cap of unready pods: it is not ready anyway.
@@ -287,7 +287,7 @@ fn is_unavailable(entry: &Entry) -> bool {
     !entry.ready || entry.holds_slot || entry.fills_cap
 }
 
-fn cost(entry: &Entry) -> Cost {
+pub(super) fn cost(entry: &Entry) -> Cost {
     match (entry.holds_slot, entry.ready, entry.fills_cap) {
         (true, _, _) | (false, false, true) => Cost::Held,
         // Also a pod that was unready when last patched: it is ready now, so patching it costs a slot.

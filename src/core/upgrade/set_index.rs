@@ -7,6 +7,7 @@ use std::sync::Arc;
 use k8s_openapi::jiff::Timestamp;
 
 use super::entry::{Entry, Obstacle, State, Surroundings, entry};
+use super::evictions::{Fate, Waiting};
 use super::queues::Queues;
 use super::rollout::Rollout;
 use crate::core::pod::{PodKey, PodView};
@@ -28,7 +29,7 @@ pub struct Counts {
     pub undecided: usize,
     /// Cannot be patched.
     pub not_in_place: usize,
-    /// Outdated, but outside `updateStrategy.selector`.
+    /// Outdated or evictable, but outside `updateStrategy.selector`.
     pub outside: usize,
     /// Outdated and selected: the candidates.
     pub outdated: usize,
@@ -50,6 +51,8 @@ pub struct Counts {
     pub selected_decided: usize,
     /// Selected pods that cannot be patched.
     pub selected_not_in_place: usize,
+    /// Of these, those that may be evicted for it.
+    pub evictable: usize,
 }
 
 /// See the module.
@@ -62,6 +65,7 @@ pub(super) struct SetIndex {
     pub(super) slot_holders: BTreeSet<PodKey>,
     pub(super) failed: BTreeSet<PodKey>,
     pub(super) not_in_place: BTreeMap<Obstacle, usize>,
+    pub(super) waiting: Waiting,
     timers: BTreeSet<(Timestamp, PodKey)>,
 }
 
@@ -75,6 +79,7 @@ impl SetIndex {
             slot_holders: BTreeSet::new(),
             failed: BTreeSet::new(),
             not_in_place: BTreeMap::new(),
+            waiting: Waiting::default(),
             timers: BTreeSet::new(),
         }
     }
@@ -134,7 +139,8 @@ impl SetIndex {
         count(&mut counts.failed, failed);
         count(&mut counts.undecided, *state == State::Undecided);
         count(&mut counts.not_in_place, matches!(state, State::NotInPlace(_)));
-        count(&mut counts.outside, *state == State::Outdated && !entry.selected);
+        let evictable = matches!(entry.fate, Some(Fate::Evictable(_)));
+        count(&mut counts.outside, (*state == State::Outdated || evictable) && !entry.selected);
         count(&mut counts.outdated, *state == State::Outdated && entry.selected);
         count(&mut counts.slots, entry.holds_slot);
         count(&mut counts.recovering, entry.holds_slot && *state == State::Unready);
@@ -147,6 +153,8 @@ impl SetIndex {
         let decided = failed || *state == State::Available || unready_anyway;
         count(&mut counts.selected_decided, entry.selected && decided);
         count(&mut counts.selected_not_in_place, entry.selected && matches!(state, State::NotInPlace(_)));
+        count(&mut counts.evictable, entry.selected && evictable);
+        self.waiting.account(key, entry, add);
         if let State::NotInPlace(obstacle) = state {
             let pods = self.not_in_place.entry(obstacle.clone()).or_default();
             count(pods, true);
