@@ -3,6 +3,7 @@
 pub mod budget;
 pub mod course;
 mod entry;
+mod hot;
 pub mod index;
 pub mod patch;
 pub mod plan;

@@ -6,6 +6,7 @@ use super::budget;
 use super::entry::{Obstacle, State};
 use super::index::Index;
 use super::patch::{PodPatch, pod_patch};
+use super::queues::{Cost, cost};
 use super::rollout::{Mode, Rollout};
 use super::set_index::{Counts, SetIndex};
 use super::steps::{Gate, Remembered, Wait, gate};
@@ -77,7 +78,13 @@ fn choose(index: &SetIndex, remembered: &Remembered, gate: &Gate, limit: usize) 
     let allowed = remaining(rollout, counts, gate).min(limit);
     let free_slots = rollout.max_unavailable(counts.matched).saturating_sub(counts.slots + remembered.evictions);
     let free_cap = rollout.max_unready(counts.matched).saturating_sub(counts.capped);
-    index.queues.choose(free_slots, free_cap).take(allowed).cloned().collect()
+    // Partition and steps do not count resets: they end what was begun.
+    let resets: Vec<&PodKey> = index.resets.choose(free_slots, free_cap).take(limit).collect();
+    let costs = |key: &&&PodKey| index.entry(key).is_some_and(|entry| cost(entry) != Cost::Held);
+    let taken = resets.iter().filter(costs).count();
+    let (free_slots, free_cap) = (free_slots.saturating_sub(taken), free_cap.saturating_sub(taken));
+    let upgrades = index.queues.choose(free_slots, free_cap).take(allowed.min(limit - resets.len()));
+    resets.iter().copied().chain(upgrades).cloned().collect()
 }
 
 /// Candidates that partition and steps let move. Every pod behind the target counts as kept, also one that cannot be
@@ -109,6 +116,7 @@ fn named(index: &SetIndex, key: &PodKey) -> String {
         Some(entry) => match &entry.state {
             State::Failed(reason) => reason.clone(),
             State::Refused(message) => format!("PatchRefused: {message}"),
+            State::ResetDue => "a twin is to be reset".to_owned(),
             _ if !entry.ready => "not ready".to_owned(),
             _ => "updating".to_owned(),
         },

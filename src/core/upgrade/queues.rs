@@ -36,7 +36,7 @@ impl Queues {
     }
 }
 
-fn cost(entry: &Entry) -> Cost {
+pub(super) fn cost(entry: &Entry) -> Cost {
     match (entry.holds_slot, entry.ready, entry.fills_cap) {
         (true, _, _) | (false, false, true) => Cost::Held,
         // Also a pod that was unready when last patched: it is ready now, so patching it costs a slot.

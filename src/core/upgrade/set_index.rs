@@ -24,8 +24,10 @@ pub struct Counts {
     pub updated_ready: usize,
     /// Update failed, or the patch was refused.
     pub failed: usize,
-    /// At the target, update undecided.
+    /// At the target, update undecided; pods with a reset due too.
     pub undecided: usize,
+    /// Of these, with a reset of a hot sidecar's twin due.
+    pub resets_due: usize,
     /// Cannot be patched.
     pub not_in_place: usize,
     /// Outdated, but outside `updateStrategy.selector`.
@@ -59,6 +61,8 @@ pub(super) struct SetIndex {
     pub(super) counts: Counts,
     entries: HashMap<PodKey, Entry>,
     pub(super) queues: Queues,
+    /// Pods with a reset due.
+    pub(super) resets: Queues,
     pub(super) slot_holders: BTreeSet<PodKey>,
     pub(super) failed: BTreeSet<PodKey>,
     pub(super) not_in_place: BTreeMap<Obstacle, usize>,
@@ -72,6 +76,7 @@ impl SetIndex {
             counts: Counts::default(),
             entries: HashMap::new(),
             queues: Queues::default(),
+            resets: Queues::default(),
             slot_holders: BTreeSet::new(),
             failed: BTreeSet::new(),
             not_in_place: BTreeMap::new(),
@@ -124,7 +129,8 @@ impl SetIndex {
         count(&mut counts.ready, entry.ready);
         count(&mut counts.updated_ready, *state == State::Available);
         count(&mut counts.failed, failed);
-        count(&mut counts.undecided, *state == State::Undecided);
+        count(&mut counts.undecided, matches!(state, State::Undecided | State::ResetDue));
+        count(&mut counts.resets_due, *state == State::ResetDue);
         count(&mut counts.not_in_place, matches!(state, State::NotInPlace(_)));
         count(&mut counts.outside, *state == State::Outdated && !entry.selected);
         count(&mut counts.outdated, *state == State::Outdated && entry.selected);
@@ -146,6 +152,9 @@ impl SetIndex {
         }
         if *state == State::Outdated && entry.selected {
             if add { self.queues.insert(key, entry) } else { self.queues.remove(key, entry) }
+        }
+        if *state == State::ResetDue {
+            if add { self.resets.insert(key, entry) } else { self.resets.remove(key, entry) }
         }
         if entry.holds_slot {
             set_member(&mut self.slot_holders, key.clone(), add);
