@@ -9,6 +9,7 @@ mod common;
 mod convert;
 mod crash;
 mod features;
+mod hot;
 mod in_cluster;
 mod injection;
 mod naked;

@@ -84,7 +84,10 @@ pub(super) fn need<'a>(
         }
         if other.image == image && recorded.is_none() {
             let name = &other.name;
-            return Need::Unclear(format!("{name} is to take over, and no annotation {} says since when", update(rollout)));
+            return Need::Unclear(format!(
+                "{name} is to take over, and no annotation {} says since when",
+                update(rollout)
+            ));
         }
         if other.image == image {
             return Need::Proof;
@@ -153,7 +156,10 @@ pub(super) fn moves<'a>(pod: &'a PodView, mark: &Mark, rollout: &'a Rollout, now
     let first = all.iter().filter(|(sidecar, next)| next.is_reset && next.serving.image != sidecar.image);
     let first: Vec<Move<'_>> = first.map(|(_, next)| *next).collect();
     let before_upgrade = !first.is_empty();
-    Moves { moves: if before_upgrade { first } else { all.into_iter().map(|(_, next)| next).collect() }, before_upgrade }
+    Moves {
+        moves: if before_upgrade { first } else { all.into_iter().map(|(_, next)| next).collect() },
+        before_upgrade,
+    }
 }
 
 /// Twins of the pod that are to prove themselves: their records are kept until they have.

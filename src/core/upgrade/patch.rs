@@ -61,12 +61,11 @@ fn record(pod: &PodView, mark: &Mark, changed: &[Changed<'_>], rollout: &Rollout
     let previous = mark.update.as_ref();
     let unfinished = previous.filter(|_| hot::judge(pod, mark, rollout, now) != Some(Progress::Done));
     // A pod that an earlier update made unready keeps its slot: otherwise each new image would free one.
-    let lost_by_us = previous.is_some_and(|update| update.was_ready)
-        && (unfinished.is_some() || lost_readiness(pod, mark, rollout));
+    let lost_by_us =
+        previous.is_some_and(|update| update.was_ready) && (unfinished.is_some() || lost_readiness(pod, mark, rollout));
     let mut containers: BTreeMap<String, Replaced> = unfinished.map(|u| u.containers.clone()).unwrap_or_default();
-    containers.retain(|name, replaced| {
-        still_running(pod, name, replaced) || hot::is_to_prove(pod, mark, name, rollout, now)
-    });
+    containers
+        .retain(|name, replaced| still_running(pod, name, replaced) || hot::is_to_prove(pod, mark, name, rollout, now));
     for Changed { container, .. } in changed.iter().filter(|changed| changed.long_running) {
         let status = container.status.as_ref();
         // Of a burst of updates the kubelet may have seen none yet: what runs is still the first one's container.
