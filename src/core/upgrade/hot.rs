@@ -162,8 +162,13 @@ pub(super) fn moves<'a>(pod: &'a PodView, mark: &Mark, rollout: &'a Rollout, now
     }
 }
 
-/// Twins of the pod that are to prove themselves: their records are kept until they have.
-pub(super) fn is_to_prove(pod: &PodView, mark: &Mark, name: &str, rollout: &Rollout, now: Timestamp) -> bool {
+/// A twin that has the image to take over with. Its record is kept until the other one is reset: it says since when.
+pub(super) fn takes_over(pod: &PodView, name: &str, rollout: &Rollout) -> bool {
+    let mut twins = hot(rollout).filter_map(|sidecar| twins(pod, sidecar).ok());
+    twins.any(|twins| twins.hands_over && twins.other.name == name)
+}
+
+fn is_to_prove(pod: &PodView, mark: &Mark, name: &str, rollout: &Rollout, now: Timestamp) -> bool {
     let waits = |sidecar: &Sidecar| matches!(need(pod, mark, sidecar, rollout, now), Need::Proof);
     hot(rollout).any(|sidecar| keys::twins(&sidecar.name).iter().any(|twin| twin == name) && waits(sidecar))
 }

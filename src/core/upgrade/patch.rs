@@ -63,9 +63,12 @@ fn record(pod: &PodView, mark: &Mark, changed: &[Changed<'_>], rollout: &Rollout
     // A pod that an earlier update made unready keeps its slot: otherwise each new image would free one.
     let lost_by_us =
         previous.is_some_and(|update| update.was_ready) && (unfinished.is_some() || lost_readiness(pod, mark, rollout));
-    let mut containers: BTreeMap<String, Replaced> = unfinished.map(|u| u.containers.clone()).unwrap_or_default();
-    containers
-        .retain(|name, replaced| still_running(pod, name, replaced) || hot::is_to_prove(pod, mark, name, rollout, now));
+    let mut containers: BTreeMap<String, Replaced> = previous.map(|u| u.containers.clone()).unwrap_or_default();
+    containers.retain(|name, replaced| {
+        let goes_on =
+            hot::takes_over(pod, name, rollout) && !changed.iter().any(|changed| changed.container.name == *name);
+        goes_on || (unfinished.is_some() && still_running(pod, name, replaced))
+    });
     for Changed { container, .. } in changed.iter().filter(|changed| changed.long_running) {
         let status = container.status.as_ref();
         // Of a burst of updates the kubelet may have seen none yet: what runs is still the first one's container.
