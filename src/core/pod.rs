@@ -158,6 +158,8 @@ pub struct PodView {
     pub containers: Vec<ContainerView>,
     /// What sets wrote on the pod, by set name.
     pub marks: BTreeMap<String, Mark>,
+    /// Annotations `version.sidecarset.dev/<container>` of the twins of hot sidecars, by container.
+    pub versions: BTreeMap<String, u64>,
 }
 
 /// One container of a pod.
@@ -267,6 +269,7 @@ impl PodView {
             ready_condition: status.conditions.iter().position(|condition| condition.type_ == "Ready"),
             ready_changed: ready.and_then(|condition| condition.last_transition_time.as_ref()).map(|time| time.0),
             marks: marks(&labels, &annotations),
+            versions: versions(&annotations),
             has_annotations: !annotations.is_empty(),
             labels,
             containers: containers(List::Init, spec.init_containers, &status.init_container_statuses)
@@ -301,6 +304,11 @@ fn marks(labels: &BTreeMap<String, String>, annotations: &BTreeMap<String, Strin
             (set.to_owned(), Mark { revision: revision.clone(), update, canary })
         })
         .collect()
+}
+
+fn versions(annotations: &BTreeMap<String, String>) -> BTreeMap<String, u64> {
+    let versions = annotations.iter().filter_map(|(key, value)| Some((key.strip_prefix(keys::VERSION_PREFIX)?, value)));
+    versions.filter_map(|(container, version)| Some((container.to_owned(), version.parse().ok()?))).collect()
 }
 
 /// Most marks are of no canary, and are not worth decoding.

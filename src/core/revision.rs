@@ -59,6 +59,8 @@ pub struct Sidecar {
     pub long_running: bool,
     /// Upgraded by handing over to a twin: in the pod stand `<name>-1` and `<name>-2`.
     pub hot: bool,
+    /// Image of the twin that idles; empty if there are no twins.
+    pub idle_image: String,
 }
 
 impl Sidecar {
@@ -176,6 +178,7 @@ impl Template {
                 image: text(entry, "image"),
                 long_running: list == List::Ordinary || entry["restartPolicy"] == "Always",
                 hot: is_hot(entry),
+                idle_image: text(&entry["upgradeStrategy"], "hotUpgradeEmptyImage"),
             })
         })
     }
@@ -217,12 +220,6 @@ fn difference(from: &Template, to: &Template, field: &str) -> Option<String> {
         };
         if let Some(key) = first_difference(before, entry) {
             return Some(format!("{field}[{}].{key} changed", name(entry)));
-        }
-        if is_hot(entry) && before["image"] != entry["image"] {
-            return Some(format!(
-                "{field}[{}] is upgraded by handing over to its twin, which is not built yet",
-                name(entry)
-            ));
         }
     }
     let gone = from.entries(field).find(|before| !to.entries(field).any(|entry| entry["name"] == before["name"]));

@@ -11,6 +11,7 @@ mod crash;
 mod evict_upgrade;
 mod failures;
 mod features;
+mod hot;
 mod in_cluster;
 mod injection;
 mod kstatus;

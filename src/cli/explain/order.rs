@@ -3,8 +3,8 @@
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::api::SidecarSet;
 use crate::api::order::APP;
+use crate::api::{SidecarSet, keys};
 use crate::core::inject::Mark;
 use crate::core::inject::uninject::marks;
 use crate::core::revision::List;
@@ -49,6 +49,8 @@ pub(super) enum Hot {
     Working,
     /// It waits for the next upgrade.
     Waiting,
+    /// It is to take over from the one that works.
+    TakingOver,
 }
 
 impl Kind {
@@ -62,6 +64,7 @@ impl Kind {
         match hot {
             Some(Hot::Working) => format!("{kind}, hot (working)"),
             Some(Hot::Waiting) => format!("{kind}, hot (waiting)"),
+            Some(Hot::TakingOver) => format!("{kind}, hot (taking over)"),
             None => kind.to_owned(),
         }
     }
@@ -97,7 +100,7 @@ pub(super) fn start_order(pod: &Value, sets: &[SidecarSet]) -> Vec<Start> {
                 set: owner.map(|(set, _)| set.clone()),
                 next_starts_when: next_starts_when(kind, container),
                 depends_on: owner.map(|(set, _)| depends_on(sets, set, base)).unwrap_or_default(),
-                hot: owner.and_then(|(_, added)| hot(added, name)),
+                hot: owner.and_then(|(_, added)| hot(pod, added, name)),
             });
         }
     }
@@ -129,9 +132,20 @@ fn base_name<'a>(added: &'a Mark, name: &'a str) -> &'a str {
     twin.map_or(name, String::as_str)
 }
 
-fn hot(added: &Mark, name: &str) -> Option<Hot> {
-    let working = added.hot.get(base_name(added, name))?;
-    Some(if working == name { Hot::Working } else { Hot::Waiting })
+/// The versions say it; the mark says who worked first.
+fn hot(pod: &Value, added: &Mark, name: &str) -> Option<Hot> {
+    let base = base_name(added, name);
+    let first = added.hot.get(base)?;
+    let version = |twin: &str| -> Option<u64> {
+        pod["metadata"]["annotations"][format!("{}{twin}", keys::VERSION_PREFIX)].as_str()?.parse().ok()
+    };
+    let other = keys::twins(base).into_iter().find(|twin| twin != name).and_then(|twin| version(&twin));
+    Some(match version(name).zip(other) {
+        None if first == name => Hot::Working,
+        None | Some((0, _)) => Hot::Waiting,
+        Some((own, other)) if other > 0 && own > other => Hot::TakingOver,
+        Some(_) => Hot::Working,
+    })
 }
 
 fn depends_on(sets: &[SidecarSet], set: &str, container: &str) -> Vec<String> {
@@ -144,6 +158,21 @@ fn depends_on(sets: &[SidecarSet], set: &str, container: &str) -> Vec<String> {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn versions_say_which_twin_works() {
+        let part = |first: &str, second: &str| {
+            let mark = r#"{"containers":["c-1","c-2"],"hot":{"c":"c-1"}}"#;
+            let pod = json!({"metadata": {"annotations": {"injection.sidecarset.dev/s": mark,
+                "version.sidecarset.dev/c-1": first, "version.sidecarset.dev/c-2": second}},
+                "spec": {"containers": [{"name": "c-1"}, {"name": "c-2"}]}});
+            start_order(&pod, &[]).into_iter().filter_map(|start| start.hot).collect::<Vec<_>>()
+        };
+        assert_eq!(part("1", "0"), [Hot::Working, Hot::Waiting]);
+        assert_eq!(part("1", "2"), [Hot::Working, Hot::TakingOver]);
+        assert_eq!(part("0", "2"), [Hot::Waiting, Hot::Working]);
+        assert_eq!(part("?", "2"), [Hot::Working, Hot::Waiting], "nobody knows: who worked first");
+    }
 
     #[test]
     fn the_order_names_sets_and_what_is_waited_for() {

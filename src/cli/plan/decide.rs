@@ -298,6 +298,7 @@ impl Planner {
             Some(State::NotInPlace(why)) => self.fate_of_left_behind(pod, why, evictable),
             Some(State::Failed(why)) => (Action::Nothing, format!("at this revision, failed: {why}")),
             Some(State::Refused(why)) => (Action::Nothing, format!("the patch was refused: {why}")),
+            Some(State::ResetDue) => nothing("at this revision, a twin of a hot sidecar is to be reset"),
             Some(State::Undecided) => nothing("at this revision, its update is not finished"),
             Some(State::Unready) => nothing("at this revision, not ready"),
             Some(State::Available) => nothing("at this revision"),
@@ -306,8 +307,11 @@ impl Planner {
 
     fn new_images(&self, pod: &PodView) -> String {
         let changed = self.course.rollout.sidecars.iter().filter_map(|sidecar| {
-            let container = pod.container(&sidecar.name).filter(|container| container.image != sidecar.image)?;
-            Some(format!("{}: {} -> {}", sidecar.name, container.image, sidecar.image))
+            let names = sidecar.container_names();
+            let mut containers = names.iter().filter_map(|name| pod.container(name));
+            let container = containers.find(|container| !sidecar.hot || container.image != sidecar.idle_image)?;
+            let changed = container.image != sidecar.image;
+            changed.then(|| format!("{}: {} -> {}", sidecar.name, container.image, sidecar.image))
         });
         changed.collect::<Vec<_>>().join(", ")
     }

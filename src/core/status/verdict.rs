@@ -79,7 +79,7 @@ pub fn verdict(course: &Course, summary: &Summary) -> Verdict {
         let text = message::given_up(course, summary);
         return Verdict::stalled(reason::FAILURE_BUDGET_EXCEEDED, format!("{line}; {text}"));
     }
-    if rollout.strategy.paused && summary.remaining > 0 {
+    if rollout.strategy.paused && summary.remaining + counts.resets_due > 0 {
         let text = "paused: set updateStrategy.paused to false to go on";
         return Verdict::moving(reason::PAUSED, format!("{line}; {text}"));
     }

@@ -6,10 +6,11 @@ use std::collections::BTreeMap;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::evictions::{Fate, fate};
+use super::hot::{self, Need};
 use super::order::Standing;
-use super::progress::{Progress, after, deadline, progress};
+use super::progress::{Progress, after, deadline};
 use super::rollout::Rollout;
-use crate::core::pod::{Mark, PodView, Update};
+use crate::core::pod::{ContainerView, Mark, PodView, Update};
 use crate::core::revision::{Change, List, Sidecar};
 
 /// Where a pod stands in a rollout.
@@ -21,6 +22,8 @@ pub enum State {
     NotInPlace(Obstacle),
     /// At the target, its update neither done nor failed.
     Undecided,
+    /// At the target, and of a hot sidecar's twins the one that has handed over is to be reset.
+    ResetDue,
     /// At the target and done, but the pod is not ready.
     Unready,
     /// At the target, done, and the pod is ready.
@@ -52,7 +55,7 @@ pub enum ObstacleKind {
 }
 
 impl Obstacle {
-    fn new(kind: ObstacleKind, text: impl Into<String>) -> Self {
+    pub(super) fn new(kind: ObstacleKind, text: impl Into<String>) -> Self {
         Self { kind, text: text.into() }
     }
 }
@@ -116,10 +119,10 @@ pub(super) fn entry(pod: &PodView, rollout: &Rollout, around: &Surroundings<'_>)
         return None;
     }
     let update = mark.update.as_ref();
-    let judged = update.map(|update| judge(pod, update, rollout, around.now));
-    let unfinished = judged.as_ref().is_some_and(|progress| *progress != Progress::Done);
+    let judged = judge(pod, mark, rollout, around.now);
     let was_ready = update.is_some_and(|update| update.was_ready);
     let (state, check_at) = state(pod, mark, judged.as_ref(), rollout, around);
+    let unfinished = state == State::ResetDue || judged.as_ref().is_some_and(|progress| *progress != Progress::Done);
     Some(Entry {
         fate: fate(pod, &state, rollout),
         state,
@@ -137,13 +140,12 @@ pub(super) fn entry(pod: &PodView, rollout: &Rollout, around: &Surroundings<'_>)
 }
 
 /// The progress of an update. One that had failed before a retry is given the whole timeout again.
-fn judge(pod: &PodView, update: &Update, rollout: &Rollout, now: Timestamp) -> Progress {
-    match progress(pod, update, &rollout.strategy, now) {
-        Progress::Failed(reason) => {
-            let again = retry_ends(update, rollout).filter(|end| now < *end);
-            again.map_or(Progress::Failed(reason), |end| Progress::Undecided(Some(end)))
-        }
-        other => other,
+fn judge(pod: &PodView, mark: &Mark, rollout: &Rollout, now: Timestamp) -> Option<Progress> {
+    let judged = hot::judge(pod, mark, rollout, now)?;
+    let second_chance = mark.update.as_ref().and_then(|update| retry_ends(update, rollout)).filter(|end| now < *end);
+    match (&judged, second_chance) {
+        (Progress::Failed(_), Some(end)) => Some(Progress::Undecided(Some(end))),
+        _ => Some(judged),
     }
 }
 
@@ -167,14 +169,23 @@ fn state(
     around: &Surroundings<'_>,
 ) -> (State, Option<Timestamp>) {
     let update = mark.update.as_ref().filter(|update| update.revision == rollout.revision);
-    if mark.revision != rollout.revision || !has_images(pod, &rollout.sidecars) {
+    let now = around.now;
+    if mark.revision != rollout.revision || !rollout.sidecars.iter().all(|s| has_image(pod, mark, s, rollout, now)) {
         return behind(pod, mark, update, rollout, around);
     }
     match judged.filter(|_| update.is_some()) {
         Some(Progress::Failed(reason)) if rollout.is_rolling() => (State::Failed(reason.clone()), None),
         Some(Progress::Undecided(_)) if pod.node.is_some() => (State::Undecided, None),
+        _ if hot::is_reset_due(pod, mark, rollout, now) => reset_due(around),
         _ if pod.ready => (State::Available, None),
-        _ => unready(pod, update, rollout, around.now),
+        _ => unready(pod, update, rollout, now),
+    }
+}
+
+fn reset_due(around: &Surroundings<'_>) -> (State, Option<Timestamp>) {
+    match around.refused {
+        Some(refusal) => (State::Failed(format!("PatchRefused: {}", refusal.message)), refusal.until),
+        None => (State::ResetDue, None),
     }
 }
 
@@ -215,14 +226,30 @@ fn unready(pod: &PodView, update: Option<&Update>, rollout: &Rollout, now: Times
     }
 }
 
-fn has_images(pod: &PodView, sidecars: &[Sidecar]) -> bool {
-    sidecars.iter().all(|sidecar| has_image(pod, sidecar))
+fn has_image(pod: &PodView, mark: &Mark, sidecar: &Sidecar, rollout: &Rollout, now: Timestamp) -> bool {
+    if sidecar.hot {
+        return hot::has_image(pod, mark, sidecar, rollout, now);
+    }
+    pod.container(&sidecar.name).is_some_and(|container| container.image == sidecar.image)
 }
 
-/// Of the twins of a hot upgrade one has the image, and the other idles.
-fn has_image(pod: &PodView, sidecar: &Sidecar) -> bool {
-    let has = |name: &String| pod.container(name).is_some_and(|container| container.image == sidecar.image);
-    sidecar.container_names().iter().any(has)
+/// The container that is to get another image, if the pod has one.
+fn to_restart<'a>(
+    pod: &'a PodView,
+    mark: &Mark,
+    sidecar: &'a Sidecar,
+    rollout: &Rollout,
+    now: Timestamp,
+) -> Result<&'a ContainerView, Obstacle> {
+    if !sidecar.hot {
+        let missing = || Obstacle::new(ObstacleKind::Pod, format!("the pod has no container {}", sidecar.name));
+        return pod.container(&sidecar.name).ok_or_else(missing);
+    }
+    match hot::need(pod, mark, sidecar, rollout, now) {
+        Need::Move(next) => hot::obstacle(&next, mark, sidecar, rollout).map_or(Ok(next.to), Err),
+        Need::Unclear(text) => Err(Obstacle::new(ObstacleKind::Pod, text)),
+        Need::Nothing | Need::Proof => Err(Obstacle::new(ObstacleKind::Passing, "it has its image")),
+    }
 }
 
 /// The chain of checks before a patch; the first that applies is the reason.
@@ -236,23 +263,19 @@ fn cannot_patch(pod: &PodView, mark: &Mark, rollout: &Rollout, around: &Surround
         Some(Change::NotInPlace(reason)) => return Some(Obstacle::new(Template, reason)),
         Some(Change::InPlace) => {}
     }
-    let mut to_restart =
-        rollout.sidecars.iter().filter(|sidecar| sidecar.long_running).filter(|sidecar| !has_image(pod, sidecar));
-    to_restart.find_map(|sidecar| match pod.container(&sidecar.name) {
-        None if sidecar.hot => {
-            let name = &sidecar.name;
-            let text = format!("neither twin of {name} has its image, and handing over to one is not built yet");
-            Some(Obstacle::new(Pod, text))
-        }
-        None => Some(Obstacle::new(Pod, format!("the pod has no container {}", sidecar.name))),
+    let now = around.now;
+    let mut outdated = rollout.sidecars.iter().filter(|sidecar| sidecar.long_running);
+    outdated.find_map(|sidecar| match to_restart(pod, mark, sidecar, rollout, now) {
+        _ if has_image(pod, mark, sidecar, rollout, now) => None,
+        Err(obstacle) => Some(obstacle),
         // The kubelet stops it for the new image, and does not start it again if the pull fails (KEP-753 discussion;
         // observed on 1.35).
-        Some(_) if sidecar.list == List::Ordinary && !pod.restarts_always => {
+        Ok(_) if sidecar.list == List::Ordinary && !pod.restarts_always => {
             let text = "an ordinary sidecar in a pod whose restartPolicy is not Always is not restarted safely";
             Some(Obstacle::new(Pod, text))
         }
         // Restarted for a new image only by kubelets from 1.32 on (kubernetes#126525).
-        Some(_) if sidecar.list == List::Init && pod.node.is_some() => match around.restarts_native_sidecars {
+        Ok(_) if sidecar.list == List::Init && pod.node.is_some() => match around.restarts_native_sidecars {
             Some(true) => None,
             Some(false) => {
                 let text = "the node's kubelet is older than 1.32 and does not restart native sidecars";
@@ -260,7 +283,7 @@ fn cannot_patch(pod: &PodView, mark: &Mark, rollout: &Rollout, around: &Surround
             }
             None => Some(Obstacle::new(Passing, "the node of the pod is not known yet")),
         },
-        Some(_) => None,
+        Ok(_) => None,
     })
 }
 

@@ -4,6 +4,7 @@ pub mod budget;
 pub mod course;
 mod entry;
 pub mod evictions;
+mod hot;
 pub mod index;
 pub mod order;
 pub mod patch;

@@ -7,10 +7,11 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::entry::lost_readiness;
-use super::progress::{Progress, progress};
+use super::hot;
+use super::progress::Progress;
 use super::rollout::Rollout;
 use crate::api::keys;
-use crate::core::pod::{ContainerView, PodKey, PodView, Replaced, Update};
+use crate::core::pod::{ContainerView, Mark, PodKey, PodView, Replaced, Update};
 use crate::core::revision::Sidecar;
 
 /// A request for one pod.
@@ -36,35 +37,40 @@ pub fn pod_patch(pod: &PodView, rollout: &Rollout, now: Timestamp) -> Option<Pod
         operations.push(test(&format!("{path}/type"), "Ready"));
         operations.push(test(&format!("{path}/status"), if pod.ready { "True" } else { "False" }));
     }
-    for (container, sidecar) in changed(pod, rollout) {
-        let path = format!("/spec/{}/{}", container.list.field(), container.index);
-        operations.push(test(&format!("{path}/name"), &container.name));
-        operations.push(test(&format!("{path}/image"), &container.image));
-        if let Some(status) = container.status.as_ref().filter(|status| !status.id.is_empty()) {
-            let path = format!("/status/{}/{}", container.list.status_field(), status.index);
-            operations.push(test(&format!("{path}/containerID"), &status.id));
-        }
-        operations.push(json!({"op": "replace", "path": format!("{path}/image"), "value": sidecar.image}));
+    let hot = hot::moves(pod, mark, rollout, now);
+    let changed = changed(pod, rollout, &hot);
+    for Changed { container, image, .. } in &changed {
+        let path = format!("/spec/{}/{}/image", container.list.field(), container.index);
+        operations.extend(test_running(container));
+        operations.push(json!({"op": "replace", "path": path, "value": image}));
     }
-    let update = serde_json::to_string(&record(pod, mark.update.as_ref(), rollout, now)).ok()?;
+    let revision = if hot.before_upgrade { &mark.revision } else { &rollout.revision };
+    let update = Update { revision: revision.clone(), ..record(pod, mark, &changed, rollout, now) };
+    let update = serde_json::to_string(&update).ok()?;
     if !pod.has_annotations {
         operations.push(json!({"op": "add", "path": "/metadata/annotations", "value": {}}));
     }
+    operations.extend(hot.moves.iter().flat_map(|next| next.operations(pod)));
     let annotation = pointer(&["metadata", "annotations", &keys::update_annotation(&rollout.set)]);
     operations.push(json!({"op": "add", "path": annotation, "value": update}));
-    operations.push(json!({"op": "replace", "path": label, "value": rollout.revision}));
+    operations.push(json!({"op": "replace", "path": label, "value": revision}));
     let patch = serde_json::from_value(Value::Array(operations)).ok()?;
     Some(PodPatch { key: pod.key.clone(), uid: pod.uid.clone(), patch })
 }
 
-fn record(pod: &PodView, previous: Option<&Update>, rollout: &Rollout, now: Timestamp) -> Update {
-    let unfinished = previous.filter(|update| progress(pod, update, &rollout.strategy, now) != Progress::Done);
+fn record(pod: &PodView, mark: &Mark, changed: &[Changed<'_>], rollout: &Rollout, now: Timestamp) -> Update {
+    let previous = mark.update.as_ref();
+    let unfinished = previous.filter(|_| hot::judge(pod, mark, rollout, now) != Some(Progress::Done));
     // A pod that an earlier update made unready keeps its slot: otherwise each new image would free one.
-    let lost_by_us = previous.is_some_and(|update| update.was_ready)
-        && (unfinished.is_some() || pod.marks.get(&rollout.set).is_some_and(|mark| lost_readiness(pod, mark, rollout)));
-    let mut containers: BTreeMap<String, Replaced> = unfinished.map(|u| u.containers.clone()).unwrap_or_default();
-    containers.retain(|name, replaced| still_running(pod, name, replaced));
-    for (container, _) in changed(pod, rollout).filter(|(_, sidecar)| sidecar.long_running) {
+    let lost_by_us =
+        previous.is_some_and(|update| update.was_ready) && (unfinished.is_some() || lost_readiness(pod, mark, rollout));
+    let mut containers: BTreeMap<String, Replaced> = previous.map(|u| u.containers.clone()).unwrap_or_default();
+    containers.retain(|name, replaced| {
+        let goes_on =
+            hot::takes_over(pod, name, rollout) && !changed.iter().any(|changed| changed.container.name == *name);
+        goes_on || (unfinished.is_some() && still_running(pod, name, replaced))
+    });
+    for Changed { container, .. } in changed.iter().filter(|changed| changed.long_running) {
         let status = container.status.as_ref();
         // Of a burst of updates the kubelet may have seen none yet: what runs is still the first one's container.
         containers.entry(container.name.clone()).or_insert_with(|| Replaced {
@@ -97,11 +103,32 @@ fn still_running(pod: &PodView, name: &str, replaced: &Replaced) -> bool {
     status.is_some_and(|status| status.id == replaced.id)
 }
 
-fn changed<'a>(pod: &'a PodView, rollout: &'a Rollout) -> impl Iterator<Item = (&'a ContainerView, &'a Sidecar)> {
-    rollout.sidecars.iter().filter_map(|sidecar| {
+/// A container that gets another image.
+struct Changed<'a> {
+    container: &'a ContainerView,
+    image: &'a str,
+    long_running: bool,
+}
+
+fn changed<'a>(pod: &'a PodView, rollout: &'a Rollout, hot: &hot::Moves<'a>) -> Vec<Changed<'a>> {
+    let cold = rollout.sidecars.iter().filter(|sidecar| !sidecar.hot && !hot.before_upgrade).filter_map(|sidecar| {
         let container = pod.containers.iter().find(|c| c.list == sidecar.list && c.name == sidecar.name)?;
-        (container.image != sidecar.image).then_some((container, sidecar))
-    })
+        let changed = Changed { container, image: &sidecar.image, long_running: sidecar.long_running };
+        (container.image != sidecar.image).then_some(changed)
+    });
+    let moved = hot.moves.iter().map(|next| Changed { container: next.to, image: next.image, long_running: true });
+    cold.chain(moved).collect()
+}
+
+/// Tests that a container is the one that was seen.
+pub(super) fn test_running(container: &ContainerView) -> Vec<Value> {
+    let path = format!("/spec/{}/{}", container.list.field(), container.index);
+    let spec = [test(&format!("{path}/name"), &container.name), test(&format!("{path}/image"), &container.image)];
+    let status = container.status.as_ref().filter(|status| !status.id.is_empty()).map(|status| {
+        let path = format!("/status/{}/{}", container.list.status_field(), status.index);
+        test(&format!("{path}/containerID"), &status.id)
+    });
+    spec.into_iter().chain(status).collect()
 }
 
 fn test(path: &str, value: &str) -> Value {

@@ -3,10 +3,11 @@
 use k8s_openapi::jiff::Timestamp;
 
 use super::budget;
-use super::entry::{Obstacle, State};
+use super::entry::{Entry, Obstacle, State};
 use super::evictions::Held;
 use super::index::Index;
 use super::patch::{PodPatch, pod_patch};
+use super::queues::{Cost, cost};
 use super::rollout::{Mode, Rollout};
 use super::set_index::{Counts, SetIndex};
 use super::steps::{Gate, Remembered, Wait, gate};
@@ -85,6 +86,26 @@ impl Index {
     }
 }
 
+/// What is left of the budgets.
+struct Free {
+    slots: usize,
+    cap: usize,
+}
+
+impl Free {
+    /// Takes what patching a pod costs; false if it is not left.
+    fn take(&mut self, entry: &Entry) -> bool {
+        let left = match cost(entry) {
+            Cost::Held => return true,
+            Cost::Unready => &mut self.cap,
+            Cost::Ready => &mut self.slots,
+        };
+        let is_left = *left > 0;
+        *left = left.saturating_sub(1);
+        is_left
+    }
+}
+
 /// The pods to patch now.
 fn choose(index: &SetIndex, held: &Held, gate: &Gate, limit: usize) -> Vec<PodKey> {
     let (rollout, counts) = (&index.rollout, &index.counts);
@@ -93,9 +114,15 @@ fn choose(index: &SetIndex, held: &Held, gate: &Gate, limit: usize) -> Vec<PodKe
         return Vec::new();
     }
     let allowed = share_left(rollout, counts, gate, held).min(limit);
-    let free_slots = rollout.max_unavailable(counts.matched).saturating_sub(counts.slots + held.slots);
-    let free_cap = rollout.max_unready(counts.matched).saturating_sub(counts.capped + held.capped);
-    index.queues.choose(free_slots, free_cap, allowed).into_iter().cloned().collect()
+    let mut free = Free {
+        slots: rollout.max_unavailable(counts.matched).saturating_sub(counts.slots + held.slots),
+        cap: rollout.max_unready(counts.matched).saturating_sub(counts.capped + held.capped),
+    };
+    // Partition and steps do not count resets: they end what was begun.
+    let resets: Vec<&PodKey> =
+        index.resets().filter(|(_, entry)| free.take(entry)).map(|(key, _)| key).take(limit).collect();
+    let upgrades = index.queues.choose(free.slots, free.cap, allowed.min(limit - resets.len()));
+    resets.into_iter().chain(upgrades).cloned().collect()
 }
 
 /// Pods behind the target that partition and steps let move, in place or by eviction. Every pod behind counts as kept,
@@ -137,6 +164,7 @@ fn named(index: &SetIndex, key: &PodKey) -> String {
         Some(entry) => match &entry.state {
             State::Failed(reason) => reason.clone(),
             State::Refused(message) => format!("PatchRefused: {message}"),
+            State::ResetDue => "a twin is to be reset".to_owned(),
             _ if !entry.ready => "not ready".to_owned(),
             _ => "updating".to_owned(),
         },

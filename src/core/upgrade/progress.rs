@@ -85,6 +85,19 @@ fn soak_ends(pod: &PodView, update: &Update, strategy: &Strategy) -> Option<Time
     ends.chain([Some(least)]).try_fold(update.at, |end, other| Some(end.max(other?)))
 }
 
+/// From when on a replaced container counts as proved, if it stays as it is. Unlike [`Progress::Done`] this holds only while
+/// it is ready, and after the deadline too.
+pub(super) fn proved_at(
+    pod: &PodView,
+    container: &ContainerView,
+    update: &Update,
+    strategy: &Strategy,
+) -> Option<Timestamp> {
+    let (replaced, status) = (update.containers.get(&container.name)?, container.status.as_ref()?);
+    let since = new_and_ready_since(pod, container, status, replaced, update.at).filter(|_| kubelet_has_seen(pod))?;
+    Some(after(since, hold(container, strategy)))
+}
+
 /// When an update that is not available has failed.
 pub fn deadline(update: &Update, strategy: &Strategy) -> Timestamp {
     after(update.at, seconds(strategy.timeout_seconds))

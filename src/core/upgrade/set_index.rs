@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use k8s_openapi::jiff::Timestamp;
 
-use super::entry::{Entry, Obstacle, State, Surroundings, entry};
+use super::entry::{Entry, Obstacle, Rank, State, Surroundings, entry};
 use super::evictions::{Fate, Waiting};
 use super::queues::Queues;
 use super::rollout::Rollout;
@@ -25,8 +25,10 @@ pub struct Counts {
     pub updated_ready: usize,
     /// Update failed, or the patch was refused.
     pub failed: usize,
-    /// At the target, update undecided.
+    /// At the target, update undecided; pods with a reset due too.
     pub undecided: usize,
+    /// Of these, with a reset of a hot sidecar's twin due.
+    pub resets_due: usize,
     /// Cannot be patched.
     pub not_in_place: usize,
     /// Outdated or evictable, but outside `updateStrategy.selector`.
@@ -62,6 +64,8 @@ pub(super) struct SetIndex {
     pub(super) counts: Counts,
     entries: HashMap<PodKey, Entry>,
     pub(super) queues: Queues,
+    /// Pods with a reset due.
+    resets: BTreeSet<(Rank, PodKey)>,
     pub(super) slot_holders: BTreeSet<PodKey>,
     pub(super) failed: BTreeSet<PodKey>,
     pub(super) not_in_place: BTreeMap<Obstacle, usize>,
@@ -76,6 +80,7 @@ impl SetIndex {
             rollout,
             counts: Counts::default(),
             entries: HashMap::new(),
+            resets: BTreeSet::new(),
             slot_holders: BTreeSet::new(),
             failed: BTreeSet::new(),
             not_in_place: BTreeMap::new(),
@@ -112,6 +117,11 @@ impl SetIndex {
         })
     }
 
+    /// Pods with a reset due, first to go first.
+    pub(super) fn resets(&self) -> impl Iterator<Item = (&PodKey, &Entry)> {
+        self.resets.iter().filter_map(|(_, key)| Some((key, self.entries.get(key)?)))
+    }
+
     /// Pods whose state may have changed with time alone.
     pub(super) fn due(&self, now: Timestamp) -> Vec<PodKey> {
         self.timers.iter().take_while(|(at, _)| *at <= now).map(|(_, key)| key.clone()).collect()
@@ -137,7 +147,8 @@ impl SetIndex {
         count(&mut counts.ready, entry.ready);
         count(&mut counts.updated_ready, *state == State::Available);
         count(&mut counts.failed, failed);
-        count(&mut counts.undecided, *state == State::Undecided);
+        count(&mut counts.undecided, matches!(state, State::Undecided | State::ResetDue));
+        count(&mut counts.resets_due, *state == State::ResetDue);
         count(&mut counts.not_in_place, matches!(state, State::NotInPlace(_)));
         let evictable = matches!(entry.fate, Some(Fate::Evictable(_)));
         count(&mut counts.outside, (*state == State::Outdated || evictable) && !entry.selected);
@@ -163,6 +174,9 @@ impl SetIndex {
             }
         }
         self.queues.account(key, entry, behind, add);
+        if *state == State::ResetDue {
+            set_member(&mut self.resets, (entry.rank, key.clone()), add);
+        }
         if entry.holds_slot {
             set_member(&mut self.slot_holders, key.clone(), add);
         }

@@ -7,6 +7,7 @@ use super::*;
 
 mod course;
 mod evictions;
+mod hot;
 mod judging;
 mod order;
 mod properties;

@@ -1,0 +1,614 @@
+//! Hot upgrades of one pod: two hot sidecars, one of them native, beside a cold one.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use crate::api::{SidecarSet, keys};
+use crate::core::pod::PodView;
+use crate::core::revision::{Change, Template};
+use crate::core::upgrade::testing::{SET, TestPod, at, set};
+use crate::core::upgrade::{Index, Plan, Remembered, Rollout, State};
+
+const IDLE: &str = "idle";
+const TWINS: [&str; 4] = ["mesh-1", "mesh-2", "proxy-1", "proxy-2"];
+
+/// Images of the hot `mesh`, the hot native `proxy`, and the cold `agent`.
+type Target = [&'static str; 3];
+
+fn hot_set([mesh, proxy, agent]: Target, strategy: &Value) -> SidecarSet {
+    let mut set = set(agent, strategy.clone());
+    let hot = json!({"upgradeType": "HotUpgrade", "hotUpgradeEmptyImage": IDLE});
+    let sidecar = |name: &str, image: &str, more: Value| {
+        let mut sidecar = json!({"name": name, "image": image, "upgradeStrategy": hot});
+        sidecar.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        serde_json::from_value(sidecar).unwrap()
+    };
+    set.spec.containers.push(sidecar("mesh", mesh, json!({})));
+    set.spec.init_containers.push(sidecar("proxy", proxy, json!({"restartPolicy": "Always"})));
+    set
+}
+
+fn revision(target: Target) -> String {
+    Template::of(&hot_set(target, &json!({})).spec).hash(0)
+}
+
+fn born() -> TestPod {
+    TestPod::new("web").with(|pod| {
+        pod["metadata"]["labels"]["revision.sidecarset.dev/logs"] = json!(revision(["v1"; 3]));
+        let images = ["v1", IDLE, "v1", IDLE];
+        let started = at(-1000).to_string();
+        for (twin, image) in TWINS.into_iter().zip(images) {
+            let (list, statuses) = lists(twin);
+            let container = json!({"name": twin, "image": image});
+            let status = json!({"name": twin, "containerID": format!("c://{twin}-0#{image}"), "ready": true,
+                "restartCount": 0, "state": {"running": {"startedAt": started}}});
+            push(&mut pod["spec"][list], container);
+            push(&mut pod["status"][statuses], status);
+            let (version, other) = if image == IDLE { ("0", "1") } else { ("1", "0") };
+            pod["metadata"]["annotations"][format!("{}{twin}", keys::VERSION_PREFIX)] = json!(version);
+            pod["metadata"]["annotations"][format!("{}{twin}", keys::VERSION_ALT_PREFIX)] = json!(other);
+        }
+        pod["status"]["containerStatuses"][0]["containerID"] = json!("c://agent-0#v1");
+    })
+}
+
+fn push(list: &mut Value, entry: Value) {
+    if list.is_null() {
+        *list = json!([]);
+    }
+    list.as_array_mut().unwrap().push(entry);
+}
+
+fn lists(container: &str) -> (&'static str, &'static str) {
+    if container.starts_with("proxy") {
+        ("initContainers", "initContainerStatuses")
+    } else {
+        ("containers", "containerStatuses")
+    }
+}
+
+fn named<'a>(list: &'a mut Value, name: &str) -> &'a mut Value {
+    list.as_array_mut().unwrap().iter_mut().find(|entry| entry["name"] == name).unwrap()
+}
+
+/// A pod, the operator's view of it, and a kubelet that acts on one container at a time.
+struct World {
+    pod: TestPod,
+    index: Index,
+    now: i64,
+    strategy: Value,
+    /// `SIDECARSET_VERSION` and its `_ALT` that a program was started with, by containerID.
+    env: BTreeMap<String, (u64, u64)>,
+}
+
+impl World {
+    fn new() -> Self {
+        let mut world =
+            Self { pod: born(), index: Index::default(), now: 0, strategy: json!({}), env: BTreeMap::new() };
+        world.restart();
+        world
+    }
+
+    /// Another operator goes on.
+    fn restart(&mut self) {
+        self.index = Index::default();
+        self.index.set_node("n", Some(true));
+        self.observe();
+    }
+
+    fn observe(&mut self) {
+        self.index.apply(self.pod.view(), at(self.now));
+    }
+
+    fn plan(&mut self, target: Target) -> Plan {
+        self.plan_with(target, |_| {})
+    }
+
+    fn plan_with(&mut self, target: Target, change: impl FnOnce(&mut Rollout)) -> Plan {
+        let set = hot_set(target, &self.strategy);
+        let template = Template::of(&set.spec);
+        // Nothing but images differs between the revisions of these tests.
+        let label = &self.pod.view().marks[SET].revision;
+        let mut rollout = Rollout::new(SET, &set.spec, (&template.hash(0), &template), [], None).unwrap();
+        rollout.changes.insert(label.clone(), Change::InPlace);
+        change(&mut rollout);
+        self.index.configure(rollout, at(self.now));
+        self.index.plan(SET, &Remembered::default(), at(self.now), usize::MAX)
+    }
+
+    /// Plans and sends; the containers that got another image, with it.
+    fn send(&mut self, target: Target) -> Vec<(String, String)> {
+        let plan = self.plan(target);
+        self.carry_out(&plan)
+    }
+
+    fn carry_out(&mut self, plan: &Plan) -> Vec<(String, String)> {
+        let Some(request) = plan.patches.first() else { return Vec::new() };
+        assert!(self.pod.patch(&request.patch), "a test operation failed");
+        self.observe();
+        changed(&serde_json::to_value(&request.patch).unwrap(), &self.pod.view())
+    }
+
+    /// The kubelet brings one container to its image, if it does not run it.
+    fn kubelet(&mut self, name: &str) {
+        let (list, statuses) = lists(name);
+        let image = named(&mut self.pod.0["spec"][list], name)["image"].as_str().unwrap().to_owned();
+        let now = at(self.now);
+        let annotation = |pod: &Value, prefix: &str| -> u64 {
+            pod["metadata"]["annotations"][format!("{prefix}{name}")].as_str().map_or(0, |v| v.parse().unwrap())
+        };
+        let env = (annotation(&self.pod.0, keys::VERSION_PREFIX), annotation(&self.pod.0, keys::VERSION_ALT_PREFIX));
+        let mut started = None;
+        self.pod.edit(|pod| {
+            pod["status"]["observedGeneration"] = pod["metadata"]["generation"].clone();
+            let status = named(&mut pod["status"][statuses], name);
+            let current = status["containerID"].as_str().unwrap().ends_with(&format!("#{image}"));
+            if image == "bad" {
+                status["ready"] = json!(false);
+                status["state"] = json!({"waiting": {"reason": "ImagePullBackOff"}});
+            } else if !current || status["state"]["running"].is_null() {
+                let restarts = status["restartCount"].as_i64().unwrap() + 1;
+                let id = format!("c://{name}-{restarts}#{image}");
+                status["restartCount"] = json!(restarts);
+                status["containerID"] = json!(id);
+                status["ready"] = json!(true);
+                status["state"] = json!({"running": {"startedAt": now.to_string()}});
+                started = Some(id);
+            }
+        });
+        self.env.extend(started.map(|id| (id, env)));
+        self.pod_ready();
+        self.observe();
+    }
+
+    fn pod_ready(&mut self) {
+        let view = self.pod.view();
+        let ready = view.containers.iter().all(|container| container.status.as_ref().is_some_and(|s| s.ready));
+        self.pod.ready(ready, at(self.now));
+    }
+
+    fn kubelets(&mut self) {
+        for name in TWINS.into_iter().chain(["agent"]) {
+            self.kubelet(name);
+        }
+        self.now += 6;
+    }
+
+    fn state(&mut self, target: Target) -> State {
+        self.plan(target);
+        self.index.state(SET, &self.pod.view().key).unwrap().clone()
+    }
+
+    fn images(&self, sidecar: &str) -> [String; 2] {
+        let view = self.pod.view();
+        keys::twins(sidecar).map(|twin| view.container(&twin).unwrap().image.clone())
+    }
+
+    fn versions(&self, sidecar: &str) -> [(u64, String); 2] {
+        let annotations = &self.pod.0["metadata"]["annotations"];
+        let view = self.pod.view();
+        keys::twins(sidecar).map(|twin| {
+            let other = annotations[format!("{}{twin}", keys::VERSION_ALT_PREFIX)].as_str().unwrap();
+            (view.versions[&twin], other.to_owned())
+        })
+    }
+}
+
+fn changed(patch: &Value, pod: &PodView) -> Vec<(String, String)> {
+    let operations = patch.as_array().unwrap().iter().filter(|operation| operation["op"] == "replace");
+    let images = operations.filter_map(|operation| {
+        let place = operation["path"].as_str()?.strip_suffix("/image")?.strip_prefix("/spec/")?;
+        let (list, index) = place.split_once('/')?;
+        let index: usize = index.parse().ok()?;
+        let container = pod.containers.iter().find(|c| c.list.field() == list && c.index == index)?;
+        Some((container.name.clone(), operation["value"].as_str()?.to_owned()))
+    });
+    images.collect()
+}
+
+fn pair(name: &str, image: &str) -> Vec<(String, String)> {
+    vec![(name.to_owned(), image.to_owned())]
+}
+
+const OLD: Target = ["v1"; 3];
+const NEW: Target = ["v2", "v1", "v1"];
+const BAD: Target = ["bad", "v1", "v1"];
+
+#[test]
+fn a_new_image_goes_to_the_idle_twin_and_then_the_old_twin_is_reset() {
+    let mut world = World::new();
+    assert_eq!(world.state(OLD), State::Available);
+    assert_eq!(world.send(NEW), pair("mesh-2", "v2"));
+    assert_eq!(world.versions("mesh"), [(1, "2".into()), (2, "1".into())]);
+    assert_eq!(world.state(NEW), State::Undecided);
+    world.kubelet("mesh-2");
+    world.now += 4;
+    assert_eq!(world.send(NEW), [], "the new twin must stay ready");
+    world.now += 1;
+    assert_eq!(world.state(NEW), State::ResetDue);
+    assert_eq!(world.send(NEW), pair("mesh-1", IDLE));
+    assert_eq!(world.versions("mesh"), [(0, "2".into()), (2, "0".into())]);
+    assert_eq!(world.state(NEW), State::Undecided, "not before the idle twin runs");
+    world.kubelets();
+    assert_eq!(world.state(NEW), State::Available);
+    assert_eq!(world.send(["v3", "v1", "v1"]), pair("mesh-1", "v3"), "the next one goes the other way");
+    assert_eq!(world.versions("mesh"), [(3, "2".into()), (2, "3".into())]);
+}
+
+#[test]
+fn from_the_upgrade_to_the_end_of_the_reset_the_pod_holds_its_slot() {
+    let mut world = World::new();
+    world.send(NEW);
+    let slots = |world: &mut World| world.plan_with(NEW, |rollout| rollout.strategy.paused = true).summary.counts.slots;
+    assert_eq!(slots(&mut world), 1);
+    world.kubelets();
+    assert_eq!(slots(&mut world), 1, "before the reset");
+    world.send(NEW);
+    assert_eq!(slots(&mut world), 1, "after the reset");
+    world.kubelets();
+    assert_eq!(slots(&mut world), 0);
+}
+
+#[test]
+fn a_good_image_goes_to_the_twin_that_failed() {
+    let mut world = World::new();
+    assert_eq!(world.send(BAD), pair("mesh-2", "bad"));
+    world.kubelets();
+    assert!(matches!(world.state(BAD), State::Failed(_)));
+    world.restart();
+    assert_eq!(world.send(["v3", "v1", "v1"]), pair("mesh-2", "v3"));
+    world.kubelets();
+    assert_eq!(world.send(["v3", "v1", "v1"]), pair("mesh-1", IDLE));
+}
+
+#[test]
+fn going_back_resets_the_twin_that_failed() {
+    let mut world = World::new();
+    world.send(BAD);
+    world.kubelets();
+    assert_eq!(world.send(OLD), pair("mesh-2", IDLE));
+    assert_eq!(world.versions("mesh"), [(1, "0".into()), (0, "1".into())]);
+    world.kubelets();
+    assert_eq!(world.state(OLD), State::Available);
+}
+
+#[test]
+fn another_image_in_the_middle_goes_to_the_twin_that_does_not_serve() {
+    let mut world = World::new();
+    world.send(NEW);
+    world.kubelet("mesh-2");
+    assert_eq!(world.send(["v3", "v1", "v1"]), pair("mesh-2", "v3"));
+    assert_eq!(world.versions("mesh"), [(1, "3".into()), (3, "1".into())]);
+}
+
+#[test]
+fn a_pod_that_has_handed_over_is_reset_before_it_goes_back_to_the_same_image() {
+    let mut world = World::new();
+    world.send(NEW);
+    world.kubelets();
+    assert_eq!(world.send(OLD), pair("mesh-1", IDLE));
+    assert!(
+        matches!(world.state(OLD), State::NotInPlace(_)),
+        "v1 again would not restart the program that handed over"
+    );
+    world.kubelets();
+    assert_eq!(world.send(OLD), pair("mesh-1", "v1"));
+    world.kubelets();
+    assert_eq!(world.send(OLD), pair("mesh-2", IDLE));
+    world.kubelets();
+    assert_eq!((world.images("mesh"), world.state(OLD)), (["v1".into(), IDLE.into()], State::Available));
+}
+
+#[test]
+fn a_twin_that_gets_ready_after_the_deadline_must_still_stay_ready() {
+    let mut world = World::new();
+    world.send(BAD);
+    world.kubelet("mesh-2");
+    world.now = 700;
+    assert!(matches!(world.state(BAD), State::Failed(_)));
+    world.pod.edit(|pod| {
+        let status = named(&mut pod["status"]["containerStatuses"], "mesh-2");
+        status["containerID"] = json!("c://late#bad");
+        status["ready"] = json!(true);
+        status["state"] = json!({"running": {"startedAt": at(700).to_string()}});
+    });
+    world.pod_ready();
+    world.observe();
+    assert_eq!(world.state(BAD), State::Undecided);
+    world.now = 705;
+    assert_eq!(world.state(BAD), State::ResetDue);
+}
+
+#[test]
+fn a_paused_set_leaves_both_twins_running_and_says_so() {
+    let mut world = World::new();
+    world.send(NEW);
+    world.kubelets();
+    world.strategy = json!({"paused": true});
+    let plan = world.plan(NEW);
+    assert_eq!((plan.patches.len(), plan.summary.counts.resets_due), (0, 1));
+    assert_eq!(plan.summary.slot_holders, ["default/web (a twin is to be reset)"]);
+}
+
+#[test]
+fn partition_and_steps_do_not_hold_a_reset_back() {
+    for strategy in [json!({"partition": "100%"}), json!({"steps": [{"replicas": 0, "pause": {}}]})] {
+        let mut world = World::new();
+        world.send(NEW);
+        world.kubelets();
+        world.strategy = strategy;
+        assert_eq!(world.send(NEW), pair("mesh-1", IDLE));
+    }
+}
+
+#[test]
+fn a_reset_of_a_pod_that_holds_no_slot_takes_one() {
+    let mut world = World::new();
+    world.pod.ready(false, at(0));
+    world.observe();
+    world.send(NEW);
+    world.kubelets();
+    let evicting = Remembered { evictions: vec![super::evictions::open()], ..Remembered::default() };
+    world.plan(NEW);
+    assert_eq!(world.index.plan(SET, &evicting, at(world.now), usize::MAX).patches, []);
+    assert_eq!(world.send(NEW), pair("mesh-1", IDLE));
+}
+
+#[test]
+fn hot_and_cold_sidecars_change_in_one_request_and_are_reset_together() {
+    let mut world = World::new();
+    let sent = world.send(["v2"; 3]);
+    assert_eq!(sent.len(), 3);
+    assert!(sent.contains(&("agent".into(), "v2".into())) && sent.contains(&("proxy-2".into(), "v2".into())));
+    world.kubelet("mesh-2");
+    world.now += 6;
+    assert_eq!(world.send(["v2"; 3]), [], "one hand-over waits for the other");
+    world.kubelets();
+    let mut resets = world.send(["v2"; 3]);
+    resets.sort();
+    assert_eq!(resets, [("mesh-1".into(), IDLE.into()), ("proxy-1".into(), IDLE.into())]);
+}
+
+#[test]
+fn a_cold_change_in_the_middle_of_a_hand_over_does_not_lose_it() {
+    let mut world = World::new();
+    world.send(NEW);
+    world.kubelet("mesh-2");
+    let target = ["v2", "v1", "v2"];
+    assert_eq!(world.send(target), pair("agent", "v2"));
+    world.kubelets();
+    assert_eq!(world.send(target), pair("mesh-1", IDLE));
+}
+
+#[test]
+fn a_hand_over_keeps_its_record_while_another_sidecar_is_reset_first() {
+    let mut world = World::new();
+    world.send(["v2", "v2", "v1"]);
+    world.kubelets();
+    let target = ["v3", "v2", "v1"];
+    assert_eq!(world.send(target), pair("mesh-1", IDLE));
+    world.kubelets();
+    let mut sent = world.send(target);
+    sent.sort();
+    assert_eq!(sent, [("mesh-1".into(), "v3".into()), ("proxy-1".into(), IDLE.into())]);
+    world.kubelets();
+    assert_eq!(world.send(target), pair("mesh-2", IDLE));
+    world.kubelets();
+    assert_eq!(world.state(target), State::Available);
+}
+
+#[test]
+fn what_is_missing_is_a_reason() {
+    type Edit = fn(&mut Value);
+    let gone = |pod: &mut Value| named(&mut pod["spec"]["containers"], "mesh-2")["name"] = json!("other");
+    let unknown = |pod: &mut Value| {
+        named(&mut pod["spec"]["containers"], "mesh-2")["image"] = json!("by-hand");
+        pod["metadata"]["annotations"] = json!({});
+    };
+    let equal = |pod: &mut Value| {
+        named(&mut pod["spec"]["containers"], "mesh-2")["image"] = json!("by-hand");
+        pod["metadata"]["annotations"]["version.sidecarset.dev/mesh-2"] = json!("1");
+    };
+    let cases: [(Edit, &str); 3] =
+        [(gone, "no container mesh-2"), (unknown, "version.sidecarset.dev/mesh-1"), (equal, "have version 1")];
+    for (edit, expected) in cases {
+        let mut world = World::new();
+        world.pod.edit(edit);
+        world.observe();
+        let State::NotInPlace(obstacle) = world.state(NEW) else { panic!("{expected}") };
+        assert!(obstacle.text.contains(expected), "{}", obstacle.text);
+    }
+}
+
+#[test]
+fn a_hand_over_without_its_record_is_a_reason_and_a_new_image_mends_it() {
+    let mut world = World::new();
+    world.send(NEW);
+    world.pod.edit(|pod| {
+        pod["metadata"]["annotations"].as_object_mut().unwrap().remove("update.sidecarset.dev/logs");
+    });
+    world.kubelets();
+    let State::NotInPlace(obstacle) = world.state(NEW) else { panic!("it cannot be judged") };
+    assert!(obstacle.text.contains("no annotation update.sidecarset.dev/logs"), "{}", obstacle.text);
+    assert_eq!(world.send(["v3", "v1", "v1"]), pair("mesh-2", "v3"));
+}
+
+#[test]
+fn without_version_annotations_the_idle_image_tells_the_twins_apart() {
+    let mut world = World::new();
+    world.pod.edit(|pod| pod["metadata"]["annotations"] = Value::Null);
+    world.observe();
+    assert_eq!(world.send(NEW), pair("mesh-2", "v2"));
+    world.kubelets();
+    assert_eq!(world.send(NEW), pair("mesh-1", IDLE));
+}
+
+#[test]
+fn images_that_admission_rewrites_are_not_fought_over() {
+    let mut world = World::new();
+    let rewrite = |world: &mut World| {
+        world.pod.edit(|pod| {
+            for (list, _) in TWINS.map(lists) {
+                for container in pod["spec"][list].as_array_mut().unwrap() {
+                    let image = container["image"].as_str().unwrap();
+                    if !image.starts_with("mirror/") && container["name"] != "app" {
+                        container["image"] = json!(format!("mirror/{image}"));
+                    }
+                }
+            }
+        });
+        world.observe();
+    };
+    rewrite(&mut world);
+    let mut sent = 0;
+    for _ in 0..50 {
+        sent += usize::from(world.send(NEW).iter().any(|(name, _)| name.starts_with("mesh")));
+        rewrite(&mut world);
+        world.kubelets();
+        world.now += 60;
+    }
+    assert!(sent <= 2, "{sent} requests");
+}
+
+/// What may happen between two plans.
+#[derive(Clone, Debug)]
+enum Step {
+    /// To this target, or the last one.
+    Send {
+        target: Option<Target>,
+        answered: bool,
+    },
+    Kubelet(&'static str),
+    Crash(&'static str),
+    Wait(i64),
+    Restart,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let image = || prop::sample::select(vec!["v1", "v2", "v3", "bad"]);
+    let target = (image(), prop::sample::select(vec!["v1", "v2"]), prop::sample::select(vec!["v1", "v2"]));
+    let target = target.prop_map(|(mesh, proxy, agent)| [mesh, proxy, agent]);
+    let send = (prop::option::weighted(0.3, target), prop::bool::weighted(0.8))
+        .prop_map(|(target, answered)| Step::Send { target, answered });
+    let container = || prop::sample::select(vec!["mesh-1", "mesh-2", "proxy-1", "proxy-2", "agent"]);
+    prop_oneof![
+        8 => send,
+        6 => container().prop_map(Step::Kubelet),
+        1 => container().prop_map(Step::Crash),
+        3 => (0..10_i64).prop_map(Step::Wait),
+        1 => Just(Step::Restart),
+    ]
+}
+
+/// Which twin serves in truth: the one whose program has last taken over.
+struct Truth {
+    serving: BTreeMap<&'static str, String>,
+    target: Option<Target>,
+    upgrades: BTreeMap<String, usize>,
+    resets: BTreeMap<String, usize>,
+}
+
+impl Truth {
+    fn new() -> Self {
+        let serving = [("mesh", "mesh-1".to_owned()), ("proxy", "proxy-1".to_owned())].into();
+        Self { serving, target: None, upgrades: BTreeMap::new(), resets: BTreeMap::new() }
+    }
+
+    fn begin(&mut self, target: Target) {
+        if self.target.replace(target) != Some(target) {
+            self.upgrades.clear();
+            self.resets.clear();
+        }
+    }
+
+    /// A request was carried out; the pod is as it was before.
+    fn sent(&mut self, world: &World, before: &PodView, moved: &[(String, String)]) {
+        for (sidecar, serving) in &mut self.serving {
+            let twins: Vec<_> = moved.iter().filter(|(name, _)| keys::twins(sidecar).contains(name)).collect();
+            assert!(twins.len() <= 1, "both twins of {sidecar} were changed");
+            let Some((twin, image)) = twins.first() else { continue };
+            let counts = if image == IDLE { &mut self.resets } else { &mut self.upgrades };
+            *counts.entry((*sidecar).to_owned()).or_default() += 1;
+            if twin != serving {
+                continue;
+            }
+            let [first, second] = keys::twins(sidecar);
+            let other = if *twin == first { second } else { first };
+            let container = before.container(&other).unwrap();
+            let status = container.status.as_ref().unwrap();
+            assert!(status.ready, "{twin} served, and {other} is not ready");
+            assert!(status.id.ends_with(&format!("#{}", container.image)), "{other} does not run its image");
+            let since = status.running_since.unwrap();
+            assert!(at(world.now).duration_since(since).as_secs() >= 5, "{other} has not stayed ready");
+            let (version, alt) = world.env[&status.id];
+            assert!(version > alt, "{other} was not told to take over: {version}, {alt}");
+            *serving = other;
+        }
+        // A reset that was due when the target changed comes before that of the new target.
+        assert!(self.upgrades.values().all(|upgrades| *upgrades <= 1), "{:?}", self.upgrades);
+        assert!(self.resets.values().all(|resets| *resets <= 2), "{:?}", self.resets);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    /// However images change, the kubelet dawdles, answers get lost and the operator restarts: the twin that serves is
+    /// changed only for one that has taken over, each revision needs few requests, and all ends at rest.
+    #[test]
+    fn the_twin_that_serves_is_left_alone(steps in prop::collection::vec(step(), 1..60)) {
+        let (mut world, mut truth) = (World::new(), Truth::new());
+        for step in steps {
+            match step {
+                Step::Send { target, answered } => {
+                    let target = target.or(truth.target).unwrap_or(OLD);
+                    truth.begin(target);
+                    let plan = world.plan(target);
+                    if let Some(request) = plan.patches.first() {
+                        let before = world.pod.view();
+                        if world.pod.patch(&request.patch) {
+                            let moved = changed(&serde_json::to_value(&request.patch).unwrap(), &before);
+                            truth.sent(&world, &before, &moved);
+                        } else {
+                            world.observe();
+                        }
+                    }
+                    if answered {
+                        world.observe();
+                    }
+                }
+                Step::Kubelet(name) => world.kubelet(name),
+                Step::Crash(name) => {
+                    world.pod.edit(|pod| {
+                        let status = named(&mut pod["status"][lists(name).1], name);
+                        if !status["state"]["running"].is_null() {
+                            status["ready"] = json!(false);
+                            status["state"] = json!({"waiting": {"reason": "ContainerCreating"}});
+                        }
+                    });
+                    world.pod_ready();
+                    world.observe();
+                }
+                Step::Wait(seconds) => world.now += seconds,
+                Step::Restart => world.restart(),
+            }
+        }
+        let target = ["v4", "v1", "v4"];
+        world.observe();
+        truth.begin(target);
+        for _ in 0..8 {
+            let before = world.pod.view();
+            let moved = world.send(target);
+            truth.sent(&world, &before, &moved);
+            world.kubelets();
+        }
+        prop_assert_eq!(world.state(target), State::Available);
+        for (sidecar, image) in [("mesh", "v4"), ("proxy", "v1")] {
+            let mut images = world.images(sidecar);
+            images.sort();
+            prop_assert_eq!(images, [IDLE.to_owned(), image.to_owned()]);
+        }
+    }
+}
