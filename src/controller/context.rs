@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::cache::Cache;
 use super::error::Error;
 use super::naked::Naked;
+use super::prepull::Prepull;
 use crate::api::keys;
 use crate::core::pod::PodKey;
 use crate::core::upgrade::Index;
@@ -65,6 +66,8 @@ pub struct Context {
     pub(super) reported: Mutex<HashMap<String, Instant>>,
     /// Pods without sidecars, by set.
     pub(super) naked: Naked,
+    /// Pulls that plans wait for, by set.
+    pub(super) prepull: Prepull,
 }
 
 impl Context {
@@ -101,6 +104,7 @@ impl Context {
             uncertain: Mutex::default(),
             reported: Mutex::default(),
             naked: Naked::default(),
+            prepull: Prepull::default(),
         })
     }
 
@@ -141,6 +145,7 @@ impl Context {
         lock(&self.uncertain).remove(set);
         lock(&self.reported).remove(set);
         self.naked.forget(set);
+        self.prepull.want(set, Vec::new());
     }
 
     pub(super) fn may_plan(&self) -> bool {

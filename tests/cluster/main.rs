@@ -13,6 +13,7 @@ mod in_cluster;
 mod injection;
 mod naked;
 mod plan;
+mod prepull;
 mod resources;
 mod robust;
 mod rollout;

@@ -212,7 +212,7 @@ fn has_images(pod: &PodView, sidecars: &[Sidecar]) -> bool {
 }
 
 /// Of the twins of a hot upgrade one has the image, and the other idles.
-fn has_image(pod: &PodView, sidecar: &Sidecar) -> bool {
+pub(super) fn has_image(pod: &PodView, sidecar: &Sidecar) -> bool {
     let has = |name: &String| pod.container(name).is_some_and(|container| container.image == sidecar.image);
     sidecar.container_names().iter().any(has)
 }

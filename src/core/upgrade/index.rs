@@ -6,6 +6,7 @@ use std::sync::Arc;
 use k8s_openapi::jiff::Timestamp;
 
 use super::entry::{Refusal, State, Surroundings};
+use super::prepull::Known;
 use super::rollout::Rollout;
 use super::set_index::SetIndex;
 use crate::core::pod::{PodKey, PodView};
@@ -25,6 +26,8 @@ pub struct Index {
     revisions: BTreeMap<String, BTreeMap<String, usize>>,
     /// Sets whose pods must be looked at again because a namespace or node changed.
     stale: BTreeSet<String>,
+    /// What came of pulling images before pods are patched, by set.
+    pub(super) pulls: BTreeMap<String, Known>,
 }
 
 impl Index {
@@ -142,6 +145,7 @@ impl Index {
     pub fn forget(&mut self, set: &str) {
         self.sets.remove(set);
         self.stale.remove(set);
+        self.pulls.remove(set);
     }
 
     /// Takes note of a namespace's labels, `None` when it is gone. Returns the sets to reconcile.
@@ -169,6 +173,9 @@ impl Index {
             Some(able) => self.nodes.insert(name.to_owned(), able),
             None => self.nodes.remove(name),
         };
+        if restarts_native_sidecars.is_none() {
+            self.forget_pulls_on(name);
+        }
         let names: Vec<String> = self.sets.keys().cloned().collect();
         self.stale.extend(names.iter().cloned());
         names

@@ -6,6 +6,7 @@ use super::budget;
 use super::entry::{Obstacle, State};
 use super::index::Index;
 use super::patch::{PodPatch, pod_patch};
+use super::prepull::{Blocked, Door, Pull, Pulling};
 use super::rollout::{Mode, Rollout};
 use super::set_index::{Counts, SetIndex};
 use super::steps::{Gate, Remembered, Wait, gate};
@@ -19,6 +20,8 @@ const NAMED_PODS: usize = 3;
 pub struct Plan {
     /// Requests to send, most urgent first.
     pub patches: Vec<PodPatch>,
+    /// What nodes have to pull before the pods of the next batch can be patched.
+    pub pulls: Vec<Pull>,
     /// What the status says, as if the requests had not been sent.
     pub summary: Summary,
     /// When to plan again even if nothing happens.
@@ -48,36 +51,72 @@ pub struct Summary {
     pub gate: Gate,
     /// Too many pods have failed: the revision is to be given up.
     pub exceeded: bool,
+    /// Images that the next batch waits for.
+    pub pulling: Pulling,
 }
 
 impl Index {
     /// Plans one set. At most `limit` requests are planned at a time, so that a change of mind comes through soon.
     pub fn plan(&mut self, set: &str, remembered: &Remembered, now: Timestamp, limit: usize) -> Plan {
         self.advance(set, now);
+        self.renew_pulls(set);
         let Some(index) = self.set(set) else { return Plan::default() };
-        let gate = gate(&index.rollout, remembered, &index.counts, now);
-        let keys = choose(index, remembered, &gate, limit);
+        let door = Door::new(self, index, now);
+        let blocked = door.blocked(index.queues.iter());
+        let counts = blocked.added_to(&index.counts);
+        let gate = gate(&index.rollout, remembered, &counts, now);
+        let may_patch = |key: &PodKey| door.lets(key);
+        let chosen = |limit: usize| choose(index, &counts, remembered, &gate, limit, &may_patch);
+        let keys = chosen(limit);
+        let batch = next_batch(index, &counts, &gate);
+        let pulls = door.pulls(index.queues.iter(), batch);
         let patches = keys.iter().filter_map(|key| pod_patch(&*self.get(key)?, &index.rollout, now)).collect();
         let pause_ends = match &gate.wait {
             Some(Wait::Until(until)) => Some(*until),
             _ => None,
         };
-        let wake_at = index.next_due().into_iter().chain(pause_ends).min();
-        Plan { patches, summary: summary(index, remembered, gate), wake_at }
+        let again_at = blocked.again_at.filter(|_| batch > 0);
+        let wake_at = index.next_due().into_iter().chain(pause_ends).chain(again_at).min();
+        let (movable, pulling) = (!chosen(1).is_empty(), door.pulling(&pulls));
+        let summary = Summary { movable, pulling, ..summary(index, counts.clone(), &blocked, gate.clone()) };
+        Plan { patches, pulls, summary, wake_at }
     }
 }
 
 /// The pods to patch now.
-fn choose(index: &SetIndex, remembered: &Remembered, gate: &Gate, limit: usize) -> Vec<PodKey> {
-    let (rollout, counts) = (&index.rollout, &index.counts);
-    let held = rollout.strategy.paused || !rollout.strategy.enabled || rollout.mode == Mode::Stopped;
-    if held || budget::is_exceeded(rollout, counts) {
+fn choose(
+    index: &SetIndex,
+    counts: &Counts,
+    remembered: &Remembered,
+    gate: &Gate,
+    limit: usize,
+    may_patch: &dyn Fn(&PodKey) -> bool,
+) -> Vec<PodKey> {
+    let rollout = &index.rollout;
+    if is_held(rollout, counts) {
         return Vec::new();
     }
     let allowed = remaining(rollout, counts, gate).min(limit);
     let free_slots = rollout.max_unavailable(counts.matched).saturating_sub(counts.slots + remembered.evictions);
     let free_cap = rollout.max_unready(counts.matched).saturating_sub(counts.capped);
-    index.queues.choose(free_slots, free_cap).take(allowed).cloned().collect()
+    index.queues.choose(free_slots, free_cap, may_patch).take(allowed).cloned().collect()
+}
+
+/// Nothing is patched at all.
+fn is_held(rollout: &Rollout, counts: &Counts) -> bool {
+    let held = rollout.strategy.paused || !rollout.strategy.enabled || rollout.mode == Mode::Stopped;
+    held || budget::is_exceeded(rollout, counts)
+}
+
+/// Pods that can go at once when all slots are free: nodes pull for them while the batch before is open.
+fn next_batch(index: &SetIndex, counts: &Counts, gate: &Gate) -> usize {
+    let rollout = &index.rollout;
+    if is_held(rollout, counts) {
+        return 0;
+    }
+    // Nodes that failed are tried again.
+    let with_blocked = Counts { blocked: 0, ..counts.clone() };
+    remaining(rollout, &with_blocked, gate).min(rollout.max_unavailable(counts.matched))
 }
 
 /// Candidates that partition and steps let move. Every pod behind the target counts as kept, also one that cannot be
@@ -85,22 +124,26 @@ fn choose(index: &SetIndex, remembered: &Remembered, gate: &Gate, limit: usize) 
 fn remaining(rollout: &Rollout, counts: &Counts, gate: &Gate) -> usize {
     let behind = counts.matched - counts.updated;
     let by_step = gate.allowed.map_or(usize::MAX, |allowed| allowed.saturating_sub(counts.selected_updated));
-    behind.saturating_sub(rollout.keep_old(counts.matched)).min(by_step).min(counts.outdated)
+    behind
+        .saturating_sub(rollout.keep_old(counts.matched))
+        .min(by_step)
+        .min(counts.outdated.saturating_sub(counts.blocked))
 }
 
-fn summary(index: &SetIndex, remembered: &Remembered, gate: Gate) -> Summary {
-    let counts = index.counts.clone();
+fn summary(index: &SetIndex, counts: Counts, blocked: &Blocked, gate: Gate) -> Summary {
+    let pods = index.failed.iter().take(NAMED_PODS).map(|key| named(index, key));
+    let nodes = blocked.nodes.iter().map(|(node, why)| format!("node {node} ({why})"));
     Summary {
         keep_old: index.rollout.keep_old(counts.matched),
         max_unavailable: index.rollout.max_unavailable(counts.matched),
         remaining: remaining(&index.rollout, &counts, &gate),
-        movable: !choose(index, remembered, &gate, 1).is_empty(),
         slot_holders: index.slot_holders.iter().take(NAMED_PODS).map(|key| named(index, key)).collect(),
-        failed: index.failed.iter().take(NAMED_PODS).map(|key| named(index, key)).collect(),
+        failed: pods.chain(nodes).take(NAMED_PODS).collect(),
         not_in_place: index.not_in_place.iter().map(|(obstacle, pods)| (obstacle.clone(), *pods)).collect(),
         exceeded: budget::is_exceeded(&index.rollout, &counts),
         gate,
         counts,
+        ..Summary::default()
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::entry::{Entry, Rank};
+use super::prepull::SCANNED;
 use crate::core::pod::PodKey;
 
 /// What patching a pod costs.
@@ -29,10 +30,24 @@ impl Queues {
         self.0[cost(entry) as usize].remove(&(entry.rank, key.clone()));
     }
 
-    /// The pods to patch, first to go first, if so many slots and places under the cap are free.
-    pub(super) fn choose(&self, free_slots: usize, free_cap: usize) -> impl Iterator<Item = &PodKey> {
+    /// The pods to patch, first to go first, if so many slots and places under the cap are free. Those that may not be
+    /// patched now are passed over, within a bound.
+    pub(super) fn choose<'a>(
+        &'a self,
+        free_slots: usize,
+        free_cap: usize,
+        may_patch: &'a dyn Fn(&PodKey) -> bool,
+    ) -> impl Iterator<Item = &'a PodKey> {
         let free = [(Cost::Held, usize::MAX), (Cost::Unready, free_cap), (Cost::Ready, free_slots)];
-        free.into_iter().flat_map(|(cost, free)| self.0[cost as usize].iter().map(|(_, key)| key).take(free))
+        free.into_iter().flat_map(move |(cost, free)| {
+            let scanned = self.0[cost as usize].iter().take(free.saturating_add(SCANNED)).map(|(_, key)| key);
+            scanned.filter(move |key| may_patch(key)).take(free)
+        })
+    }
+
+    /// All candidates, first to go first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &PodKey> {
+        self.0.iter().flatten().map(|(_, key)| key)
     }
 }
 

@@ -50,6 +50,8 @@ pub struct Counts {
     pub selected_decided: usize,
     /// Selected pods that cannot be patched.
     pub selected_not_in_place: usize,
+    /// Candidates on nodes that could not pull the new images. Each such node is one of `failed`.
+    pub blocked: usize,
 }
 
 /// See the module.

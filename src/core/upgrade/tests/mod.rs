@@ -7,6 +7,7 @@ use super::*;
 
 mod course;
 mod judging;
+mod prepull;
 mod properties;
 use crate::core::pod::PodKey;
 use crate::core::revision::Template;
