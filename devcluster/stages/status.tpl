@@ -93,6 +93,10 @@
     {{- if $plain -}}
       {{- $_ := set $s "ready" true -}}
       {{- $_ := set $s "state" (dict "terminated" (merge (dict "containerID" $new "startedAt" $now) $end)) -}}
+    {{- else if hasPrefix "/sidecarset.dev/" (toString (first (default (list "") $c.command))) -}}
+      {{- /* No image has this command: the container is made of the pulled image, and never starts. */ -}}
+      {{- $_ := set $s "started" false -}}
+      {{- $_ := set $s "state" (dict "terminated" (merge (dict "containerID" $new "exitCode" 128 "reason" "StartError") $end)) -}}
     {{- else -}}
       {{- $startup := hasKey $c "startupProbe" -}}
       {{- $_ := set $s "started" (not $startup) -}}

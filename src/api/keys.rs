@@ -29,6 +29,12 @@ pub const RETRY: &str = "sidecarset.dev/retry";
 /// Label on a `ControllerRevision`: the name of the set it belongs to.
 pub const SET: &str = "sidecarset.dev/set";
 
+/// Label on a pod that only makes its node pull images: the name of the set that they are for.
+pub const PULLS_FOR: &str = "sidecarset.dev/pulls-for";
+
+/// Label on such a pod: the hash of the revision that has the images.
+pub const PULLS_REVISION: &str = "sidecarset.dev/pulls-revision";
+
 /// Label on a `ControllerRevision`: `spec.customVersion` of the set when it had this template.
 pub const CUSTOM_VERSION: &str = "sidecarset.dev/custom-version";
 

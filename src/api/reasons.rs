@@ -63,6 +63,8 @@ pub mod reason {
     pub const NAKED_PODS: &str = "NakedPods";
     /// Event on a pod whose upgrade failed.
     pub const UPGRADE_FAILED: &str = "SidecarUpgradeFailed";
+    /// Event on a set: images could not be pulled before a batch, and its pods are patched without.
+    pub const PRE_PULL_SKIPPED: &str = "PrePullSkipped";
     /// Event on the owner of a pod that was evicted because it had no sidecars, or could not be upgraded in place.
     pub const EVICTED: &str = "EvictedForSidecars";
 }

@@ -14,6 +14,7 @@ use super::cache::Cache;
 use super::error::Error;
 use super::failures::Told;
 use super::naked::Naked;
+use super::prepull::Prepull;
 use crate::api::keys;
 use crate::core::pod::PodKey;
 use crate::core::upgrade::Index;
@@ -70,6 +71,8 @@ pub struct Context {
     pub(super) told: Mutex<HashMap<String, Told>>,
     /// Where evictions for upgrades stand, in words, by set.
     pub(super) eviction_news: Mutex<HashMap<String, String>>,
+    /// Pulls that plans wait for, by set.
+    pub(super) prepull: Prepull,
 }
 
 impl Context {
@@ -108,6 +111,7 @@ impl Context {
             naked: Naked::default(),
             told: Mutex::default(),
             eviction_news: Mutex::default(),
+            prepull: Prepull::default(),
         })
     }
 
@@ -150,6 +154,7 @@ impl Context {
         lock(&self.told).remove(set);
         self.naked.forget(set);
         lock(&self.eviction_news).remove(set);
+        self.prepull.want(set, Vec::new());
     }
 
     pub(super) fn may_plan(&self) -> bool {

@@ -9,6 +9,7 @@ mod eviction;
 mod failures;
 mod naked;
 mod owners;
+mod prepull;
 mod reconcile;
 mod report;
 mod revisions;
@@ -53,6 +54,7 @@ pub async fn run(context: Arc<Context>, gates: Gates, shutdown: Shutdown) {
     tasks.spawn(sweep::run(Arc::clone(&context)));
     tasks.spawn(naked::run(Arc::clone(&context)));
     tasks.spawn(evict::run(Arc::clone(&context)));
+    tasks.spawn(prepull::run(Arc::clone(&context)));
     let (sets, store) = watches::sets(&context, &gates);
     let dirty = futures::stream::unfold(Arc::clone(&context), |context| async move {
         let names = context.dirty.take(COLLECT).await;

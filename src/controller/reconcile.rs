@@ -71,8 +71,9 @@ async fn round(context: &Arc<Context>, set: &SidecarSet) -> Result<Action, Error
         // What the requests did is in the index already: report that, and not the state that was planned from.
         plan = context.index().plan(&name, &course.remembered, now(), 0);
     }
-    let Plan { mut summary, wake_at, .. } = plan;
+    let Plan { mut summary, wake_at, pulls, .. } = plan;
     summary.eviction_news = lock(&context.eviction_news).get(&name).cloned().unwrap_or_default();
+    context.prepull.want(&name, pulls);
     let (mut status, overdue_at) = status::status(set, &course, &summary, &injection, now());
     status.collision_count = (target.collisions > 0).then_some(target.collisions);
     let kept = [&status.stable_revision, &status.injection_revision, &injection.pinned];

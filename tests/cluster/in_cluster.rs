@@ -82,7 +82,7 @@ async fn the_operator_needs_no_more_than_its_service_account_may() {
         if is_ready(&pod) { Ok(()) } else { Err(pod.status) }
     })
     .await;
-    world.apply(&world.set("agent:v2", json!({"minReadySeconds": 0}))).await;
+    world.apply(&world.set("agent:v2", json!({"minReadySeconds": 0, "prePull": true}))).await;
     let set = world
         .until_set("the pod is upgraded", |set| {
             condition(set, "Ready") == "True" && set.status.as_ref().unwrap().updated_ready_pods == 1
@@ -130,7 +130,8 @@ async fn the_operator_needs_no_more_than_its_service_account_may() {
     })
     .await;
     let log = first + &second.logged();
-    let is_refusal = |line: &&str| line.to_lowercase().contains("forbidden") || line.contains("code: 403");
+    let refusals = ["forbidden", "code: 403", "may not create"];
+    let is_refusal = |line: &&str| refusals.iter().any(|refusal| line.to_lowercase().contains(refusal));
     let forbidden: Vec<&str> = log.lines().filter(is_refusal).collect();
     assert!(forbidden.is_empty(), "{}", forbidden.join("\n"));
     drop(second);
@@ -193,11 +194,13 @@ async fn limits(admin: &Path) {
     };
     let system = ["--namespace", NAMESPACE];
     assert!(may(&["patch", "pods", "--namespace", "default"]).await, "can-i answers");
+    // For prePull; a role of its own, which can be left out.
+    assert!(may(&["create", "pods", "--namespace", "default"]).await);
+    assert!(may(&["delete", "pods", "--namespace", "default"]).await);
     assert!(may(&[&["get", "secrets/sidecarset-webhook-tls"], &system[..]].concat()).await);
     for refused in [
-        &["create", "pods", "--namespace", "default"][..],
-        &["delete", "pods", "--namespace", "default"],
-        &["create", "pods/exec", "--namespace", "default"],
+        &["create", "pods", "--subresource=exec", "--namespace", "default"][..],
+        &["deletecollection", "pods", "--namespace", "default"],
         &["patch", "replicasets", "--namespace", "default"],
         &["list", "replicasets", "--namespace", "default"],
         &["get", "deployments", "--namespace", "default"],

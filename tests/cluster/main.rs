@@ -18,6 +18,7 @@ mod kstatus;
 mod naked;
 mod order;
 mod plan;
+mod prepull;
 mod resources;
 mod robust;
 mod rollout;

@@ -326,7 +326,10 @@ fn course_of(
 ) -> Result<Course, SelectorError> {
     let status = world.existing.as_ref().and_then(|existing| existing.status.clone());
     let history = world.revisions.get(&set.name_any()).cloned().unwrap_or_default();
-    course(&SidecarSet { status, ..set.clone() }, (hash, template), &history, now)
+    let mut course = course(&SidecarSet { status, ..set.clone() }, (hash, template), &history, now)?;
+    // Pulling delays a pod; it does not change what becomes of it.
+    course.rollout.strategy.pre_pull = false;
+    Ok(course)
 }
 
 /// The sets as the webhook serves them once this one is applied.

@@ -6,6 +6,9 @@ use crate::core::upgrade::course::Course;
 use crate::core::upgrade::steps::Wait;
 use crate::core::upgrade::{Mode, Summary};
 
+/// Nodes named in a message; the rest is counted.
+const NAMED_NODES: usize = 3;
+
 pub(super) fn progress(course: &Course, summary: &Summary) -> String {
     let (rollout, counts) = (&course.rollout, &summary.counts);
     if rollout.mode == Mode::Back {
@@ -50,7 +53,7 @@ pub(super) fn step_waits(course: &Course, summary: &Summary, wait: &Wait) -> Str
 
 pub(super) fn waits_for(summary: &Summary) -> String {
     let counts = &summary.counts;
-    let rest = format!("{}{}", blocked(summary), not_in_place(summary));
+    let rest = format!("{}{}{}", blocked(summary), pulling(summary), not_in_place(summary));
     if summary.slot_holders.is_empty() {
         return rest;
     }
@@ -66,6 +69,21 @@ fn blocked(summary: &Summary) -> String {
     }
     let workloads = list(&summary.blocked, summary.blocked_workloads);
     format!("; maxUnavailablePerWorkload leaves no room in {workloads}")
+}
+
+/// `; pulling agent:v2 on 3 nodes: n1, n2, n3; not pulled first on 1 node (exceeded quota: …)`
+fn pulling(summary: &Summary) -> String {
+    let nodes = |count: usize| format!("{count} node{}", if count == 1 { "" } else { "s" });
+    let pulling = &summary.pulling;
+    let mut text = String::new();
+    if !pulling.nodes.is_empty() {
+        let images: Vec<&str> = pulling.images.iter().map(String::as_str).collect();
+        let first: Vec<String> = pulling.nodes.iter().take(NAMED_NODES).cloned().collect();
+        let named = list(&first, pulling.nodes.len());
+        text = format!("; pulling {} on {}: {named}", images.join(", "), nodes(pulling.nodes.len()));
+    }
+    let skipped = pulling.skipped.iter().map(|(why, count)| format!("; not pulled first on {} ({why})", nodes(*count)));
+    skipped.fold(text, |text, skipped| text + &skipped)
 }
 
 pub(super) fn not_in_place(summary: &Summary) -> String {

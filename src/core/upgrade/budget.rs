@@ -13,4 +13,6 @@ pub fn is_exceeded(rollout: &Rollout, counts: &Counts) -> bool {
     counts.failed > rollout.max_failed(counts.matched)
         || counts.failed_slots >= rollout.max_unavailable(counts.matched)
         || counts.failed_capped >= rollout.max_unready(counts.matched)
+        // No node can pull it.
+        || (counts.blocked > 0 && counts.blocked >= counts.outdated && counts.updated_ready == 0)
 }

@@ -226,7 +226,7 @@ fn unready(pod: &PodView, update: Option<&Update>, rollout: &Rollout, now: Times
     }
 }
 
-fn has_image(pod: &PodView, mark: &Mark, sidecar: &Sidecar, rollout: &Rollout, now: Timestamp) -> bool {
+pub(super) fn has_image(pod: &PodView, mark: &Mark, sidecar: &Sidecar, rollout: &Rollout, now: Timestamp) -> bool {
     if sidecar.hot {
         return hot::has_image(pod, mark, sidecar, rollout, now);
     }
@@ -234,7 +234,7 @@ fn has_image(pod: &PodView, mark: &Mark, sidecar: &Sidecar, rollout: &Rollout, n
 }
 
 /// The container that is to get another image, if the pod has one.
-fn to_restart<'a>(
+pub(super) fn to_restart<'a>(
     pod: &'a PodView,
     mark: &Mark,
     sidecar: &'a Sidecar,

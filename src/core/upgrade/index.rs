@@ -7,6 +7,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::entry::{Entry, Refusal, State, Surroundings, entry};
 use super::evictions::Desk;
+use super::prepull::Known;
 use super::rollout::Rollout;
 use super::set_index::SetIndex;
 use crate::core::pod::{PodKey, PodView};
@@ -27,6 +28,8 @@ pub struct Index {
     /// Sets whose pods must be looked at again because a namespace or node changed.
     stale: BTreeSet<String>,
     desks: HashMap<String, Desk>,
+    /// What came of pulling images before pods are patched, by set.
+    pub(super) pulls: BTreeMap<String, Known>,
 }
 
 impl Index {
@@ -151,6 +154,7 @@ impl Index {
         self.sets.remove(set);
         self.stale.remove(set);
         self.desks.remove(set);
+        self.pulls.remove(set);
     }
 
     /// Takes note of a namespace's labels, `None` when it is gone. Returns the sets to reconcile.
@@ -178,6 +182,9 @@ impl Index {
             Some(able) => self.nodes.insert(name.to_owned(), able),
             None => self.nodes.remove(name),
         };
+        if restarts_native_sidecars.is_none() {
+            self.forget_pulls_on(name);
+        }
         let names: Vec<String> = self.sets.keys().cloned().collect();
         self.stale.extend(names.iter().cloned());
         names

@@ -7,8 +7,9 @@ use super::entry::{Entry, Obstacle, State};
 use super::evictions::Held;
 use super::index::Index;
 use super::patch::{PodPatch, pod_patch};
+use super::prepull::{Blocked, Door, Pull, Pulling, SCANNED};
 use super::queues::{Cost, cost};
-use super::rollout::{Mode, Rollout};
+use super::rollout::{Mode, Rollout, Strategy};
 use super::set_index::{Counts, SetIndex};
 use super::steps::{Gate, Remembered, Wait, gate};
 use crate::core::pod::PodKey;
@@ -21,6 +22,8 @@ const NAMED_PODS: usize = 3;
 pub struct Plan {
     /// Requests to send, most urgent first.
     pub patches: Vec<PodPatch>,
+    /// What nodes have to pull before the pods of the next batch can be patched.
+    pub pulls: Vec<Pull>,
     /// What the status says, as if the requests had not been sent.
     pub summary: Summary,
     /// When to plan again even if nothing happens.
@@ -62,27 +65,25 @@ pub struct Summary {
     pub gate: Gate,
     /// Too many pods have failed: the revision is to be given up.
     pub exceeded: bool,
+    /// Images that the next batch waits for.
+    pub pulling: Pulling,
 }
 
 impl Index {
     /// Plans one set. At most `limit` requests are planned at a time, so that a change of mind comes through soon.
     pub fn plan(&mut self, set: &str, remembered: &Remembered, now: Timestamp, limit: usize) -> Plan {
         self.advance(set, now);
+        self.renew_pulls(set);
         let Some(index) = self.set(set) else { return Plan::default() };
-        let gate = gate(&index.rollout, remembered, &index.counts, now);
-        let held = self.held(set, index, remembered);
-        let keys = choose(index, &held, &gate, limit);
+        let situation = Situation::new(self, index, remembered, now);
+        let keys = situation.choose(limit);
         let patches: Vec<PodPatch> =
             keys.iter().filter_map(|key| pod_patch(&*self.get(key)?, &index.rollout, now)).collect();
-        let pause_ends = match &gate.wait {
-            Some(Wait::Until(until)) => Some(*until),
-            _ => None,
-        };
-        let wake_at = index.next_due().into_iter().chain(pause_ends).min();
-        let summary = summary(index, &held, gate);
+        let pulls = situation.pulls();
+        let (summary, wake_at) = (situation.summary(&pulls), situation.wake_at());
         let desk = self.desk_mut(set);
         (desk.planned, desk.remembered) = (patches.len(), remembered.clone());
-        Plan { patches, summary, wake_at }
+        Plan { patches, pulls, summary, wake_at }
     }
 }
 
@@ -106,23 +107,110 @@ impl Free {
     }
 }
 
-/// The pods to patch now.
-fn choose(index: &SetIndex, held: &Held, gate: &Gate, limit: usize) -> Vec<PodKey> {
-    let (rollout, counts) = (&index.rollout, &index.counts);
-    let stands = rollout.strategy.paused || !rollout.strategy.enabled || rollout.mode == Mode::Stopped;
-    if stands || budget::is_exceeded(rollout, counts) {
-        return Vec::new();
+/// One set at one moment: all that a plan is made from.
+struct Situation<'a> {
+    index: &'a SetIndex,
+    /// With what failed pulls add.
+    counts: Counts,
+    held: Held,
+    gate: Gate,
+    door: Door<'a>,
+    blocked: Blocked,
+}
+
+impl<'a> Situation<'a> {
+    fn new(all: &'a Index, index: &'a SetIndex, remembered: &Remembered, now: Timestamp) -> Self {
+        let door = Door::new(all, index, now);
+        let blocked = door.blocked(index.queues.waiting());
+        let counts = blocked.added_to(&index.counts);
+        let gate = gate(&index.rollout, remembered, &counts, now);
+        Self { held: all.held(&index.rollout.set, index, remembered), index, counts, gate, door, blocked }
     }
-    let allowed = share_left(rollout, counts, gate, held).min(limit);
-    let mut free = Free {
-        slots: rollout.max_unavailable(counts.matched).saturating_sub(counts.slots + held.slots),
-        cap: rollout.max_unready(counts.matched).saturating_sub(counts.capped + held.capped),
-    };
-    // Partition and steps do not count resets: they end what was begun.
-    let resets: Vec<&PodKey> =
-        index.resets().filter(|(_, entry)| free.take(entry)).map(|(key, _)| key).take(limit).collect();
-    let upgrades = index.queues.choose(free.slots, free.cap, allowed.min(limit - resets.len()));
-    resets.into_iter().chain(upgrades).cloned().collect()
+
+    /// Nothing is patched at all.
+    fn stands(&self) -> bool {
+        let (rollout, counts) = (&self.index.rollout, &self.counts);
+        let Strategy { paused, enabled, .. } = rollout.strategy;
+        paused || !enabled || rollout.mode == Mode::Stopped || budget::is_exceeded(rollout, counts)
+    }
+
+    /// The pods to patch now.
+    fn choose(&self, limit: usize) -> Vec<PodKey> {
+        if self.stands() {
+            return Vec::new();
+        }
+        let (rollout, counts, held) = (&self.index.rollout, &self.counts, &self.held);
+        let mut free = Free {
+            slots: rollout.max_unavailable(counts.matched).saturating_sub(counts.slots + held.slots),
+            cap: rollout.max_unready(counts.matched).saturating_sub(counts.capped + held.capped),
+        };
+        // Partition and steps do not count resets: they end what was begun.
+        let resets: Vec<&PodKey> =
+            self.index.resets().filter(|(_, entry)| free.take(entry)).map(|(key, _)| key).take(limit).collect();
+        let allowed = self.share_left().min(limit - resets.len());
+        let may_patch = |key: &PodKey| self.door.lets(key);
+        let upgrades = self.index.queues.choose(free.slots, free.cap, allowed, &may_patch);
+        resets.into_iter().chain(upgrades).cloned().collect()
+    }
+
+    fn share_left(&self) -> usize {
+        share_left(&self.index.rollout, &self.counts, &self.gate, &self.held)
+    }
+
+    /// What the next batch waits for. It is of pods that can go when all slots are free: nodes pull for them while the
+    /// batch before is open.
+    fn pulls(&self) -> Vec<Pull> {
+        let batch = self.next_batch();
+        if batch == 0 || !self.door.is_used() {
+            return Vec::new();
+        }
+        let candidates = self.index.queues.choose(usize::MAX, usize::MAX, SCANNED, &|_| true);
+        self.door.pulls(candidates.into_iter(), batch)
+    }
+
+    fn next_batch(&self) -> usize {
+        if self.stands() {
+            return 0;
+        }
+        self.share_left().min(self.counts.outdated).min(self.index.rollout.max_unavailable(self.counts.matched))
+    }
+
+    fn wake_at(&self) -> Option<Timestamp> {
+        let pause_ends = match &self.gate.wait {
+            Some(Wait::Until(until)) => Some(*until),
+            _ => None,
+        };
+        // Nodes that failed are tried again.
+        let again_at = self.blocked.again_at.filter(|_| self.next_batch() > 0);
+        self.index.next_due().into_iter().chain(pause_ends).chain(again_at).min()
+    }
+
+    fn summary(&self, pulls: &[Pull]) -> Summary {
+        let Self { index, counts, held, gate, .. } = self;
+        let evictable = counts.evictable.saturating_sub(held.leaving + held.left_alone);
+        let movable = counts.outdated.saturating_sub(counts.blocked) + evictable;
+        let pods = index.failed.iter().take(NAMED_PODS).map(|key| named(index, key));
+        let nodes = self.blocked.nodes.iter().map(|(node, why)| format!("node {node} ({why})"));
+        Summary {
+            keep_old: index.rollout.keep_old(counts.matched),
+            max_unavailable: index.rollout.max_unavailable(counts.matched),
+            remaining: self.share_left().min(movable),
+            evictable,
+            evicting: held.moving(),
+            exempt: index.waiting.exempt.iter().map(|(kind, pods)| (*kind, *pods)).collect(),
+            eviction_news: String::new(),
+            movable: !self.choose(1).is_empty(),
+            slot_holders: index.slot_holders.iter().take(NAMED_PODS).map(|key| named(index, key)).collect(),
+            blocked_workloads: index.queues.blocked(),
+            blocked: index.queues.blocked_workloads().take(NAMED_PODS).collect(),
+            failed: pods.chain(nodes).take(NAMED_PODS).collect(),
+            not_in_place: index.not_in_place.iter().map(|(obstacle, pods)| (obstacle.clone(), *pods)).collect(),
+            exceeded: budget::is_exceeded(&index.rollout, counts),
+            pulling: self.door.pulling(pulls),
+            gate: gate.clone(),
+            counts: counts.clone(),
+        }
+    }
 }
 
 /// Pods behind the target that partition and steps let move, in place or by eviction. Every pod behind counts as kept,
@@ -133,30 +221,6 @@ pub(super) fn share_left(rollout: &Rollout, counts: &Counts, gate: &Gate, held: 
     let moved = counts.selected_updated + held.moving();
     let by_step = gate.allowed.map_or(usize::MAX, |allowed| allowed.saturating_sub(moved));
     behind.saturating_sub(rollout.keep_old(counts.matched + held.gone)).min(by_step)
-}
-
-fn summary(index: &SetIndex, held: &Held, gate: Gate) -> Summary {
-    let counts = index.counts.clone();
-    let evictable = counts.evictable.saturating_sub(held.leaving + held.left_alone);
-    let movable = counts.outdated + evictable;
-    Summary {
-        keep_old: index.rollout.keep_old(counts.matched),
-        max_unavailable: index.rollout.max_unavailable(counts.matched),
-        remaining: share_left(&index.rollout, &counts, &gate, held).min(movable),
-        evictable,
-        evicting: held.moving(),
-        exempt: index.waiting.exempt.iter().map(|(kind, pods)| (*kind, *pods)).collect(),
-        eviction_news: String::new(),
-        movable: !choose(index, held, &gate, 1).is_empty(),
-        slot_holders: index.slot_holders.iter().take(NAMED_PODS).map(|key| named(index, key)).collect(),
-        blocked_workloads: index.queues.blocked(),
-        blocked: index.queues.blocked_workloads().take(NAMED_PODS).collect(),
-        failed: index.failed.iter().take(NAMED_PODS).map(|key| named(index, key)).collect(),
-        not_in_place: index.not_in_place.iter().map(|(obstacle, pods)| (obstacle.clone(), *pods)).collect(),
-        exceeded: budget::is_exceeded(&index.rollout, &counts),
-        gate,
-        counts,
-    }
 }
 
 fn named(index: &SetIndex, key: &PodKey) -> String {

@@ -11,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::entry::{Entry, Rank, State};
 use super::order::{Class, Priority};
+use super::prepull::SCANNED;
 use super::turns::Turns;
 use super::workloads::{Rooms, Workload, Workloads};
 use crate::core::pod::PodKey;
@@ -107,14 +108,28 @@ impl Queues {
         }
     }
 
-    /// At most `limit` pods to patch, first to go first, if so many slots and places under the cap are free.
-    pub(super) fn choose(&self, free_slots: usize, free_cap: usize, limit: usize) -> Vec<&PodKey> {
-        let mut draft = Draft { chosen: Vec::new(), taken: BTreeMap::new(), rooms: Rooms::new(&self.workloads) };
+    /// At most `limit` pods to patch, first to go first, if so many slots and places under the cap are free. What may
+    /// not be patched is passed over.
+    pub(super) fn choose<'a>(
+        &'a self,
+        free_slots: usize,
+        free_cap: usize,
+        limit: usize,
+        may_patch: &'a dyn Fn(&PodKey) -> bool,
+    ) -> Vec<&'a PodKey> {
+        let rooms = Rooms::new(&self.workloads);
+        let mut draft = Draft { chosen: Vec::new(), passed_over: 0, taken: BTreeMap::new(), rooms, may_patch };
         for (cost, free) in [(Cost::Held, usize::MAX), (Cost::Unready, free_cap), (Cost::Ready, free_slots)] {
             let wanted = free.min(limit - draft.chosen.len());
             self.draw(&self.by_cost[cost as usize], wanted, &mut draft);
         }
         draft.chosen
+    }
+
+    /// All outdated pods, in no order.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = &PodKey> {
+        let lanes = self.by_cost.iter().flat_map(|queue| queue.lanes.values().flat_map(BTreeMap::values));
+        lanes.flatten().map(|place| &place.key)
     }
 
     /// How many workloads have ready pods that wait only for room in them.
@@ -150,6 +165,7 @@ impl Queues {
             self.enter(i, line, &mut turns, draft);
         }
         while draft.chosen.len() < enough
+            && draft.passed_over < SCANNED
             && let Some((head, i)) = turns.pop(self.whole.updated + draft.chosen.len() + 1)
         {
             let line = &mut lines[i];
@@ -228,13 +244,20 @@ fn close(heads: &mut Heads, room: &Room, class: &Class, lane: &BTreeSet<Place>) 
 /// A plan in the making.
 struct Draft<'a> {
     chosen: Vec<&'a PodKey>,
+    passed_over: usize,
     /// Chosen pods by class.
     taken: BTreeMap<&'a Class, usize>,
     rooms: Rooms<'a>,
+    may_patch: &'a dyn Fn(&PodKey) -> bool,
 }
 
 impl<'a> Draft<'a> {
+    /// Takes a pod, or passes it over.
     fn take(&mut self, class: &'a Class, (place, room): Head<'a>) {
+        if !(self.may_patch)(&place.key) {
+            self.passed_over += 1;
+            return;
+        }
         self.chosen.push(&place.key);
         self.rooms.take(room.as_deref());
         *self.taken.entry(class).or_default() += 1;

@@ -55,6 +55,8 @@ pub struct Counts {
     pub selected_not_in_place: usize,
     /// Of these, those that may be evicted for it.
     pub evictable: usize,
+    /// Candidates on nodes that could not pull the new images. Each such node is one of `failed`.
+    pub blocked: usize,
 }
 
 /// See the module.

@@ -10,6 +10,7 @@ mod evictions;
 mod hot;
 mod judging;
 mod order;
+mod prepull;
 mod properties;
 use crate::core::pod::PodKey;
 use crate::core::revision::Template;

@@ -1,0 +1,227 @@
+//! Has nodes pull images before pods are patched: makes the pods that pull, follows them, and deletes them.
+//!
+//! What is wanted comes from the plans, what is there from a list by label. Nothing is listed while no set uses it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{DeleteParams, ListParams, PostParams, Preconditions, VersionMatch};
+use kube::core::Status;
+use kube::{Api, Resource, ResourceExt};
+use tokio::sync::Notify;
+use tokio::time::sleep;
+
+use super::WARM_UP;
+use super::context::{Context, lock, now};
+use super::error::Error;
+use crate::api::keys;
+use crate::api::reasons::reason;
+use crate::core::pod::PodKey;
+use crate::core::upgrade::prepull::{Outcome, Pull};
+use crate::core::upgrade::puller::{PullerPod, Pullers, Step, puller, refusal};
+use crate::runtime::events::Note;
+
+/// How often pullers are looked at while there are any.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// What plans wait for.
+#[derive(Debug, Default)]
+pub(super) struct Prepull {
+    wanted: Mutex<BTreeMap<String, Vec<Pull>>>,
+    news: Notify,
+}
+
+impl Prepull {
+    /// Replaces what a set wants; nothing for a set that waits for no pull.
+    pub(super) fn want(&self, set: &str, pulls: Vec<Pull>) {
+        let mut wanted = lock(&self.wanted);
+        if wanted.get(set).map_or(&[][..], Vec::as_slice) == pulls {
+            return;
+        }
+        if pulls.is_empty() {
+            wanted.remove(set);
+        } else {
+            wanted.insert(set.to_owned(), pulls);
+        }
+        self.news.notify_one();
+    }
+
+    fn forget(&self) {
+        lock(&self.wanted).clear();
+    }
+
+    /// What sets want that are still served: an invalid or deleted one has no plans that would say otherwise.
+    fn wanted(&self, context: &Context) -> Vec<Pull> {
+        let wanted = lock(&self.wanted).clone();
+        let served = wanted.into_iter().filter(|(set, _)| context.cache.compiled_set(set).is_some());
+        served.flat_map(|(_, pulls)| pulls).collect()
+    }
+}
+
+/// What is kept while this replica leads.
+#[derive(Default)]
+struct Memory {
+    pullers: Pullers,
+    /// No puller was left at the last look. A new leader has to look for those of the one before.
+    is_clean: bool,
+    /// Sets, revisions and reasons of pulls that were skipped, so that each is told once.
+    told: BTreeSet<(String, String, String)>,
+}
+
+/// What became of a request for a puller.
+enum Answer {
+    /// Its UID.
+    Created(String),
+    /// It will not be made; the text says why.
+    Refused(String),
+    /// The pod is gone, or there is no clear answer: the next round sees what is wanted then.
+    Later,
+}
+
+pub(super) async fn run(context: Arc<Context>) {
+    let mut memory = Memory::default();
+    loop {
+        if !context.may_plan() {
+            // Another leader may make pullers now, and knows nothing of these.
+            memory = Memory::default();
+            context.prepull.forget();
+            context.index().forget_pulls();
+            sleep(WARM_UP).await;
+            continue;
+        }
+        let wanted = context.prepull.wanted(&context);
+        let is_idle = memory.is_clean && wanted.is_empty() && memory.pullers.is_empty();
+        if !is_idle && let Err(error) = round(&context, &mut memory, &wanted).await {
+            tracing::warn!(%error, "pods that pull images are left for the next round");
+        }
+        tokio::select! {
+            () = sleep(EVERY) => {}
+            () = context.prepull.news.notified() => {}
+        }
+    }
+}
+
+async fn round(context: &Arc<Context>, memory: &mut Memory, wanted: &[Pull]) -> Result<(), Error> {
+    let listed = list(context).await?;
+    let Step { results, create, delete } = memory.pullers.step(wanted, &listed, now());
+    // A lost answer to a creation leaves a puller that only a list can find.
+    memory.is_clean = listed.is_empty() && create.is_empty();
+    let mut news: BTreeSet<String> = BTreeSet::new();
+    for (pull, image, outcome) in results {
+        note(context, memory, &pull, &image, outcome);
+        news.insert(pull.set);
+    }
+    let creations = create.into_iter().map(|pull| async move {
+        let answer = make(context, &pull).await;
+        (pull, answer)
+    });
+    let answers: Vec<(Pull, Answer)> =
+        futures::stream::iter(creations).buffer_unordered(context.write_concurrency).collect().await;
+    for (pull, answer) in answers {
+        match answer {
+            Answer::Created(uid) => memory.pullers.created(pull, uid, now()),
+            Answer::Refused(why) => {
+                for image in pull.images.keys() {
+                    note(context, memory, &pull, image, Outcome::Skipped(why.clone()));
+                }
+                news.insert(pull.set);
+            }
+            Answer::Later => {}
+        }
+    }
+    context.dirty.mark(news);
+    let deletions = delete.into_iter().map(|(key, uid)| async move { remove(context, &key, uid).await });
+    futures::stream::iter(deletions).buffer_unordered(context.write_concurrency).collect::<()>().await;
+    Ok(())
+}
+
+/// All pods that pull. From the apiserver's cache, as a label is no index for etcd.
+async fn list(context: &Context) -> Result<Vec<PullerPod>, Error> {
+    let api: Api<PullerPod> = Api::all(context.clients.call.clone());
+    let params = ListParams::default().labels(keys::PULLS_FOR).at("0").matching(VersionMatch::NotOlderThan);
+    let list = api.list(&params).await.map_err(|source| Error::Api {
+        action: "list",
+        object: "pods that pull images".to_owned(),
+        source: Box::new(source),
+    })?;
+    Ok(list.items)
+}
+
+/// Keeps a result, and tells of the first of many pulls that are skipped for one reason.
+fn note(context: &Context, memory: &mut Memory, pull: &Pull, image: &str, outcome: Outcome) {
+    tracing::debug!(set = pull.set, node = pull.node, image, ?outcome, "pulled before a batch");
+    if let Outcome::Skipped(why) = &outcome {
+        let first = memory.told.insert((pull.set.clone(), pull.revision.clone(), why.clone()));
+        if first {
+            tracing::warn!(set = pull.set, node = pull.node, image, why, "nobody can pull the image before a batch");
+        }
+        if let Some(set) = context.cache.set(&pull.set).filter(|_| first) {
+            context.events.publish(Note {
+                about: set.object_ref(&()),
+                related: None,
+                warning: true,
+                reason: reason::PRE_PULL_SKIPPED.to_owned(),
+                action: "PrePull",
+                message: format!("pods on node {} are updated without pulling {image} first: {why}", pull.node),
+            });
+        }
+    }
+    context.index().note_pull(pull, image, outcome, now());
+}
+
+async fn make(context: &Arc<Context>, pull: &Pull) -> Answer {
+    let _permit = context.writes.acquire().await;
+    let namespace = &pull.pod.namespace;
+    let api: Api<Pod> = Api::namespaced(context.clients.call.clone(), namespace);
+    let pod = match api.get_opt(&pull.pod.name).await {
+        Ok(pod) => pod.filter(|pod| pod.metadata.uid.as_ref() == Some(&pull.uid)),
+        Err(error) => {
+            tracing::warn!(pod = %pull.pod, %error, "cannot read a pod whose node is to pull images");
+            None
+        }
+    };
+    let Some(pod) = pod.filter(|pod| pod.metadata.deletion_timestamp.is_none()) else { return Answer::Later };
+    let puller = match puller(pull, &pod) {
+        Ok(puller) => puller,
+        Err(why) => return Answer::Refused(why),
+    };
+    let params = PostParams { field_manager: Some(keys::MANAGER.to_owned()), ..PostParams::default() };
+    let call = api.create(&params, &puller);
+    match context.write("create", || format!("a pod that pulls images on node {}", pull.node), call).await {
+        Ok(created) => Answer::Created(created.uid().unwrap_or_default()),
+        Err(Error::Api { source, .. }) if is_refusal(&source) => Answer::Refused(refusal(&text(&source), namespace)),
+        Err(error) => {
+            tracing::warn!(%error, "images are not pulled yet");
+            Answer::Later
+        }
+    }
+}
+
+/// Quota, policy, Pod Security, a missing permission: the same request would be refused again.
+fn is_refusal(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if matches!(status.code, 400 | 403 | 405 | 413 | 422))
+}
+
+fn text(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => Status::clone(status).message,
+        other => other.to_string(),
+    }
+}
+
+async fn remove(context: &Arc<Context>, key: &PodKey, uid: String) {
+    let _permit = context.writes.acquire().await;
+    let api: Api<Pod> = Api::namespaced(context.clients.call.clone(), &key.namespace);
+    let preconditions = Preconditions { uid: Some(uid), resource_version: None };
+    let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+    match context.write("delete", || format!("pod {key}"), api.delete(&key.name, &params)).await {
+        Ok(_) => {}
+        Err(Error::Api { source, .. }) if matches!(&*source, kube::Error::Api(status) if status.is_not_found() || status.is_conflict()) =>
+            {}
+        // Listed again in the next round; its deadline and its owner end it anyway.
+        Err(error) => tracing::warn!(%error, "a pod that pulled images is left for the next round"),
+    }
+}
