@@ -11,6 +11,7 @@ mod crash;
 mod features;
 mod in_cluster;
 mod injection;
+mod inplace;
 mod naked;
 mod plan;
 mod resources;

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::progress::{Progress, after, deadline, progress};
+use super::resize;
 use super::rollout::Rollout;
 use crate::core::pod::{Mark, PodView, Update};
 use crate::core::revision::{Change, List, Sidecar};
@@ -50,7 +51,7 @@ pub enum ObstacleKind {
 }
 
 impl Obstacle {
-    fn new(kind: ObstacleKind, text: impl Into<String>) -> Self {
+    pub(super) fn new(kind: ObstacleKind, text: impl Into<String>) -> Self {
         Self { kind, text: text.into() }
     }
 }
@@ -75,6 +76,8 @@ pub(super) struct Entry {
     pub(super) selected: bool,
     pub(super) rank: Rank,
     pub(super) check_at: Option<Timestamp>,
+    /// What the kubelet says of a resize that it has not made yet.
+    pub(super) waits_for: Option<String>,
 }
 
 /// The apiserver did not accept a patch.
@@ -94,6 +97,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) namespace_labels: Option<&'a BTreeMap<String, String>>,
     /// `None` while the node is not known.
     pub(super) restarts_native_sidecars: Option<bool>,
+    /// The apiserver lets resources of running pods be changed.
+    pub(super) can_resize: bool,
     /// Why the last patch of exactly this version of the pod to this revision was not accepted.
     pub(super) refused: Option<&'a Refusal>,
     pub(super) now: Timestamp,
@@ -121,6 +126,7 @@ pub(super) fn entry(pod: &PodView, rollout: &Rollout, around: &Surroundings<'_>)
         fills_cap: update.is_some() && !was_ready && unfinished && pod.node.is_some(),
         selected: rollout.strategy.selector.as_ref().is_none_or(|selector| selector.matches(&pod.labels)),
         rank: rank(pod),
+        waits_for: update.filter(|_| unfinished).and_then(|update| resize::waits_for(pod, update)),
         check_at: match judged {
             Some(Progress::Undecided(at)) => at.into_iter().chain(check_at).min(),
             _ => check_at,
@@ -142,7 +148,8 @@ fn state(
     around: &Surroundings<'_>,
 ) -> (State, Option<Timestamp>) {
     let update = mark.update.as_ref().filter(|update| update.revision == rollout.revision);
-    if mark.revision != rollout.revision || !has_images(pod, &rollout.sidecars) {
+    let has_images = has_images(pod, &rollout.sidecars);
+    if mark.revision != rollout.revision || !has_images || resize::is_unfinished(pod, mark, rollout) {
         return behind(pod, mark, update, rollout, around);
     }
     match judged.filter(|_| update.is_some()) {
@@ -167,7 +174,7 @@ fn behind(
         return (State::Refused(refusal.message.clone()), refusal.until);
     }
     let patient_until = update.map(|update| after(update.at, REWRITTEN)).filter(|until| around.now < *until);
-    if mark.revision == rollout.revision && patient_until.is_some() {
+    if mark.revision == rollout.revision && !has_images(pod, &rollout.sidecars) && patient_until.is_some() {
         let text = "the image differs right after it was set: something else sets it, such as an admission webhook";
         return (State::NotInPlace(Obstacle::new(ObstacleKind::Passing, text)), patient_until);
     }
@@ -210,6 +217,9 @@ fn cannot_patch(pod: &PodView, mark: &Mark, rollout: &Rollout, around: &Surround
         }
         Some(Change::NotInPlace(reason)) => return Some(Obstacle::new(Template, reason)),
         Some(Change::InPlace) => {}
+    }
+    if let Some(obstacle) = resize::obstacle(pod, mark, rollout, around.can_resize) {
+        return Some(obstacle);
     }
     let mut to_restart =
         rollout.sidecars.iter().filter(|sidecar| sidecar.long_running).filter(|sidecar| !has_image(pod, sidecar));

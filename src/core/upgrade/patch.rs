@@ -1,13 +1,16 @@
 //! The one request that upgrades a pod: a JSON Patch whose `test` operations make it harmless if anything changed.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use json_patch::Patch;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::entry::lost_readiness;
+use super::metadata::MetadataChange;
 use super::progress::{Progress, progress};
+use super::resize;
 use super::rollout::Rollout;
 use crate::api::keys;
 use crate::core::pod::{ContainerView, PodKey, PodView, Replaced, Update};
@@ -22,20 +25,23 @@ pub struct PodPatch {
     pub uid: String,
     /// RFC 6902.
     pub patch: Patch,
+    /// It goes to the subresource `resize`.
+    pub resizes: bool,
+    /// To be completed from the pod's live metadata before it is sent.
+    pub metadata: Option<Arc<MetadataChange>>,
 }
 
 /// Builds the request: new images, the revision label, and the record of what is replaced. It tests the UID, the label,
-/// the pod's readiness, the names and images that were seen, and the containers that ran. `None` if the pod has none of the set's marks.
+/// the pod's readiness, the names and images that were seen, and the containers that ran. Resources follow in a second
+/// request. `None` if the pod has none of the set's marks.
 pub fn pod_patch(pod: &PodView, rollout: &Rollout, now: Timestamp) -> Option<PodPatch> {
     let mark = pod.marks.get(&rollout.set)?;
+    if let Some(request) = resize::request(pod, mark, rollout, now) {
+        return Some(request);
+    }
     let label = pointer(&["metadata", "labels", &keys::revision_label(&rollout.set)]);
     let mut operations = vec![test("/metadata/uid", &pod.uid), test(&label, &mark.revision)];
-    // A pod that became ready since the plan would take a slot that the plan did not count.
-    if let Some(index) = pod.ready_condition {
-        let path = format!("/status/conditions/{index}");
-        operations.push(test(&format!("{path}/type"), "Ready"));
-        operations.push(test(&format!("{path}/status"), if pod.ready { "True" } else { "False" }));
-    }
+    operations.extend(readiness_test(pod));
     for (container, sidecar) in changed(pod, rollout) {
         let path = format!("/spec/{}/{}", container.list.field(), container.index);
         operations.push(test(&format!("{path}/name"), &container.name));
@@ -54,7 +60,16 @@ pub fn pod_patch(pod: &PodView, rollout: &Rollout, now: Timestamp) -> Option<Pod
     operations.push(json!({"op": "add", "path": annotation, "value": update}));
     operations.push(json!({"op": "replace", "path": label, "value": rollout.revision}));
     let patch = serde_json::from_value(Value::Array(operations)).ok()?;
-    Some(PodPatch { key: pod.key.clone(), uid: pod.uid.clone(), patch })
+    let metadata = rollout.beside.get(&mark.revision).and_then(|beside| beside.metadata.clone());
+    Some(PodPatch { key: pod.key.clone(), uid: pod.uid.clone(), patch, resizes: false, metadata })
+}
+
+/// A pod that became ready since the plan would take a slot that the plan did not count.
+pub(super) fn readiness_test(pod: &PodView) -> Vec<Value> {
+    let Some(index) = pod.ready_condition else { return Vec::new() };
+    let path = format!("/status/conditions/{index}");
+    let status = if pod.ready { "True" } else { "False" };
+    vec![test(&format!("{path}/type"), "Ready"), test(&format!("{path}/status"), status)]
 }
 
 fn record(pod: &PodView, previous: Option<&Update>, rollout: &Rollout, now: Timestamp) -> Update {
@@ -64,7 +79,10 @@ fn record(pod: &PodView, previous: Option<&Update>, rollout: &Rollout, now: Time
         && (unfinished.is_some() || pod.marks.get(&rollout.set).is_some_and(|mark| lost_readiness(pod, mark, rollout)));
     let mut containers: BTreeMap<String, Replaced> = unfinished.map(|u| u.containers.clone()).unwrap_or_default();
     containers.retain(|name, replaced| still_running(pod, name, replaced));
-    for (container, _) in changed(pod, rollout).filter(|(_, sidecar)| sidecar.long_running) {
+    let resizes = pod.marks.get(&rollout.set).map(|mark| resize::record(pod, mark, rollout)).unwrap_or_default();
+    let resized = resizes.keys().filter_map(|name| pod.container(name));
+    let replaced = changed(pod, rollout).filter(|(_, sidecar)| sidecar.long_running).map(|(container, _)| container);
+    for container in replaced.chain(resized) {
         let status = container.status.as_ref();
         // Of a burst of updates the kubelet may have seen none yet: what runs is still the first one's container.
         containers.entry(container.name.clone()).or_insert_with(|| Replaced {
@@ -73,7 +91,7 @@ fn record(pod: &PodView, previous: Option<&Update>, rollout: &Rollout, now: Time
             image: container.image.clone(),
         });
     }
-    Update { revision: rollout.revision.clone(), at: now, was_ready: pod.ready || lost_by_us, containers }
+    Update { revision: rollout.revision.clone(), at: now, was_ready: pod.ready || lost_by_us, containers, resizes }
 }
 
 fn still_running(pod: &PodView, name: &str, replaced: &Replaced) -> bool {
@@ -88,7 +106,7 @@ fn changed<'a>(pod: &'a PodView, rollout: &'a Rollout) -> impl Iterator<Item = (
     })
 }
 
-fn test(path: &str, value: &str) -> Value {
+pub(super) fn test(path: &str, value: &str) -> Value {
     json!({"op": "test", "path": path, "value": value})
 }
 

@@ -109,6 +109,7 @@ fn named(index: &SetIndex, key: &PodKey) -> String {
         Some(entry) => match &entry.state {
             State::Failed(reason) => reason.clone(),
             State::Refused(message) => format!("PatchRefused: {message}"),
+            _ if let Some(text) = &entry.waits_for => text.clone(),
             _ if !entry.ready => "not ready".to_owned(),
             _ => "updating".to_owned(),
         },
