@@ -89,7 +89,7 @@ async fn resources_reach_running_pods_without_a_restart() {
 #[tokio::test]
 async fn an_infeasible_resize_is_reported_and_taken_back() {
     let world = World::shared("inplace-infeasible").await;
-    let strategy = json!({"minReadySeconds": 0});
+    let strategy = json!({"maxUnavailable": 1, "minReadySeconds": 0});
     let resources = |cpu: &str| with_resources(&world, &json!({"requests": {"cpu": cpu}}), &strategy);
     world.apply(&resources("10m")).await;
     world.deploy(3).await;
@@ -118,7 +118,7 @@ async fn an_infeasible_resize_is_reported_and_taken_back() {
 #[tokio::test]
 async fn a_deferred_resize_waits_until_there_is_room() {
     let world = World::shared("inplace-deferred").await;
-    let strategy = json!({"minReadySeconds": 0});
+    let strategy = json!({"maxUnavailable": 1, "minReadySeconds": 0});
     let resources = |cpu: &str| with_resources(&world, &json!({"requests": {"cpu": cpu}}), &strategy);
     world.apply(&resources("10m")).await;
     world.deploy(1).await;
