@@ -206,10 +206,12 @@ fn others(entry: &Value) -> Value {
     if resources.as_object().is_some_and(serde_json::Map::is_empty) { Value::Null } else { resources }
 }
 
+#[allow(clippy::ref_option)] // serde calls it so
 fn cpu<S: Serializer>(amount: &Option<Quantity>, serializer: S) -> Result<S::Ok, S::Error> {
     amount.map(|amount| amount.canonical(Resource::Cpu)).serialize(serializer)
 }
 
+#[allow(clippy::ref_option)] // serde calls it so
 fn memory<S: Serializer>(amount: &Option<Quantity>, serializer: S) -> Result<S::Ok, S::Error> {
     amount.map(|amount| amount.canonical(Resource::Memory)).serialize(serializer)
 }

@@ -37,7 +37,8 @@ impl MetadataChange {
     /// Completes the patch of a pod. `live` is the pod's `metadata` as just read. `None`: the pod is not the one that the
     /// patch was made for, and is to be looked at again.
     pub fn complete(&self, patch: &Patch, live: &Value, sets: &CompiledSets) -> Option<Patch> {
-        let makes_annotations = |op: &PatchOperation| matches!(op, PatchOperation::Add(add) if add.path.to_string() == "/metadata/annotations");
+        let makes_annotations =
+            |op: &PatchOperation| matches!(op, PatchOperation::Add(add) if add.path == *"/metadata/annotations");
         let has_annotations = live["annotations"].as_object().is_some_and(|annotations| !annotations.is_empty());
         if has_annotations == patch.0.iter().any(makes_annotations) {
             return None;

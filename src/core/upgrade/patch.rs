@@ -80,9 +80,9 @@ fn record(pod: &PodView, previous: Option<&Update>, rollout: &Rollout, now: Time
     let mut containers: BTreeMap<String, Replaced> = unfinished.map(|u| u.containers.clone()).unwrap_or_default();
     containers.retain(|name, replaced| still_running(pod, name, replaced));
     let resizes = pod.marks.get(&rollout.set).map(|mark| resize::record(pod, mark, rollout)).unwrap_or_default();
-    let resized = resizes.keys().filter_map(|name| pod.container(name));
+    let may_restart = resizes.keys().filter_map(|name| pod.container(name));
     let replaced = changed(pod, rollout).filter(|(_, sidecar)| sidecar.long_running).map(|(container, _)| container);
-    for container in replaced.chain(resized) {
+    for container in replaced.chain(may_restart) {
         let status = container.status.as_ref();
         // Of a burst of updates the kubelet may have seen none yet: what runs is still the first one's container.
         containers.entry(container.name.clone()).or_insert_with(|| Replaced {
