@@ -144,6 +144,7 @@ pub(crate) async fn run(args: &RunArgs) -> Result<(), Error> {
         namespaces,
         registered: registered_version,
         cache,
+        can_resize: probe::resize(&clients.call).await,
     });
     let endpoint = if args.local {
         Endpoint::Url(format!("https://127.0.0.1:{}", address.port()))

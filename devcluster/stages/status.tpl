@@ -4,6 +4,8 @@
 {{- $now := Now -}}
 {{- $always := eq .spec.restartPolicy "Always" -}}
 {{- $completes := splitList "," (toString (index (default dict .metadata.annotations) "devcluster.sidecarset.dev/completes")) -}}
+{{- $held := default "" (get (default dict .metadata.annotations) "devcluster.sidecarset.dev/resize") -}}
+{{- $unsized := false -}}     {{- /* a container does not have the resources of the spec yet */ -}}
 {{- $known := dict -}}
 {{- range .status.initContainerStatuses }}{{ $_ := set $known .name . }}{{ end -}}
 {{- range .status.containerStatuses }}{{ $_ := set $known .name . }}{{ end -}}
@@ -106,7 +108,11 @@
   {{- end -}}
 
   {{- if hasKey $s.state "running" -}}
-    {{- $_ := set $s "resources" (default dict $c.resources) -}}
+    {{- $wanted := default dict $c.resources -}}
+    {{- if or (eq $step "resize") (not (hasKey $s "resources")) -}}
+      {{- if or (not $held) (not (hasKey $s "resources")) }}{{ $_ := set $s "resources" $wanted }}{{ end -}}
+    {{- end -}}
+    {{- if ne (toJson $s.resources) (toJson $wanted) }}{{ $unsized = true }}{{ end -}}
     {{- with $s.resources.requests }}{{ $_ := set $s "allocatedResources" . }}{{ else }}{{ $_ := unset $s "allocatedResources" }}{{ end -}}
   {{- end -}}
   {{- $_ := set $out $list (append (get $out $list) $s) -}}
@@ -155,6 +161,13 @@
   {{- else if $ready }}{{ $_ := set $condition "reason" "ReadinessGatesNotReady" }}
   {{- else }}{{ $_ := set $condition "reason" "ContainersNotReady" }}{{ end -}}
   {{- $conditions = append $conditions $condition -}}
+{{- end -}}
+
+{{- if and $held $unsized -}}
+  {{- $message := printf "Node didn't have %s: cpu" (ternary "enough capacity" "enough resource" (eq $held "infeasible")) -}}
+  {{- $conditions = append $conditions (dict "type" "PodResizePending" "status" "True" "reason" (title $held) "message" $message "lastTransitionTime" $now "observedGeneration" $pod.metadata.generation) -}}
+{{- else if hasKey $before "PodResizePending" -}}
+  {{- $conditions = append $conditions (dict "$patch" "delete" "type" "PodResizePending") -}}
 {{- end -}}
 
 {{- $status := dict "phase" $phase "observedGeneration" .metadata.generation "conditions" $conditions "containerStatuses" (get $out "containers") -}}

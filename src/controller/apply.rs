@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use futures::StreamExt;
+use json_patch::Patch as Operations;
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::Api;
-use kube::api::Patch;
+use kube::api::{GetParams, PartialObjectMeta, Patch};
 use kube::core::Status;
 
-use super::context::{Context, lock, now, patch_params};
+use super::context::{Context, WRITE_TIMEOUT, lock, now, patch_params};
 use super::error::Error;
 use crate::core::pod::{PodKey, PodView, SlimPod};
 use crate::core::upgrade::patch::PodPatch;
@@ -70,15 +72,23 @@ pub(super) async fn settle(context: &Arc<Context>, set: &str) -> Result<(), Erro
 }
 
 async fn send(context: &Arc<Context>, set: &str, request: &PodPatch) -> Outcome {
-    let PodPatch { key, uid: _, patch } = request;
+    let PodPatch { key, .. } = request;
+    let Some(patch) = complete(context, request).await else {
+        uncertain(context, set, key);
+        look_again(context, set, key).await;
+        return Outcome::Stale;
+    };
     let api: Api<SlimPod> = Api::namespaced(context.clients.call.clone(), &key.namespace);
-    let (params, patch) = (patch_params(), Patch::Json::<()>(patch.clone()));
-    let result = context.write("patch", || format!("pod {key}"), api.patch(&key.name, &params, &patch)).await;
+    let (params, patch) = (patch_params(), Patch::Json::<()>(patch));
+    let before = context.index().get(key).map_or(0, |pod| pod.resource_version);
+    let result = if request.resizes {
+        let call = api.patch_subresource("resize", &key.name, &params, &patch);
+        context.write("resize", || format!("pod {key}"), call).await
+    } else {
+        context.write("patch", || format!("pod {key}"), api.patch(&key.name, &params, &patch)).await
+    };
     match result {
-        Ok(pod) => {
-            context.index().apply_answer(PodView::new(pod), now());
-            return Outcome::Patched;
-        }
+        Ok(pod) => return answered(context, set, request, before, PodView::new(pod)),
         Err(Error::NotLeader) => return Outcome::Withdrawn,
         Err(Error::Api { source, .. }) => match verdict(&source) {
             Answer::LookAgain => {
@@ -96,6 +106,33 @@ async fn send(context: &Arc<Context>, set: &str, request: &PodPatch) -> Outcome 
         Err(error) => doubtful(context, set, key, &error.to_string()).await,
     }
     Outcome::Unknown
+}
+
+/// The operations to send. Metadata is completed from the pod as it is now; `None` if it cannot be read, or has changed
+/// under the plan.
+async fn complete(context: &Context, request: &PodPatch) -> Option<Operations> {
+    let PodPatch { key, patch, metadata, .. } = request;
+    let Some(change) = metadata else { return Some(patch.clone()) };
+    let api: Api<Pod> = Api::namespaced(context.clients.call.clone(), &key.namespace);
+    // From the apiserver's cache: the patch tests what was read.
+    let cached = GetParams::any();
+    let read = tokio::time::timeout(WRITE_TIMEOUT, api.get_metadata_with(&key.name, &cached)).await.ok()?;
+    let live: PartialObjectMeta<Pod> =
+        read.inspect_err(|error| tracing::debug!(pod = %key, %error, "cannot read a pod's metadata")).ok()?;
+    let live = serde_json::to_value(live.metadata).ok()?;
+    change.complete(patch, &live, &context.cache.compiled())
+}
+
+/// The apiserver accepted the request for a pod that was known in version `before`. Resources that a webhook put back at once would be asked for without end.
+fn answered(context: &Context, set: &str, request: &PodPatch, before: u64, pod: PodView) -> Outcome {
+    let (key, version) = (&request.key, pod.resource_version);
+    context.index().apply_answer(pod, now());
+    if request.resizes && version <= before {
+        let message = "the apiserver accepted new resources and did not set them".to_owned();
+        refuse(context, set, key, message, None);
+        return Outcome::Refused;
+    }
+    Outcome::Patched
 }
 
 /// The request may or may not have been carried out. If the pod is as it was, others go first for a while.

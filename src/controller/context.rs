@@ -89,7 +89,10 @@ impl Context {
             namespaces,
             registered,
             cache,
+            can_resize,
         } = parts;
+        let mut index = Index::default();
+        index.set_can_resize(can_resize);
         Arc::new(Self {
             clients,
             leadership,
@@ -102,7 +105,7 @@ impl Context {
             registered,
             cache,
             dirty: Dirty::default(),
-            index: Mutex::default(),
+            index: Mutex::new(index),
             writes: Semaphore::new(write_concurrency),
             cold: watch::Sender::new(CACHES.into()),
             may_plan: AtomicBool::new(false),
@@ -175,6 +178,8 @@ pub struct Parts {
     pub namespaces: Namespaces,
     pub registered: watch::Receiver<u64>,
     pub cache: Cache,
+    /// The apiserver lets resources of running pods be changed.
+    pub can_resize: bool,
 }
 
 /// Names of sets that want to be reconciled; marking one twice is marking it once.

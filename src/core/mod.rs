@@ -6,6 +6,7 @@ pub mod naked;
 pub mod new_pods;
 pub mod pod;
 pub mod registration;
+pub mod resources;
 pub mod revision;
 pub mod status;
 pub mod upgrade;

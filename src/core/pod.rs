@@ -8,6 +8,7 @@ use k8s_openapi::jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::inject;
+use super::resources::{Class, Resize, ResizeTrouble, Resources};
 use super::revision::List;
 use crate::api::keys;
 
@@ -33,6 +34,7 @@ pub struct SlimSpec {
     init_containers: Vec<SlimContainer>,
     node_name: Option<String>,
     restart_policy: Option<String>,
+    resources: Option<serde_json::Value>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -41,6 +43,15 @@ struct SlimContainer {
     name: String,
     image: Option<String>,
     startup_probe: Option<SlimProbe>,
+    resources: Resources,
+    resize_policy: Vec<SlimResizePolicy>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+struct SlimResizePolicy {
+    resource_name: String,
+    restart_policy: String,
 }
 
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -67,6 +78,8 @@ struct SlimCondition {
     type_: String,
     status: String,
     last_transition_time: Option<Time>,
+    reason: Option<String>,
+    message: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -79,6 +92,7 @@ struct SlimContainerStatus {
     restart_count: i32,
     state: Option<ContainerState>,
     last_state: Option<ContainerState>,
+    resources: Option<Resources>,
 }
 
 /// Namespace and name.
@@ -154,6 +168,10 @@ pub struct PodView {
     pub ready_changed: Option<Timestamp>,
     /// Position of the Ready condition in `status.conditions`.
     pub ready_condition: Option<usize>,
+    /// It has pod-level resources, `spec.resources`.
+    pub has_resources: bool,
+    /// What the kubelet says of a resize that is not done.
+    pub resize: Option<Box<ResizeTrouble>>,
     /// All containers, init containers first, in the order of the spec.
     pub containers: Vec<ContainerView>,
     /// What sets wrote on the pod, by set name.
@@ -175,6 +193,10 @@ pub struct ContainerView {
     pub image: String,
     /// Seconds between two startup probes, if there is one. Kubernetes' default is 10.
     pub startup_period: Option<i32>,
+    /// cpu and memory; `None` if none are named.
+    pub resources: Option<Box<Resources>>,
+    /// `resizePolicy` is `RestartContainer`: for cpu, for memory.
+    pub restarts_on_resize: [bool; 2],
     /// What the kubelet says about it.
     pub status: Option<ContainerStatus>,
 }
@@ -198,6 +220,8 @@ pub struct ContainerStatus {
     pub exit_code: Option<i32>,
     /// When it ended.
     pub ended_at: Option<Timestamp>,
+    /// The container has the resources of its spec; `None` if the kubelet does not say which it has.
+    pub has_resources: Option<bool>,
 }
 
 /// What one set wrote on a pod.
@@ -231,6 +255,9 @@ pub struct Update {
     /// Restart counts then of the containers that are not this set's, if the pod was ready.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub others: BTreeMap<String, i32>,
+    /// The containers whose resources are changed by a request of its own after this one, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub resizes: BTreeMap<String, Resize>,
 }
 
 /// The container that an update replaces.
@@ -264,6 +291,8 @@ impl PodView {
             deleting: metadata.deletion_timestamp.is_some(),
             phase: status.phase.unwrap_or_default(),
             node: spec.node_name,
+            has_resources: spec.resources.is_some(),
+            resize: status.conditions.iter().find_map(resize_trouble),
             restarts_always: spec.restart_policy.is_none_or(|policy| policy == "Always"),
             ready: ready.is_some_and(|condition| condition.status == "True"),
             ready_condition: status.conditions.iter().position(|condition| condition.type_ == "Ready"),
@@ -286,6 +315,12 @@ impl PodView {
     /// The container of this name.
     pub fn container(&self, name: &str) -> Option<&ContainerView> {
         self.containers.iter().find(|container| container.name == name)
+    }
+
+    /// The `QoS` class that its containers give it, each with the resources that `resources` says.
+    pub fn class<'a>(&'a self, resources: impl Fn(&'a ContainerView) -> Option<&'a Resources>) -> Class {
+        let class = |resources: Option<&Resources>| resources.map_or(Class::BestEffort, Resources::class);
+        Class::of_pod(self.containers.iter().map(|container| class(resources(container))))
     }
 
     /// Restarts of all containers.
@@ -325,18 +360,36 @@ fn containers(
     containers.into_iter().enumerate().map(move |(index, container)| ContainerView {
         list,
         index,
+        restarts_on_resize: ["cpu", "memory"].map(|name| restarts_on_resize(&container, name)),
         startup_period: container.startup_probe.map(|probe| probe.period_seconds.unwrap_or(10)),
         status: statuses
             .iter()
             .enumerate()
             .find(|(_, status)| status.name == container.name)
-            .map(|(index, status)| container_status(index, status)),
+            .map(|(index, status)| container_status(index, status, &container.resources)),
+        resources: (container.resources != Resources::default()).then(|| Box::new(container.resources)),
         name: container.name,
         image: container.image.unwrap_or_default(),
     })
 }
 
-fn container_status(index: usize, status: &SlimContainerStatus) -> ContainerStatus {
+fn restarts_on_resize(container: &SlimContainer, resource: &str) -> bool {
+    let mut policies = container.resize_policy.iter().filter(|policy| policy.resource_name == resource);
+    policies.any(|policy| policy.restart_policy == "RestartContainer")
+}
+
+fn resize_trouble(condition: &SlimCondition) -> Option<Box<ResizeTrouble>> {
+    let reason = condition.reason.as_deref().filter(|_| condition.status == "True")?;
+    let trouble = match condition.type_.as_str() {
+        "PodResizePending" => true,
+        "PodResizeInProgress" => reason == "Error",
+        _ => false,
+    };
+    let message = condition.message.clone().unwrap_or_default();
+    trouble.then(|| Box::new(ResizeTrouble { reason: reason.to_owned(), message }))
+}
+
+fn container_status(index: usize, status: &SlimContainerStatus, wanted: &Resources) -> ContainerStatus {
     let state = status.state.as_ref();
     let last_state = status.last_state.as_ref();
     let ended = [state, last_state].into_iter().flatten().find_map(|state| state.terminated.as_ref());
@@ -351,6 +404,7 @@ fn container_status(index: usize, status: &SlimContainerStatus) -> ContainerStat
         waiting: state.and_then(|state| state.waiting.as_ref()).and_then(|waiting| waiting.reason.clone()),
         exit_code: ended.map(|ended| ended.exit_code),
         ended_at: ended.and_then(|ended| ended.finished_at.as_ref()).map(|time| time.0),
+        has_resources: status.resources.as_ref().map(|actual| wanted.are_applied(actual)),
     }
 }
 

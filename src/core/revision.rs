@@ -7,6 +7,7 @@ use kube::ResourceExt;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
+use super::resources;
 use crate::api::{SidecarSet, SidecarSetSpec, keys};
 
 /// Hex digits of a revision hash. 40 bits: a collision within one set's history is beyond reach, and is handled.
@@ -197,7 +198,7 @@ impl Template {
 /// Difference between two templates, from the view of a running pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Nothing but images differ; Kubernetes lets them be changed on a running pod.
+    /// Nothing but images, resources and pod metadata differ; Kubernetes lets them be changed on a running pod.
     InPlace,
     /// Something else differs; the text names it, for example `containers[agent].env changed`.
     NotInPlace(String),
@@ -209,6 +210,10 @@ pub fn name(set: &str, hash: &str) -> String {
 }
 
 fn difference(from: &Template, to: &Template, field: &str) -> Option<String> {
+    // Any pod's metadata can be changed.
+    if field == "patchPodMetadata" {
+        return None;
+    }
     let is_container = matches!(field, "containers" | "initContainers");
     if !is_container {
         return (from.0.get(field) != to.0.get(field)).then(|| format!("{field} changed"));
@@ -221,6 +226,9 @@ fn difference(from: &Template, to: &Template, field: &str) -> Option<String> {
         if let Some(key) = first_difference(before, entry) {
             return Some(format!("{field}[{}].{key} changed", name(entry)));
         }
+        if let Some(text) = resources_obstacle(to, field, before, entry) {
+            return Some(format!("{field}[{}].{text}", name(entry)));
+        }
     }
     let gone = from.entries(field).find(|before| !to.entries(field).any(|entry| entry["name"] == before["name"]));
     if let Some(gone) = gone {
@@ -230,10 +238,24 @@ fn difference(from: &Template, to: &Template, field: &str) -> Option<String> {
     (order(from) != order(to)).then(|| format!("the order of {field} changed"))
 }
 
+/// Why a running pod cannot follow this change of `resources`.
+fn resources_obstacle(to: &Template, field: &str, before: &Value, after: &Value) -> Option<&'static str> {
+    let plain = field == "initContainers" && after["restartPolicy"] != "Always";
+    let shared = to.field("resources")["mode"] == "SharedWithPod";
+    match resources::difference(before, after) {
+        None if before["resources"] == after["resources"] => None,
+        None if plain => Some("resources changed: a plain init container cannot be resized"),
+        None if shared => Some("resources changed: with mode SharedWithPod they depend on those of the pod"),
+        other => other,
+    }
+}
+
 fn first_difference(before: &Value, after: &Value) -> Option<String> {
     let (before, after) = (before.as_object()?, after.as_object()?);
     let keys = after.keys().chain(before.keys().filter(|key| !after.contains_key(*key)));
-    keys.filter(|key| *key != "image").find(|key| before.get(*key) != after.get(*key)).cloned()
+    keys.filter(|key| !matches!(key.as_str(), "image" | "resources"))
+        .find(|key| before.get(*key) != after.get(*key))
+        .cloned()
 }
 
 fn without_nulls(value: Value) -> Value {
@@ -319,6 +341,14 @@ mod tests {
             (
                 json!([{"name": "a", "image": "a:1", "tty": true}, {"name": "b", "image": "b:1"}]),
                 Some("containers[a].tty changed"),
+            ),
+            (
+                json!([{"name": "a", "image": "a:1", "resources": {"limits": {"cpu": "1"}}}, {"name": "b", "image": "b:1"}]),
+                None,
+            ),
+            (
+                json!([{"name": "a", "image": "a:1", "resources": {"limits": {"ephemeral-storage": "1Gi"}}}, {"name": "b", "image": "b:1"}]),
+                Some("containers[a].resources changed in more than cpu and memory"),
             ),
             (json!([{"name": "a", "image": "a:1"}]), Some("containers[b] was removed")),
             (

@@ -40,3 +40,19 @@ pub async fn pod_level_resources(client: &Client, namespace: &str) -> bool {
         }
     }
 }
+
+/// Whether the apiserver lets resources of running pods be changed: it has the subresource `pods/resize`, as Kubernetes
+/// does from 1.33 on. True if that cannot be told, as no pod is evicted for a guess.
+pub async fn resize(client: &Client) -> bool {
+    match timeout(TIMEOUT, client.list_core_api_resources("v1")).await {
+        Ok(Ok(list)) => list.resources.iter().any(|resource| resource.name == "pods/resize"),
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "cannot tell whether running pods can be resized; taken as yes");
+            true
+        }
+        Err(_) => {
+            tracing::warn!("no answer on whether running pods can be resized; taken as yes");
+            true
+        }
+    }
+}

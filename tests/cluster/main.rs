@@ -14,6 +14,7 @@ mod features;
 mod hot;
 mod in_cluster;
 mod injection;
+mod inplace;
 mod kstatus;
 mod naked;
 mod order;

@@ -22,6 +22,7 @@ use crate::core::naked::inject_anew;
 use crate::core::pod::{Owner, PodKey, PodView, SlimPod};
 use crate::core::revision::{History, Template, collisions};
 use crate::core::upgrade::patch::pod_patch;
+use crate::core::upgrade::resize;
 use crate::core::upgrade::{Course, Index, Obstacle, ObstacleKind, State, Summary, course};
 
 /// What the cluster holds, besides pods.
@@ -37,6 +38,8 @@ pub struct World {
     pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
     /// Whether the kubelet of a node restarts native sidecars for a new image.
     pub nodes: BTreeMap<String, Option<bool>>,
+    /// The apiserver does not let resources of running pods be changed.
+    pub cannot_resize: bool,
 }
 
 impl World {
@@ -51,7 +54,7 @@ impl World {
 /// What would happen to a pod. The order is that of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Action {
-    /// Its sidecars get their new images.
+    /// Its sidecars get their new images and resources, and it its new metadata.
     Patch,
     /// It is evicted, and its successor gets the sidecars.
     Evict,
@@ -150,6 +153,7 @@ impl Planner {
         for (namespace, labels) in &world.namespaces {
             index.set_namespace(namespace, Some(labels.clone()));
         }
+        index.set_can_resize(!world.cannot_resize);
         for (node, able) in &world.nodes {
             index.set_node(node, *able);
         }
@@ -201,16 +205,30 @@ impl Planner {
     /// How a pod would look: patched where it stands, or recreated. `None` if nothing happens to it.
     pub fn outcome(&self, action: Action, pod: &Value) -> Option<Value> {
         let patch = match action {
-            Action::Patch => {
-                let view = PodView::new(SlimPod::deserialize(pod).ok()?);
-                pod_patch(&view, &self.course.rollout, self.now)?.patch
-            }
+            Action::Patch => return self.patched(pod).filter(|after| after != pod),
             Action::Evict | Action::LeaveBehind | Action::Inject => self.inject(pod).patch,
             Action::Refuse | Action::Unselect | Action::Nothing => Patch::default(),
         };
         let mut after = pod.clone();
         json_patch::patch(&mut after, &patch).ok()?;
         (after != *pod).then_some(after)
+    }
+
+    /// The pod after the request for images, metadata and marks, and the one for resources.
+    fn patched(&self, pod: &Value) -> Option<Value> {
+        let mut after = pod.clone();
+        for resizes in [false, true] {
+            let view = PodView::new(SlimPod::deserialize(&after).ok()?);
+            let request = pod_patch(&view, &self.course.rollout, self.now)?;
+            let patch = match &request.metadata {
+                Some(change) => change.complete(&request.patch, &after["metadata"], &self.compiled)?,
+                None => request.patch,
+            };
+            if !resizes || request.resizes {
+                json_patch::patch(&mut after, &patch).ok()?;
+            }
+        }
+        Some(after)
     }
 
     fn inject(&self, pod: &Value) -> Injection {
@@ -291,7 +309,7 @@ impl Planner {
         let nothing = |why: &str| (Action::Nothing, why.to_owned());
         match self.index.state(&self.name, &pod.key) {
             None => (Action::Unselect, "it keeps its sidecars until it is recreated".to_owned()),
-            Some(State::Outdated) if movable.contains(&pod.key) => (Action::Patch, self.new_images(pod)),
+            Some(State::Outdated) if movable.contains(&pod.key) => (Action::Patch, self.changes(pod)),
             Some(State::Outdated) if !strategy.enabled => nothing("updateStrategy.type is NotUpdate"),
             Some(State::Outdated) if outside => nothing("it is outside updateStrategy.selector"),
             Some(State::Outdated) => nothing("updateStrategy.partition keeps it on the old revision"),
@@ -305,15 +323,18 @@ impl Planner {
         }
     }
 
-    fn new_images(&self, pod: &PodView) -> String {
-        let changed = self.course.rollout.sidecars.iter().filter_map(|sidecar| {
+    fn changes(&self, pod: &PodView) -> String {
+        let rollout = &self.course.rollout;
+        let images = rollout.sidecars.iter().filter_map(|sidecar| {
             let names = sidecar.container_names();
             let mut containers = names.iter().filter_map(|name| pod.container(name));
             let container = containers.find(|container| !sidecar.hot || container.image != sidecar.idle_image)?;
             let changed = container.image != sidecar.image;
             changed.then(|| format!("{}: {} -> {}", sidecar.name, container.image, sidecar.image))
         });
-        changed.collect::<Vec<_>>().join(", ")
+        let beside = pod.marks.get(&self.name).and_then(|mark| rollout.beside.get(&mark.revision));
+        let metadata = beside.and_then(|beside| beside.metadata.as_ref()).map(|_| "labels and annotations".to_owned());
+        images.chain(resize::describe(pod, rollout)).chain(metadata).collect::<Vec<_>>().join(", ")
     }
 }
 

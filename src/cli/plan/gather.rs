@@ -34,6 +34,7 @@ pub(super) async fn world(client: &Client, set: &SidecarSet) -> Result<World, Er
         revisions: revisions(client).await?,
         namespaces: namespaces.into_iter().map(labels).collect(),
         nodes: nodes(client, set).await?,
+        cannot_resize: !can_resize(client).await?,
     })
 }
 
@@ -86,6 +87,11 @@ async fn nodes(client: &Client, set: &SidecarSet) -> Result<BTreeMap<String, Opt
         (node.name_any(), version.and_then(|version| restarts_native_sidecars(version)))
     };
     Ok(nodes.into_iter().map(able).collect())
+}
+
+/// The apiserver has the subresource `resize` of pods.
+async fn can_resize(client: &Client) -> Result<bool, Error> {
+    Ok(client.list_core_api_resources("v1").await?.resources.iter().any(|resource| resource.name == "pods/resize"))
 }
 
 /// Gives the planner the pods that the set selects, and those that carry its sidecars.

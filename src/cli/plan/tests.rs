@@ -237,6 +237,34 @@ fn an_invalid_set_is_refused_with_paths() {
     assert!(error.contains("\n  spec.containers[0].name: must have at most 63"), "{error}");
 }
 
+#[test]
+fn metadata_and_resources_are_named_and_shown() {
+    let changed = |agent: Value, patches: Value| {
+        let mut set = serde_json::to_value(set("v1", json!({}))).unwrap();
+        set["spec"]["containers"] = json!([agent]);
+        set["spec"]["patchPodMetadata"] = patches;
+        serde_json::from_value::<SidecarSet>(set).unwrap()
+    };
+    let agent = |cpu: &str| json!({"name": "agent", "image": "v1", "resources": {"requests": {"cpu": cpu}}});
+    let existing = changed(agent("10m"), json!([]));
+    let (hash, old) = revision(&existing);
+    let world = World {
+        revisions: [(SET.to_owned(), [(hash.clone(), old)].into())].into(),
+        existing: Some(existing),
+        ..world()
+    };
+    let mut pod = TestPod::new("p").0;
+    pod["metadata"]["labels"]["revision.sidecarset.dev/logs"] = json!(hash);
+    pod["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": "10m"}});
+    let target = changed(agent("20m"), json!([{"annotations": {"a": "1"}}]));
+    let mut planner = planner(target, world, &[pod.clone()]);
+    let why = "agent: requests.cpu 10m -> 20m, labels and annotations".to_owned();
+    assert_eq!(table(&mut planner), [("patch in place", 1, why)]);
+    let after = planner.outcome(Action::Patch, &pod).unwrap();
+    assert_eq!(after["spec"]["containers"][0]["resources"], json!({"requests": {"cpu": "20m"}}));
+    assert_eq!(after["metadata"]["annotations"]["a"], "1");
+}
+
 /// A canary of the set.
 fn canary() -> SidecarSet {
     let mut canary = set("v2", json!({}));

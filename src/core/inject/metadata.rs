@@ -70,20 +70,20 @@ pub(super) fn write<'a>(
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Map {
+pub(super) enum Map {
     Labels,
     Annotations,
 }
 
 impl Map {
-    fn field(self) -> &'static str {
+    pub(super) fn field(self) -> &'static str {
         match self {
             Self::Labels => "labels",
             Self::Annotations => "annotations",
         }
     }
 
-    fn values(self, patch: &PatchPodMetadata) -> &BTreeMap<String, String> {
+    pub(super) fn values(self, patch: &PatchPodMetadata) -> &BTreeMap<String, String> {
         match self {
             Self::Labels => &patch.labels,
             Self::Annotations => &patch.annotations,
@@ -94,6 +94,13 @@ impl Map {
         match self {
             Self::Labels => &mark.labels,
             Self::Annotations => &mark.annotations,
+        }
+    }
+
+    pub(super) fn keys_mut(self, mark: &mut Mark) -> &mut Vec<String> {
+        match self {
+            Self::Labels => &mut mark.labels,
+            Self::Annotations => &mut mark.annotations,
         }
     }
 }

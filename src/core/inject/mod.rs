@@ -10,6 +10,7 @@ mod draft;
 mod marks;
 mod metadata;
 mod place;
+pub mod renew;
 mod resources;
 mod sets;
 mod share;

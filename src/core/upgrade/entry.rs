@@ -9,6 +9,7 @@ use super::evictions::{Fate, fate};
 use super::hot::{self, Need};
 use super::order::Standing;
 use super::progress::{Progress, after, deadline};
+use super::resize;
 use super::rollout::Rollout;
 use crate::core::pod::{ContainerView, Mark, PodView, Update};
 use crate::core::revision::{Change, List, Sidecar};
@@ -84,6 +85,8 @@ pub(super) struct Entry {
     /// What eviction could do for it.
     pub(super) fate: Option<Fate>,
     pub(super) check_at: Option<Timestamp>,
+    /// What the kubelet says of a resize that it has not made yet.
+    pub(super) waits_for: Option<String>,
 }
 
 /// The apiserver did not accept a patch.
@@ -103,6 +106,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) namespace_labels: Option<&'a BTreeMap<String, String>>,
     /// `None` while the node is not known.
     pub(super) restarts_native_sidecars: Option<bool>,
+    /// The apiserver lets resources of running pods be changed.
+    pub(super) can_resize: bool,
     /// Why the last patch of exactly this version of the pod to this revision was not accepted.
     pub(super) refused: Option<&'a Refusal>,
     pub(super) now: Timestamp,
@@ -132,6 +137,7 @@ pub(super) fn entry(pod: &PodView, rollout: &Rollout, around: &Surroundings<'_>)
         selected: rollout.strategy.selector.as_ref().is_none_or(|selector| selector.matches(&pod.labels)),
         rank: rank(pod),
         standing: Standing::new(pod, &rollout.strategy),
+        waits_for: update.filter(|_| unfinished).and_then(|update| resize::waits_for(pod, update)),
         check_at: match judged {
             Some(Progress::Undecided(at)) => at.into_iter().chain(check_at).min(),
             _ => check_at,
@@ -170,7 +176,8 @@ fn state(
 ) -> (State, Option<Timestamp>) {
     let update = mark.update.as_ref().filter(|update| update.revision == rollout.revision);
     let now = around.now;
-    if mark.revision != rollout.revision || !rollout.sidecars.iter().all(|s| has_image(pod, mark, s, rollout, now)) {
+    let has_images = has_images(pod, mark, rollout, now);
+    if mark.revision != rollout.revision || !has_images || resize::is_unfinished(pod, mark, rollout) {
         return behind(pod, mark, update, rollout, around);
     }
     match judged.filter(|_| update.is_some()) {
@@ -203,7 +210,7 @@ fn behind(
         return (State::Refused(refusal.message.clone()), refusal.until);
     }
     let patient_until = update.map(|update| after(update.at, REWRITTEN)).filter(|until| around.now < *until);
-    if mark.revision == rollout.revision && patient_until.is_some() {
+    if mark.revision == rollout.revision && !has_images(pod, mark, rollout, around.now) && patient_until.is_some() {
         let text = "the image differs right after it was set: something else sets it, such as an admission webhook";
         return (State::NotInPlace(Obstacle::new(ObstacleKind::Passing, text)), patient_until);
     }
@@ -224,6 +231,10 @@ fn unready(pod: &PodView, update: Option<&Update>, rollout: &Rollout, now: Times
     } else {
         (State::Unready, None)
     }
+}
+
+fn has_images(pod: &PodView, mark: &Mark, rollout: &Rollout, now: Timestamp) -> bool {
+    rollout.sidecars.iter().all(|sidecar| has_image(pod, mark, sidecar, rollout, now))
 }
 
 pub(super) fn has_image(pod: &PodView, mark: &Mark, sidecar: &Sidecar, rollout: &Rollout, now: Timestamp) -> bool {
@@ -262,6 +273,9 @@ fn cannot_patch(pod: &PodView, mark: &Mark, rollout: &Rollout, around: &Surround
         }
         Some(Change::NotInPlace(reason)) => return Some(Obstacle::new(Template, reason)),
         Some(Change::InPlace) => {}
+    }
+    if let Some(obstacle) = resize::obstacle(pod, mark, rollout, around.can_resize) {
+        return Some(obstacle);
     }
     let now = around.now;
     let mut outdated = rollout.sidecars.iter().filter(|sidecar| sidecar.long_running);

@@ -20,6 +20,8 @@ pub struct Index {
     namespaces: HashMap<String, BTreeMap<String, String>>,
     /// Whether the node's kubelet restarts native sidecars for a new image.
     nodes: HashMap<String, bool>,
+    /// The apiserver does not let resources of running pods be changed.
+    cannot_resize: bool,
     refused: HashMap<(String, PodKey), Refusal>,
     /// UIDs of pods that were removed while a list is read, which may still name them.
     removed: Option<HashSet<String>>,
@@ -190,6 +192,11 @@ impl Index {
         names
     }
 
+    /// Takes note of whether the apiserver has the subresource `resize` of pods (Kubernetes 1.33), which is taken as given.
+    pub fn set_can_resize(&mut self, can_resize: bool) {
+        self.cannot_resize = !can_resize;
+    }
+
     /// Takes note that a patch of exactly this version of a pod, to the set's target, was not accepted. It counts as
     /// failed, and is not repeated before `until`, the pod, or the target changes.
     pub fn refuse(
@@ -225,6 +232,7 @@ impl Index {
             namespace_labels: self.namespaces.get(&pod.key.namespace),
             restarts_native_sidecars: node.and_then(|node| self.nodes.get(node)).copied(),
             refused: None,
+            can_resize: !self.cannot_resize,
             now,
         };
         entry(pod, &self.sets.get(set)?.rollout, &around)
@@ -262,6 +270,7 @@ impl Index {
         let around = Surroundings {
             namespace_labels: self.namespaces.get(&key.namespace),
             restarts_native_sidecars: node.and_then(|node| self.nodes.get(node)).copied(),
+            can_resize: !self.cannot_resize,
             refused: refused.as_ref(),
             now,
         };

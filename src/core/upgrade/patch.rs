@@ -1,6 +1,7 @@
 //! The one request that upgrades a pod: a JSON Patch whose `test` operations make it harmless if anything changed.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use json_patch::Patch;
 use k8s_openapi::jiff::Timestamp;
@@ -8,10 +9,13 @@ use serde_json::{Value, json};
 
 use super::entry::lost_readiness;
 use super::hot;
+use super::metadata::MetadataChange;
 use super::progress::Progress;
+use super::resize;
 use super::rollout::Rollout;
 use crate::api::keys;
 use crate::core::pod::{ContainerView, Mark, PodKey, PodView, Replaced, Update};
+use crate::core::resources::Resize;
 use crate::core::revision::Sidecar;
 
 /// A request for one pod.
@@ -23,20 +27,23 @@ pub struct PodPatch {
     pub uid: String,
     /// RFC 6902.
     pub patch: Patch,
+    /// It goes to the subresource `resize`.
+    pub resizes: bool,
+    /// To be completed from the pod's live metadata before it is sent.
+    pub metadata: Option<Arc<MetadataChange>>,
 }
 
 /// Builds the request: new images, the revision label, and the record of what is replaced. It tests the UID, the label,
-/// the pod's readiness, the names and images that were seen, and the containers that ran. `None` if the pod has none of the set's marks.
+/// the pod's readiness, the names and images that were seen, and the containers that ran. Resources follow in a second
+/// request. `None` if the pod has none of the set's marks.
 pub fn pod_patch(pod: &PodView, rollout: &Rollout, now: Timestamp) -> Option<PodPatch> {
     let mark = pod.marks.get(&rollout.set)?;
+    if let Some(request) = resize::request(pod, mark, rollout, now) {
+        return Some(request);
+    }
     let label = pointer(&["metadata", "labels", &keys::revision_label(&rollout.set)]);
     let mut operations = vec![test("/metadata/uid", &pod.uid), test(&label, &mark.revision)];
-    // A pod that became ready since the plan would take a slot that the plan did not count.
-    if let Some(index) = pod.ready_condition {
-        let path = format!("/status/conditions/{index}");
-        operations.push(test(&format!("{path}/type"), "Ready"));
-        operations.push(test(&format!("{path}/status"), if pod.ready { "True" } else { "False" }));
-    }
+    operations.extend(readiness_test(pod));
     let hot = hot::moves(pod, mark, rollout, now);
     let changed = changed(pod, rollout, &hot);
     for Changed { container, image, .. } in &changed {
@@ -45,7 +52,9 @@ pub fn pod_patch(pod: &PodView, rollout: &Rollout, now: Timestamp) -> Option<Pod
         operations.push(json!({"op": "replace", "path": path, "value": image}));
     }
     let revision = if hot.before_upgrade { &mark.revision } else { &rollout.revision };
-    let update = Update { revision: revision.clone(), ..record(pod, mark, &changed, rollout, now) };
+    // What completes the revision that the pod has goes alone.
+    let resizes = if hot.before_upgrade { BTreeMap::new() } else { resize::record(pod, mark, rollout) };
+    let update = Update { revision: revision.clone(), ..record(pod, mark, &changed, resizes, rollout, now) };
     let update = serde_json::to_string(&update).ok()?;
     if !pod.has_annotations {
         operations.push(json!({"op": "add", "path": "/metadata/annotations", "value": {}}));
@@ -55,10 +64,27 @@ pub fn pod_patch(pod: &PodView, rollout: &Rollout, now: Timestamp) -> Option<Pod
     operations.push(json!({"op": "add", "path": annotation, "value": update}));
     operations.push(json!({"op": "replace", "path": label, "value": revision}));
     let patch = serde_json::from_value(Value::Array(operations)).ok()?;
-    Some(PodPatch { key: pod.key.clone(), uid: pod.uid.clone(), patch })
+    let beside = rollout.beside.get(&mark.revision).filter(|_| !hot.before_upgrade);
+    let metadata = beside.and_then(|beside| beside.metadata.clone());
+    Some(PodPatch { key: pod.key.clone(), uid: pod.uid.clone(), patch, resizes: false, metadata })
 }
 
-fn record(pod: &PodView, mark: &Mark, changed: &[Changed<'_>], rollout: &Rollout, now: Timestamp) -> Update {
+/// A pod that became ready since the plan would take a slot that the plan did not count.
+pub(super) fn readiness_test(pod: &PodView) -> Vec<Value> {
+    let Some(index) = pod.ready_condition else { return Vec::new() };
+    let path = format!("/status/conditions/{index}");
+    let status = if pod.ready { "True" } else { "False" };
+    vec![test(&format!("{path}/type"), "Ready"), test(&format!("{path}/status"), status)]
+}
+
+fn record(
+    pod: &PodView,
+    mark: &Mark,
+    changed: &[Changed<'_>],
+    resizes: BTreeMap<String, Resize>,
+    rollout: &Rollout,
+    now: Timestamp,
+) -> Update {
     let previous = mark.update.as_ref();
     let unfinished = previous.filter(|_| hot::judge(pod, mark, rollout, now) != Some(Progress::Done));
     // A pod that an earlier update made unready keeps its slot: otherwise each new image would free one.
@@ -70,7 +96,9 @@ fn record(pod: &PodView, mark: &Mark, changed: &[Changed<'_>], rollout: &Rollout
             hot::takes_over(pod, name, rollout) && !changed.iter().any(|changed| changed.container.name == *name);
         goes_on || (unfinished.is_some() && still_running(pod, name, replaced))
     });
-    for Changed { container, .. } in changed.iter().filter(|changed| changed.long_running) {
+    let may_restart = resizes.keys().filter_map(|name| pod.container(name));
+    let replaced = changed.iter().filter(|changed| changed.long_running).map(|changed| changed.container);
+    for container in replaced.chain(may_restart) {
         let status = container.status.as_ref();
         // Of a burst of updates the kubelet may have seen none yet: what runs is still the first one's container.
         containers.entry(container.name.clone()).or_insert_with(|| Replaced {
@@ -85,6 +113,7 @@ fn record(pod: &PodView, mark: &Mark, changed: &[Changed<'_>], rollout: &Rollout
         was_ready: pod.ready || lost_by_us,
         containers,
         others: others(pod, unfinished, rollout),
+        resizes,
     }
 }
 
@@ -131,7 +160,7 @@ pub(super) fn test_running(container: &ContainerView) -> Vec<Value> {
     spec.into_iter().chain(status).collect()
 }
 
-fn test(path: &str, value: &str) -> Value {
+pub(super) fn test(path: &str, value: &str) -> Value {
     json!({"op": "test", "path": path, "value": value})
 }
 

@@ -229,6 +229,7 @@ fn named(index: &SetIndex, key: &PodKey) -> String {
             State::Failed(reason) => reason.clone(),
             State::Refused(message) => format!("PatchRefused: {message}"),
             State::ResetDue => "a twin is to be reset".to_owned(),
+            _ if let Some(text) = &entry.waits_for => text.clone(),
             _ if !entry.ready => "not ready".to_owned(),
             _ => "updating".to_owned(),
         },

@@ -5,11 +5,12 @@
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
+use super::resize;
 use super::rollout::Strategy;
 use crate::core::pod::{ContainerStatus, ContainerView, PodView, Replaced, Update};
 
 /// The kubelet's status may describe the old container for this long after our request.
-const STALE_STATUS: SignedDuration = SignedDuration::from_secs(3);
+pub(super) const STALE_STATUS: SignedDuration = SignedDuration::from_secs(3);
 
 /// A 1.35 kubelet lets a container with a startupProbe inherit readiness until the first probe: period + this.
 const STARTUP_MARGIN_SECONDS: i32 = 2;
@@ -47,6 +48,7 @@ pub fn progress(pod: &PodView, update: &Update, strategy: &Strategy, now: Timest
         };
         result = worse(result, step);
     }
+    result = resize::progress(pod, update, strategy, now).into_iter().fold(result, worse);
     match result {
         Progress::Failed(reason) => Progress::Failed(reason),
         _ if let Some(reason) = crashed_beside(pod, update, strategy) => Progress::Failed(reason),
@@ -213,7 +215,7 @@ fn by_deadline(container: &ContainerView, deadline: Timestamp, now: Timestamp) -
     Progress::Failed(format!("{}: not ready by podUpdateTimeoutSeconds", container.name))
 }
 
-fn kubelet_has_seen(pod: &PodView) -> bool {
+pub(super) fn kubelet_has_seen(pod: &PodView) -> bool {
     pod.observed_generation.is_none_or(|observed| observed >= pod.generation)
 }
 

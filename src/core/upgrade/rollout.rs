@@ -1,14 +1,18 @@
 //! What a set wants of its running pods, compiled once per change.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use k8s_openapi::jiff::Timestamp;
 
+use super::metadata::MetadataChange;
 use super::order::Order;
+use super::resize;
 use crate::api::SidecarSetSpec;
 use crate::api::selector::{Selector, SelectorError};
 use crate::api::v1beta1::{FailureAction, Step, UpdateType, WhenNotInPlace};
+use crate::core::resources::Resources;
 use crate::core::revision::{Change, Sidecar, Template};
 
 /// See the module.
@@ -26,6 +30,10 @@ pub struct Rollout {
     pub sidecars: Vec<Sidecar>,
     /// What it takes to come from another known revision to this one, by hash.
     pub changes: BTreeMap<String, Change>,
+    /// What changes besides images on the way from another known revision, by hash; no entry if nothing does.
+    pub beside: BTreeMap<String, Beside>,
+    /// cpu and memory that the target gives to its containers, by name in a pod.
+    pub resources: BTreeMap<String, Resources>,
     /// The last revision that was fully rolled out. If it is `revision`, later failures are none of this rollout.
     pub stable: Option<String>,
     /// Forward to a new revision, nowhere, or back.
@@ -34,6 +42,23 @@ pub struct Rollout {
     pub retried_at: Option<Timestamp>,
     /// How to get there.
     pub strategy: Strategy,
+}
+
+/// What a running pod is given besides images.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Beside {
+    /// `patchPodMetadata`, if it differs.
+    pub metadata: Option<Arc<MetadataChange>>,
+    /// Containers whose resources differ, by name in a pod.
+    pub resized: BTreeSet<String>,
+}
+
+impl Beside {
+    fn between(set: &str, from: &Template, to: &Template) -> Option<Self> {
+        let metadata = MetadataChange::between(set, from, to).map(Arc::new);
+        let beside = Self { metadata, resized: resize::changed(from, to) };
+        (beside != Self::default()).then_some(beside)
+    }
 }
 
 /// Where a rollout is heading.
@@ -99,7 +124,9 @@ impl Rollout {
         let (revision, template) = target;
         let parse = |selector: &Option<_>| selector.as_ref().map(Selector::parse).transpose();
         let update = &spec.update_strategy;
-        let changes = revisions.into_iter().map(|(hash, old)| (hash.clone(), old.change_to(template)));
+        let revisions: Vec<_> = revisions.into_iter().filter(|(hash, _)| *hash != revision).collect();
+        let changes = revisions.iter().map(|(hash, old)| ((*hash).clone(), old.change_to(template)));
+        let beside = revisions.iter().map(|(hash, old)| Some(((*hash).clone(), Beside::between(set, old, template)?)));
         // With the stable revision as target there is no old one to stay on, unless new pods are pinned to one.
         let back = stable == Some(revision) && spec.injection_strategy.revision.is_none();
         let partition = update.partition.clone().filter(|_| !back);
@@ -110,6 +137,8 @@ impl Rollout {
             revision: revision.to_owned(),
             sidecars: template.sidecars().collect(),
             changes: changes.chain([(revision.to_owned(), Change::InPlace)]).collect(),
+            beside: beside.flatten().collect(),
+            resources: resize::wanted(template),
             stable: stable.map(str::to_owned),
             mode: Mode::Forward,
             retried_at: None,

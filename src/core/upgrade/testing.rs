@@ -111,8 +111,9 @@ impl TestPod {
             return false;
         }
         self.edit(|pod| {
+            let changed = pod["spec"] != patched["spec"];
             *pod = patched;
-            let generation = pod["metadata"]["generation"].as_i64().unwrap() + 1;
+            let generation = pod["metadata"]["generation"].as_i64().unwrap() + i64::from(changed);
             pod["metadata"]["generation"] = json!(generation);
         });
         true

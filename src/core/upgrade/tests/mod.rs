@@ -8,6 +8,7 @@ use super::*;
 mod course;
 mod evictions;
 mod hot;
+mod in_place;
 mod judging;
 mod order;
 mod prepull;

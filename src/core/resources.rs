@@ -1,0 +1,286 @@
+//! cpu and memory of a container, and which changes of them Kubernetes lets a running pod have.
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::Value;
+
+use crate::api::quantity::{Quantity, Resource};
+
+/// `limits` and `requests` of a container, as far as they can be resized.
+///
+/// ```json
+/// {"limits":{"memory":"64Mi"},"requests":{"cpu":"100m","memory":"64Mi"}}
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Resources {
+    /// `limits`
+    #[serde(skip_serializing_if = "Amounts::is_empty")]
+    pub limits: Amounts,
+    /// `requests`
+    #[serde(skip_serializing_if = "Amounts::is_empty")]
+    pub requests: Amounts,
+}
+
+/// One of the two lists.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Amounts {
+    /// Cores.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "cpu", deserialize_with = "amount")]
+    pub cpu: Option<Quantity>,
+    /// Bytes.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "memory", deserialize_with = "amount")]
+    pub memory: Option<Quantity>,
+}
+
+impl Amounts {
+    fn is_empty(&self) -> bool {
+        self.cpu.is_none() && self.memory.is_none()
+    }
+
+    fn get(&self, resource: Resource) -> Option<Quantity> {
+        match resource {
+            Resource::Cpu => self.cpu,
+            Resource::Memory => self.memory,
+        }
+    }
+
+    fn slot(&mut self, resource: Resource) -> &mut Option<Quantity> {
+        match resource {
+            Resource::Cpu => &mut self.cpu,
+            Resource::Memory => &mut self.memory,
+        }
+    }
+
+    fn with(mut self, other: &Self) -> Self {
+        for resource in Resource::ALL {
+            let slot = self.slot(resource);
+            *slot = other.get(resource).or(*slot);
+        }
+        self
+    }
+}
+
+/// A change of resources.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resize {
+    /// What the container had.
+    pub from: Resources,
+    /// What it is to have.
+    pub to: Resources,
+}
+
+/// Why a resize is not done: the condition `PodResizePending`, or `PodResizeInProgress` with an error.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResizeTrouble {
+    /// `Deferred`, `Infeasible` or `Error`.
+    pub reason: String,
+    /// The kubelet's words.
+    pub message: String,
+}
+
+/// What a container contributes to the `QoS` class of its pod, see `status.qosClass`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Asks for nothing.
+    BestEffort,
+    /// Anything between.
+    Burstable,
+    /// Equal requests and limits for cpu and memory.
+    Guaranteed,
+}
+
+impl Class {
+    /// The class of a pod without pod-level resources (`k8s.io/kubernetes/pkg/apis/core/v1/helper/qos`).
+    pub fn of_pod(containers: impl Iterator<Item = Self>) -> Self {
+        let together = |a: Self, b: Self| if a == b { a } else { Self::Burstable };
+        containers.reduce(together).unwrap_or(Self::BestEffort)
+    }
+
+    /// As `status.qosClass` says it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::BestEffort => "BestEffort",
+            Self::Burstable => "Burstable",
+            Self::Guaranteed => "Guaranteed",
+        }
+    }
+}
+
+/// A cgroup rounds memory down to pages, the largest of which have 64 Ki.
+const PAGE: &str = "64Ki";
+
+impl Resources {
+    /// Reads the field `resources` of a container in a set, with the requests that the apiserver gives it: those that
+    /// are not named are the limits (`SetDefaults_Pod` in `k8s.io/kubernetes/pkg/apis/core/v1`).
+    pub fn of_entry(entry: &Value) -> Self {
+        let named = Self::deserialize(&entry["resources"]).unwrap_or_default();
+        Self { requests: named.limits.clone().with(&named.requests), limits: named.limits }
+    }
+
+    /// List, resource and amount of everything that is named.
+    pub fn named(&self) -> impl Iterator<Item = (&'static str, Resource, Quantity)> {
+        let lists = [("limits", &self.limits), ("requests", &self.requests)];
+        lists.into_iter().flat_map(|(list, amounts)| {
+            Resource::ALL.into_iter().filter_map(move |resource| Some((list, resource, amounts.get(resource)?)))
+        })
+    }
+
+    /// These, and what others name in place of them.
+    #[must_use]
+    pub fn with(self, others: &Self) -> Self {
+        Self { limits: self.limits.with(&others.limits), requests: self.requests.with(&others.requests) }
+    }
+
+    /// Whether limit or request of a resource differ.
+    pub fn differ_in(&self, other: &Self, resource: Resource) -> bool {
+        self.limits.get(resource) != other.limits.get(resource)
+            || self.requests.get(resource) != other.requests.get(resource)
+    }
+
+    /// Whether a kubelet that reports `actual` has put these into effect.
+    pub fn are_applied(&self, actual: &Self) -> bool {
+        let page = Quantity::parse(PAGE).unwrap_or_default();
+        let applied = |wanted: Quantity, actual: Option<Quantity>, resource: Resource| {
+            !wanted.is_positive()
+                || actual.is_some_and(|actual| match resource {
+                    Resource::Cpu => actual == wanted,
+                    Resource::Memory => actual <= wanted && wanted < actual.plus(page),
+                })
+        };
+        self.named().all(|(list, resource, wanted)| {
+            let amounts = if list == "limits" { &actual.limits } else { &actual.requests };
+            applied(wanted, amounts.get(resource), resource)
+        })
+    }
+
+    /// What a container with these contributes to its pod's class.
+    pub fn class(&self) -> Class {
+        let positive = |amount: Option<Quantity>| amount.filter(|amount| amount.is_positive());
+        let amounts = |resource| (positive(self.limits.get(resource)), self.request(resource));
+        let all = Resource::ALL.map(amounts);
+        if all.iter().all(|(limit, request)| limit.is_none() && positive(*request).is_none()) {
+            Class::BestEffort
+        } else if all.iter().all(|(limit, request)| limit.is_some() && limit == request) {
+            Class::Guaranteed
+        } else {
+            Class::Burstable
+        }
+    }
+
+    fn request(&self, resource: Resource) -> Option<Quantity> {
+        self.requests.get(resource).or(self.limits.get(resource))
+    }
+}
+
+/// Why a running pod cannot be given the resources of `after` in place of those of `before`, two versions of one
+/// container in a set; `None` if it can, or if they are equal.
+pub fn difference(before: &Value, after: &Value) -> Option<&'static str> {
+    if before["resources"] == after["resources"] {
+        return None;
+    }
+    if !after["resourcesPolicy"].is_null() || !before["resourcesPolicy"].is_null() {
+        return Some("resources changed");
+    }
+    if others(before) != others(after) {
+        return Some("resources changed in more than cpu and memory");
+    }
+    let (before, after) = (Resources::of_entry(before), Resources::of_entry(after));
+    let named: Vec<_> = after.named().map(|(list, resource, _)| (list, resource)).collect();
+    let removed = before.named().any(|(list, resource, _)| !named.contains(&(list, resource)));
+    // `validateContainerResize` in `k8s.io/kubernetes/pkg/apis/core/validation`.
+    removed.then_some("resources changed: a limit or request was removed, which Kubernetes refuses on a running pod")
+}
+
+/// Everything in `resources` but cpu and memory.
+fn others(entry: &Value) -> Value {
+    let mut resources = entry["resources"].clone();
+    for list in ["limits", "requests"] {
+        if let Some(amounts) = resources[list].as_object_mut() {
+            amounts.retain(|name, _| Resource::ALL.iter().all(|resource| resource.name() != name));
+        }
+    }
+    if let Some(fields) = resources.as_object_mut() {
+        fields.retain(|_, value| !value.as_object().is_some_and(serde_json::Map::is_empty) && !value.is_null());
+    }
+    if resources.as_object().is_some_and(serde_json::Map::is_empty) { Value::Null } else { resources }
+}
+
+#[allow(clippy::ref_option)] // serde calls it so
+fn cpu<S: Serializer>(amount: &Option<Quantity>, serializer: S) -> Result<S::Ok, S::Error> {
+    amount.map(|amount| amount.canonical(Resource::Cpu)).serialize(serializer)
+}
+
+#[allow(clippy::ref_option)] // serde calls it so
+fn memory<S: Serializer>(amount: &Option<Quantity>, serializer: S) -> Result<S::Ok, S::Error> {
+    amount.map(|amount| amount.canonical(Resource::Memory)).serialize(serializer)
+}
+
+/// What is no quantity is as good as absent: the apiserver has none such, and anybody may write our annotations.
+fn amount<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Quantity>, D::Error> {
+    Ok(match Value::deserialize(deserializer)? {
+        Value::String(text) => Quantity::parse(&text),
+        Value::Number(number) => Quantity::parse(&number.to_string()),
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn read(value: Value) -> Resources {
+        Resources::of_entry(&json!({"resources": value}))
+    }
+
+    #[test]
+    fn a_request_that_is_not_named_is_the_limit() {
+        let limits = json!({"limits": {"cpu": "1"}, "requests": {"memory": "1Mi"}});
+        assert_eq!(read(limits), read(json!({"limits": {"cpu": "1000m"}, "requests": {"cpu": 1, "memory": "1Mi"}})));
+    }
+
+    #[test]
+    fn the_class_of_a_pod_is_that_of_kubernetes() {
+        let full = json!({"limits": {"cpu": "1", "memory": "1Gi"}});
+        let cases = [
+            (vec![json!({}), json!({"requests": {"cpu": "0"}})], Class::BestEffort),
+            (vec![json!({}), json!({"requests": {"cpu": "1"}})], Class::Burstable),
+            (vec![full.clone(), json!({})], Class::Burstable),
+            (vec![full.clone(), json!({"limits": {"cpu": "1"}})], Class::Burstable),
+            (vec![json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "0"}})], Class::Burstable),
+            (vec![full.clone(), full], Class::Guaranteed),
+        ];
+        for (containers, expected) in cases {
+            let class = Class::of_pod(containers.iter().map(|resources| read(resources.clone()).class()));
+            assert_eq!(class, expected, "{containers:?}");
+        }
+    }
+
+    #[test]
+    fn a_kubelet_may_round_memory_down_to_a_page() {
+        let wanted = read(json!({"limits": {"memory": "100000001"}}));
+        assert!(
+            wanted.are_applied(&read(json!({"limits": {"memory": "99999744"}, "requests": {"memory": "100000001"}})))
+        );
+        assert!(!wanted.are_applied(&read(json!({"limits": {"memory": "64Mi"}, "requests": {"memory": "100000001"}}))));
+        assert!(!wanted.are_applied(&Resources::default()));
+    }
+
+    #[test]
+    fn only_cpu_and_memory_that_stay_named_can_be_resized() {
+        let entry = |resources: Value| json!({"name": "a", "resources": resources});
+        let before = entry(json!({"limits": {"cpu": "1", "ephemeral-storage": "1Gi"}}));
+        for (after, possible) in [
+            (json!({"limits": {"cpu": "2", "ephemeral-storage": "1Gi"}}), true),
+            (json!({"limits": {"cpu": "2", "ephemeral-storage": "1Gi"}, "requests": {"memory": "1Mi"}}), true),
+            (json!({"limits": {"cpu": "2", "ephemeral-storage": "2Gi"}}), false),
+            (json!({"limits": {"cpu": "2"}}), false),
+            (json!({"limits": {"ephemeral-storage": "1Gi"}}), false),
+            (json!({"requests": {"cpu": "1"}, "limits": {"ephemeral-storage": "1Gi"}}), false),
+        ] {
+            assert_eq!(difference(&before, &entry(after.clone())).is_none(), possible, "{after}");
+        }
+    }
+}
