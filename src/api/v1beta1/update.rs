@@ -88,11 +88,11 @@ pub enum UpdateType {
 }
 
 /// One batch of a rollout.
-#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Step {
     /// Number or percent of the pods that the rollout is for: as many are upgraded before it waits, those of the steps before included. A percentage is rounded up.
-    #[x_kube(validation = Rule::new("type(self) == int ? self >= 1 : self.matches('^(100|[1-9][0-9]?)%$')")
-        .message("must be a number of pods, 1 or more, or a percentage from 1% to 100%"))]
+    // Not in CEL: it reckons with the largest request for each of 64 of them.
+    #[schemars(extend("minimum" = 1, "pattern" = "^(100|[1-9][0-9]?)%$"))]
     pub replicas: IntOrString,
     /// Wait behind this step: `{}` until approved, or for a time.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,0 +1,99 @@
+//! A simulation of operator, apiserver and kubelets, with everything that may go wrong between them, from a seed. The
+//! invariants are judged after every step.
+//!
+//! `SIM_SEED=123 cargo test --test simulator` runs one seed and prints what happened; `SIM_SEEDS=100000` runs so many.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+#![allow(clippy::cast_precision_loss)] // times in a trace
+
+#[path = "simulator/kubelet.rs"]
+mod kubelet;
+#[path = "simulator/operator.rs"]
+mod operator;
+#[path = "simulator/run.rs"]
+mod run;
+#[path = "simulator/truth.rs"]
+mod truth;
+#[path = "simulator/world.rs"]
+mod world;
+
+use std::fmt::Write;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use run::{KINDS, run};
+
+/// Seeds that are run.
+const SEEDS: u64 = 10_000;
+
+/// Lines of a trace that are printed.
+const TRACE: usize = 120;
+
+/// Every kind of disturbance.
+const ALL: u32 = (1 << KINDS.len()) - 1;
+
+/// Seeds that found a bug, and which.
+const FOUND: [(u64, &str); 0] = [];
+
+#[test]
+fn no_order_of_events_breaks_a_promise() {
+    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
+    if let Some(seed) = number("SIM_SEED") {
+        let outcome = run(seed, ALL, true);
+        println!("{}", outcome.trace.join("\n"));
+        return assert!(outcome.violation.is_none(), "{}", explain(seed));
+    }
+    let seeds = number("SIM_SEEDS").unwrap_or(SEEDS);
+    let next = AtomicU64::new(0);
+    let failed: Mutex<Option<u64>> = Mutex::new(None);
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                while failed.lock().unwrap().is_none() {
+                    let place = next.fetch_add(1, Ordering::Relaxed);
+                    let found = usize::try_from(place).ok().and_then(|place| FOUND.get(place)).map(|(seed, _)| *seed);
+                    let seed = found.unwrap_or(place);
+                    if place >= seeds {
+                        return;
+                    }
+                    let outcome = std::panic::catch_unwind(|| run(seed, ALL, false));
+                    if outcome.is_err() || outcome.is_ok_and(|outcome| outcome.violation.is_some()) {
+                        let mut failed = failed.lock().unwrap();
+                        *failed = Some(failed.unwrap_or(seed).min(seed));
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().unwrap();
+    assert!(failed.is_none(), "{}", explain(failed.unwrap_or_default()));
+}
+
+#[test]
+fn a_seed_always_runs_the_same() {
+    for seed in 0..20 {
+        assert_eq!(run(seed, ALL, true).trace, run(seed, ALL, true).trace);
+    }
+}
+
+/// The failing run with as few kinds of disturbances as still break the same promise.
+fn explain(seed: u64) -> String {
+    let broken = |mask: u32| run(seed, mask, false).violation.map(|(invariant, _)| invariant);
+    let first = broken(ALL);
+    let mut mask = ALL;
+    for kind in 0..KINDS.len() {
+        let less = mask & !(1 << kind);
+        if broken(less) == first {
+            mask = less;
+        }
+    }
+    let outcome = run(seed, mask, true);
+    let kinds: Vec<&str> = (0..KINDS.len()).filter(|kind| mask & (1 << kind) != 0).map(|kind| KINDS[kind]).collect();
+    let mut text = format!("seed {seed} breaks a promise, needed for it: {kinds:?}\n");
+    let skipped = outcome.trace.len().saturating_sub(TRACE);
+    let _ = writeln!(text, "({skipped} lines before)\n{}", outcome.trace[skipped..].join("\n"));
+    if let Some((invariant, what)) = outcome.violation {
+        let _ = writeln!(text, "{invariant}: {what}");
+    }
+    let _ = writeln!(text, "run it alone: SIM_SEED={seed} cargo test --test simulator");
+    text
+}
