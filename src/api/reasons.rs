@@ -61,6 +61,8 @@ pub mod reason {
     pub const INJECTION_PAUSED: &str = "InjectionPaused";
     /// Event on a set: there are selected pods without its sidecars, and there were none before.
     pub const NAKED_PODS: &str = "NakedPods";
+    /// Event on a pod whose upgrade failed.
+    pub const UPGRADE_FAILED: &str = "SidecarUpgradeFailed";
     /// Event on the owner of a pod that was evicted because it had no sidecars.
     pub const EVICTED: &str = "EvictedForSidecars";
 }

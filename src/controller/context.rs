@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::cache::Cache;
 use super::error::Error;
+use super::failures::Told;
 use super::naked::Naked;
 use crate::api::keys;
 use crate::core::pod::PodKey;
@@ -65,6 +66,8 @@ pub struct Context {
     pub(super) reported: Mutex<HashMap<String, Instant>>,
     /// Pods without sidecars, by set.
     pub(super) naked: Naked,
+    /// Failed pods that have got their event, by set.
+    pub(super) told: Mutex<HashMap<String, Told>>,
 }
 
 impl Context {
@@ -101,6 +104,7 @@ impl Context {
             uncertain: Mutex::default(),
             reported: Mutex::default(),
             naked: Naked::default(),
+            told: Mutex::default(),
         })
     }
 
@@ -140,6 +144,7 @@ impl Context {
     pub(super) fn forget(&self, set: &str) {
         lock(&self.uncertain).remove(set);
         lock(&self.reported).remove(set);
+        lock(&self.told).remove(set);
         self.naked.forget(set);
     }
 

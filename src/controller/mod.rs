@@ -5,6 +5,7 @@ pub mod cache;
 pub mod context;
 pub mod error;
 mod evict;
+mod failures;
 mod naked;
 mod owners;
 mod reconcile;
@@ -113,8 +114,8 @@ async fn take_over(context: &Context, clean: bool) {
         tokio::time::sleep(WRITE_TIMEOUT).await;
     }
     context.warm().await;
-    while let Err(error) = read_all_pods(context).await {
-        tracing::warn!(%error, "cannot read the pods; nothing is upgraded before that");
+    while let Err(error) = read_all(context).await {
+        tracing::warn!(%error, "cannot read sets and pods; nothing is upgraded before that");
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
     context.may_plan.store(true, Ordering::SeqCst);
@@ -122,7 +123,19 @@ async fn take_over(context: &Context, clean: bool) {
     context.dirty.mark(context.cache.names());
 }
 
-/// One consistent read of all injected pods into the index, as the watch may lag behind the last leader's writes.
+/// The watches may lag behind the last leader's writes: a revision that it gave up, a pod that it patched.
+async fn read_all(context: &Context) -> Result<(), Error> {
+    let failed = |source| Error::Api { action: "list", object: "SidecarSets".to_owned(), source: Box::new(source) };
+    let sets: Api<WatchedSet> = Api::all(context.clients.watch.clone());
+    for set in sets.list(&ListParams::default()).await.map_err(failed)?.items {
+        if let Ok(set) = set.0.0 {
+            context.cache.apply_answer(set);
+        }
+    }
+    read_all_pods(context).await
+}
+
+/// One consistent read of all injected pods into the index.
 async fn read_all_pods(context: &Context) -> Result<(), Error> {
     let api: Api<SlimPod> = Api::all(context.clients.watch.clone());
     let mut params = ListParams::default().labels(&format!("{}=true", keys::INJECTED)).limit(PAGE);

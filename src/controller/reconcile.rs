@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::apply;
 use super::context::{Context, now};
 use super::error::Error;
+use super::failures;
 use super::report::report;
 use super::revisions::{self, Target};
 use super::watches::WatchedSet;
@@ -77,13 +78,16 @@ async fn round(context: &Arc<Context>, set: &SidecarSet) -> Result<Action, Error
     let lent = context.cache.canary_revisions(&name);
     let in_use = in_use(context, &name, &target, kept.into_iter().flatten().chain(&lent));
     let report_again = report(context, set, status).await?;
+    let tell_again = failures::tell(context, set, &target.hash);
     revisions::truncate(context, set, &context.cache.revisions(&name), &in_use).await?;
     let wake = wake_at
         .into_iter()
         .chain(overdue_at)
         .min()
         .map(|at| Duration::try_from(at.duration_since(now())).unwrap_or_default());
-    Ok(Action::requeue([next, wake, report_again].into_iter().flatten().min().unwrap_or(RESYNC).min(RESYNC)))
+    Ok(Action::requeue(
+        [next, wake, report_again, tell_again].into_iter().flatten().min().unwrap_or(RESYNC).min(RESYNC),
+    ))
 }
 
 /// Sends a batch; returns when to plan the next one.

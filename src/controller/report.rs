@@ -17,6 +17,16 @@ use crate::runtime::events::Note;
 /// Mere counters are written at most this often; a change of a condition at once.
 const COUNTERS_EVERY: Duration = Duration::from_secs(1);
 
+/// Reasons whose event is a warning.
+const BAD_NEWS: [&str; 6] = [
+    reason::FAILURE_BUDGET_EXCEEDED,
+    reason::INVALID_SPEC,
+    reason::PODS_FAILED,
+    reason::PROGRESS_DEADLINE_EXCEEDED,
+    reason::ROLLED_BACK,
+    reason::ROLLING_BACK,
+];
+
 /// States of the gauge `sidecarset_pods`.
 pub(super) const POD_STATES: [&str; 6] = ["matched", "updated", "ready", "updated_ready", "failed", "not_in_place"];
 
@@ -76,7 +86,7 @@ fn news(old: &SidecarSetStatus, new: &SidecarSetStatus) -> Option<Note> {
     Some(Note {
         about: k8s_openapi::api::core::v1::ObjectReference::default(),
         related: None,
-        warning: matches!(after.reason.as_str(), reason::FAILURE_BUDGET_EXCEEDED | reason::INVALID_SPEC),
+        warning: BAD_NEWS.contains(&after.reason.as_str()),
         reason: after.reason,
         action: "Rollout",
         message: after.message,

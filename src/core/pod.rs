@@ -194,6 +194,8 @@ pub struct ContainerStatus {
     pub waiting: Option<String>,
     /// Exit code of the last container that ended here.
     pub exit_code: Option<i32>,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
 }
 
 /// What one set wrote on a pod.
@@ -211,7 +213,7 @@ pub struct Mark {
 ///
 /// ```json
 /// {"revision":"7f9c…","at":"2026-01-01T00:00:00Z","wasReady":true,
-///  "containers":{"agent":{"id":"containerd://…","restartCount":0,"image":"agent:1"}}}
+///  "containers":{"agent":{"id":"containerd://…","restartCount":0,"image":"agent:1"}},"others":{"app":0}}
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -224,6 +226,9 @@ pub struct Update {
     pub was_ready: bool,
     /// The long-running containers whose image was changed, by name.
     pub containers: BTreeMap<String, Replaced>,
+    /// Restart counts then of the containers that are not this set's, if the pod was ready.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub others: BTreeMap<String, i32>,
 }
 
 /// The container that an update replaces.
@@ -325,7 +330,8 @@ fn containers(
 
 fn container_status(index: usize, status: &SlimContainerStatus) -> ContainerStatus {
     let state = status.state.as_ref();
-    let ended = |state: Option<&ContainerState>| state.and_then(|s| s.terminated.as_ref()).map(|t| t.exit_code);
+    let last_state = status.last_state.as_ref();
+    let ended = [state, last_state].into_iter().flatten().find_map(|state| state.terminated.as_ref());
     ContainerStatus {
         index,
         id: status.container_id.clone().unwrap_or_default(),
@@ -335,7 +341,8 @@ fn container_status(index: usize, status: &SlimContainerStatus) -> ContainerStat
             .and_then(|state| state.running.as_ref())
             .map(|running| running.started_at.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0)),
         waiting: state.and_then(|state| state.waiting.as_ref()).and_then(|waiting| waiting.reason.clone()),
-        exit_code: ended(state).or_else(|| ended(status.last_state.as_ref())),
+        exit_code: ended.map(|ended| ended.exit_code),
+        ended_at: ended.and_then(|ended| ended.finished_at.as_ref()).map(|time| time.0),
     }
 }
 

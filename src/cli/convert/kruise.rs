@@ -321,7 +321,8 @@ fn update_type(strategy: &mut Value, native: bool, notes: &mut Notes) {
     }
     notes.say(
         "spec.updateStrategy.failurePolicy",
-        "is not supported yet: a rollout stops when failed pods fill maxUnavailable; OpenKruise goes on",
+        "is by default action Pause: a rollout stops when more than 10 % of the pods fail, or when failed pods fill \
+         maxUnavailable; write action Ignore to go on, as OpenKruise does",
     );
 }
 

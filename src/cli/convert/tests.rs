@@ -338,14 +338,12 @@ fn lists_are_unpacked_and_other_kinds_are_refused() {
 }
 
 #[test]
-fn notes_never_advise_what_validation_refuses() {
+fn priorities_and_scattering_are_kept() {
     let order = json!({"priorityStrategy": {"orderPriority": [{"orderedKey": "rank"}]}, "scatterStrategy": [{"key": "a", "value": "b"}]});
-    let conversion = kruise(kruise::V1BETA1, "/spec/updateStrategy", order);
-    assert!(conversion.failed);
-    for field in ["failurePolicy", "priorityStrategy", "scatterStrategy"] {
-        let path = format!("spec.updateStrategy.{field}");
-        let notes: Vec<&Note> = conversion.notes.iter().filter(|note| note.path.starts_with(&path)).collect();
-        assert_eq!(notes.len(), 1, "{path}");
-        assert!(notes[0].message.starts_with("is not supported yet"), "{}", notes[0]);
+    let conversion = kruise(kruise::V1BETA1, "/spec/updateStrategy", order.clone());
+    assert!(!conversion.failed);
+    let strategy = &conversion.sets[0]["spec"]["updateStrategy"];
+    for field in ["priorityStrategy", "scatterStrategy"] {
+        assert_eq!(strategy[field], order[field], "{field}");
     }
 }

@@ -1,5 +1,7 @@
 use super::*;
 use crate::core::upgrade::Counts;
+use crate::core::upgrade::Obstacle;
+use crate::core::upgrade::steps::{Gate, Wait};
 use crate::core::upgrade::testing;
 use serde_json::json;
 
@@ -35,7 +37,13 @@ fn each_state_has_its_row() {
     };
     let failed = |s: &mut Summary| {
         behind(2, 8)(s);
-        (s.counts.updated_ready, s.counts.failed, s.counts.slots) = (0, BUDGET, BUDGET);
+        (s.counts.updated_ready, s.counts.failed, s.counts.slots, s.exceeded) = (0, BUDGET, BUDGET, true);
+    };
+    let waits = |wait: Wait| {
+        move |s: &mut Summary| {
+            behind(2, 0)(s);
+            s.gate = Gate { reached: 1, wait: Some(wait), allowed: Some(2), ..Gate::default() };
+        }
     };
     let cases = [
         ("everything updated", json!({}), summary(|_| {}), "True False False False UpToDate Current"),
@@ -56,18 +64,30 @@ fn each_state_has_its_row() {
             json!({}),
             summary(|s| {
                 failed(s);
-                (s.counts.failed, s.counts.slots, s.movable) = (1, 1, true);
+                (s.counts.failed, s.counts.slots, s.movable, s.exceeded) = (1, 1, true, false);
             }),
             "False True False False RollingUpdate InProgress",
         ),
         (
-            "failed, others may recover",
+            "failed, and nothing is to be done about it",
             json!({}),
             summary(|s| {
                 failed(s);
-                s.counts.recovering = 1;
+                s.exceeded = false;
             }),
             "False True False False RollingUpdate InProgress",
+        ),
+        (
+            "a step waits for a person",
+            json!({}),
+            summary(waits(Wait::Approval)),
+            "False True False False WaitingForApproval InProgress",
+        ),
+        (
+            "a step pauses",
+            json!({}),
+            summary(waits(Wait::Until(testing::at(60)))),
+            "False True False False StepPause InProgress",
         ),
         (
             "the last one failed",
@@ -119,13 +139,63 @@ fn a_transition_time_stays_until_the_status_changes() {
 }
 
 #[test]
-fn a_revision_is_stable_when_every_pod_runs_it() {
+fn a_revision_is_stable_when_every_pod_runs_it_that_can() {
     let set = testing::set("v2", json!({}));
     let course = testing::course("v2", json!({}));
     let injection = InjectionState { ready: true, reason: "Registered", ..InjectionState::default() };
     let stable = |summary: Summary| status(&set, &course, &summary, &injection, testing::at(0)).0.stable_revision;
     assert_eq!(stable(summary(|_| {})), Some(course.rollout.revision.clone()));
-    assert_eq!(stable(summary(|s| (s.counts.updated, s.counts.updated_ready) = (9, 9))), None);
+    assert_eq!(stable(summary(|s| (s.counts.updated_ready, s.counts.outdated) = (9, 1))), None);
+    assert_eq!(stable(summary(|s| (s.counts.updated_ready, s.counts.outside) = (9, 1))), None);
     assert_eq!(stable(summary(|s| s.counts.undecided = 1)), None);
     assert_eq!(stable(summary(|s| s.counts.failed = 1)), None);
+}
+
+#[test]
+fn pods_that_cannot_be_patched_do_not_keep_a_revision_from_being_stable() {
+    let set = testing::set("v2", json!({}));
+    let course = testing::course("v2", json!({}));
+    let is_stable = |updated: usize, kind: ObstacleKind| {
+        let summary = summary(|s| {
+            (s.counts.updated, s.counts.updated_ready, s.counts.not_in_place) = (updated, updated, 10 - updated);
+            s.not_in_place = vec![(Obstacle { kind, text: String::new() }, 10 - updated)];
+        });
+        status(&set, &course, &summary, &InjectionState::default(), testing::at(0)).0.stable_revision.is_some()
+    };
+    assert!(is_stable(9, ObstacleKind::Pod) && is_stable(0, ObstacleKind::Pod), "there is nothing else to wait for");
+    assert!(is_stable(1, ObstacleKind::Template), "one that was recreated has proved it");
+    assert!(!is_stable(0, ObstacleKind::Template), "nothing has proved it");
+    assert!(!is_stable(9, ObstacleKind::Passing), "that one will follow");
+}
+
+#[test]
+fn without_progress_a_rollout_is_stalled_and_paused_time_does_not_count() {
+    let mut set = testing::set("v2", json!({}));
+    let course = |strategy: serde_json::Value| testing::course("v2", strategy);
+    let strategy = json!({"progressDeadlineSeconds": 100});
+    let paused = json!({"progressDeadlineSeconds": 100, "paused": true});
+    let rolling = |ready: usize| {
+        summary(move |s| {
+            (s.counts.updated, s.counts.updated_ready) = (ready, ready);
+            (s.counts.outdated, s.remaining) = (10 - ready, 10 - ready);
+        })
+    };
+    let mut look = |strategy: &serde_json::Value, ready: usize, seconds: i64| {
+        let injection = InjectionState::default();
+        let (status, overdue_at) =
+            status(&set, &course(strategy.clone()), &rolling(ready), &injection, testing::at(seconds));
+        let reason = status.conditions.iter().find(|c| c.type_ == "Ready").unwrap().reason.clone();
+        set.status = Some(status);
+        (reason, overdue_at)
+    };
+    let moving = |at: i64| ("RollingUpdate".to_owned(), Some(testing::at(at)));
+    let overdue = ("ProgressDeadlineExceeded".to_owned(), None);
+    assert_eq!(look(&strategy, 1, 0), moving(100));
+    assert_eq!(look(&strategy, 2, 90), moving(190), "a pod became available");
+    assert_eq!(look(&strategy, 2, 189), moving(190));
+    assert_eq!(look(&strategy, 2, 190), overdue);
+    assert_eq!(look(&strategy, 2, 191), overdue, "it stays so");
+    assert_eq!(look(&strategy, 3, 200), moving(300), "until something moves");
+    assert_eq!(look(&paused, 3, 250), ("Paused".to_owned(), None));
+    assert_eq!(look(&strategy, 3, 999), moving(1099), "the time before and in the pause is forgotten");
 }

@@ -110,7 +110,7 @@ pub(super) fn entry(pod: &PodView, rollout: &Rollout, around: &Surroundings<'_>)
         return None;
     }
     let update = mark.update.as_ref();
-    let judged = update.map(|update| progress(pod, update, &rollout.strategy, around.now));
+    let judged = update.map(|update| judge(pod, update, rollout, around.now));
     let unfinished = judged.as_ref().is_some_and(|progress| *progress != Progress::Done);
     let was_ready = update.is_some_and(|update| update.was_ready);
     let (state, check_at) = state(pod, mark, judged.as_ref(), rollout, around);
@@ -126,6 +126,23 @@ pub(super) fn entry(pod: &PodView, rollout: &Rollout, around: &Surroundings<'_>)
             _ => check_at,
         },
     })
+}
+
+/// The progress of an update. One that had failed before a retry is given the whole timeout again.
+fn judge(pod: &PodView, update: &Update, rollout: &Rollout, now: Timestamp) -> Progress {
+    match progress(pod, update, &rollout.strategy, now) {
+        Progress::Failed(reason) => {
+            let again = retry_ends(update, rollout).filter(|end| now < *end);
+            again.map_or(Progress::Failed(reason), |end| Progress::Undecided(Some(end)))
+        }
+        other => other,
+    }
+}
+
+/// When the second chance of an update ends; `None` if it has none.
+fn retry_ends(update: &Update, rollout: &Rollout) -> Option<Timestamp> {
+    let retried_at = rollout.retried_at.filter(|at| update.at < *at)?;
+    Some(deadline(&Update { at: retried_at, ..update.clone() }, &rollout.strategy))
 }
 
 /// The pod is not ready after an update, which may be to blame. Once a revision is stable, its updates are not.
@@ -179,7 +196,7 @@ fn unready(pod: &PodView, update: Option<&Update>, rollout: &Rollout, now: Times
     let Some(update) = update.filter(|update| update.was_ready && rollout.is_rolling()) else {
         return (State::Unready, None);
     };
-    let deadline = deadline(update, &rollout.strategy);
+    let deadline = retry_ends(update, rollout).unwrap_or_else(|| deadline(update, &rollout.strategy));
     let since = pod.ready_changed.unwrap_or(update.at);
     if now < deadline {
         (State::Unready, Some(deadline))

@@ -100,6 +100,12 @@ impl Index {
         Some(&self.sets.get(set)?.entry(pod)?.state)
     }
 
+    /// The failed pods of a set, and why.
+    pub fn failed(&self, set: &str) -> impl Iterator<Item = (&PodView, &str)> {
+        let index = self.sets.get(set).into_iter();
+        index.flat_map(|index| index.failed().filter_map(|(key, why)| Some((self.pods.get(key)?.as_ref(), why))))
+    }
+
     /// All pods.
     pub fn pods(&self) -> impl Iterator<Item = &Arc<PodView>> {
         self.pods.values()

@@ -73,7 +73,23 @@ fn record(pod: &PodView, previous: Option<&Update>, rollout: &Rollout, now: Time
             image: container.image.clone(),
         });
     }
-    Update { revision: rollout.revision.clone(), at: now, was_ready: pod.ready || lost_by_us, containers }
+    Update {
+        revision: rollout.revision.clone(),
+        at: now,
+        was_ready: pod.ready || lost_by_us,
+        containers,
+        others: others(pod, unfinished, rollout),
+    }
+}
+
+/// Restart counts of the containers that this set has no part in: what an unfinished update saw, or else what is now.
+fn others(pod: &PodView, unfinished: Option<&Update>, rollout: &Rollout) -> BTreeMap<String, i32> {
+    if let Some(update) = unfinished {
+        return update.others.clone();
+    }
+    let own: Vec<String> = rollout.sidecars.iter().flat_map(Sidecar::container_names).collect();
+    let others = pod.containers.iter().filter(|container| pod.ready && !own.contains(&container.name));
+    others.filter_map(|other| Some((other.name.clone(), other.status.as_ref()?.restart_count))).collect()
 }
 
 fn still_running(pod: &PodView, name: &str, replaced: &Replaced) -> bool {

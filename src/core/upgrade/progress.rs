@@ -48,10 +48,41 @@ pub fn progress(pod: &PodView, update: &Update, strategy: &Strategy, now: Timest
         result = worse(result, step);
     }
     match result {
+        Progress::Failed(reason) => Progress::Failed(reason),
+        _ if let Some(reason) = crashed_beside(pod, update, strategy) => Progress::Failed(reason),
         // Later generations are other people's changes, and none of this update's business.
         Progress::Done if !kubelet_has_seen(pod) && now < deadline => Progress::Undecided(Some(deadline)),
         other => other,
     }
+}
+
+/// A container that is none of this set's has crashed after the update and before its hold time was over: a sidecar may
+/// be healthy and still break its application. Sidecars that another set replaces are judged there.
+fn crashed_beside(pod: &PodView, update: &Update, strategy: &Strategy) -> Option<String> {
+    let soak_ends = soak_ends(pod, update, strategy);
+    let replaced = |name: &String| {
+        let mut updates = pod.marks.values().filter_map(|mark| mark.update.as_ref());
+        updates.any(|update| update.containers.contains_key(name))
+    };
+    update.others.iter().filter(|(name, _)| !replaced(name)).find_map(|(name, restarts)| {
+        let status = pod.container(name)?.status.as_ref().filter(|status| status.restart_count > *restarts)?;
+        let code = status.exit_code.filter(|code| *code != 0)?;
+        let in_time = soak_ends.is_none_or(|end| status.ended_at.is_some_and(|ended| ended <= end));
+        in_time.then(|| format!("{name}: crashed with exit code {code} after the sidecar's update"))
+    })
+}
+
+/// When the last of the replaced containers has run for its hold time; `None` while one is not ready. Not since the pod
+/// became ready: that time moves with each crash of the application.
+fn soak_ends(pod: &PodView, update: &Update, strategy: &Strategy) -> Option<Timestamp> {
+    let ends = update.containers.iter().map(|(name, replaced)| {
+        let container = pod.container(name)?;
+        let status = container.status.as_ref()?;
+        new_and_ready_since(pod, container, status, replaced, update.at)?;
+        Some(after(status.running_since?, hold(container, strategy)))
+    });
+    let least = after(update.at, seconds(strategy.min_ready_seconds));
+    ends.chain([Some(least)]).try_fold(update.at, |end, other| Some(end.max(other?)))
 }
 
 /// When an update that is not available has failed.
@@ -89,19 +120,25 @@ fn container_progress(
     let Some(status) = &container.status else { return by_deadline(container, deadline, now) };
     if let Some(ready_since) = new_and_ready_since(pod, container, status, replaced, at) {
         let done_at = after(ready_since, hold(container, strategy));
-        // What happens after the deadline is none of this update's business: it was decided by then.
-        let done = now >= done_at || ready_since > deadline;
+        // The pod's readiness after the deadline is none of this update's business: it was decided by then. But a
+        // container that started anew has to hold out anew, or a crash loop would be done each time it comes up.
+        let held = status.running_since.is_none_or(|started| now >= after(started, hold(container, strategy)));
+        let done = now >= done_at || (ready_since > deadline && held);
         return if done { Progress::Done } else { Progress::Undecided(Some(done_at)) };
     }
+    let evidence = evidence(pod, status, replaced);
     if now >= deadline && is_new(container, status, replaced) && changed_since(pod, status, deadline) {
-        // It was decided long ago; a restart a week later is no failure of this update.
-        return Progress::Done;
+        // It was decided long ago; a restart a week later is no failure of this update, but a crash loop is.
+        return match evidence.filter(|_| status.waiting.is_some()) {
+            Some(reason) => Progress::Failed(format!("{}: {reason}", container.name)),
+            None => Progress::Done,
+        };
     }
     let fresh = after(at, STALE_STATUS);
     if now < fresh {
         return Progress::Undecided(Some(fresh));
     }
-    match evidence(pod, status, replaced) {
+    match evidence {
         Some(reason) => Progress::Failed(format!("{}: {reason}", container.name)),
         None => by_deadline(container, deadline, now),
     }

@@ -99,6 +99,14 @@ impl SetIndex {
         self.entries.get(key)
     }
 
+    /// Failed pods, and why.
+    pub(super) fn failed(&self) -> impl Iterator<Item = (&PodKey, &str)> {
+        self.failed.iter().filter_map(|key| match &self.entries.get(key)?.state {
+            State::Failed(why) | State::Refused(why) => Some((key, why.as_str())),
+            _ => None,
+        })
+    }
+
     /// Pods whose state may have changed with time alone.
     pub(super) fn due(&self, now: Timestamp) -> Vec<PodKey> {
         self.timers.iter().take_while(|(at, _)| *at <= now).map(|(_, key)| key.clone()).collect()

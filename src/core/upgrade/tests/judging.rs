@@ -102,6 +102,24 @@ fn a_restart_a_week_later_is_no_failure() {
 }
 
 #[test]
+fn a_crash_loop_is_not_done_because_its_time_is_over() {
+    let up = |pod: &mut Value| {
+        replaced(pod, 700);
+        agent(pod)["restartCount"] = json!(9);
+        agent(pod)["lastState"] = json!({"terminated": {"exitCode": 1}});
+        pod["status"]["conditions"][0]["lastTransitionTime"] = json!(at(700).to_string());
+    };
+    assert_eq!(judge(701, up), Progress::Undecided(Some(at(705))));
+    assert_eq!(judge(705, up), Progress::Done, "if it holds out");
+    let down = |pod: &mut Value| {
+        up(pod);
+        agent(pod)["ready"] = json!(false);
+        agent(pod)["state"] = json!({"waiting": {"reason": "CrashLoopBackOff"}});
+    };
+    assert_eq!(judge(702, down), Progress::Failed("agent: CrashLoopBackOff".into()));
+}
+
+#[test]
 fn a_pod_that_was_unready_for_a_moment_a_week_later_is_still_done() {
     let week = 7 * 24 * 3600;
     let flapped = |pod: &mut Value| {
@@ -109,4 +127,53 @@ fn a_pod_that_was_unready_for_a_moment_a_week_later_is_still_done() {
         pod["status"]["conditions"][0]["lastTransitionTime"] = json!(at(week).to_string());
     };
     assert_eq!(judge(week + 1, flapped), Progress::Done);
+}
+
+/// The application ended with this code at this time, and runs again.
+fn app_crashed(pod: &mut Value, code: i32, ended: i64) {
+    let app = &mut pod["status"]["containerStatuses"][1];
+    app["restartCount"] = json!(1);
+    app["lastState"] = json!({"terminated": {"exitCode": code, "finishedAt": at(ended).to_string()}});
+}
+
+#[test]
+fn an_application_that_crashes_within_the_hold_time_is_a_failure() {
+    let crashed = |code: i32, ended: i64| {
+        move |pod: &mut Value| {
+            replaced(pod, 1);
+            app_crashed(pod, code, ended);
+        }
+    };
+    let failed = Progress::Failed("app: crashed with exit code 137 after the sidecar's update".into());
+    assert_eq!(judge(4, crashed(137, 3)), failed);
+    assert_eq!(judge(9, crashed(137, 6)), failed);
+    assert_eq!(judge(9, crashed(137, 7)), Progress::Done, "the hold time was over");
+    assert_eq!(judge(9, crashed(0, 3)), Progress::Done, "it ended by itself");
+    let before = |pod: &mut Value| app_crashed(pod, 137, 20);
+    assert_eq!(judge(30, before), failed, "while the sidecar is not ready yet");
+}
+
+#[test]
+fn an_application_that_crashed_before_is_not_held_against_an_update() {
+    let mut fleet = Fleet::of(1);
+    fleet.pods.values_mut().next().unwrap().edit(|pod| app_crashed(pod, 1, -5));
+    fleet.observe();
+    let plan = fleet.plan("v2", &json!({}));
+    let sent = fleet.send(&plan);
+    fleet.kubelets(&sent);
+    fleet.now = 6;
+    assert_eq!(fleet.plan("v2", &json!({})).summary.counts.updated_ready, 1);
+}
+
+#[test]
+fn what_another_set_replaces_is_judged_there() {
+    let other = |pod: &mut Value| {
+        replaced(pod, 1);
+        app_crashed(pod, 143, 3);
+        let update = json!({"revision": "r", "at": at(0).to_string(), "wasReady": true,
+            "containers": {"app": {"id": "c://app-0", "restartCount": 0, "image": "app"}}});
+        pod["metadata"]["labels"]["revision.sidecarset.dev/mesh"] = json!("r");
+        pod["metadata"]["annotations"]["update.sidecarset.dev/mesh"] = json!(update.to_string());
+    };
+    assert_eq!(judge(9, other), Progress::Done);
 }

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::testing::{self, SET, TestPod, at, hash, rollout};
 use super::*;
 
+mod course;
 mod judging;
 mod properties;
 use crate::core::pod::PodKey;

@@ -1,0 +1,356 @@
+//! Revisions that are given up, and steps.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use serde_json::{Value, json};
+
+use super::{Fleet, unready};
+use crate::api::{SidecarSet, SidecarSetStatus, keys};
+use crate::core::revision::{History, Revision, Template};
+use crate::core::status::{InjectionState, status};
+use crate::core::upgrade::testing::{SET, TestPod, at, hash, set};
+use crate::core::upgrade::{Plan, course};
+
+/// A set as the API has it, its pods, and an operator that knows nothing else.
+struct World {
+    fleet: Fleet,
+    set: SidecarSet,
+}
+
+impl World {
+    /// Pods that run `v1`, the stable revision.
+    fn new(fleet: Fleet, strategy: Value) -> Self {
+        let mut set = set("v1", strategy);
+        set.status = Some(SidecarSetStatus {
+            update_revision: Some(hash("v1")),
+            stable_revision: Some(hash("v1")),
+            observed_generation: Some(1),
+            ..SidecarSetStatus::default()
+        });
+        Self { fleet, set }
+    }
+
+    fn apply(&mut self, image: &str, strategy: Value) {
+        self.set.spec = set(image, strategy).spec;
+        self.set.metadata.generation = self.set.metadata.generation.map(|generation| generation + 1);
+    }
+
+    fn annotate(&mut self, key: &str, value: String) {
+        self.set.metadata.annotations.get_or_insert_default().insert(key.to_owned(), value);
+    }
+
+    fn status(&self) -> &SidecarSetStatus {
+        self.set.status.as_ref().unwrap()
+    }
+
+    fn reason(&self) -> &str {
+        &self.status().conditions.iter().find(|c| c.type_ == "Ready").unwrap().reason
+    }
+
+    fn message(&self) -> &str {
+        self.status().message.as_deref().unwrap()
+    }
+
+    fn plan(&mut self) -> Plan {
+        let now = at(self.fleet.now);
+        let history: History = ["v1", "v2", "v3", "bad"]
+            .map(|image| Template::of(&set(image, json!({})).spec))
+            .map(|template| (template.hash(0), Revision { template, number: 1, owner: None, custom_version: None }))
+            .into();
+        let template = Template::of(&self.set.spec);
+        let course = course(&self.set, (&template.hash(0), &template), &history, now).unwrap();
+        self.fleet.index.configure(course.rollout.clone(), now);
+        let plan = self.fleet.index.plan(SET, &course.remembered, now, usize::MAX);
+        let (status, _) = status(&self.set, &course, &plan.summary, &InjectionState::default(), now);
+        self.set.status = Some(status);
+        plan
+    }
+
+    /// One round of operator and kubelets; returns how many pods were patched. The hold time passes.
+    fn round(&mut self) -> usize {
+        let plan = self.plan();
+        let sent = self.fleet.send(&plan);
+        self.fleet.kubelets(&sent);
+        self.fleet.now += 6;
+        self.plan();
+        sent.len()
+    }
+
+    /// Rounds until nothing moves; returns how many requests were sent.
+    fn settle(&mut self) -> usize {
+        std::iter::repeat_with(|| self.round()).take_while(|sent| *sent > 0).sum()
+    }
+
+    fn with_image(&self, image: &str) -> usize {
+        self.fleet.pods.values().filter(|pod| pod.image() == image).count()
+    }
+}
+
+/// The promise of the failure budget, for 1,000 pods: not one more is touched.
+#[test]
+fn a_bad_image_on_a_thousand_pods_touches_exactly_the_budget() {
+    let strategy = json!({"maxUnavailable": 7, "failurePolicy": {"maxFailed": "100%"}});
+    let mut ready = World::new(Fleet::of(1000), strategy.clone());
+    ready.apply("bad", strategy.clone());
+    ready.settle();
+    assert_eq!((ready.with_image("bad"), ready.reason()), (7, "FailureBudgetExceeded"));
+
+    let mut none_ready = World::new(Fleet::new((0..1000).map(|i| unready(&format!("web-{i}")))), strategy.clone());
+    none_ready.apply("bad", strategy);
+    none_ready.settle();
+    assert_eq!((none_ready.with_image("bad"), none_ready.reason()), (100, "FailureBudgetExceeded"));
+}
+
+#[test]
+fn more_failed_pods_than_allowed_stop_a_rollout_that_has_slots_left() {
+    let strategy = json!({"maxUnavailable": 5, "failurePolicy": {"maxFailed": 2}});
+    let mut world = World::new(Fleet::of(20), strategy.clone());
+    world.apply("v2", strategy);
+    let plan = world.plan();
+    let sent = world.fleet.send(&plan);
+    let fail = |pod: &mut Value| {
+        pod["status"]["observedGeneration"] = pod["metadata"]["generation"].clone();
+        let agent = &mut pod["status"]["containerStatuses"][0];
+        agent["ready"] = json!(false);
+        agent["state"] = json!({"waiting": {"reason": "ErrImagePull"}});
+        pod["status"]["conditions"][0]["status"] = json!("False");
+    };
+    for pod in world.fleet.pods.values_mut().filter(|pod| sent[..2].contains(&pod.view().key.name)) {
+        pod.edit(fail);
+    }
+    world.fleet.kubelets(&sent[2..]);
+    world.fleet.observe();
+    world.fleet.now += 6;
+    let next = world.fleet.plan("v2", &json!({"maxUnavailable": 5, "failurePolicy": {"maxFailed": 2}}));
+    assert_eq!((next.summary.exceeded, next.patches.len()), (false, 3), "two may fail");
+    let third = &sent[2];
+    world.fleet.pods.values_mut().filter(|pod| pod.view().key.name == *third).for_each(|pod| pod.edit(fail));
+    world.fleet.observe();
+    assert_eq!(world.plan().patches, []);
+    assert_eq!((world.reason(), world.status().failed_pods), ("FailureBudgetExceeded", 3));
+}
+
+#[test]
+fn an_aborted_revision_stays_so_when_its_pods_recover_and_until_it_is_retried() {
+    let mut world = World::new(Fleet::of(10), json!({}));
+    world.apply("bad", json!({}));
+    world.settle();
+    assert_eq!(world.status().aborted_revision, Some(hash("bad")));
+    for pod in world.fleet.pods.values_mut().filter(|pod| pod.image() == "bad") {
+        let now = at(world.fleet.now).to_string();
+        pod.edit(|pod| {
+            let agent = &mut pod["status"]["containerStatuses"][0];
+            (agent["ready"], agent["containerID"]) = (json!(true), json!("c://recovered"));
+            agent["state"] = json!({"running": {"startedAt": now}});
+        });
+        pod.ready(true, at(world.fleet.now));
+    }
+    world.fleet.observe();
+    world.fleet.now += 60;
+    assert_eq!(world.round(), 0);
+    assert_eq!((world.reason(), world.status().failed_pods), ("FailureBudgetExceeded", 0));
+    assert!(world.message().contains("sidecarset.dev/retry"), "{}", world.message());
+    world.annotate(keys::RETRY, format!("{}/1", hash("bad")));
+    assert_eq!(world.round(), 1);
+    assert_eq!(world.status().handled_retry, Some(format!("{}/1", hash("bad"))));
+}
+
+#[test]
+fn one_retry_is_one_try() {
+    let mut world = World::new(Fleet::of(10), json!({}));
+    world.apply("bad", json!({}));
+    world.settle();
+    world.annotate(keys::RETRY, format!("{}/1", hash("bad")));
+    world.settle();
+    assert_eq!(world.reason(), "RollingUpdate", "the failed pod has the whole timeout again");
+    world.fleet.now += 601;
+    world.settle();
+    assert_eq!((world.with_image("bad"), world.reason()), (1, "FailureBudgetExceeded"));
+    world.fleet.now += 601;
+    world.settle();
+    assert_eq!(world.reason(), "FailureBudgetExceeded", "the annotation is still there, and means nothing any more");
+    world.annotate(keys::RETRY, format!("{}/2", hash("bad")));
+    world.settle();
+    assert_eq!(world.reason(), "RollingUpdate");
+    world.annotate(keys::RETRY, format!("{}/1", hash("v1")));
+    world.fleet.now += 601;
+    world.settle();
+    assert_eq!(world.reason(), "FailureBudgetExceeded", "that was for another revision");
+}
+
+#[test]
+fn a_rollback_brings_failed_pods_back_first_and_all_of_them_and_stays() {
+    let strategy =
+        json!({"maxUnavailable": 3, "partition": 2, "failurePolicy": {"action": "Rollback", "maxFailed": 1}});
+    let mut world = World::new(Fleet::of(12), strategy.clone());
+    world.apply("v2", strategy);
+    assert_eq!((world.round(), world.round()), (3, 3));
+    let worse: Vec<String> =
+        world.fleet.pods.values().filter(|pod| pod.image() == "v2").take(3).map(|pod| pod.view().key.name).collect();
+    for pod in world.fleet.pods.values_mut().filter(|pod| worse.contains(&pod.view().key.name)) {
+        pod.edit(|pod| {
+            let agent = &mut pod["status"]["containerStatuses"][0];
+            agent["ready"] = json!(false);
+            agent["state"] = json!({"waiting": {"reason": "CrashLoopBackOff"}});
+        });
+        pod.ready(false, at(world.fleet.now));
+    }
+    world.fleet.observe();
+    assert_eq!(world.plan().patches, [], "it is given up first");
+    assert_eq!(world.status().aborted_revision, Some(hash("v2")));
+    assert_eq!(world.status().injection_revision, Some(hash("v1")), "new pods do not get it either");
+    let plan = world.plan();
+    assert_eq!(world.reason(), "RollingBack");
+    let mut first = world.fleet.send(&plan);
+    first.sort();
+    assert_eq!(first, worse, "the failed ones, and they fill the budget");
+    world.fleet.kubelets(&first);
+    world.fleet.now += 6;
+    world.settle();
+    assert_eq!((world.with_image("v1"), world.reason()), (12, "RolledBack"));
+    assert_eq!(world.status().updated_pods, 0);
+    world.fleet.now += 3600;
+    assert_eq!(world.settle(), 0, "nothing rolls out again by itself");
+    world.apply("v3", json!({"maxUnavailable": 12}));
+    assert_eq!((world.round(), world.status().aborted_revision.clone()), (12, None));
+    assert_eq!(world.reason(), "UpToDate");
+}
+
+#[test]
+fn with_action_ignore_the_rollout_waits_as_long_as_it_takes() {
+    let strategy = json!({"maxUnavailable": 2, "failurePolicy": {"action": "Ignore"}, "progressDeadlineSeconds": 60});
+    let mut world = World::new(Fleet::of(10), strategy.clone());
+    world.apply("bad", strategy);
+    world.settle();
+    assert_eq!((world.with_image("bad"), world.reason()), (2, "RollingUpdate"));
+    world.fleet.now += 60;
+    world.plan();
+    assert_eq!(world.reason(), "ProgressDeadlineExceeded");
+    assert!(world.message().contains("2 of 2 unavailable"), "{}", world.message());
+    assert_eq!(world.status().aborted_revision, None);
+}
+
+#[test]
+fn steps_are_cumulative_and_wait_for_a_person_or_a_time() {
+    let strategy = json!({"maxUnavailable": "100%", "steps": [
+        {"replicas": 1, "pause": {}}, {"replicas": "50%", "pause": {"durationSeconds": 100}}, {"replicas": "80%"}]});
+    let mut world = World::new(Fleet::of(10), strategy.clone());
+    world.apply("v2", strategy);
+    world.settle();
+    assert_eq!((world.with_image("v2"), world.reason()), (1, "WaitingForApproval"));
+    assert!(world.message().contains(&format!("sidecarset.dev/approve={}/1", hash("v2"))), "{}", world.message());
+    world.fleet.now += 86400;
+    assert_eq!(world.settle(), 0);
+    world.annotate(keys::APPROVE, format!("{}/1", hash("v2")));
+    world.settle();
+    assert_eq!((world.with_image("v2"), world.reason()), (5, "StepPause"));
+    assert_eq!((world.status().current_step, world.status().step_reached_at.is_some()), (Some(2), true));
+    world.fleet.now += 80;
+    assert_eq!(world.settle(), 0);
+    world.fleet.now += 20;
+    world.settle();
+    assert_eq!((world.with_image("v2"), world.reason()), (10, "UpToDate"), "the last step has no pause");
+}
+
+#[test]
+fn an_approval_is_for_its_revision_only_and_ends_a_timed_pause() {
+    let strategy = json!({"maxUnavailable": "100%", "steps": [{"replicas": 3, "pause": {"durationSeconds": 9999}}]});
+    let mut world = World::new(Fleet::of(10), strategy.clone());
+    world.apply("v2", strategy);
+    world.annotate(keys::APPROVE, format!("{}/1", hash("v3")));
+    world.settle();
+    assert_eq!((world.with_image("v2"), world.reason()), (3, "StepPause"));
+    world.annotate(keys::APPROVE, format!("{}/1", hash("v2")));
+    world.settle();
+    assert_eq!(world.with_image("v2"), 10);
+}
+
+#[test]
+fn a_step_is_not_reached_before_its_pods_are_available() {
+    let strategy =
+        json!({"maxUnavailable": "100%", "minReadySeconds": 60, "steps": [{"replicas": 2}, {"replicas": 4}]});
+    let mut world = World::new(Fleet::of(10), strategy.clone());
+    world.apply("v2", strategy);
+    assert_eq!((world.round(), world.round()), (2, 0));
+    world.fleet.now += 60;
+    assert_eq!(world.round(), 2);
+}
+
+#[test]
+fn changed_steps_go_on_where_the_pods_are() {
+    let steps = |steps: Value| json!({"maxUnavailable": "100%", "steps": steps});
+    let mut world = World::new(Fleet::of(10), steps(json!([{"replicas": 3, "pause": {}}])));
+    world.apply("v2", steps(json!([{"replicas": 3, "pause": {}}])));
+    world.settle();
+    let reached = world.status().step_reached_at.clone();
+    world.apply("v2", steps(json!([{"replicas": 3, "pause": {}}, {"replicas": 6, "pause": {}}])));
+    world.settle();
+    assert_eq!((world.with_image("v2"), world.status().current_step), (3, Some(1)), "still to be approved");
+    assert_eq!(world.status().step_reached_at, reached);
+    world.apply("v2", steps(json!([{"replicas": 1, "pause": {}}, {"replicas": 2}, {"replicas": 5, "pause": {}}])));
+    world.settle();
+    assert_eq!((world.with_image("v2"), world.status().current_step), (5, Some(3)));
+    world.apply("v2", steps(json!([{"replicas": 9, "pause": {}}])));
+    world.settle();
+    assert_eq!((world.with_image("v2"), world.status().current_step), (9, Some(1)));
+    world.apply("v2", steps(json!([{"replicas": 2, "pause": {}}])));
+    assert_eq!(world.settle(), 0, "nothing is taken back");
+    assert_eq!(world.with_image("v2"), 9);
+}
+
+#[test]
+fn a_new_revision_begins_at_the_first_step_and_the_way_back_has_none() {
+    let strategy = json!({"maxUnavailable": "100%", "steps": [{"replicas": 2, "pause": {}}]});
+    let mut world = World::new(Fleet::of(10), strategy.clone());
+    world.apply("v2", strategy.clone());
+    world.settle();
+    world.apply("v3", strategy.clone());
+    world.settle();
+    assert_eq!((world.with_image("v3"), world.with_image("v2")), (2, 0), "those in the middle go first");
+    world.apply("v1", strategy);
+    world.settle();
+    assert_eq!((world.with_image("v1"), world.reason()), (10, "UpToDate"));
+    assert_eq!(world.status().current_step, None);
+}
+
+#[test]
+fn going_back_to_the_stable_revision_ignores_partition() {
+    let strategy = json!({"maxUnavailable": "100%", "partition": "50%"});
+    let mut world = World::new(Fleet::of(10), strategy.clone());
+    world.apply("v2", strategy.clone());
+    world.settle();
+    assert_eq!((world.with_image("v2"), world.reason()), (5, "PartitionReached"));
+    world.apply("v1", strategy);
+    world.settle();
+    assert_eq!(world.with_image("v1"), 10);
+}
+
+#[test]
+fn a_failed_pod_within_the_budget_does_not_hold_up_a_step() {
+    let strategy =
+        json!({"maxUnavailable": 4, "failurePolicy": {"maxFailed": 1}, "steps": [{"replicas": 4}, {"replicas": 6}]});
+    let mut world = World::new(Fleet::of(10), strategy.clone());
+    world.apply("v2", strategy);
+    let plan = world.plan();
+    let sent = world.fleet.send(&plan);
+    world.fleet.kubelets(&sent[1..]);
+    world.fleet.now += 601;
+    world.plan();
+    assert_eq!((world.status().failed_pods, world.status().current_step), (1, Some(1)));
+}
+
+#[test]
+fn the_time_of_the_retry_is_kept_for_its_revision_only() {
+    let mut world = World::new(Fleet::new([TestPod::new("a")]), json!({}));
+    world.apply("bad", json!({}));
+    world.settle();
+    world.annotate(keys::RETRY, format!("{}/1", hash("bad")));
+    let now = at(world.fleet.now);
+    world.plan();
+    assert_eq!(world.status().retried_at, Some(Time(now)));
+    world.fleet.now += 30;
+    world.plan();
+    assert_eq!(world.status().retried_at, Some(Time(now)));
+    world.apply("v2", json!({}));
+    world.plan();
+    assert_eq!(world.status().retried_at, None);
+}
