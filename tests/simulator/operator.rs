@@ -70,6 +70,8 @@ pub struct Operator {
     requests: BTreeMap<u64, Sent>,
     /// Pods refused lately: a fresh index cannot know of them.
     refused_until: i64,
+    /// Version and time of the last recount.
+    judged: (u64, i64),
     concurrency: usize,
     next_id: u64,
 }
@@ -98,6 +100,7 @@ impl Operator {
             reported: BTreeMap::new(),
             requests: BTreeMap::new(),
             refused_until: 0,
+            judged: (0, -1),
             concurrency,
             next_id: epoch * 1_000_000,
         }
@@ -232,8 +235,10 @@ impl Operator {
             _ => i64::MAX,
         };
         let lost = self.vanishing.iter().map(|(_, _, at)| *at);
-        let wake = self.wake.iter().filter(|_| self.may_plan()).map(|(_, at)| *at);
-        wake.chain(lost).min().unwrap_or(i64::MAX).min(waits)
+        let idle = |set: &String| self.may_plan() && !self.rounds.contains_key(set);
+        let wake = self.wake.iter().filter(|(set, _)| idle(set)).map(|(_, at)| *at);
+        let timeouts = self.requests.values().map(|sent| sent.at + WRITE_TIMEOUT);
+        wake.chain(lost).chain(timeouts).min().unwrap_or(i64::MAX).min(waits)
     }
 
     /// One step of the reconcile of a set.
@@ -451,9 +456,6 @@ impl Operator {
             i64::try_from(wait).unwrap_or(RESYNC).clamp(0, RESYNC)
         };
         let wake = wake_at.into_iter().chain(overdue_at).map(until).min();
-        if std::env::var("SIM_DEBUG").is_ok() {
-            world.say(|| format!("report {name} wake {wake_at:?} overdue {overdue_at:?} next {next:?}"));
-        }
         let wait = next.into_iter().chain(wake).min().unwrap_or(RESYNC).min(RESYNC);
         let old = round.set.status.clone().unwrap_or_default();
         if old == status {
@@ -494,10 +496,14 @@ impl Operator {
 
     /// Counters equal a recount whenever everything was heard of.
     pub fn judge_counters(&mut self, world: &mut World) {
+        if self.judged == (world.version, world.now) {
+            return;
+        }
         let behind = !world.watch.is_empty() || !self.vanishing.is_empty() || !self.may_plan();
         if behind || self.refused_until > world.now || self.uncertain.values().any(|open| !open.is_empty()) {
             return;
         }
+        self.judged = (world.version, world.now);
         for (name, set) in &self.sets {
             if self.rounds.contains_key(name) {
                 continue;
