@@ -12,6 +12,7 @@ mod failures;
 mod features;
 mod in_cluster;
 mod injection;
+mod kstatus;
 mod naked;
 mod plan;
 mod resources;

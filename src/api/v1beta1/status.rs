@@ -44,6 +44,9 @@ pub struct SidecarSetStatus {
     /// Hash of a revision that was given up.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub aborted_revision: Option<String>,
+    /// Why it was given up: pods that had failed then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub aborted_because: Option<String>,
     /// The last value of the annotation sidecarset.dev/retry that was seen: another one is another retry.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub handled_retry: Option<String>,

@@ -10,7 +10,7 @@ pub(super) fn progress(course: &Course, summary: &Summary) -> String {
     if rollout.mode == Mode::Back {
         return format!(
             "revision {} is given up: {} of {} pods are back on {}",
-            course.update_revision, counts.updated, counts.matched, rollout.revision
+            course.update_revision, counts.updated_ready, counts.matched, rollout.revision
         );
     }
     let (updated, matched, available) = (counts.updated, counts.matched, counts.updated_ready);
@@ -24,24 +24,17 @@ pub(super) fn progress(course: &Course, summary: &Summary) -> String {
 }
 
 /// Why the revision was given up, and how to go on.
-pub(super) fn exceeded(course: &Course, summary: &Summary) -> String {
-    let why = if summary.counts.failed > 0 {
-        failed(summary)
-    } else {
-        "stopped by failed pods, which have recovered since".to_owned()
-    };
-    format!("{why}; {}", try_again(course))
+pub(super) fn given_up(course: &Course, summary: &Summary) -> String {
+    let because = course.aborted_because.clone().unwrap_or_else(|| failed(summary));
+    let retry = &course.next_retry;
+    format!("stopped by {because}; apply a working image, or try again: annotate with {}={retry}", keys::RETRY)
 }
 
-pub(super) fn try_again(course: &Course) -> String {
-    let revision = &course.update_revision;
-    format!("apply a working image to go on, or try again with the annotation {}: {revision}/<n>", keys::RETRY)
-}
-
+/// `2 failed pods: default/web-1 (agent: ImagePullBackOff), default/web-2 (…)`.
 pub(super) fn failed(summary: &Summary) -> String {
     let counts = &summary.counts;
-    let pods = list(&summary.failed, counts.failed);
-    format!("stopped by {} failed: {pods}; maxUnavailable is {}", counts.failed, summary.max_unavailable)
+    let pods = if counts.failed == 1 { "pod" } else { "pods" };
+    format!("{} failed {pods}: {}", counts.failed, list(&summary.failed, counts.failed))
 }
 
 pub(super) fn step_waits(course: &Course, summary: &Summary, wait: &Wait) -> String {

@@ -74,6 +74,7 @@ pub fn status(
         aborted_revision.as_ref(),
         injection.pinned.as_deref(),
     );
+    let because = course.aborted_because.clone().unwrap_or_else(|| message::failed(summary));
     let back = rollout.mode == Mode::Back;
     let steps = !rollout.strategy.steps.is_empty();
     let status = SidecarSetStatus {
@@ -85,6 +86,7 @@ pub fn status(
         not_in_place_pods: number(counts.not_in_place),
         update_revision: Some(course.update_revision.clone()),
         stable_revision,
+        aborted_because: aborted_revision.is_some().then_some(because),
         aborted_revision,
         handled_retry: annotation(set, keys::RETRY).map(str::to_owned),
         retried_at: rollout.retried_at.map(|at| Time(whole_seconds(at))),

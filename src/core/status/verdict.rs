@@ -75,7 +75,7 @@ pub fn verdict(course: &Course, summary: &Summary) -> Verdict {
         return Verdict::fine(reason::NOT_UPDATE, format!("{line}; {text}"));
     }
     if rollout.mode == Mode::Stopped || summary.exceeded {
-        let text = message::exceeded(course, summary);
+        let text = message::given_up(course, summary);
         return Verdict::stalled(reason::FAILURE_BUDGET_EXCEEDED, format!("{line}; {text}"));
     }
     if rollout.strategy.paused && summary.remaining > 0 {
@@ -97,8 +97,8 @@ pub fn verdict(course: &Course, summary: &Summary) -> Verdict {
         return Verdict::moving(reason::ROLLING_UPDATE, format!("{line}{}", message::waits_for(summary)));
     }
     if counts.failed > 0 {
-        let text = message::failed(summary);
-        return Verdict::stalled(reason::PODS_FAILED, format!("{line}; {text}; apply a working image to go on"));
+        let text = format!("{line}; {}; apply a working image to go on", message::failed(summary));
+        return Verdict::stalled(reason::PODS_FAILED, text);
     }
     if counts.updated_ready < counts.updated {
         let waiting = counts.updated - counts.updated_ready;
@@ -136,7 +136,7 @@ fn back(course: &Course, summary: &Summary, unfinished: bool) -> Verdict {
     if unfinished {
         return Verdict::moving(reason::ROLLING_BACK, format!("{line}{}", message::waits_for(summary)));
     }
-    let text = format!("{line}{}; {}", message::not_in_place(summary), message::try_again(course));
+    let text = format!("{line}{}; {}", message::not_in_place(summary), message::given_up(course, summary));
     Verdict::stalled(reason::ROLLED_BACK, text)
 }
 

@@ -19,6 +19,10 @@ pub struct Course {
     pub remembered: Remembered,
     /// Hash of the spec's revision; the rollout's own differs on the way back.
     pub update_revision: String,
+    /// Why that was given up, if it was: `status.abortedBecause`.
+    pub aborted_because: Option<String>,
+    /// Value of the annotation that would try it again.
+    pub next_retry: String,
 }
 
 /// Decides the course. `target` is the revision of the spec, `history` the known ones.
@@ -64,7 +68,14 @@ pub fn course(
             .unwrap_or(0),
         steps_may_differ: same_revision && status.observed_generation != set.metadata.generation,
     };
-    Ok(Course { rollout, remembered, update_revision: target.0.to_owned() })
+    let tried = status.handled_retry.as_deref().and_then(|value| of_revision(value, target.0)?.parse().ok());
+    Ok(Course {
+        aborted_because: status.aborted_because.filter(|_| rollout.mode != Mode::Forward),
+        next_retry: format!("{}/{}", target.0, tried.unwrap_or(0_u32).saturating_add(1)),
+        update_revision: target.0.to_owned(),
+        rollout,
+        remembered,
+    })
 }
 
 pub(crate) fn annotation<'a>(set: &'a SidecarSet, key: &str) -> Option<&'a str> {

@@ -47,7 +47,13 @@ pub(crate) fn rollout(image: &str, update_strategy: Value) -> Rollout {
 /// The same as a course that nothing is remembered of.
 pub(crate) fn course(image: &str, update_strategy: Value) -> Course {
     let rollout = rollout(image, update_strategy);
-    Course { update_revision: rollout.revision.clone(), rollout, remembered: Remembered::default() }
+    Course {
+        update_revision: rollout.revision.clone(),
+        rollout,
+        remembered: Remembered::default(),
+        aborted_because: None,
+        next_retry: String::new(),
+    }
 }
 
 /// A pod in the cluster, as JSON: patches are applied to it as the apiserver does.
@@ -83,11 +89,14 @@ impl TestPod {
         PodView::new(serde_json::from_value::<SlimPod>(self.0.clone()).unwrap())
     }
 
+    pub(crate) fn resource_version(&self) -> u64 {
+        self.0["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap()
+    }
+
     /// Changes the pod and counts its resourceVersion up.
     pub(crate) fn edit(&mut self, edit: impl FnOnce(&mut Value)) {
         edit(&mut self.0);
-        let version: u64 = self.0["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap();
-        self.0["metadata"]["resourceVersion"] = json!((version + 1).to_string());
+        self.0["metadata"]["resourceVersion"] = json!((self.resource_version() + 1).to_string());
     }
 
     pub(crate) fn with(mut self, edit: impl FnOnce(&mut Value)) -> Self {

@@ -148,7 +148,8 @@ fn an_aborted_revision_stays_so_when_its_pods_recover_and_until_it_is_retried() 
     world.fleet.now += 60;
     assert_eq!(world.round(), 0);
     assert_eq!((world.reason(), world.status().failed_pods), ("FailureBudgetExceeded", 0));
-    assert!(world.message().contains("sidecarset.dev/retry"), "{}", world.message());
+    let advice = format!("sidecarset.dev/retry={}/1", hash("bad"));
+    assert!(world.message().contains(&advice) && world.message().contains("ImagePullBackOff"), "{}", world.message());
     world.annotate(keys::RETRY, format!("{}/1", hash("bad")));
     assert_eq!(world.round(), 1);
     assert_eq!(world.status().handled_retry, Some(format!("{}/1", hash("bad"))));
@@ -208,6 +209,7 @@ fn a_rollback_brings_failed_pods_back_first_and_all_of_them_and_stays() {
     world.settle();
     assert_eq!((world.with_image("v1"), world.reason()), (12, "RolledBack"));
     assert_eq!(world.status().updated_pods, 0);
+    assert!(world.message().contains("stopped by 3 failed pods: default/web-"), "{}", world.message());
     world.fleet.now += 3600;
     assert_eq!(world.settle(), 0, "nothing rolls out again by itself");
     world.apply("v3", json!({"maxUnavailable": 12}));

@@ -33,8 +33,10 @@ impl Fleet {
     }
 
     fn observe(&mut self) {
-        for pod in self.pods.values() {
-            self.index.apply(pod.view(), at(self.now));
+        for (key, pod) in &self.pods {
+            if self.index.get(key).is_none_or(|known| known.resource_version != pod.resource_version()) {
+                self.index.apply(pod.view(), at(self.now));
+            }
         }
     }
 
@@ -57,7 +59,7 @@ impl Fleet {
 
     fn kubelets(&mut self, names: &[String]) {
         let now = at(self.now);
-        for pod in self.pods.values_mut().filter(|pod| names.contains(&pod.view().key.name)) {
+        for (_, pod) in self.pods.iter_mut().filter(|(key, _)| names.contains(&key.name)) {
             pod.kubelet(now);
         }
         self.observe();
