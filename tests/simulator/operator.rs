@@ -70,6 +70,8 @@ pub struct Operator {
     requests: BTreeMap<u64, Sent>,
     /// Pods refused lately: a fresh index cannot know of them.
     refused_until: i64,
+    /// Newest version of each set that was seen, and whether it was paused.
+    newest: BTreeMap<String, (u64, bool)>,
     /// Version and time of the last recount.
     judged: (u64, i64),
     concurrency: usize,
@@ -84,6 +86,9 @@ impl Operator {
             index.set_node(node, Some(able));
         }
         world.relist();
+        for pod in world.pods.values_mut() {
+            pod.unseen = !super::world::is_labelled(&pod.view);
+        }
         world.set_watch = world.sets.values().cloned().map(Arc::new).collect();
         Self {
             epoch,
@@ -100,6 +105,7 @@ impl Operator {
             reported: BTreeMap::new(),
             requests: BTreeMap::new(),
             refused_until: 0,
+            newest: BTreeMap::new(),
             judged: (0, -1),
             concurrency,
             next_id: epoch * 1_000_000,
@@ -158,7 +164,9 @@ impl Operator {
     fn note_set(&mut self, set: Arc<SidecarSet>, now: i64, answered: bool) {
         let name = set.metadata.name.clone().unwrap();
         let newer = self.sets.get(&name).is_none_or(|known| version(known) <= version(&set));
-        if newer || !answered {
+        let newest = self.newest.entry(name.clone()).or_default();
+        *newest = (*newest).max((version(&set), set.spec.update_strategy.paused));
+        if newer || (!answered && super::mutant("stale")) {
             self.sets.insert(name.clone(), set);
         }
         if !answered {
@@ -329,7 +337,7 @@ impl Operator {
 
     fn judge_send(&self, world: &mut World, name: &str, promise: &Promise) {
         let Some(set) = self.sets.get(name) else { return };
-        if set.spec.update_strategy.paused {
+        if self.newest.get(name).is_some_and(|(_, paused)| *paused) {
             world.violate("c: pause", format!("a patch of {name} is sent while it is paused"));
         }
         let status = set.status.as_ref();
@@ -430,6 +438,9 @@ impl Operator {
     }
 
     fn settle(&mut self, world: &mut World, set: &str, rng: &mut impl Rng, faults: f64) -> bool {
+        if super::mutant("settle") {
+            self.uncertain.remove(set);
+        }
         let open: Vec<PodKey> = self.uncertain.get(set).into_iter().flatten().cloned().collect();
         open.iter().filter(|key| !self.look_again(world, set, key, rng, faults)).count() == 0
     }
@@ -515,7 +526,7 @@ impl Operator {
             for (node, able) in NODES {
                 fresh.set_node(node, Some(able));
             }
-            for pod in world.pods.values() {
+            for pod in world.pods.values().filter(|pod| !pod.unseen) {
                 fresh.apply((*pod.view).clone(), world.time());
             }
             fresh.configure(course.rollout.clone(), world.time());

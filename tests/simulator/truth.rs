@@ -131,7 +131,7 @@ impl World {
     fn count(&mut self, set: &str, counts: impl Fn(&Record) -> bool) -> usize {
         let now = self.now;
         let stable = self.stable_sent.get(set).cloned();
-        let active = self.pods.values_mut().filter(|pod| pod.view.is_active());
+        let active = self.pods.values_mut().filter(|pod| pod.view.is_active() && !pod.unseen);
         active
             .filter(|pod| pod.view.marks.contains_key(set))
             .filter_map(|pod| pod.ledger.records.get_mut(set))
@@ -147,7 +147,7 @@ impl World {
     /// Matched pods, and those that do not run a revision.
     pub fn behind(&self, set: &str, revision: &str) -> (usize, usize) {
         let of_set = |view: &PodView| view.is_active() && view.labels.get("app").is_some_and(|app| app == "web");
-        let matched: Vec<_> = self.pods.values().filter(|pod| of_set(&pod.view)).collect();
+        let matched: Vec<_> = self.pods.values().filter(|pod| of_set(&pod.view) && !pod.unseen).collect();
         let matched: Vec<_> = matched.into_iter().filter(|pod| pod.view.marks.contains_key(set)).collect();
         let behind = matched.iter().filter(|pod| !self.runs(&pod.view, set, revision)).count();
         (matched.len(), behind)

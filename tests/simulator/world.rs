@@ -38,6 +38,8 @@ pub struct Pod {
     pub view: Arc<PodView>,
     pub kubelet: Kubelet,
     pub ledger: Ledger,
+    /// It lost our label while no operator watched: none can know of it.
+    pub unseen: bool,
 }
 
 /// A write on its way.
@@ -174,7 +176,7 @@ impl World {
         self.say(|| format!("pod {name} is created on {node} as u{}", view.uid));
         self.watch.push_back(PodEvent::Apply(Arc::clone(&view)));
         let kubelet = Kubelet::new(self.now);
-        self.pods.insert(view.key.clone(), Pod { json, view, kubelet, ledger: Ledger::default() });
+        self.pods.insert(view.key.clone(), Pod { json, view, kubelet, ledger: Ledger::default(), unseen: false });
     }
 
     /// The revision that the webhook gives a new pod: what the status names, the newest before there is one.
