@@ -8,6 +8,7 @@ mod cli;
 mod common;
 mod convert;
 mod crash;
+mod crash_twenty;
 mod failures;
 mod features;
 mod in_cluster;
