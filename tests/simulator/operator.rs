@@ -28,6 +28,9 @@ pub const WRITE_TIMEOUT: i64 = 10_000;
 /// Nodes of the cluster: name, and whether the kubelet restarts native sidecars.
 pub const NODES: [(&str, bool); 2] = [("new", true), ("old", false)];
 
+/// Generation of a set, its template, and its hash.
+type Target = (i64, Template, String);
+
 /// How a new leader begins.
 enum TakeOver {
     Wait(i64),
@@ -70,6 +73,7 @@ pub struct Operator {
     requests: BTreeMap<u64, Sent>,
     /// Pods refused lately: a fresh index cannot know of them.
     refused_until: i64,
+    targets: BTreeMap<String, Target>,
     /// Newest version of each set that was seen, and whether it was paused.
     newest: BTreeMap<String, (u64, bool)>,
     /// Version and time of the last recount.
@@ -105,6 +109,7 @@ impl Operator {
             reported: BTreeMap::new(),
             requests: BTreeMap::new(),
             refused_until: 0,
+            targets: BTreeMap::new(),
             newest: BTreeMap::new(),
             judged: (0, -1),
             concurrency,
@@ -299,9 +304,9 @@ impl Operator {
         }
         self.wake.remove(name);
         let Some(set) = self.sets.get(name).cloned() else { return false };
-        let template = Template::of(&set.spec);
-        let hash = world.ensure(name, &template);
-        let course = course(&set, (&hash, &template), &world.history[name], world.time()).unwrap();
+        let (_, template, hash) = target(&mut self.targets, name, &set);
+        world.ensure(name, hash, template);
+        let course = course(&set, (hash, template), &world.history[name], world.time()).unwrap();
         self.index.configure(course.rollout.clone(), world.time());
         if !self.settle(world, name, rng, faults) {
             self.fail(world, name);
@@ -519,9 +524,9 @@ impl Operator {
             if self.rounds.contains_key(name) {
                 continue;
             }
-            let template = Template::of(&set.spec);
+            let (_, template, hash) = target(&mut self.targets, name, set);
             let Some(history) = world.history.get(name) else { continue };
-            let course = course(set, (&template.hash(0), &template), history, world.time()).unwrap();
+            let course = course(set, (hash, template), history, world.time()).unwrap();
             let mut fresh = Index::default();
             for (node, able) in NODES {
                 fresh.set_node(node, Some(able));
@@ -539,6 +544,17 @@ impl Operator {
             }
         }
     }
+}
+
+/// The revision of a set's spec; made once per generation, as it takes long.
+fn target<'a>(targets: &'a mut BTreeMap<String, Target>, name: &str, set: &SidecarSet) -> &'a Target {
+    let generation = set.metadata.generation.unwrap();
+    if targets.get(name).is_none_or(|(known, ..)| *known != generation) {
+        let template = Template::of(&set.spec);
+        let hash = template.hash(0);
+        targets.insert(name.to_owned(), (generation, template, hash));
+    }
+    &targets[name]
 }
 
 fn version(set: &SidecarSet) -> u64 {

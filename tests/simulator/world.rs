@@ -186,22 +186,22 @@ impl World {
         let known = named.and_then(|hash| Some((hash.clone(), self.history.get(set)?.get(&hash)?.template.clone())));
         known.or_else(|| {
             let template = Template::of(&self.sets[set].spec);
-            Some((self.ensure(set, &template), template))
+            let hash = template.hash(0);
+            self.ensure(set, &hash, &template);
+            Some((hash, template))
         })
     }
 
     /// The revision object of a template, made if it is not there.
-    pub fn ensure(&mut self, set: &str, template: &Template) -> String {
-        let hash = template.hash(0);
+    pub fn ensure(&mut self, set: &str, hash: &str, template: &Template) {
         let history = self.history.entry(set.to_owned()).or_default();
         let number = i64::try_from(history.len()).unwrap();
-        history.entry(hash.clone()).or_insert_with(|| Revision {
+        history.entry(hash.to_owned()).or_insert_with(|| Revision {
             template: template.clone(),
             number,
             owner: None,
             custom_version: None,
         });
-        hash
     }
 
     /// A user changes a set.
