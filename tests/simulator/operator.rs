@@ -171,7 +171,7 @@ impl Operator {
         let newer = self.sets.get(&name).is_none_or(|known| version(known) <= version(&set));
         let newest = self.newest.entry(name.clone()).or_default();
         *newest = (*newest).max((version(&set), set.spec.update_strategy.paused));
-        if newer || (!answered && super::mutant("stale")) {
+        if newer {
             self.sets.insert(name.clone(), set);
         }
         if !answered {
@@ -443,9 +443,6 @@ impl Operator {
     }
 
     fn settle(&mut self, world: &mut World, set: &str, rng: &mut impl Rng, faults: f64) -> bool {
-        if super::mutant("settle") {
-            self.uncertain.remove(set);
-        }
         let open: Vec<PodKey> = self.uncertain.get(set).into_iter().flatten().cloned().collect();
         open.iter().filter(|key| !self.look_again(world, set, key, rng, faults)).count() == 0
     }

@@ -48,6 +48,8 @@ pub fn pod_patch(pod: &PodView, rollout: &Rollout, now: Timestamp) -> Option<Pod
     }
     let update = serde_json::to_string(&record(pod, mark.update.as_ref(), rollout, now)).ok()?;
     if !pod.has_annotations {
+        // Adding the map replaces one that came since, and with it the record of another set.
+        operations.push(test("/metadata/resourceVersion", &pod.resource_version.to_string()));
         operations.push(json!({"op": "add", "path": "/metadata/annotations", "value": {}}));
     }
     let annotation = pointer(&["metadata", "annotations", &keys::update_annotation(&rollout.set)]);
