@@ -63,7 +63,7 @@ pub mod reason {
     pub const NAKED_PODS: &str = "NakedPods";
     /// Event on a pod whose upgrade failed.
     pub const UPGRADE_FAILED: &str = "SidecarUpgradeFailed";
-    /// Event on the owner of a pod that was evicted because it had no sidecars.
+    /// Event on the owner of a pod that was evicted because it had no sidecars, or could not be upgraded in place.
     pub const EVICTED: &str = "EvictedForSidecars";
 }
 

@@ -68,6 +68,8 @@ pub struct Context {
     pub(super) naked: Naked,
     /// Failed pods that have got their event, by set.
     pub(super) told: Mutex<HashMap<String, Told>>,
+    /// Where evictions for upgrades stand, in words, by set.
+    pub(super) eviction_news: Mutex<HashMap<String, String>>,
 }
 
 impl Context {
@@ -105,6 +107,7 @@ impl Context {
             reported: Mutex::default(),
             naked: Naked::default(),
             told: Mutex::default(),
+            eviction_news: Mutex::default(),
         })
     }
 
@@ -146,6 +149,7 @@ impl Context {
         lock(&self.reported).remove(set);
         lock(&self.told).remove(set);
         self.naked.forget(set);
+        lock(&self.eviction_news).remove(set);
     }
 
     pub(super) fn may_plan(&self) -> bool {

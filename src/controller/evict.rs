@@ -1,5 +1,5 @@
-//! Has owners replace their pods without sidecars, by eviction: within the set's budget, and through the Eviction API, so
-//! that `PodDisruptionBudgets` decide.
+//! Has owners replace their pods, by eviction: those without sidecars, and those whose change cannot be made in place.
+//! Within the set's budgets, and through the Eviction API, so that `PodDisruptionBudgets` decide.
 //!
 //! The record of an eviction is in the status before the request is sent. This task is the only writer of these records.
 
@@ -7,28 +7,27 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{ObjectReference, Pod};
+use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::jiff::SignedDuration;
-use kube::api::{Patch, PostParams};
-use kube::core::Status;
-use kube::{Api, Resource, ResourceExt};
+use kube::api::Patch;
+use kube::{Resource, ResourceExt};
 use serde_json::json;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::context::{Context, now, patch_params};
+use super::context::{Context, lock, now, patch_params};
 use super::error::Error;
+use super::eviction::{Answer, evict as send};
 use super::naked::{raw_pod, why};
 use super::owners::{replicas, siblings};
 use super::sets_api;
 use crate::api::reasons::reason;
-use crate::api::v1beta1::{Eviction, ExistingPods};
+use crate::api::v1beta1::{Eviction, EvictionCause, ExistingPods, WhenNotInPlace};
 use crate::api::{SidecarSet, SidecarSetStatus};
-use crate::core::evict::{self, Next, Sibling, Verdict};
+use crate::core::evict::{self, MAX_KEPT, Next, Sibling, Verdict, words};
 use crate::core::inject::{CompiledSet, CompiledSets};
-use crate::core::naked::{Found, Group};
+use crate::core::naked::Found;
 use crate::core::pod::Owner;
-use crate::core::upgrade::Remembered;
-use crate::core::upgrade::rollout::share;
+use crate::core::upgrade::evictions::{Candidate, Leave};
 use crate::runtime::events::Note;
 
 /// How often open evictions are judged and new ones begun: a pod takes seconds to be replaced.
@@ -40,6 +39,9 @@ const TRIED: usize = 20;
 /// An owner whose pod could not be evicted is left alone for this long, then twice as long, up to the second.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(5), Duration::from_mins(1));
 
+/// Every replica of the webhook reads from the status which revision new pods get: it must have said so for this long.
+const FOLLOW: Duration = Duration::from_secs(1);
+
 /// What is kept about a set while this replica leads.
 #[derive(Default)]
 struct Memory {
@@ -48,10 +50,13 @@ struct Memory {
     evictions: Vec<Eviction>,
     /// By owner UID.
     waiting: HashMap<String, Waiting>,
+    /// The revision that new pods get, and since when that is known here.
+    given: Option<(String, Instant)>,
 }
 
 /// An owner whose pod is not evicted now.
 struct Waiting {
+    cause: EvictionCause,
     /// The owner, and why.
     text: String,
     delay: Duration,
@@ -61,9 +66,11 @@ struct Waiting {
 /// A set in one round.
 struct Round<'a> {
     context: &'a Context,
+    name: String,
     set: &'a SidecarSet,
     sets: &'a CompiledSets,
     compiled: &'a CompiledSet,
+    found: Arc<Found>,
 }
 
 pub(super) async fn run(context: Arc<Context>) {
@@ -113,24 +120,33 @@ async fn look_after(
         memories.insert(name.clone(), Memory { set: uid, evictions, ..Memory::default() });
     }
     let Some(memory) = memories.get_mut(&name) else { return Ok(()) };
-    let round = Round { context, set, sets, compiled };
-    round.settle(memory).await?;
     let found = context.naked.found(&name).unwrap_or_default();
-    let begun = round.begin(memory, &found).await;
-    if context.naked.note_evictions(&name, round.summary(memory, &found)) {
-        context.dirty.mark([name]);
-    }
+    context.index().set_evictions(&name, &memory.evictions);
+    let round = Round { context, name, set, sets, compiled, found };
+    round.settle(memory).await?;
+    let begun = round.begin(memory).await;
+    round.publish(memory);
     begun
 }
 
+/// Evictions for this cause are asked for.
+fn wants(set: &SidecarSet, cause: EvictionCause) -> bool {
+    match cause {
+        EvictionCause::NoSidecars => set.spec.injection_strategy.existing_pods == ExistingPods::Evict,
+        EvictionCause::NotInPlace => set.spec.update_strategy.when_not_in_place == WhenNotInPlace::Evict,
+    }
+}
+
 fn wanted(set: &SidecarSet) -> bool {
-    set.spec.injection_strategy.existing_pods == ExistingPods::Evict
+    wants(set, EvictionCause::NoSidecars) || wants(set, EvictionCause::NotInPlace)
 }
 
 impl Round<'_> {
     /// Judges what is open, and forgets what was in vain for another revision.
     async fn settle(&self, memory: &mut Memory) -> Result<(), Error> {
         let timeout = SignedDuration::from_secs(self.set.spec.update_strategy.pod_update_timeout_seconds.into());
+        // Until the set is planned nobody knows what was in vain.
+        let Some(Leave { revision: target, .. }) = self.leave() else { return Ok(()) };
         let mut kept = Vec::new();
         for eviction in &memory.evictions {
             let verdict = if eviction.in_vain {
@@ -139,11 +155,15 @@ impl Round<'_> {
                 let owner = evict::owner(eviction);
                 let pods = siblings(self.context, self.compiled, self.sets, &eviction.namespace, &owner).await?;
                 let replicas = replicas(self.context, &eviction.namespace, &owner).await?;
-                evict::judge(eviction, &pods, replicas, timeout, now())
+                evict::judge(eviction, &pods, replicas, &target, timeout, now())
+            };
+            let current = match eviction.cause {
+                EvictionCause::NoSidecars => self.compiled.revision(),
+                EvictionCause::NotInPlace => &target,
             };
             match verdict {
                 Verdict::Open => kept.push(eviction.clone()),
-                Verdict::InVain if eviction.revision == self.compiled.revision() => {
+                Verdict::InVain if eviction.revision == current => {
                     kept.push(Eviction { in_vain: true, ..eviction.clone() });
                 }
                 Verdict::InVain | Verdict::Done => {}
@@ -156,12 +176,17 @@ impl Round<'_> {
         Ok(())
     }
 
-    /// Why nothing is evicted at all.
-    fn hold(&self) -> Option<&'static str> {
+    fn leave(&self) -> Option<Leave> {
+        self.context.index().leave(&self.name, self.found.pods, now())
+    }
+
+    /// Why nothing is evicted for this cause.
+    fn hold(&self, cause: EvictionCause) -> Option<&'static str> {
         let strategy = &self.set.spec;
-        let version = self.context.cache.spec_version(&self.set.name_any());
+        let version = self.context.cache.spec_version(&self.name);
         let registered = *self.context.registered.borrow();
         match () {
+            () if !wants(self.set, cause) => Some(""),
             () if strategy.update_strategy.paused => Some("updateStrategy.paused is true"),
             () if strategy.injection_strategy.paused => Some("injectionStrategy.paused is true"),
             () if version.is_none_or(|version| registered < version) => Some("the webhook does not serve the set yet"),
@@ -169,112 +194,165 @@ impl Round<'_> {
         }
     }
 
-    /// Pods that may be evicted now. Upgrades in place and evictions share maxUnavailable.
-    fn room(&self, memory: &Memory, found: &Found) -> usize {
-        let counts = self.context.index().plan(&self.set.name_any(), &Remembered::default(), now(), 0).summary.counts;
-        let max = share(&self.set.spec.update_strategy.max_unavailable, counts.matched + found.pods).max(1);
-        evict::room(max, counts.slots, &memory.evictions)
+    /// Why no pod is evicted for an upgrade: its replacement would not be at the target for sure.
+    fn hold_upgrades(&self, memory: &mut Memory, leave: &Leave) -> Option<&'static str> {
+        let given = self.compiled.revision();
+        if memory.given.as_ref().is_none_or(|(revision, _)| revision != given) {
+            memory.given = Some((given.to_owned(), Instant::now()));
+        }
+        let known = memory.given.as_ref().is_some_and(|(_, since)| since.elapsed() >= FOLLOW);
+        let planned = self.set.status.as_ref().and_then(|status| status.observed_generation);
+        match self.hold(EvictionCause::NotInPlace) {
+            Some(why) => Some(why),
+            None if planned != self.set.metadata.generation || leave.upgrades == 0 || !known => Some(""),
+            None if given != leave.revision => Some("new pods do not get the new revision yet"),
+            None => None,
+        }
     }
 
     /// Evicts as many pods as there is room for.
-    async fn begin(&self, memory: &mut Memory, found: &Found) -> Result<(), Error> {
-        if !wanted(self.set) || self.hold().is_some() {
-            memory.waiting.clear();
-            return Ok(());
-        }
-        let naked: BTreeSet<&str> =
-            found.groups.iter().filter_map(|group| group.owner.as_ref()).map(|owner| owner.uid.as_str()).collect();
-        memory.waiting.retain(|owner, _| naked.contains(owner.as_str()));
-        let mut tried = 0;
-        for group in &found.groups {
-            let Some(owner) = group.owner.as_ref().filter(|owner| evict::exempt(Some(owner)).is_none()) else {
-                continue;
+    async fn begin(&self, memory: &mut Memory) -> Result<(), Error> {
+        let Some(leave) = self.leave() else { return Ok(()) };
+        let naked = self.hold(EvictionCause::NoSidecars).is_none();
+        let upgrades = self.hold_upgrades(memory, &leave).is_none();
+        let owners: BTreeSet<&str> = self.naked_owners().map(|(owner, _)| owner.uid.as_str()).collect();
+        memory.waiting.retain(|owner, waiting| match waiting.cause {
+            EvictionCause::NoSidecars => naked && owners.contains(owner.as_str()),
+            EvictionCause::NotInPlace => upgrades && self.context.index().has_candidate(&self.name, owner),
+        });
+        for Candidate { namespace, owner } in self.candidates(memory, &leave, naked, upgrades) {
+            let Some(left) = self.leave() else { break };
+            let used_up = (leave.slots > 0 && left.slots == 0) || (left.upgrades == 0 && !naked);
+            if used_up || memory.evictions.len() >= MAX_KEPT {
+                break;
+            }
+            let wants = |cause| match cause {
+                EvictionCause::NoSidecars => naked,
+                EvictionCause::NotInPlace => upgrades,
             };
-            let waits = memory.waiting.get(&owner.uid).is_some_and(|waiting| Instant::now() < waiting.until);
-            if waits || evict::is_blocked(&memory.evictions, owner, self.compiled.revision()) {
-                continue;
-            }
-            if tried == TRIED || self.room(memory, found) == 0 {
-                return Ok(());
-            }
-            tried += 1;
-            match self.replace_one(memory, group, owner).await? {
-                Some(why) => memory.wait(owner, &group.example.namespace, &why),
+            match self.replace_one(memory, &namespace, &owner, wants).await? {
+                Some((cause, why)) => memory.wait(cause, &owner, &namespace, &why),
                 None => drop(memory.waiting.remove(&owner.uid)),
             }
         }
         Ok(())
     }
 
+    fn naked_owners(&self) -> impl Iterator<Item = (&Owner, &String)> {
+        let groups =
+            self.found.groups.iter().filter_map(|group| Some((group.owner.as_ref()?, &group.example.namespace)));
+        groups.filter(|(owner, _)| evict::exempt(Some(owner)).is_none())
+    }
+
+    /// Owners that are not left alone now and may give up a pod.
+    fn candidates(&self, memory: &Memory, leave: &Leave, naked: bool, upgrades: bool) -> Vec<Candidate> {
+        let current = [self.compiled.revision(), leave.revision.as_str()];
+        let skip = |owner: &Owner| {
+            let waits = memory.waiting.get(&owner.uid).is_some_and(|waiting| Instant::now() < waiting.until);
+            waits || evict::is_blocked(&memory.evictions, owner, &current)
+        };
+        let naked = self.naked_owners().filter(|(owner, _)| naked && leave.slots > 0 && !skip(owner));
+        let naked = naked.map(|(owner, namespace)| Candidate { namespace: namespace.clone(), owner: owner.clone() });
+        let mut candidates: Vec<Candidate> = naked.take(TRIED).collect();
+        if upgrades {
+            let known = |owner: &Owner| candidates.iter().any(|candidate| candidate.owner == *owner);
+            let skip = |owner: &Owner| known(owner) || skip(owner);
+            let more = self.context.index().candidates(&self.name, leave.slots == 0, skip, TRIED);
+            candidates.extend(more);
+        }
+        candidates
+    }
+
     /// Evicts one pod of an owner, or says why not.
-    async fn replace_one(&self, memory: &mut Memory, group: &Group, owner: &Owner) -> Result<Option<String>, Error> {
-        let namespace = &group.example.namespace;
+    async fn replace_one(
+        &self,
+        memory: &mut Memory,
+        namespace: &str,
+        owner: &Owner,
+        wants: impl Fn(EvictionCause) -> bool,
+    ) -> Result<Option<(EvictionCause, String)>, Error> {
         let pods = siblings(self.context, self.compiled, self.sets, namespace, owner).await?;
         let replicas = replicas(self.context, namespace, owner).await?;
-        let pod = match evict::next(&pods, replicas) {
+        let pod = match evict::next(&pods, &wants, replicas) {
             Next::Evict(pod) => pod,
-            Next::Wait(why) => return Ok(Some(why)),
+            Next::Wait(cause, why) => return Ok(Some((cause, why))),
             Next::Nothing => {
                 self.context.naked.look_soon();
                 return Ok(None);
             }
         };
-        let Some(raw) = raw_pod(self.context, &pod.key).await? else { return Ok(None) };
-        if let Some(obstacle) = why(self.context, self.sets, &self.compiled.name, &raw) {
-            return Ok(Some(obstacle));
+        let Some(cause) = pod.behind else { return Ok(None) };
+        let Some(revision) = self.revision(cause) else { return Ok(None) };
+        if let Some(obstacle) = self.obstacle(pod, cause, &revision).await? {
+            return Ok(Some((cause, obstacle)));
         }
-        let record = evict::record(pod, owner, self.compiled.revision(), now());
-        self.save(memory, [memory.evictions.as_slice(), &[record]].concat()).await?;
-        let answer = self.evict(pod).await?;
-        self.context.metrics.eviction(&self.compiled.name, answer.label());
+        let superseded = evict::superseded(&memory.evictions, owner).cloned();
+        if superseded.is_some() && pod.ready {
+            return Ok(Some((cause, "the last eviction is not over".to_owned())));
+        }
+        let mut record = evict::record(pod, &pods, cause, owner, &revision, now());
+        record.unready = superseded.as_ref().map_or(record.unready, |open| open.unready);
+        let held = pod.held || superseded.is_some();
+        if !self.context.index().reserve(&self.name, &record, held, self.found.pods, now()) {
+            return Ok(None);
+        }
+        let mut others = memory.evictions.clone();
+        others.retain(|eviction| superseded.as_ref() != Some(eviction));
+        self.save(memory, [others.as_slice(), &[record]].concat()).await?;
+        let answer = send(self.context, pod).await?;
+        self.context.metrics.eviction(&self.name, answer.label());
         match answer {
             Answer::Evicted => {
-                tracing::info!(set = self.compiled.name, pod = %pod.key, "evicted a pod without sidecars");
-                self.tell(namespace, owner);
+                tracing::info!(set = self.name, pod = %pod.key, ?cause, revision, "evicted a pod");
+                self.tell(namespace, owner, cause, &revision);
                 return Ok(None);
             }
             // It may have been evicted: it holds its slot until the owner's pods say what became of it.
-            Answer::Unknown(why) => return Ok(Some(why)),
+            Answer::Unknown(why) => return Ok(Some((cause, why))),
             Answer::Gone | Answer::Blocked(_) | Answer::Refused(_) => {}
         }
-        let others = memory.evictions.iter().filter(|eviction| eviction.pod_uid != pod.uid).cloned().collect();
+        others.extend(superseded);
         self.save(memory, others).await?;
-        Ok(answer.why())
+        Ok(answer.why().map(|why| (cause, why)))
     }
 
-    async fn evict(&self, pod: &Sibling) -> Result<Answer, Error> {
-        // Not `Api::evict`: it misspells deleteOptions, and the apiserver would evict a later pod of that name.
-        let body = json!({
-            "apiVersion": "policy/v1", "kind": "Eviction",
-            "metadata": {"name": pod.key.name, "namespace": pod.key.namespace},
-            "deleteOptions": {"preconditions": {"uid": pod.uid}},
-        });
-        let api: Api<Pod> = Api::namespaced(self.context.clients.call.clone(), &pod.key.namespace);
-        let params = PostParams::default();
-        let call = api.create_subresource::<_, Status>("eviction", &pod.key.name, &params, &body);
-        match self.context.write("evict", || format!("pod {}", pod.key), call).await {
-            Ok(_) => Ok(Answer::Evicted),
-            Err(Error::Api { source, .. }) => Ok(verdict(&source)),
-            Err(Error::NotLeader) => Err(Error::NotLeader),
-            Err(error) => Ok(Answer::Unknown(error.to_string())),
+    /// Hash of the revision that a replacement is to get.
+    fn revision(&self, cause: EvictionCause) -> Option<String> {
+        match cause {
+            EvictionCause::NoSidecars => Some(self.compiled.revision().to_owned()),
+            EvictionCause::NotInPlace => Some(self.leave()?.revision),
         }
+    }
+
+    /// Why the replacement would not be better.
+    async fn obstacle(&self, pod: &Sibling, cause: EvictionCause, revision: &str) -> Result<Option<String>, Error> {
+        let Some(raw) = raw_pod(self.context, &pod.key).await? else { return Ok(Some("the pod is gone".to_owned())) };
+        if let Some(obstacle) = why(self.context, self.sets, &self.name, &raw) {
+            return Ok(Some(obstacle));
+        }
+        let labels = serde_json::from_value(raw["metadata"]["labels"].clone()).unwrap_or_default();
+        let given = self.compiled.revision_for(&labels);
+        let other = cause == EvictionCause::NotInPlace && given != Ok(revision);
+        Ok(other.then(|| format!("a new pod would get revision {}", given.unwrap_or("of nobody"))))
     }
 
     /// Writes the records; what is remembered changes only with them.
     async fn save(&self, memory: &mut Memory, evictions: Vec<Eviction>) -> Result<(), Error> {
-        let name = self.set.name_any();
+        let name = &self.name;
         let recorded = Some(&evictions).filter(|evictions| !evictions.is_empty());
         // The UID: not into the status of a later set of that name.
         let patch = json!({"metadata": {"uid": memory.set}, "status": {"evictions": recorded}});
         let (api, params, patch) = (sets_api(self.context), patch_params(), Patch::Merge(&patch));
-        let call = api.patch_status(&name, &params, &patch);
+        let call = api.patch_status(name, &params, &patch);
         let written = self.context.write("patch status of", || format!("SidecarSet {name}"), call).await?;
         self.context.cache.apply_answer(written);
+        self.context.index().set_evictions(name, &evictions);
+        self.context.dirty.mark([name.clone()]);
         memory.evictions = evictions;
         Ok(())
     }
 
-    fn tell(&self, namespace: &str, owner: &Owner) {
+    fn tell(&self, namespace: &str, owner: &Owner, cause: EvictionCause, revision: &str) {
         let about = ObjectReference {
             api_version: Some(owner.api_version.clone()),
             kind: Some(owner.kind.clone()),
@@ -283,84 +361,75 @@ impl Round<'_> {
             namespace: Some(namespace.to_owned()),
             ..ObjectReference::default()
         };
+        let message = match cause {
+            EvictionCause::NoSidecars => "a pod without its sidecars is replaced".to_owned(),
+            EvictionCause::NotInPlace => {
+                format!(
+                    "a pod is replaced to upgrade its sidecars to revision {revision}, which cannot be done in place"
+                )
+            }
+        };
         self.context.events.publish_to_top_owner(Note {
             about,
             related: Some(self.set.object_ref(&())),
             warning: false,
             reason: reason::EVICTED.to_owned(),
             action: "Evict",
-            message: format!("SidecarSet {:?}: a pod without its sidecars is replaced", self.compiled.name),
+            message: format!("SidecarSet {:?}: {message}", self.name),
         });
     }
 
-    fn summary(&self, memory: &Memory, found: &Found) -> String {
-        let mut waiting: Vec<String> = memory.waiting.values().map(|waiting| waiting.text.clone()).collect();
-        waiting.sort();
-        let exempt: BTreeSet<&str> =
-            found.groups.iter().filter_map(|group| evict::exempt(group.owner.as_ref())).collect();
-        if wanted(self.set) && found.pods > 0 {
-            if let Some(hold) = self.hold() {
+    /// Says where evictions stand; a reconcile puts it into the status.
+    fn publish(&self, memory: &mut Memory) {
+        let naked = self.naked_news(memory);
+        let upgrades = self.upgrade_news(memory);
+        let mut all = lock(&self.context.eviction_news);
+        let before = all.insert(self.name.clone(), upgrades.clone()).unwrap_or_default();
+        drop(all);
+        if self.context.naked.note_evictions(&self.name, naked) || before != upgrades {
+            self.context.dirty.mark([self.name.clone()]);
+        }
+    }
+
+    fn naked_news(&self, memory: &Memory) -> String {
+        let cause = EvictionCause::NoSidecars;
+        let mut waiting = memory.waiting_for(cause);
+        let mut exempt = BTreeSet::new();
+        if wants(self.set, cause) && self.found.pods > 0 {
+            exempt.extend(self.found.groups.iter().filter_map(|group| evict::exempt(group.owner.as_ref())));
+            let none_free = || self.leave().is_some_and(|leave| leave.slots == 0);
+            if let Some(hold) = self.hold(cause) {
                 waiting = vec![hold.to_owned()];
-            } else if waiting.is_empty() && memory.evictions.is_empty() && self.room(memory, found) == 0 {
+            } else if waiting.is_empty() && memory.evictions.is_empty() && none_free() {
                 waiting = vec!["an upgrade uses up updateStrategy.maxUnavailable".to_owned()];
             }
         }
-        evict::summary(&memory.evictions, &waiting, exempt.into_iter().filter(|_| wanted(self.set)))
+        let parts = [words::news(cause, &memory.evictions, &waiting), words::never(exempt)];
+        parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ")
+    }
+
+    fn upgrade_news(&self, memory: &mut Memory) -> String {
+        let cause = EvictionCause::NotInPlace;
+        let mut waiting = memory.waiting_for(cause);
+        if let Some(hold) = self.leave().and_then(|leave| self.hold_upgrades(memory, &leave)) {
+            waiting.extend(Some(hold.to_owned()).filter(|hold| !hold.is_empty()));
+        }
+        words::news(cause, &memory.evictions, &waiting)
     }
 }
 
 impl Memory {
-    fn wait(&mut self, owner: &Owner, namespace: &str, why: &str) {
+    fn wait(&mut self, cause: EvictionCause, owner: &Owner, namespace: &str, why: &str) {
         let (first, longest) = BACKOFF;
         let delay = self.waiting.get(&owner.uid).map_or(first, |last| (last.delay * 2).min(longest));
         let text = format!("{} {namespace}/{} ({why})", owner.kind, owner.name);
-        self.waiting.insert(owner.uid.clone(), Waiting { text, delay, until: Instant::now() + delay });
-    }
-}
-
-/// What the apiserver said to a request to evict a pod.
-#[derive(Debug, PartialEq, Eq)]
-enum Answer {
-    Evicted,
-    /// The pod is gone, or another one has its name.
-    Gone,
-    /// A `PodDisruptionBudget` does not allow it now.
-    Blocked(String),
-    /// It will not be evicted.
-    Refused(String),
-    /// It may have been evicted.
-    Unknown(String),
-}
-
-impl Answer {
-    fn label(&self) -> &'static str {
-        match self {
-            Self::Evicted => "evicted",
-            Self::Gone => "gone",
-            Self::Blocked(_) => "blocked",
-            Self::Refused(_) => "refused",
-            Self::Unknown(_) => "unknown",
-        }
+        self.waiting.insert(owner.uid.clone(), Waiting { cause, text, delay, until: Instant::now() + delay });
     }
 
-    fn why(self) -> Option<String> {
-        match self {
-            Self::Evicted | Self::Gone => None,
-            Self::Blocked(why) | Self::Refused(why) | Self::Unknown(why) => Some(why),
-        }
-    }
-}
-
-fn verdict(error: &kube::Error) -> Answer {
-    let kube::Error::Api(status) = error else { return Answer::Unknown(error.to_string()) };
-    // The budget is named in the causes.
-    let causes = status.details.iter().flat_map(|details| &details.causes).map(|cause| cause.message.as_str());
-    let text = std::iter::once(status.message.as_str()).chain(causes).collect::<Vec<_>>().join(" ");
-    match status.code {
-        404 | 409 => Answer::Gone,
-        429 => Answer::Blocked(text),
-        // 500 is the answer where two budgets select one pod.
-        503 | 504 => Answer::Unknown(text),
-        _ => Answer::Refused(text),
+    fn waiting_for(&self, cause: EvictionCause) -> Vec<String> {
+        let waiting = self.waiting.values().filter(|waiting| waiting.cause == cause);
+        let mut texts: Vec<String> = waiting.map(|waiting| waiting.text.clone()).collect();
+        texts.sort();
+        texts
     }
 }

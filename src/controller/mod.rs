@@ -5,6 +5,7 @@ pub mod cache;
 pub mod context;
 pub mod error;
 mod evict;
+mod eviction;
 mod failures;
 mod naked;
 mod owners;

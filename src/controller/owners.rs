@@ -5,12 +5,14 @@ use kube::Api;
 use kube::api::{ApiResource, DynamicObject, ListParams};
 
 use super::PAGE;
-use super::context::Context;
+use super::context::{Context, now};
 use super::error::Error;
+use crate::api::v1beta1::EvictionCause;
 use crate::core::evict::Sibling;
 use crate::core::inject::{CompiledSet, CompiledSets};
 use crate::core::naked::is_naked;
-use crate::core::pod::{Owner, SlimPod};
+use crate::core::pod::{Owner, PodView, SlimPod};
+use crate::core::upgrade::evictions::Standing;
 
 /// The pods of an owner that the set selects.
 pub(super) async fn siblings(
@@ -31,11 +33,23 @@ pub(super) async fn siblings(
             source: Box::new(source),
         })?;
         for pod in page.items.into_iter().filter(|pod| Owner::of(&pod.metadata).as_ref() == Some(owner)) {
-            let behind = is_naked(&pod.metadata, set, sets);
-            siblings.push(Sibling::new(pod, behind));
+            siblings.push(sibling(context, set, sets, pod));
         }
         let Some(token) = page.metadata.continue_.filter(|token| !token.is_empty()) else { return Ok(siblings) };
         params = params.continue_token(&token);
+    }
+}
+
+/// What is wrong with a pod, whether or not the set wants it evicted for that.
+fn sibling(context: &Context, set: &CompiledSet, sets: &CompiledSets, pod: SlimPod) -> Sibling {
+    let naked = is_naked(&pod.metadata, set, sets);
+    let pod = PodView::new(pod);
+    match context.index().evictable(&set.name, &pod, now()) {
+        _ if naked => Sibling::new(pod, Some(EvictionCause::NoSidecars)),
+        Some(Standing { held, counts }) => {
+            Sibling { held, counts, ..Sibling::new(pod, Some(EvictionCause::NotInPlace)) }
+        }
+        None => Sibling::new(pod, None),
     }
 }
 

@@ -9,7 +9,7 @@ use kube::runtime::controller::Action;
 use tokio::time::Instant;
 
 use super::apply;
-use super::context::{Context, now};
+use super::context::{Context, lock, now};
 use super::error::Error;
 use super::failures;
 use super::report::report;
@@ -71,7 +71,8 @@ async fn round(context: &Arc<Context>, set: &SidecarSet) -> Result<Action, Error
         // What the requests did is in the index already: report that, and not the state that was planned from.
         plan = context.index().plan(&name, &course.remembered, now(), 0);
     }
-    let Plan { summary, wake_at, .. } = plan;
+    let Plan { mut summary, wake_at, .. } = plan;
+    summary.eviction_news = lock(&context.eviction_news).get(&name).cloned().unwrap_or_default();
     let (mut status, overdue_at) = status::status(set, &course, &summary, &injection, now());
     status.collision_count = (target.collisions > 0).then_some(target.collisions);
     let kept = [&status.stable_revision, &status.injection_revision, &injection.pinned];

@@ -1,14 +1,17 @@
 //! Eviction: which pod of an owner is replaced next, and whether the last replacement was worth it.
 //!
-//! An owner has one pod replaced at a time, its youngest first: a younger one that needs replacing too can then only be
-//! a replacement that came out no better. All times compared here are the apiserver's own, but for the timeout.
+//! Two causes share this engine, its records and its budget: pods without sidecars, and pods whose change cannot be made
+//! in place. An owner has one pod replaced at a time. The record keeps when the youngest was made that needed it: a
+//! younger one that needs it too can then only be a replacement that came out no better. All times compared here are the
+//! apiserver's own, but for the timeout.
+
+pub mod words;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
-use super::naked::NAMED;
-use super::pod::{Owner, PodKey, PodView, SlimPod};
-use crate::api::v1beta1::Eviction;
+use super::pod::{Owner, PodKey, PodView};
+use crate::api::v1beta1::{Eviction, EvictionCause};
 
 /// Evictions that a status keeps, open ones and those in vain: a few ten kilobytes. When the latter fill it, something
 /// in the cluster takes sidecars away, and nothing more is evicted.
@@ -31,16 +34,20 @@ pub struct Sibling {
     pub active: bool,
     /// Its Ready condition.
     pub ready: bool,
-    /// It should be replaced.
-    pub behind: bool,
+    /// Why it should be replaced, if it should.
+    pub behind: Option<EvictionCause>,
+    /// It has its place in a budget already, by an update that is not done: its eviction takes no other.
+    pub held: bool,
+    /// It is ready, or its absence counts in maxUnavailable already.
+    pub counts: bool,
 }
 
 impl Sibling {
-    /// A pod, and whether it should be replaced.
-    pub fn new(pod: SlimPod, behind: bool) -> Self {
-        let pod = PodView::new(pod);
-        let active = pod.is_active();
-        Self { active, ready: pod.ready, behind, key: pod.key, uid: pod.uid, created: pod.created }
+    /// A pod, and why it should be replaced.
+    pub fn new(pod: PodView, behind: Option<EvictionCause>) -> Self {
+        let (active, ready) = (pod.is_active(), pod.ready);
+        let (key, uid, created) = (pod.key, pod.uid, pod.created);
+        Self { key, uid, created, active, ready, behind, held: false, counts: ready }
     }
 }
 
@@ -49,8 +56,8 @@ impl Sibling {
 pub enum Next<'a> {
     /// Evict this one.
     Evict(&'a Sibling),
-    /// Not now; the text says why.
-    Wait(String),
+    /// Not now; the text says why this pod, which is next for this cause, waits.
+    Wait(EvictionCause, String),
     /// None of them needs to be replaced.
     Nothing,
 }
@@ -76,24 +83,30 @@ pub fn exempt(owner: Option<&Owner>) -> Option<&'static str> {
     }
 }
 
-/// Chooses a pod. `replicas` is what the owner should have, `None` if that is not known. A ready pod waits until the
-/// owner has all of its ready pods; one that is not ready costs nothing.
-pub fn next(siblings: &[Sibling], replicas: Option<usize>) -> Next<'_> {
-    let behind = siblings.iter().filter(|pod| pod.active && pod.behind);
-    let Some(pod) = behind.max_by(|a, b| (a.created, &a.key).cmp(&(b.created, &b.key))) else { return Next::Nothing };
+/// Chooses a pod that should be replaced for a cause that is `wanted`: first one that is not ready, which costs nothing,
+/// then the youngest. `replicas` is what the owner should have, `None` if that is not known. A ready pod waits until the
+/// owner has all of its ready pods.
+pub fn next(siblings: &[Sibling], wanted: impl Fn(EvictionCause) -> bool, replicas: Option<usize>) -> Next<'_> {
+    let behind = siblings.iter().filter(|pod| pod.active && pod.behind.is_some_and(&wanted));
+    let rank = |pod: &Sibling| (!pod.ready, pod.created, pod.key.clone());
+    let Some(pod) = behind.max_by_key(|pod| rank(pod)) else { return Next::Nothing };
     let ready = ready(siblings);
-    match replicas {
-        Some(replicas) if pod.ready && ready < replicas => Next::Wait(format!("{ready} of {replicas} pods are ready")),
+    match (replicas, pod.behind) {
+        (Some(replicas), Some(cause)) if pod.ready && ready < replicas => {
+            Next::Wait(cause, format!("{ready} of {replicas} pods are ready"))
+        }
         _ => Next::Evict(pod),
     }
 }
 
 /// Judges an eviction by the owner's pods. `replicas` as in [`next`]: where it is not known the slot is held for the
-/// whole `timeout`.
+/// whole `timeout`. `revision` is the target now: a pod that was replaced to get it and does not become ready keeps its
+/// slot beyond that, as a failed update in place does.
 pub fn judge(
     eviction: &Eviction,
     siblings: &[Sibling],
     replicas: Option<usize>,
+    revision: &str,
     timeout: SignedDuration,
     now: Timestamp,
 ) -> Verdict {
@@ -103,45 +116,67 @@ pub fn judge(
     }
     let gone = siblings.iter().all(|pod| pod.uid != eviction.pod_uid);
     let whole = gone && replicas.is_some_and(|replicas| ready(siblings) >= replicas);
-    if !whole && age < timeout {
+    let upgrades = eviction.cause == EvictionCause::NotInPlace && eviction.revision == revision;
+    let newer = |pod: &&Sibling| pod.active && pod.created > eviction.pod_created.0;
+    let failed = upgrades && siblings.iter().filter(newer).any(|pod| pod.behind.is_none() && !pod.ready);
+    if !whole && (age < timeout || failed) {
         return Verdict::Open;
     }
-    let replaced = |pod: &Sibling| pod.active && pod.behind && pod.created > eviction.pod_created.0;
-    if siblings.iter().any(replaced) { Verdict::InVain } else { Verdict::Done }
+    let no_better = |behind| is_no_better(behind, eviction.cause);
+    let in_vain = siblings.iter().filter(newer).any(|pod| pod.behind.is_some_and(no_better));
+    if in_vain { Verdict::InVain } else { Verdict::Done }
+}
+
+/// Whether a replacement that is `behind` itself has gained nothing. One that has sidecars now, and those of an old
+/// revision, has.
+fn is_no_better(behind: EvictionCause, cause: EvictionCause) -> bool {
+    behind == EvictionCause::NoSidecars || cause == EvictionCause::NotInPlace
 }
 
 fn ready(siblings: &[Sibling]) -> usize {
     siblings.iter().filter(|pod| pod.active && pod.ready).count()
 }
 
-/// How many more pods may be evicted now. `max_unavailable` is for evictions and upgrades together, which hold `slots`.
-pub fn room(max_unavailable: usize, slots: usize, evictions: &[Eviction]) -> usize {
-    max_unavailable.saturating_sub(slots + open(evictions)).min(MAX_KEPT.saturating_sub(evictions.len()))
+/// Whether the owner has an open eviction, or one in vain for a revision that is `current`. One that was to bring a
+/// revision which is none any more does not keep its owner from getting the next: see [`superseded`].
+pub fn is_blocked(evictions: &[Eviction], owner: &Owner, current: &[&str]) -> bool {
+    let is_current = |eviction: &Eviction| current.contains(&eviction.revision.as_str());
+    let blocks = |eviction: &&Eviction| match eviction.cause {
+        EvictionCause::NotInPlace => is_current(eviction),
+        EvictionCause::NoSidecars => !eviction.in_vain || is_current(eviction),
+    };
+    evictions.iter().filter(|eviction| eviction.owner_uid == owner.uid).any(|eviction| blocks(&eviction))
 }
 
-/// Evictions that hold a slot.
-pub fn open(evictions: &[Eviction]) -> usize {
-    evictions.iter().filter(|eviction| !eviction.in_vain).count()
+/// The open eviction of the owner that was to bring a revision which is not the target any more. The next one takes its
+/// place, once its pod is gone and if what it brought is not ready.
+pub fn superseded<'a>(evictions: &'a [Eviction], owner: &Owner) -> Option<&'a Eviction> {
+    evictions.iter().find(|eviction| eviction.owner_uid == owner.uid && !eviction.in_vain)
 }
 
-/// Whether the owner has an open eviction, or one in vain for this revision.
-pub fn is_blocked(evictions: &[Eviction], owner: &Owner, revision: &str) -> bool {
-    let mut of_owner = evictions.iter().filter(|eviction| eviction.owner_uid == owner.uid);
-    of_owner.any(|eviction| !eviction.in_vain || eviction.revision == revision)
-}
-
-/// The record that is written before the request is sent, so that a crash between the two frees no slot.
-pub fn record(pod: &Sibling, owner: &Owner, revision: &str, now: Timestamp) -> Eviction {
+/// The record that is written before the request is sent, so that a crash between the two frees no slot. `siblings` are
+/// all pods of the owner.
+pub fn record(
+    pod: &Sibling,
+    siblings: &[Sibling],
+    cause: EvictionCause,
+    owner: &Owner,
+    revision: &str,
+    now: Timestamp,
+) -> Eviction {
     let Owner { api_version, kind, name, uid } = owner.clone();
+    let behind = siblings.iter().filter(|pod| pod.active && pod.behind.is_some());
     Eviction {
         namespace: pod.key.namespace.clone(),
         pod: pod.key.name.clone(),
         pod_uid: pod.uid.clone(),
-        pod_created: Time(pod.created),
+        pod_created: Time(behind.map(|pod| pod.created).max().unwrap_or(pod.created)),
         owner_api_version: api_version,
         owner_kind: kind,
         owner_name: name,
         owner_uid: uid,
+        cause,
+        unready: !pod.counts,
         revision: revision.to_owned(),
         // The API keeps whole seconds.
         at: Time(Timestamp::from_second(now.as_second()).unwrap_or(now)),
@@ -157,37 +192,6 @@ pub fn owner(eviction: &Eviction) -> Owner {
         name: eviction.owner_name.clone(),
         uid: eviction.owner_uid.clone(),
     }
-}
-
-/// Where evictions stand, for the status; empty if there is nothing to say. `waiting` are owners and why they wait,
-/// `exempt` who is never evicted, see [`exempt()`].
-pub fn summary<'a>(evictions: &[Eviction], waiting: &[String], exempt: impl IntoIterator<Item = &'a str>) -> String {
-    let (in_vain, open): (Vec<&Eviction>, Vec<&Eviction>) = evictions.iter().partition(|eviction| eviction.in_vain);
-    let pod = |eviction: &&Eviction| format!("{}/{}", eviction.namespace, eviction.pod);
-    let owner =
-        |eviction: &&Eviction| format!("{} {}/{}", eviction.owner_kind, eviction.namespace, eviction.owner_name);
-    let mut parts = Vec::new();
-    if !open.is_empty() {
-        parts.push(format!("replacing {}", named(open.iter().map(pod))));
-    }
-    if !waiting.is_empty() {
-        parts.push(format!("waiting: {}", named(waiting.iter().cloned())));
-    }
-    if !in_vain.is_empty() {
-        let owners = named(in_vain.iter().map(owner));
-        parts.push(format!("the replacements came without sidecars too, left alone until the set changes: {owners}"));
-    }
-    let exempt: Vec<&str> = exempt.into_iter().collect();
-    if !exempt.is_empty() {
-        parts.push(format!("never evicted: {}; restart them when it suits", exempt.join(", ")));
-    }
-    parts.join("; ")
-}
-
-fn named(names: impl ExactSizeIterator<Item = String>) -> String {
-    let more = names.len().saturating_sub(NAMED);
-    let first: Vec<String> = names.take(NAMED).collect();
-    if more > 0 { format!("{} and {more} more", first.join(", ")) } else { first.join(", ") }
 }
 
 #[cfg(test)]

@@ -9,8 +9,8 @@ use crate::api::v1beta1::{NewPods, RevisionPolicy};
 /// The hash for `status.injectionRevision`. `pinned`: hash of the revision that `injectionStrategy.revision` names;
 /// `stable`: the last one that was fully rolled out; `aborted`: the one that is given up.
 ///
-/// `FollowRollout`: the newest where it is the only way to bring pods forward (a change that cannot be made in place) and
-/// the rollout may still go on; otherwise the stable one, which is upgraded in its turn, under the budgets.
+/// `FollowRollout`: the newest where it is the only way to bring pods forward (a change that cannot be made in place, or
+/// pods that wait for an eviction) and the rollout may still go on; otherwise the stable one, which is upgraded in its turn, under the budgets.
 pub fn injection_revision(
     set: &SidecarSet,
     course: &Course,
@@ -21,6 +21,10 @@ pub fn injection_revision(
 ) -> String {
     let rollout = &course.rollout;
     let newest = || rollout.revision.clone();
+    // While a pod is being replaced nobody knows which of the new ones is its replacement, which must be the newest.
+    if summary.evicting > 0 && aborted != Some(&rollout.revision) {
+        return newest();
+    }
     let counts = &summary.counts;
     let strategy = &set.spec.injection_strategy;
     let step_is_full = summary.gate.allowed.is_some_and(|allowed| counts.selected_updated >= allowed);
@@ -34,11 +38,12 @@ pub fn injection_revision(
         return stable.clone();
     }
     let latest = strategy.new_pods == NewPods::Latest || !rollout.strategy.enabled;
-    let only_way = changes_template(summary) && !share_is_full && !rollout.strategy.paused;
+    let needs_new_pods = changes_template(summary) || summary.evictable > 0;
+    let only_way = needs_new_pods && !share_is_full && !rollout.strategy.paused;
     if latest || only_way { newest() } else { stable.clone() }
 }
 
-/// Some pods differ from the newest in more than images. Not what keeps single pods from an image: a node, a
+/// Some pods differ from the newest in more than images. Without evictions not what keeps single pods from an image: a node, a
 /// `restartPolicy`, another webhook; for their sake nobody else gets the newest before its turn.
 fn changes_template(summary: &Summary) -> bool {
     summary.not_in_place.iter().any(|(obstacle, _)| obstacle.kind == ObstacleKind::Template)

@@ -167,6 +167,7 @@ fn update_rules() -> Vec<Rule> {
     let some = json!({"matchLabels": {"a": "b"}});
     let step = |_| json!({"replicas": "10%"});
     let pause = |seconds: i32| json!([{"replicas": 1, "pause": {"durationSeconds": seconds}}]);
+    let replicas = |replicas: Value| json!([{"replicas": replicas}]);
     let scatter = |i: usize| json!({"key": format!("k{i}"), "value": "*"});
     let weight = |weight: i32| json!([{"weight": weight, "matchSelector": some}]);
     vec![
@@ -194,6 +195,16 @@ fn update_rules() -> Vec<Rule> {
         ("spec.updateStrategy.podUpdateTimeoutSeconds", json!(86400), json!(86401), ""),
         ("spec.updateStrategy.progressDeadlineSeconds", json!(1), json!(0), ""),
         ("spec.updateStrategy.steps", many(64, step), many(65, step), ""),
+        ("spec.updateStrategy.steps", replicas(json!("100%")), replicas(json!("101%")), "steps[0].replicas"),
+        ("spec.updateStrategy.steps", replicas(json!(1)), replicas(json!(0)), "steps[0].replicas"),
+        ("spec.updateStrategy.maxUnavailablePerWorkload", json!("1%"), json!(0), "a number of pods, 1 or more"),
+        ("spec.updateStrategy.failurePolicy.maxFailed", json!(0), json!("0%"), "a percentage from 1% to 100%"),
+        (
+            "spec.updateStrategy.priorityStrategy",
+            json!({"orderPriority": [{"orderedKey": "k"}]}),
+            json!({"orderPriority": [{"orderedKey": "k"}], "weightPriority": weight(1)}),
+            "exactly one of weightPriority and orderPriority",
+        ),
         ("spec.updateStrategy.steps", pause(1), pause(0), "spec.updateStrategy.steps[0].pause.durationSeconds"),
         ("spec.updateStrategy.failurePolicy.action", json!("Rollback"), json!("Panic"), ""),
         ("spec.updateStrategy.whenNotInPlace", json!("Evict"), json!("Delete"), ""),
@@ -262,7 +273,8 @@ async fn defaults(client: &Client) {
         json!({"existingPods": "Report", "failurePolicy": "Ignore", "newPods": "FollowRollout"})
     );
     let update = json!({"type": "RollingUpdate", "paused": true, "maxUnavailable": 1, "minReadySeconds": 5,
-        "podUpdateTimeoutSeconds": 600});
+        "podUpdateTimeoutSeconds": 600, "progressDeadlineSeconds": 600, "whenNotInPlace": "Skip",
+        "failurePolicy": {"maxFailed": "10%", "action": "Pause"}});
     assert_eq!(spec["updateStrategy"], update);
 }
 

@@ -34,7 +34,7 @@ fn evicting(world: &World) -> Value {
     set(world, json!({"existingPods": "Evict"}))
 }
 
-fn message(set: &SidecarSet) -> String {
+pub fn message(set: &SidecarSet) -> String {
     set.status.as_ref().and_then(|status| status.message.clone()).unwrap_or_default()
 }
 
@@ -54,7 +54,7 @@ fn has_agent(pod: &Pod) -> bool {
     names(&pod.spec.as_ref().unwrap().containers).contains(&"agent")
 }
 
-fn uids(pods: &[Pod]) -> BTreeSet<String> {
+pub fn uids(pods: &[Pod]) -> BTreeSet<String> {
     pods.iter().filter_map(ResourceExt::uid).collect()
 }
 
@@ -63,13 +63,13 @@ fn of_kind(pods: &[Pod], kind: &str) -> Vec<Pod> {
     pods.iter().filter(owned).cloned().collect()
 }
 
-async fn events(world: &World, namespace: &str, reason: &str) -> Vec<ClusterEvent> {
+pub async fn events(world: &World, namespace: &str, reason: &str) -> Vec<ClusterEvent> {
     let api: Api<ClusterEvent> = Api::namespaced(world.client.clone(), namespace);
     let items = api.list(&ListParams::default()).await.unwrap().items;
     items.into_iter().filter(|event| event.reason.as_deref() == Some(reason)).collect()
 }
 
-async fn create<K>(world: &World, object: Value)
+pub async fn create<K>(world: &World, object: Value)
 where
     K: kube::Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>
         + Clone
@@ -80,18 +80,18 @@ where
     world.api::<K>().create(&PostParams::default(), &serde_json::from_value(object).unwrap()).await.unwrap();
 }
 
-fn app() -> Value {
+pub fn app() -> Value {
     json!({"containers": [{"name": "app", "image": "app:v1"}]})
 }
 
 /// The smallest number of ready pods at any moment.
-struct FewestReady {
+pub struct FewestReady {
     fewest: Arc<AtomicUsize>,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl FewestReady {
-    fn start(pods: Api<Pod>) -> Self {
+    pub fn start(pods: Api<Pod>) -> Self {
         let fewest = Arc::new(AtomicUsize::new(usize::MAX));
         let seen = Arc::clone(&fewest);
         let task = tokio::spawn(async move {
@@ -116,7 +116,7 @@ impl FewestReady {
         Self { fewest, task }
     }
 
-    fn end(self) -> usize {
+    pub fn end(self) -> usize {
         self.task.abort();
         self.fewest.load(Ordering::SeqCst)
     }

@@ -23,11 +23,17 @@ pub struct BudgetWatcher {
 
 impl BudgetWatcher {
     pub fn start(pods: Api<Pod>) -> Self {
+        Self::of(pods, "")
+    }
+
+    /// The same for the pods with these labels only.
+    pub fn of(pods: Api<Pod>, labels: &str) -> Self {
+        let config = watcher::Config::default().labels(labels);
         let worst = Arc::new(AtomicUsize::new(0));
         let seen = Arc::clone(&worst);
         let task = tokio::spawn(async move {
             let mut unavailable = std::collections::BTreeSet::new();
-            let mut events = watcher(pods, watcher::Config::default()).default_backoff().applied_objects().boxed();
+            let mut events = watcher(pods, config).default_backoff().applied_objects().boxed();
             while let Some(pod) = events.try_next().await.ok().flatten() {
                 if is_ready(&pod) && !update_is_open(&pod) {
                     unavailable.remove(&pod.name_any());

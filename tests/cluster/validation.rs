@@ -20,7 +20,7 @@ async fn dry_run(world: &World, set: &Value) -> Answer {
 async fn a_refusal_names_the_field_and_what_to_write_instead() {
     let world = World::shared("validation-refused").await;
     let mount = invalid(&world, json!({}));
-    let steps = world.set("agent:v1", json!({"steps": [{"replicas": 1}]}));
+    let steps = world.set("agent:v1", json!({"steps": [{"replicas": 2}, {"replicas": 1}]}));
     let mut label = world.set("agent:v1", json!({}));
     label["spec"]["selector"] = json!({"matchLabels": {"app": "not a value!"}});
     let mut probe = world.set("agent:v1", json!({}));
@@ -28,7 +28,7 @@ async fn a_refusal_names_the_field_and_what_to_write_instead() {
         json!([{"name": "init", "image": "init:v1", "readinessProbe": {"tcpSocket": {"port": 80}}}]);
     for (set, parts) in [
         (mount, ["spec.containers[0].volumeMounts[0].name", "\"logs\" is not in spec.volumes: add the volume there"]),
-        (steps, ["spec.updateStrategy.steps", "is not supported yet: remove it"]),
+        (steps, ["spec.updateStrategy.steps[1].replicas", "must not be less than the step before"]),
         (label, ["spec.selector.matchLabels[app]", "the value must have at most 63 letters"]),
         (probe, ["spec.initContainers[0].readinessProbe", "add restartPolicy: Always"]),
     ] {

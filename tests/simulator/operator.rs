@@ -536,7 +536,9 @@ impl Operator {
             let recount = fresh.plan(name, &course.remembered, world.time(), 0).summary;
             let running = self.index.plan(name, &course.remembered, world.time(), 0).summary;
             if recount != running {
-                let text = format!("{name}\n  recount {recount:?}\n  running {running:?}");
+                let known = |pod: &&super::world::Pod| self.index.get(&pod.view.key).as_ref() != Some(&pod.view);
+                let differ: Vec<_> = world.pods.values().filter(known).map(|pod| &pod.view).collect();
+                let text = format!("{name}\n  recount {recount:?}\n  running {running:?}\n  unknown {differ:?}");
                 return world.violate("f: counters equal a recount", text);
             }
         }

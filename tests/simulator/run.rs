@@ -385,6 +385,8 @@ impl Run {
             "NoPods" | "NotUpdate" | "NotInPlace" | "PartitionReached" | "Paused" | "WaitingForApproval" => true,
             "FailureBudgetExceeded" | "RolledBack" => status.aborted_revision.is_some(),
             "PodsFailed" | "ProgressDeadlineExceeded" | "PodsNotReady" => bad,
+            // Without a hold time a crash loop is available for a moment each time, which is progress.
+            "RollingUpdate" => bad && self.hold == 0,
             _ => false,
         };
         if !stable {

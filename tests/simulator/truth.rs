@@ -82,7 +82,8 @@ impl World {
         let previous = pod.ledger.records.remove(set);
         let again = previous.as_ref().is_some_and(|p| p.revision == promise.revision && !p.tampered);
         let held = previous.as_ref().is_some_and(|p| p.was_ready && !p.recovered);
-        let capped = previous.as_ref().is_some_and(|p| !p.was_ready && !p.done);
+        // A pod that is in a crash loop keeps its place under the cap, although it was ready for a moment.
+        let first = previous.is_none();
         let mut containers = previous.filter(|p| !p.done).map(|p| p.containers).unwrap_or_default();
         if changed && !containers.iter().any(|name| name == container) {
             containers.push(container.to_owned());
@@ -114,7 +115,7 @@ impl World {
             let text = format!("{key} of {set}: {slots} unavailable, {} allowed", promise.max_unavailable);
             self.violate("a: maxUnavailable", text);
         }
-        if !before.ready && !held && !capped && cap > promise.max_unready {
+        if !before.ready && first && cap > promise.max_unready {
             let text = format!("{key} of {set}: {cap} in flight, {} allowed", promise.max_unready);
             self.violate("a: the cap of unready pods", text);
         }

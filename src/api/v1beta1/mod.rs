@@ -1,7 +1,7 @@
 //! `sidecarset.dev/v1beta1`, kind `SidecarSet`.
 //!
 //! Field names and meanings follow OpenKruise's v1beta1 wherever it has the field. Doc comments here become the
-//! descriptions in the CRD. A field that is refused as "not supported yet" is named in [`super::validate`].
+//! descriptions in the CRD.
 
 // The comments become descriptions in the CRD, where backticks would be noise.
 #![allow(clippy::doc_markdown)]

@@ -65,7 +65,7 @@ pub struct SidecarSetStatus {
     /// When the last of them was reached.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub step_reached_at: Option<Time>,
-    /// Evictions of pods without the sidecars that are under way, or whose replacement came without them too.
+    /// Evictions that are under way, or whose replacement was no better.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub evictions: Option<Vec<Eviction>>,
     /// One line: what happens, and what is waited for.
@@ -75,7 +75,17 @@ pub struct SidecarSetStatus {
     pub conditions: Vec<Condition>,
 }
 
-/// One pod that was evicted to get its owner to make one with the sidecars.
+/// Why a pod is evicted: NoSidecars, it was made without the sidecars (injectionStrategy.existingPods Evict); NotInPlace, what changed cannot be changed in a running pod (updateStrategy.whenNotInPlace Evict).
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EvictionCause {
+    /// It has no sidecars.
+    #[default]
+    NoSidecars,
+    /// Its change cannot be made in place.
+    NotInPlace,
+}
+
+/// One pod that was evicted to get its owner to make a better one.
 #[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Eviction {
@@ -85,8 +95,14 @@ pub struct Eviction {
     pub pod: String,
     /// UID of the pod.
     pub pod_uid: String,
-    /// When the pod was created: a younger one of the same owner without the sidecars is its replacement.
+    /// When the youngest pod of the owner was created that should be replaced: a younger one that should be, too, is a replacement that came no better.
     pub pod_created: Time,
+    /// Why the pod was evicted.
+    #[serde(default)]
+    pub cause: EvictionCause,
+    /// True if the pod was not available anyway, so that its eviction costs no slot of maxUnavailable.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unready: bool,
     /// apiVersion of the pod's controller.
     pub owner_api_version: String,
     /// Kind of the pod's controller.
@@ -99,7 +115,7 @@ pub struct Eviction {
     pub revision: String,
     /// When the eviction was requested.
     pub at: Time,
-    /// True when the replacement came without the sidecars too. The owner's pods are then left alone until the set has another revision.
+    /// True when the replacement was no better. The owner's pods are then left alone until the set has another revision.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub in_vain: bool,
 }

@@ -1,5 +1,6 @@
 //! The decision: a set, a cluster's pods and the operator's own functions → what would happen to each pod.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
@@ -15,12 +16,13 @@ use crate::api::reasons::InjectionReason;
 use crate::api::selector::SelectorError;
 use crate::api::v1beta1::ExistingPods;
 use crate::api::validate::{FieldError, validate};
+use crate::core::evict::exempt;
 use crate::core::inject::{CompiledSet, CompiledSets, Injection, Request, inject};
 use crate::core::naked::inject_anew;
-use crate::core::pod::{PodKey, PodView, SlimPod};
+use crate::core::pod::{Owner, PodKey, PodView, SlimPod};
 use crate::core::revision::{History, Template, collisions};
 use crate::core::upgrade::patch::pod_patch;
-use crate::core::upgrade::{Course, Index, State, Summary, course};
+use crate::core::upgrade::{Course, Index, Obstacle, ObstacleKind, State, Summary, course};
 
 /// What the cluster holds, besides pods.
 #[derive(Clone, Debug, Default)]
@@ -168,7 +170,7 @@ impl Planner {
         if view.is_active() && view.marks.contains_key(&self.name) {
             self.index.apply(view, self.now);
         } else if view.is_active()
-            && let Some((action, why)) = self.fate_of_naked(pod)
+            && let Some((action, why)) = self.fate_of_naked(pod, view.owner.as_deref())
         {
             self.naked.push(Row { action, why, pod: view.key });
         }
@@ -177,11 +179,11 @@ impl Planner {
 
     /// What would happen to the pods so far.
     pub fn plan(&mut self) -> Plan {
-        let movable = self.movable();
+        let (movable, evictable) = (self.movable(), self.evictable());
         self.index.configure(self.course.rollout.clone(), self.now);
         let first = self.index.plan(&self.name, &self.course.remembered, self.now, usize::MAX);
         let carried = self.index.pods().map(|pod| {
-            let (action, why) = self.fate_of_carrier(pod, &movable);
+            let (action, why) = self.fate_of_carrier(pod, &movable, &evictable);
             Row { action, why, pod: pod.key.clone() }
         });
         let mut rows: Vec<Row> = self.naked.iter().cloned().chain(carried).collect();
@@ -234,14 +236,40 @@ impl Planner {
         plan.patches.into_iter().map(|patch| patch.key).collect()
     }
 
+    /// Pods that would be evicted sooner or later, after what [`Self::movable`] has set up: of those that wait as many as
+    /// partition lets go, the youngest first.
+    fn evictable(&mut self) -> HashSet<PodKey> {
+        // As after the last patch: what was planned is not counted again.
+        let upgrades = self.index.leave(&self.name, 0, self.now).map_or(0, |leave| leave.upgrades);
+        let waits = |pod: &&Arc<PodView>| self.index.evictable(&self.name, pod, self.now).is_some();
+        let mut pods: Vec<&Arc<PodView>> = self.index.pods().filter(waits).collect();
+        pods.sort_by_key(|pod| (pod.ready, Reverse(pod.created), Reverse(pod.key.clone())));
+        pods.into_iter().take(upgrades).map(|pod| pod.key.clone()).collect()
+    }
+
+    /// What becomes of a pod that cannot be patched.
+    fn fate_of_left_behind(&self, pod: &PodView, why: &Obstacle, evictable: &HashSet<PodKey>) -> (Action, String) {
+        let strategy = &self.course.rollout.strategy;
+        let outside = strategy.selector.as_ref().is_some_and(|selector| !selector.matches(&pod.labels));
+        let asked = strategy.evicts && strategy.enabled && !outside && why.kind != ObstacleKind::Passing;
+        match exempt(pod.owner.as_deref()).filter(|_| asked) {
+            _ if evictable.contains(&pod.key) => (Action::Evict, why.text.clone()),
+            Some(kind) => (Action::LeaveBehind, format!("{}; {kind} are not evicted", why.text)),
+            None if asked => {
+                (Action::Nothing, format!("updateStrategy.partition keeps it on the old revision; {}", why.text))
+            }
+            None => (Action::LeaveBehind, why.text.clone()),
+        }
+    }
+
     /// `None` if the set does not select the pod.
-    fn fate_of_naked(&self, pod: &Value) -> Option<(Action, String)> {
+    fn fate_of_naked(&self, pod: &Value, owner: Option<&Owner>) -> Option<(Action, String)> {
         let injection = self.ask(pod, inject_anew);
         if let Some(message) = injection.refused {
             return Some((Action::Refuse, message));
         }
         let outcome = injection.outcomes.into_iter().find(|outcome| outcome.set == self.name)?;
-        let evict = self.set.spec.injection_strategy.existing_pods == ExistingPods::Evict;
+        let evict = self.set.spec.injection_strategy.existing_pods == ExistingPods::Evict && exempt(owner).is_none();
         Some(match outcome.reason {
             InjectionReason::Injected | InjectionReason::AlreadyInjected => {
                 let action = if evict { Action::Evict } else { Action::Inject };
@@ -252,10 +280,14 @@ impl Planner {
         })
     }
 
-    fn fate_of_carrier(&self, pod: &PodView, movable: &HashSet<PodKey>) -> (Action, String) {
+    fn fate_of_carrier(
+        &self,
+        pod: &PodView,
+        movable: &HashSet<PodKey>,
+        evictable: &HashSet<PodKey>,
+    ) -> (Action, String) {
         let strategy = &self.course.rollout.strategy;
         let outside = strategy.selector.as_ref().is_some_and(|selector| !selector.matches(&pod.labels));
-        let evict = strategy.evicts;
         let nothing = |why: &str| (Action::Nothing, why.to_owned());
         match self.index.state(&self.name, &pod.key) {
             None => (Action::Unselect, "it keeps its sidecars until it is recreated".to_owned()),
@@ -263,8 +295,7 @@ impl Planner {
             Some(State::Outdated) if !strategy.enabled => nothing("updateStrategy.type is NotUpdate"),
             Some(State::Outdated) if outside => nothing("it is outside updateStrategy.selector"),
             Some(State::Outdated) => nothing("updateStrategy.partition keeps it on the old revision"),
-            Some(State::NotInPlace(why)) if evict && strategy.enabled && !outside => (Action::Evict, why.text.clone()),
-            Some(State::NotInPlace(why)) => (Action::LeaveBehind, why.text.clone()),
+            Some(State::NotInPlace(why)) => self.fate_of_left_behind(pod, why, evictable),
             Some(State::Failed(why)) => (Action::Nothing, format!("at this revision, failed: {why}")),
             Some(State::Refused(why)) => (Action::Nothing, format!("the patch was refused: {why}")),
             Some(State::Undecided) => nothing("at this revision, its update is not finished"),

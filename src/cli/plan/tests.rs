@@ -55,6 +55,16 @@ fn carriers(number: usize) -> Vec<Value> {
     (0..number).map(|i| TestPod::new(&format!("p{i}")).0).collect()
 }
 
+/// The same as pods of a controller of this kind.
+fn owned(number: usize, kind: &str) -> Vec<Value> {
+    let owner = json!([{"apiVersion": "apps/v1", "kind": kind, "name": "web", "uid": "web", "controller": true}]);
+    let mut pods = carriers(number);
+    for pod in &mut pods {
+        pod["metadata"]["ownerReferences"] = owner.clone();
+    }
+    pods
+}
+
 fn with_env(update_strategy: Value) -> SidecarSet {
     let mut set = serde_json::to_value(set("v1", update_strategy)).unwrap();
     set["spec"]["containers"][0]["env"] = json!([{"name": "A", "value": "1"}]);
@@ -114,8 +124,15 @@ fn what_the_strategy_excludes_is_untouched() {
 fn more_than_an_image_leaves_pods_behind_or_evicts_them() {
     let mut skip = planner(with_env(json!({})), world(), &carriers(3));
     assert_eq!(table(&mut skip), [row("leave behind", 3, "containers[agent].env changed")]);
-    let mut evict = planner(with_env(json!({"whenNotInPlace": "Evict"})), world(), &carriers(3));
-    assert_eq!(table(&mut evict), [row("evict", 3, "containers[agent].env changed")]);
+    let evict = |strategy: Value, pods: &[Value]| table(&mut planner(with_env(strategy), world(), pods));
+    let evicts = || json!({"whenNotInPlace": "Evict"});
+    let env = "containers[agent].env changed";
+    assert_eq!(evict(evicts(), &owned(3, "ReplicaSet")), [row("evict", 3, env)]);
+    let exempt = format!("{env}; pods of DaemonSets are not evicted");
+    assert_eq!(evict(evicts(), &owned(3, "DaemonSet")), [row("leave behind", 3, &exempt)]);
+    let kept = format!("updateStrategy.partition keeps it on the old revision; {env}");
+    let half = json!({"whenNotInPlace": "Evict", "partition": 2});
+    assert_eq!(evict(half, &owned(3, "ReplicaSet")), [row("evict", 1, env), row("untouched", 2, &kept)]);
 }
 
 #[test]
@@ -130,6 +147,13 @@ fn naked_pods_are_injected_when_recreated_or_evicted_unless_they_opt_out() {
 
     let mut evicting = set("v1", json!({}));
     evicting.spec.injection_strategy.existing_pods = crate::api::v1beta1::ExistingPods::Evict;
+    assert_eq!(
+        table(&mut planner(evicting.clone(), new.clone(), &pods))[0].0,
+        "inject when recreated",
+        "nobody owns it"
+    );
+    let mut pods = pods;
+    pods[0]["metadata"]["ownerReferences"] = owned(1, "ReplicaSet")[0]["metadata"]["ownerReferences"].clone();
     assert_eq!(table(&mut planner(evicting, new, &pods))[0].0, "evict");
 }
 

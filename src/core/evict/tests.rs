@@ -9,7 +9,7 @@ fn at(seconds: i64) -> Timestamp {
     Timestamp::from_second(1_767_225_600 + seconds).unwrap()
 }
 
-/// A ready pod that was made at this second.
+/// A ready pod that was made at this second, and has no sidecars if it is `behind`.
 fn pod(name: &str, created: i64, behind: bool) -> Sibling {
     Sibling {
         key: PodKey { namespace: "default".into(), name: name.into() },
@@ -17,7 +17,9 @@ fn pod(name: &str, created: i64, behind: bool) -> Sibling {
         created: at(created),
         active: true,
         ready: true,
-        behind,
+        behind: behind.then_some(EvictionCause::NoSidecars),
+        held: false,
+        counts: true,
     }
 }
 
@@ -27,7 +29,7 @@ fn owner(kind: &str) -> Owner {
 
 /// `old`, made at second 0 and evicted at second 100.
 fn evicted() -> Eviction {
-    record(&pod("old", 0, true), &owner("ReplicaSet"), "r1", at(100))
+    record(&pod("old", 0, true), &[], EvictionCause::NoSidecars, &owner("ReplicaSet"), "r1", at(100))
 }
 
 #[test]
@@ -43,29 +45,29 @@ fn pods_that_nobody_or_no_eviction_can_replace_are_exempt() {
 #[test]
 fn the_youngest_pod_without_sidecars_goes_first() {
     let pods = [pod("a", 1, true), pod("b", 3, true), pod("c", 2, true), pod("d", 9, false)];
-    assert_eq!(next(&pods, Some(4)), Next::Evict(&pods[1]));
+    assert_eq!(next(&pods, |_| true, Some(4)), Next::Evict(&pods[1]));
 }
 
 #[test]
 fn a_ready_pod_waits_until_its_owner_has_all_its_pods() {
     let mut pods = [pod("a", 1, true), pod("b", 2, true), pod("c", 0, false)];
     pods[2].ready = false;
-    assert_eq!(next(&pods, Some(3)), Next::Wait("2 of 3 pods are ready".into()));
-    assert_eq!(next(&pods, None), Next::Evict(&pods[1]), "nobody knows how many there should be");
+    assert_eq!(next(&pods, |_| true, Some(3)), Next::Wait(EvictionCause::NoSidecars, "2 of 3 pods are ready".into()));
+    assert_eq!(next(&pods, |_| true, None), Next::Evict(&pods[1]), "nobody knows how many there should be");
     pods[1].ready = false;
-    assert_eq!(next(&pods, Some(3)), Next::Evict(&pods[1]), "nobody misses it");
+    assert_eq!(next(&pods, |_| true, Some(3)), Next::Evict(&pods[1]), "nobody misses it");
 }
 
 #[test]
 fn pods_that_go_or_have_sidecars_are_not_evicted() {
     let mut going = pod("a", 1, true);
     going.active = false;
-    assert_eq!(next(&[going, pod("b", 2, false)], Some(1)), Next::Nothing);
+    assert_eq!(next(&[going, pod("b", 2, false)], |_| true, Some(1)), Next::Nothing);
 }
 
 #[test]
 fn a_slot_is_held_until_the_owner_has_its_ready_pods_back() {
-    let judged = |pods: &[Sibling], replicas, now| judge(&evicted(), pods, replicas, TIMEOUT, at(now));
+    let judged = |pods: &[Sibling], replicas, now| judge(&evicted(), pods, replicas, "r1", TIMEOUT, at(now));
     let mut new = pod("new", 101, false);
     assert_eq!(judged(&[pod("old", 0, true), pod("b", 0, false)], Some(2), 101), Verdict::Open, "it is still there");
     assert_eq!(judged(&[pod("b", 0, false)], Some(2), 101), Verdict::Open, "nothing in its place");
@@ -81,7 +83,7 @@ fn a_slot_is_held_until_the_owner_has_its_ready_pods_back() {
 
 #[test]
 fn a_pod_that_was_never_evicted_frees_its_slot_soon() {
-    let judged = |pod: Sibling, now| judge(&evicted(), &[pod], Some(1), TIMEOUT, at(now));
+    let judged = |pod: Sibling, now| judge(&evicted(), &[pod], Some(1), "r1", TIMEOUT, at(now));
     assert_eq!(judged(pod("old", 0, true), 129), Verdict::Open, "the request may be under way");
     assert_eq!(judged(pod("old", 0, true), 130), Verdict::Done);
     assert_eq!(judged(Sibling { active: false, ..pod("old", 0, true) }, 130), Verdict::Open, "it is going");
@@ -89,7 +91,7 @@ fn a_pod_that_was_never_evicted_frees_its_slot_soon() {
 
 #[test]
 fn a_replacement_without_sidecars_makes_the_eviction_one_in_vain() {
-    let judged = |pods: &[Sibling], now| judge(&evicted(), pods, Some(2), TIMEOUT, at(now));
+    let judged = |pods: &[Sibling], now| judge(&evicted(), pods, Some(2), "r1", TIMEOUT, at(now));
     let older = pod("older", -5, true);
     let twin = pod("twin", 0, true);
     assert_eq!(judged(&[pod("new", 101, true), older.clone()], 101), Verdict::InVain);
@@ -99,70 +101,128 @@ fn a_replacement_without_sidecars_makes_the_eviction_one_in_vain() {
 }
 
 #[test]
-fn an_owner_is_left_alone_while_an_eviction_is_open_or_was_in_vain_for_this_revision() {
-    let open = evicted();
-    let in_vain = Eviction { in_vain: true, ..evicted() };
-    assert!(is_blocked(std::slice::from_ref(&open), &owner("ReplicaSet"), "r1"));
-    assert!(is_blocked(std::slice::from_ref(&open), &owner("ReplicaSet"), "r2"), "one at a time");
-    assert!(is_blocked(std::slice::from_ref(&in_vain), &owner("ReplicaSet"), "r1"));
-    assert!(!is_blocked(std::slice::from_ref(&in_vain), &owner("ReplicaSet"), "r2"), "another revision may help");
-    let other = Owner { uid: "other".into(), ..owner("ReplicaSet") };
-    assert!(!is_blocked(&[open, in_vain], &other, "r1"));
+fn a_pod_that_is_not_ready_goes_before_a_younger_one() {
+    let mut pods = [pod("a", 1, true), pod("b", 2, true)];
+    pods[0].ready = false;
+    assert_eq!(next(&pods, |_| true, Some(2)), Next::Evict(&pods[0]));
+    let record = record(&pods[0], &pods, EvictionCause::NoSidecars, &owner("ReplicaSet"), "r1", at(100));
+    let after = [pod("b", 2, true), pod("new", 101, false)];
+    assert_eq!(judge(&record, &after, Some(2), "r1", TIMEOUT, at(102)), Verdict::Done, "b is no replacement");
+}
+
+/// A pod whose change could not be made in place, evicted to get `r1`.
+fn upgraded() -> Eviction {
+    Eviction { cause: EvictionCause::NotInPlace, ..evicted() }
 }
 
 #[test]
-fn upgrades_and_evictions_share_one_budget() {
-    let open = vec![evicted(), evicted()];
-    assert_eq!(room(5, 0, &[]), 5);
-    assert_eq!(room(5, 1, &open), 2);
-    assert_eq!(room(5, 4, &open), 0);
-    assert_eq!(room(5, 0, &[Eviction { in_vain: true, ..evicted() }]), 5, "what was in vain holds no slot");
-    assert_eq!(room(5, 0, &vec![Eviction { in_vain: true, ..evicted() }; MAX_KEPT]), 0, "nothing helps");
+fn a_replacement_of_an_upgrade_is_in_vain_if_it_is_naked_or_must_go_too() {
+    let judged = |eviction: Eviction, behind| {
+        let new = Sibling { behind, ..pod("new", 101, false) };
+        judge(&eviction, &[new], Some(1), "r1", TIMEOUT, at(102))
+    };
+    assert_eq!(judged(upgraded(), None), Verdict::Done);
+    assert_eq!(judged(upgraded(), Some(EvictionCause::NotInPlace)), Verdict::InVain);
+    assert_eq!(judged(upgraded(), Some(EvictionCause::NoSidecars)), Verdict::InVain);
+    assert_eq!(judged(evicted(), Some(EvictionCause::NotInPlace)), Verdict::Done, "it has sidecars now");
+}
+
+#[test]
+fn an_upgrade_that_does_not_get_ready_keeps_its_slot_until_the_target_changes() {
+    let mut new = pod("new", 101, false);
+    new.ready = false;
+    let judged = |revision| judge(&upgraded(), std::slice::from_ref(&new), Some(1), revision, TIMEOUT, at(9999));
+    assert_eq!(judged("r1"), Verdict::Open);
+    assert_eq!(judged("r2"), Verdict::Done);
+    let nothing = judge(&upgraded(), &[], Some(1), "r1", TIMEOUT, at(9999));
+    assert_eq!(nothing, Verdict::Done, "the owner makes none");
+}
+
+#[test]
+fn an_open_upgrade_to_an_old_revision_does_not_block_the_next() {
+    let owner = owner("ReplicaSet");
+    assert!(is_blocked(&[upgraded()], &owner, &["r1"]));
+    assert!(!is_blocked(&[upgraded()], &owner, &["r2"]));
+    assert_eq!(superseded(&[upgraded()], &owner), Some(&upgraded()));
+    assert_eq!(superseded(&[Eviction { in_vain: true, ..upgraded() }], &owner), None);
+}
+
+#[test]
+fn an_owner_is_left_alone_while_an_eviction_is_open_or_was_in_vain_for_this_revision() {
+    let open = evicted();
+    let in_vain = Eviction { in_vain: true, ..evicted() };
+    assert!(is_blocked(std::slice::from_ref(&open), &owner("ReplicaSet"), &["r1"]));
+    assert!(is_blocked(std::slice::from_ref(&open), &owner("ReplicaSet"), &["r2"]), "one at a time");
+    assert!(is_blocked(std::slice::from_ref(&in_vain), &owner("ReplicaSet"), &["r1"]));
+    assert!(!is_blocked(std::slice::from_ref(&in_vain), &owner("ReplicaSet"), &["r2"]), "another revision may help");
+    let other = Owner { uid: "other".into(), ..owner("ReplicaSet") };
+    assert!(!is_blocked(&[open, in_vain], &other, &["r1"]));
 }
 
 #[test]
 fn a_record_survives_the_api() {
-    let record = record(&pod("old", 0, true), &owner("ReplicaSet"), "r1", at(100) + SignedDuration::from_millis(7));
+    let record = {
+        let now = at(100) + SignedDuration::from_millis(7);
+        record(&pod("old", 0, true), &[], EvictionCause::NotInPlace, &owner("ReplicaSet"), "r1", now)
+    };
     assert_eq!(serde_json::from_value::<Eviction>(json!(record)).unwrap(), record);
     assert_eq!(super::owner(&record), owner("ReplicaSet"));
 }
 
 #[test]
-fn the_summary_says_what_moves_what_waits_and_what_was_in_vain() {
+fn the_news_say_what_moves_what_waits_and_what_was_in_vain() {
     let in_vain = Eviction { in_vain: true, ..evicted() };
-    assert_eq!(summary(&[], &[], []), "");
-    assert_eq!(summary(&[evicted()], &[], []), "replacing default/old");
+    let news = |evictions: &[Eviction], waiting: &[String]| words::news(EvictionCause::NoSidecars, evictions, waiting);
+    assert_eq!(news(&[], &[]), "");
+    assert_eq!(news(&[evicted()], &[]), "replacing default/old");
     assert_eq!(
-        summary(&[evicted(), in_vain], &["ReplicaSet default/x (no budget)".into()], ["pods of Jobs"]),
+        news(&[evicted(), in_vain], &["ReplicaSet default/x (no budget)".into()]),
         "replacing default/old; waiting: ReplicaSet default/x (no budget); the replacements came without sidecars too, \
-         left alone until the set changes: ReplicaSet default/web; never evicted: pods of Jobs; restart them when it suits"
+         left alone until the set changes: ReplicaSet default/web"
     );
-    assert_eq!(summary(&vec![evicted(); 5], &[], []), "replacing default/old, default/old, default/old and 2 more");
+    assert_eq!(news(&vec![evicted(); 5], &[]), "replacing default/old, default/old, default/old and 2 more");
+    assert_eq!(words::news(EvictionCause::NotInPlace, &[evicted()], &[]), "", "those are for another cause");
+    assert_eq!(words::never(["pods of Jobs"]), "never evicted: pods of Jobs; restart them when it suits");
 }
 
 proptest! {
     /// An owner that is whole gives up at most one ready pod, and one whose replacements stay behind gives up one in all.
     #[test]
-    fn an_owner_whose_replacements_are_no_better_loses_one_pod(ages in prop::collection::vec(0i64..4, 1..6)) {
+    fn an_owner_whose_replacements_are_no_better_loses_one_pod(
+        pods in prop::collection::vec((0i64..4, any::<bool>()), 1..6),
+        upgrade in any::<bool>(),
+    ) {
+        let cause = if upgrade { EvictionCause::NotInPlace } else { EvictionCause::NoSidecars };
+        let needing = |pod: Sibling| Sibling { behind: Some(cause), ..pod };
         let mut pods: Vec<Sibling> =
-            ages.iter().enumerate().map(|(i, age)| pod(&format!("p{i}"), *age, true)).collect();
+            pods.iter().enumerate().map(|(i, (age, ready))| {
+                Sibling { ready: *ready, ..needing(pod(&format!("p{i}"), *age, true)) }
+            }).collect();
+        prop_assume!(matches!(next(&pods, |_| true, Some(pods.len())), Next::Evict(_)));
+        for pod in &mut pods {
+            pod.counts = pod.ready;
+        }
         let (mut evictions, replicas) = (Vec::<Eviction>::new(), Some(pods.len()));
         let mut lost = 0;
         for round in 0..10 {
             let now = 100 + 10 * round;
             for eviction in &mut evictions {
-                let verdict = judge(eviction, &pods, replicas, TIMEOUT, at(now));
+                let verdict = judge(eviction, &pods, replicas, "r1", TIMEOUT, at(now));
                 eviction.in_vain |= verdict == Verdict::InVain;
                 prop_assert_ne!(verdict, Verdict::Done);
             }
-            if is_blocked(&evictions, &owner("ReplicaSet"), "r1") {
+            // What is not ready gets ready in time.
+            for pod in &mut pods {
+                pod.ready = true;
+            }
+            if is_blocked(&evictions, &owner("ReplicaSet"), &["r1"]) {
                 continue;
             }
-            if let Next::Evict(chosen) = next(&pods, replicas) {
+            if let Next::Evict(chosen) = next(&pods, |_| true, replicas) {
                 let chosen = chosen.clone();
-                evictions.push(record(&chosen, &owner("ReplicaSet"), "r1", at(now)));
+                evictions.push(record(&chosen, &pods, cause, &owner("ReplicaSet"), "r1", at(now)));
                 pods.retain(|pod| pod.uid != chosen.uid);
-                pods.push(pod(&format!("new-{round}"), now + 1, true));
+                pods.push(needing(pod(&format!("new-{round}"), now + 1, true)));
                 lost += 1;
             }
         }

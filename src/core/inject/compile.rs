@@ -133,6 +133,14 @@ impl CompiledSet {
         &self.usual.revision
     }
 
+    /// Hash of the revision that a pod with these labels gets, or why there is none.
+    ///
+    /// # Errors
+    /// What [`CompiledSet::pinned`] says.
+    pub fn revision_for(&self, labels: &BTreeMap<String, String>) -> Result<&str, &str> {
+        self.template(labels).map(|template| template.revision.as_str())
+    }
+
     /// Hash of the revision that `injectionStrategy.revision` names, or why there is none; `None` if it names none.
     pub fn pinned(&self) -> Option<Result<&str, &str>> {
         let pinned = self.pinned.as_ref()?;

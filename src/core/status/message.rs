@@ -1,6 +1,7 @@
 //! The line that says where a rollout stands, and what it waits for.
 
 use crate::api::keys;
+use crate::core::evict::words;
 use crate::core::upgrade::course::Course;
 use crate::core::upgrade::steps::Wait;
 use crate::core::upgrade::{Mode, Summary};
@@ -17,7 +18,7 @@ pub(super) fn progress(course: &Course, summary: &Summary) -> String {
     let revision = &rollout.revision;
     let line = format!("revision {revision}: {updated} of {matched} pods updated, {available} available");
     let steps = rollout.strategy.steps.len();
-    if steps == 0 || counts.outdated == 0 {
+    if steps == 0 || counts.outdated + summary.evictable == 0 {
         return line;
     }
     format!("{line}, {} of {steps} steps reached", summary.gate.reached)
@@ -49,20 +50,43 @@ pub(super) fn step_waits(course: &Course, summary: &Summary, wait: &Wait) -> Str
 
 pub(super) fn waits_for(summary: &Summary) -> String {
     let counts = &summary.counts;
+    let rest = format!("{}{}", blocked(summary), not_in_place(summary));
     if summary.slot_holders.is_empty() {
-        return not_in_place(summary);
+        return rest;
     }
     let holders = list(&summary.slot_holders, counts.slots);
-    format!("; {} of {} unavailable: {holders}{}", counts.slots, summary.max_unavailable, not_in_place(summary))
+    format!("; {} of {} unavailable: {holders}{rest}", counts.slots, summary.max_unavailable)
+}
+
+/// Slots of maxUnavailable are free, and still nothing can be patched.
+fn blocked(summary: &Summary) -> String {
+    let full = summary.counts.slots >= summary.max_unavailable;
+    if summary.blocked_workloads == 0 || summary.remaining == 0 || summary.movable || full {
+        return String::new();
+    }
+    let workloads = list(&summary.blocked, summary.blocked_workloads);
+    format!("; maxUnavailablePerWorkload leaves no room in {workloads}")
 }
 
 pub(super) fn not_in_place(summary: &Summary) -> String {
     let reasons = summary.not_in_place.iter().map(|(obstacle, pods)| format!("{pods} ({})", obstacle.text));
     let reasons: Vec<String> = reasons.collect();
     if reasons.is_empty() {
-        return String::new();
+        return evictions(summary);
     }
-    format!("; cannot be updated in place, new pods get the new revision: {}", reasons.join(", "))
+    let what =
+        if summary.evictable + summary.evicting > 0 { "evicted in turn" } else { "new pods get the new revision" };
+    format!("; cannot be updated in place, {what}: {}{}", reasons.join(", "), evictions(summary))
+}
+
+/// Where evictions stand, and who is never evicted.
+fn evictions(summary: &Summary) -> String {
+    let exempt = summary.exempt.iter().map(|(kind, pods)| format!("{kind} ({pods})"));
+    let exempt: Vec<String> = exempt.collect();
+    let parts = [summary.eviction_news.clone(), words::never(exempt.iter().map(String::as_str))];
+    let parts: Vec<String> =
+        parts.into_iter().filter(|part| !part.is_empty()).map(|part| format!("; {part}")).collect();
+    parts.concat()
 }
 
 fn list(named: &[String], total: usize) -> String {

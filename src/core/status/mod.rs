@@ -59,9 +59,10 @@ pub fn status(
     let deadline = i64::from(rollout.strategy.progress_deadline_seconds);
     let overdue_at = last_progress.checked_add(SignedDuration::from_secs(deadline)).unwrap_or(Timestamp::MAX);
     let runs = verdict.reconciling && !verdict.waits();
-    let verdict = match runs && now >= overdue_at {
-        true => verdict::overdue(verdict, rollout.strategy.progress_deadline_seconds),
-        false => verdict,
+    let verdict = if runs && now >= overdue_at {
+        verdict::overdue(verdict, rollout.strategy.progress_deadline_seconds)
+    } else {
+        verdict
     };
     let is_stable = rollout.mode == Mode::Forward && fully_rolled_out(summary);
     let aborted_revision = aborted(&old, course, summary);
@@ -148,7 +149,8 @@ fn joined(message: &str, more: &str) -> String {
 fn fully_rolled_out(summary: &Summary) -> bool {
     let counts = &summary.counts;
     let has = |kind: ObstacleKind| summary.not_in_place.iter().any(|(obstacle, _)| obstacle.kind == kind);
-    let done = counts.outdated + counts.outside + counts.undecided + counts.failed == 0;
+    let behind = counts.outdated + summary.evictable + counts.outside;
+    let done = behind + summary.evicting + counts.undecided + counts.failed == 0;
     let left_behind = !has(ObstacleKind::Passing) && (counts.updated_ready > 0 || !has(ObstacleKind::Template));
     done && left_behind
 }

@@ -5,7 +5,7 @@
 //! | spec is invalid | False `InvalidSpec` | False | True `InvalidSpec` | – | Failed |
 //! | no pods | True `NoPods` | False | False | – | Current |
 //! | type NotUpdate | True `NotUpdate` | False | False | – | Current |
-//! | rolling out | False `RollingUpdate` | True `RollingUpdate` | False | False | InProgress |
+//! | rolling out, in place or by eviction | False `RollingUpdate` | True `RollingUpdate` | False | False | InProgress |
 //! | paused, pods behind | False `Paused` | True `Paused` | False | True | InProgress |
 //! | a step waits for a person | False `WaitingForApproval` | True `WaitingForApproval` | False | False | InProgress |
 //! | a step's timed pause | False `StepPause` | True `StepPause` | False | False | InProgress |
@@ -16,7 +16,7 @@
 //! | nothing is left to patch, some failed | False `PodsFailed` | False | True `PodsFailed` | False | Failed |
 //! | updated, some pods not ready | False `PodsNotReady` | False | False | – | InProgress |
 //! | partition reached | True `PartitionReached` | False | False | False | Current |
-//! | the rest cannot be patched | True `NotInPlace` | False | False | – | Current |
+//! | the rest cannot be patched, nor evicted | True `NotInPlace` | False | False | – | Current |
 //! | everything updated and ready | True `UpToDate` | False | False | – | Current |
 
 use super::message;
@@ -66,7 +66,8 @@ pub fn verdict(course: &Course, summary: &Summary) -> Verdict {
     let rollout = &course.rollout;
     let counts = &summary.counts;
     let line = message::progress(course, summary);
-    let unfinished = summary.remaining > 0 || counts.undecided > 0;
+    let step_is_open = summary.gate.allowed.is_some() && summary.gate.wait.is_none() && counts.outdated > 0;
+    let unfinished = summary.remaining > 0 || counts.undecided + summary.evicting > 0 || step_is_open;
     if counts.matched == 0 {
         return Verdict::fine(reason::NO_PODS, "no pod carries these sidecars yet".to_owned());
     }
@@ -85,7 +86,7 @@ pub fn verdict(course: &Course, summary: &Summary) -> Verdict {
     if rollout.mode == Mode::Back {
         return back(course, summary, unfinished);
     }
-    if let Some(wait) = summary.gate.wait.as_ref().filter(|_| counts.outdated > 0 && !unfinished) {
+    if let Some(wait) = summary.gate.wait.as_ref().filter(|_| counts.outdated + summary.evictable > 0 && !unfinished) {
         let text = message::step_waits(course, summary, wait);
         let reason = match wait {
             Wait::Approval => reason::WAITING_FOR_APPROVAL,
@@ -117,7 +118,7 @@ pub fn verdict(course: &Course, summary: &Summary) -> Verdict {
 /// Everything is done that may be done.
 fn at_rest(summary: &Summary, line: String) -> Verdict {
     let counts = &summary.counts;
-    if counts.outdated > 0 {
+    if counts.outdated + summary.evictable > 0 {
         let text = format!("updateStrategy.partition keeps {} on the old revision", summary.keep_old);
         return Verdict::fine(reason::PARTITION_REACHED, format!("{line}; {text}"));
     }

@@ -7,7 +7,6 @@ use super::steps::Remembered;
 use crate::api::selector::SelectorError;
 use crate::api::v1beta1::FailureAction;
 use crate::api::{SidecarSet, keys};
-use crate::core::evict;
 use crate::core::revision::{History, Template};
 
 /// See the module.
@@ -60,7 +59,7 @@ pub fn course(
         }
     };
     let remembered = Remembered {
-        evictions: evict::open(status.evictions.as_deref().unwrap_or_default()),
+        evictions: status.evictions.unwrap_or_default(),
         step: status.current_step.filter(|_| same_revision).and_then(|step| step.try_into().ok()).unwrap_or(0),
         step_reached_at: status.step_reached_at.filter(|_| same_revision).map(|time| time.0),
         approved: annotation(set, keys::APPROVE)

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
+use super::evictions::{Fate, fate};
+use super::order::Standing;
 use super::progress::{Progress, after, deadline, progress};
 use super::rollout::Rollout;
 use crate::core::pod::{Mark, PodView, Update};
@@ -74,6 +76,10 @@ pub(super) struct Entry {
     /// `updateStrategy.selector` matches.
     pub(super) selected: bool,
     pub(super) rank: Rank,
+    /// Where the strategy puts it among the others.
+    pub(super) standing: Standing,
+    /// What eviction could do for it.
+    pub(super) fate: Option<Fate>,
     pub(super) check_at: Option<Timestamp>,
 }
 
@@ -115,12 +121,14 @@ pub(super) fn entry(pod: &PodView, rollout: &Rollout, around: &Surroundings<'_>)
     let was_ready = update.is_some_and(|update| update.was_ready);
     let (state, check_at) = state(pod, mark, judged.as_ref(), rollout, around);
     Some(Entry {
+        fate: fate(pod, &state, rollout),
         state,
         ready: pod.ready,
         holds_slot: was_ready && (unfinished || lost_readiness(pod, mark, rollout)),
         fills_cap: update.is_some() && !was_ready && unfinished && pod.node.is_some(),
         selected: rollout.strategy.selector.as_ref().is_none_or(|selector| selector.matches(&pod.labels)),
         rank: rank(pod),
+        standing: Standing::new(pod, &rollout.strategy),
         check_at: match judged {
             Some(Progress::Undecided(at)) => at.into_iter().chain(check_at).min(),
             _ => check_at,

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use k8s_openapi::jiff::Timestamp;
 
-use super::entry::{Refusal, State, Surroundings};
+use super::entry::{Entry, Refusal, State, Surroundings, entry};
+use super::evictions::Desk;
 use super::rollout::Rollout;
 use super::set_index::SetIndex;
 use crate::core::pod::{PodKey, PodView};
@@ -25,6 +26,7 @@ pub struct Index {
     revisions: BTreeMap<String, BTreeMap<String, usize>>,
     /// Sets whose pods must be looked at again because a namespace or node changed.
     stale: BTreeSet<String>,
+    desks: HashMap<String, Desk>,
 }
 
 impl Index {
@@ -148,6 +150,7 @@ impl Index {
     pub fn forget(&mut self, set: &str) {
         self.sets.remove(set);
         self.stale.remove(set);
+        self.desks.remove(set);
     }
 
     /// Takes note of a namespace's labels, `None` when it is gone. Returns the sets to reconcile.
@@ -200,6 +203,26 @@ impl Index {
         self.sets.get(name)
     }
 
+    pub(super) fn desk(&self, set: &str) -> Option<&Desk> {
+        self.desks.get(set)
+    }
+
+    pub(super) fn desk_mut(&mut self, set: &str) -> &mut Desk {
+        self.desks.entry(set.to_owned()).or_default()
+    }
+
+    /// Where a pod stands that was just read, whatever is known of it.
+    pub(super) fn judge(&self, set: &str, pod: &PodView, now: Timestamp) -> Option<Entry> {
+        let node = pod.node.as_deref();
+        let around = Surroundings {
+            namespace_labels: self.namespaces.get(&pod.key.namespace),
+            restarts_native_sidecars: node.and_then(|node| self.nodes.get(node)).copied(),
+            refused: None,
+            now,
+        };
+        entry(pod, &self.sets.get(set)?.rollout, &around)
+    }
+
     /// Looks again at the pods of a set whose state may have changed with time alone.
     pub(super) fn advance(&mut self, set: &str, now: Timestamp) {
         let due = self.sets.get(set).map(|set| set.due(now)).unwrap_or_default();
@@ -224,10 +247,10 @@ impl Index {
                 && refusal.revision == index.rollout.revision
                 && refusal.until.is_none_or(|until| now < until)
         };
-        let entry = (set.to_owned(), key.clone());
-        let refused = self.refused.get(&entry).filter(stands).cloned();
+        let refusal = (set.to_owned(), key.clone());
+        let refused = self.refused.get(&refusal).filter(stands).cloned();
         if refused.is_none() && !self.refused.is_empty() {
-            self.refused.remove(&entry);
+            self.refused.remove(&refusal);
         }
         let around = Surroundings {
             namespace_labels: self.namespaces.get(&key.namespace),

@@ -4,7 +4,9 @@ pub mod answer;
 pub mod budget;
 pub mod course;
 mod entry;
+pub mod evictions;
 pub mod index;
+pub mod order;
 pub mod patch;
 pub mod plan;
 pub mod progress;
@@ -16,6 +18,8 @@ pub mod steps;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod turns;
+mod workloads;
 
 pub use course::{Course, course};
 pub use entry::{Obstacle, ObstacleKind, State};

@@ -4,6 +4,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::budget;
 use super::entry::{Obstacle, State};
+use super::evictions::Held;
 use super::index::Index;
 use super::patch::{PodPatch, pod_patch};
 use super::rollout::{Mode, Rollout};
@@ -11,7 +12,7 @@ use super::set_index::{Counts, SetIndex};
 use super::steps::{Gate, Remembered, Wait, gate};
 use crate::core::pod::PodKey;
 
-/// Pods named in a message; the rest is counted.
+/// Pods and workloads named in a message; the rest is counted.
 const NAMED_PODS: usize = 3;
 
 /// What to do now.
@@ -34,12 +35,24 @@ pub struct Summary {
     pub keep_old: usize,
     /// maxUnavailable in pods.
     pub max_unavailable: usize,
-    /// Outdated pods that may still be patched, now or later.
+    /// Pods that partition and steps let move, in place or by eviction, now or later.
     pub remaining: usize,
+    /// Pods that wait for an eviction, whether or not partition and steps let it happen.
+    pub evictable: usize,
+    /// Evictions for the target that are under way.
+    pub evicting: usize,
+    /// Pods that would be evicted if they were others, by kind.
+    pub exempt: Vec<(&'static str, usize)>,
+    /// Where evictions stand, in words; empty if there is nothing to say. The plan does not know.
+    pub eviction_news: String,
     /// At least one of them could be patched now.
     pub movable: bool,
     /// Some of the pods that hold a slot, and why: `default/web-1 (not ready)`.
     pub slot_holders: Vec<String>,
+    /// Workloads whose ready pods wait because maxUnavailablePerWorkload leaves no room in them.
+    pub blocked_workloads: usize,
+    /// Some of these: `Deployment default/web (1 of 1 unavailable)`.
+    pub blocked: Vec<String>,
     /// Some of the failed pods, and why: `default/web-1 (agent: ImagePullBackOff)`.
     pub failed: Vec<String>,
     /// Why pods cannot be patched, and how many.
@@ -56,46 +69,61 @@ impl Index {
         self.advance(set, now);
         let Some(index) = self.set(set) else { return Plan::default() };
         let gate = gate(&index.rollout, remembered, &index.counts, now);
-        let keys = choose(index, remembered, &gate, limit);
-        let patches = keys.iter().filter_map(|key| pod_patch(&*self.get(key)?, &index.rollout, now)).collect();
+        let held = self.held(set, index, remembered);
+        let keys = choose(index, &held, &gate, limit);
+        let patches: Vec<PodPatch> =
+            keys.iter().filter_map(|key| pod_patch(&*self.get(key)?, &index.rollout, now)).collect();
         let pause_ends = match &gate.wait {
             Some(Wait::Until(until)) => Some(*until),
             _ => None,
         };
         let wake_at = index.next_due().into_iter().chain(pause_ends).min();
-        Plan { patches, summary: summary(index, remembered, gate), wake_at }
+        let summary = summary(index, &held, gate);
+        let desk = self.desk_mut(set);
+        (desk.planned, desk.remembered) = (patches.len(), remembered.clone());
+        Plan { patches, summary, wake_at }
     }
 }
 
 /// The pods to patch now.
-fn choose(index: &SetIndex, remembered: &Remembered, gate: &Gate, limit: usize) -> Vec<PodKey> {
+fn choose(index: &SetIndex, held: &Held, gate: &Gate, limit: usize) -> Vec<PodKey> {
     let (rollout, counts) = (&index.rollout, &index.counts);
-    let held = rollout.strategy.paused || !rollout.strategy.enabled || rollout.mode == Mode::Stopped;
-    if held || budget::is_exceeded(rollout, counts) {
+    let stands = rollout.strategy.paused || !rollout.strategy.enabled || rollout.mode == Mode::Stopped;
+    if stands || budget::is_exceeded(rollout, counts) {
         return Vec::new();
     }
-    let allowed = remaining(rollout, counts, gate).min(limit);
-    let free_slots = rollout.max_unavailable(counts.matched).saturating_sub(counts.slots + remembered.evictions);
-    let free_cap = rollout.max_unready(counts.matched).saturating_sub(counts.capped);
-    index.queues.choose(free_slots, free_cap).take(allowed).cloned().collect()
+    let allowed = share_left(rollout, counts, gate, held).min(limit);
+    let free_slots = rollout.max_unavailable(counts.matched).saturating_sub(counts.slots + held.slots);
+    let free_cap = rollout.max_unready(counts.matched).saturating_sub(counts.capped + held.capped);
+    index.queues.choose(free_slots, free_cap, allowed).into_iter().cloned().collect()
 }
 
-/// Candidates that partition and steps let move. Every pod behind the target counts as kept, also one that cannot be
-/// patched.
-fn remaining(rollout: &Rollout, counts: &Counts, gate: &Gate) -> usize {
-    let behind = counts.matched - counts.updated;
-    let by_step = gate.allowed.map_or(usize::MAX, |allowed| allowed.saturating_sub(counts.selected_updated));
-    behind.saturating_sub(rollout.keep_old(counts.matched)).min(by_step).min(counts.outdated)
+/// Pods behind the target that partition and steps let move, in place or by eviction. Every pod behind counts as kept,
+/// also one that neither is a way for. A pod that was evicted counts as behind until its eviction is over, whether or
+/// not its replacement is there: for a moment fewer may move.
+pub(super) fn share_left(rollout: &Rollout, counts: &Counts, gate: &Gate, held: &Held) -> usize {
+    let behind = (counts.matched - counts.updated).saturating_sub(held.leaving);
+    let moved = counts.selected_updated + held.moving();
+    let by_step = gate.allowed.map_or(usize::MAX, |allowed| allowed.saturating_sub(moved));
+    behind.saturating_sub(rollout.keep_old(counts.matched + held.gone)).min(by_step)
 }
 
-fn summary(index: &SetIndex, remembered: &Remembered, gate: Gate) -> Summary {
+fn summary(index: &SetIndex, held: &Held, gate: Gate) -> Summary {
     let counts = index.counts.clone();
+    let evictable = counts.evictable.saturating_sub(held.leaving + held.left_alone);
+    let movable = counts.outdated + evictable;
     Summary {
         keep_old: index.rollout.keep_old(counts.matched),
         max_unavailable: index.rollout.max_unavailable(counts.matched),
-        remaining: remaining(&index.rollout, &counts, &gate),
-        movable: !choose(index, remembered, &gate, 1).is_empty(),
+        remaining: share_left(&index.rollout, &counts, &gate, held).min(movable),
+        evictable,
+        evicting: held.moving(),
+        exempt: index.waiting.exempt.iter().map(|(kind, pods)| (*kind, *pods)).collect(),
+        eviction_news: String::new(),
+        movable: !choose(index, held, &gate, 1).is_empty(),
         slot_holders: index.slot_holders.iter().take(NAMED_PODS).map(|key| named(index, key)).collect(),
+        blocked_workloads: index.queues.blocked(),
+        blocked: index.queues.blocked_workloads().take(NAMED_PODS).collect(),
         failed: index.failed.iter().take(NAMED_PODS).map(|key| named(index, key)).collect(),
         not_in_place: index.not_in_place.iter().map(|(obstacle, pods)| (obstacle.clone(), *pods)).collect(),
         exceeded: budget::is_exceeded(&index.rollout, &counts),

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use k8s_openapi::jiff::Timestamp;
 
+use super::order::Order;
 use crate::api::SidecarSetSpec;
 use crate::api::selector::{Selector, SelectorError};
 use crate::api::v1beta1::{FailureAction, Step, UpdateType, WhenNotInPlace};
@@ -64,6 +65,8 @@ pub struct Strategy {
     pub max_unavailable: IntOrString,
     /// Pods of one workload that may be unavailable.
     pub max_unavailable_per_workload: Option<IntOrString>,
+    /// Which pods are patched first.
+    pub order: Order,
     /// Seconds that a new sidecar must have been ready.
     pub min_ready_seconds: i32,
     /// Seconds after which an update has failed.
@@ -118,6 +121,7 @@ impl Rollout {
                 steps: if back { Vec::new() } else { update.steps.clone() },
                 max_unavailable: update.max_unavailable.clone(),
                 max_unavailable_per_workload: update.max_unavailable_per_workload.clone(),
+                order: Order::new(update)?,
                 min_ready_seconds: update.min_ready_seconds,
                 timeout_seconds: update.pod_update_timeout_seconds,
                 progress_deadline_seconds: update.progress_deadline_seconds,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use k8s_openapi::jiff::Timestamp;
 
 use super::entry::{Entry, Obstacle, State, Surroundings, entry};
+use super::evictions::{Fate, Waiting};
 use super::queues::Queues;
 use super::rollout::Rollout;
 use crate::core::pod::{PodKey, PodView};
@@ -28,7 +29,7 @@ pub struct Counts {
     pub undecided: usize,
     /// Cannot be patched.
     pub not_in_place: usize,
-    /// Outdated, but outside `updateStrategy.selector`.
+    /// Outdated or evictable, but outside `updateStrategy.selector`.
     pub outside: usize,
     /// Outdated and selected: the candidates.
     pub outdated: usize,
@@ -46,10 +47,12 @@ pub struct Counts {
     pub selected: usize,
     /// Of these, at the target.
     pub selected_updated: usize,
-    /// Of these, available or failed.
+    /// Of these, available or failed, or done and not ready for reasons that are older than the update.
     pub selected_decided: usize,
     /// Selected pods that cannot be patched.
     pub selected_not_in_place: usize,
+    /// Of these, those that may be evicted for it.
+    pub evictable: usize,
 }
 
 /// See the module.
@@ -62,19 +65,21 @@ pub(super) struct SetIndex {
     pub(super) slot_holders: BTreeSet<PodKey>,
     pub(super) failed: BTreeSet<PodKey>,
     pub(super) not_in_place: BTreeMap<Obstacle, usize>,
+    pub(super) waiting: Waiting,
     timers: BTreeSet<(Timestamp, PodKey)>,
 }
 
 impl SetIndex {
     pub(super) fn new(rollout: Arc<Rollout>) -> Self {
         Self {
+            queues: Queues::new(rollout.strategy.max_unavailable_per_workload.clone()),
             rollout,
             counts: Counts::default(),
             entries: HashMap::new(),
-            queues: Queues::default(),
             slot_holders: BTreeSet::new(),
             failed: BTreeSet::new(),
             not_in_place: BTreeMap::new(),
+            waiting: Waiting::default(),
             timers: BTreeSet::new(),
         }
     }
@@ -134,7 +139,8 @@ impl SetIndex {
         count(&mut counts.failed, failed);
         count(&mut counts.undecided, *state == State::Undecided);
         count(&mut counts.not_in_place, matches!(state, State::NotInPlace(_)));
-        count(&mut counts.outside, *state == State::Outdated && !entry.selected);
+        let evictable = matches!(entry.fate, Some(Fate::Evictable(_)));
+        count(&mut counts.outside, (*state == State::Outdated || evictable) && !entry.selected);
         count(&mut counts.outdated, *state == State::Outdated && entry.selected);
         count(&mut counts.slots, entry.holds_slot);
         count(&mut counts.recovering, entry.holds_slot && *state == State::Unready);
@@ -143,8 +149,12 @@ impl SetIndex {
         count(&mut counts.failed_capped, entry.fills_cap && failed);
         count(&mut counts.selected, entry.selected);
         count(&mut counts.selected_updated, entry.selected && !behind);
-        count(&mut counts.selected_decided, entry.selected && (failed || *state == State::Available));
+        let unready_anyway = *state == State::Unready && !entry.holds_slot;
+        let decided = failed || *state == State::Available || unready_anyway;
+        count(&mut counts.selected_decided, entry.selected && decided);
         count(&mut counts.selected_not_in_place, entry.selected && matches!(state, State::NotInPlace(_)));
+        count(&mut counts.evictable, entry.selected && evictable);
+        self.waiting.account(key, entry, add);
         if let State::NotInPlace(obstacle) = state {
             let pods = self.not_in_place.entry(obstacle.clone()).or_default();
             count(pods, true);
@@ -152,9 +162,7 @@ impl SetIndex {
                 self.not_in_place.remove(obstacle);
             }
         }
-        if *state == State::Outdated && entry.selected {
-            if add { self.queues.insert(key, entry) } else { self.queues.remove(key, entry) }
-        }
+        self.queues.account(key, entry, behind, add);
         if entry.holds_slot {
             set_member(&mut self.slot_holders, key.clone(), add);
         }

@@ -5,13 +5,13 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use super::progress::after;
 use super::rollout::{Rollout, share};
 use super::set_index::Counts;
-use crate::api::v1beta1::Step;
+use crate::api::v1beta1::{Eviction, Step};
 
 /// What only status and annotations of a set know about its rollout.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Remembered {
-    /// Open evictions: each holds one slot of maxUnavailable.
-    pub evictions: usize,
+    /// `status.evictions`.
+    pub evictions: Vec<Eviction>,
     /// `status.currentStep`: steps reached so far.
     pub step: usize,
     /// `status.stepReachedAt`.

@@ -327,6 +327,32 @@ fn going_back_to_the_stable_revision_ignores_partition() {
 }
 
 #[test]
+fn a_step_waits_for_pods_that_lost_their_readiness_and_not_for_those_that_never_had_it() {
+    let strategy = json!({"maxUnavailable": "100%", "steps": [{"replicas": 2}], "progressDeadlineSeconds": 60});
+    let mut world = World::new(Fleet::new([unready("a"), TestPod::new("b"), TestPod::new("c")]), strategy.clone());
+    world.apply("v2", strategy);
+    let plan = world.plan();
+    assert_eq!(world.fleet.send(&plan), ["a", "b"]);
+    world.fleet.kubelets(&["a".to_owned(), "b".to_owned()]);
+    for (key, pod) in &mut world.fleet.pods {
+        pod.ready(key.name == "c", at(world.fleet.now));
+    }
+    world.fleet.observe();
+    world.fleet.now += 6;
+    assert_eq!((world.plan().patches.len(), world.reason()), (0, "RollingUpdate"));
+    assert!(world.message().contains("default/b (not ready)"), "{}", world.message());
+    world.fleet.now += 60;
+    world.plan();
+    assert_eq!(world.reason(), "ProgressDeadlineExceeded");
+    for (key, pod) in &mut world.fleet.pods {
+        pod.ready(key.name != "a", at(world.fleet.now));
+    }
+    world.fleet.observe();
+    world.fleet.now += 6;
+    assert_eq!(world.plan().patches.len(), 1, "a is as it was before");
+}
+
+#[test]
 fn a_failed_pod_within_the_budget_does_not_hold_up_a_step() {
     let strategy =
         json!({"maxUnavailable": 4, "failurePolicy": {"maxFailed": 1}, "steps": [{"replicas": 4}, {"replicas": 6}]});

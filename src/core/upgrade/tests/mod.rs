@@ -6,7 +6,9 @@ use super::testing::{self, SET, TestPod, at, hash, rollout};
 use super::*;
 
 mod course;
+mod evictions;
 mod judging;
+mod order;
 mod properties;
 use crate::core::pod::PodKey;
 use crate::core::revision::Template;
@@ -393,7 +395,7 @@ fn a_way_back_to_the_stable_revision_is_not_finished_before_its_containers_are()
 fn an_open_eviction_takes_a_slot() {
     let mut fleet = Fleet::of(5);
     fleet.index.configure(rollout("v2", json!({"maxUnavailable": 2})), at(0));
-    let evicting = Remembered { evictions: 1, ..Remembered::default() };
+    let evicting = Remembered { evictions: vec![evictions::open()], ..Remembered::default() };
     assert_eq!(fleet.index.plan(SET, &evicting, at(0), usize::MAX).patches.len(), 1);
 }
 

@@ -1,0 +1,201 @@
+//! `updateStrategy.whenNotInPlace: Evict`: pods whose change cannot be made in place are replaced by their owners.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::{Api, ResourceExt};
+use serde_json::{Value, json};
+use sidecarset::api::SidecarSet;
+
+use crate::common::eventually;
+use crate::common::world::{World, container, is_ready, reason};
+use crate::naked::{FewestReady, app, create, events, message, uids};
+
+/// The world's set; a new `value` of the variable is a change that no running pod can follow.
+fn with_env(world: &World, value: &str, strategy: Value) -> Value {
+    let mut set = world.set("agent:v1", strategy);
+    set["spec"]["updateStrategy"]["minReadySeconds"] = json!(0);
+    set["spec"]["containers"][0]["env"] = json!([{"name": "MODE", "value": value}]);
+    set
+}
+
+fn evict() -> Value {
+    json!({"whenNotInPlace": "Evict"})
+}
+
+fn mode(pod: &Pod) -> String {
+    let env = container(pod, "agent").env.iter().flatten().find(|variable| variable.name == "MODE");
+    env.and_then(|variable| variable.value.clone()).unwrap_or_default()
+}
+
+fn of_mode(pods: &[Pod], value: &str) -> usize {
+    pods.iter().filter(|pod| mode(pod) == value).count()
+}
+
+fn updated(set: &SidecarSet) -> i32 {
+    set.status.as_ref().map_or(0, |status| status.updated_ready_pods)
+}
+
+async fn until_updated(world: &World, pods: i32) -> SidecarSet {
+    world.until_set(&format!("{pods} pods are updated"), |set| updated(set) == pods).await
+}
+
+async fn until_quiet(world: &World, why: &str) -> SidecarSet {
+    let quiet = |set: &SidecarSet| set.status.as_ref().is_some_and(|status| status.evictions.is_none());
+    world.until_set(why, |set| reason(set, "Ready") == why && quiet(set)).await
+}
+
+#[tokio::test]
+async fn an_env_change_has_each_pod_evicted_once_within_the_budget() {
+    let world = World::shared("evict-upgrade").await;
+    world.apply(&with_env(&world, "old", evict())).await;
+    world.deploy(3).await;
+    until_updated(&world, 3).await;
+    let before = uids(&world.pods().await);
+    let fewest = FewestReady::start(world.api());
+    let seen = Uids::start(world.api());
+
+    world.apply(&with_env(&world, "new", evict())).await;
+    let done = until_quiet(&world, "UpToDate").await;
+    let status = done.status.clone().unwrap();
+    let pods = world.pods().await;
+    assert_eq!((of_mode(&pods, "new"), pods.len()), (3, 3));
+    assert!(uids(&pods).is_disjoint(&before));
+    assert_eq!(fewest.end(), 2, "one pod at a time");
+    assert_eq!(seen.end().len(), 6, "each pod was replaced once");
+    assert_eq!(status.stable_revision, status.update_revision);
+    let event =
+        eventually("an event", async || events(&world, &world.name, "EvictedForSidecars").await.pop().ok_or("none"))
+            .await;
+    let about = event.regarding.unwrap();
+    assert_eq!((about.kind.as_deref(), about.name.as_deref()), (Some("Deployment"), Some("app")));
+    assert!(event.note.clone().unwrap().contains("to upgrade its sidecars to revision"), "{:?}", event.note);
+    world.end().await;
+}
+
+/// The UIDs of all pods that were ever there.
+struct Uids(tokio::task::JoinHandle<()>, std::sync::Arc<std::sync::Mutex<BTreeSet<String>>>);
+
+impl Uids {
+    fn start(pods: Api<Pod>) -> Self {
+        use futures::{StreamExt, TryStreamExt};
+        use kube::runtime::{WatchStreamExt, watcher};
+        let all = std::sync::Arc::new(std::sync::Mutex::new(BTreeSet::new()));
+        let seen = std::sync::Arc::clone(&all);
+        let task = tokio::spawn(async move {
+            let mut events = watcher(pods, watcher::Config::default()).default_backoff().applied_objects().boxed();
+            while let Some(pod) = events.try_next().await.ok().flatten() {
+                seen.lock().unwrap().insert(pod.uid().unwrap());
+            }
+        });
+        Self(task, all)
+    }
+
+    fn end(self) -> BTreeSet<String> {
+        self.0.abort();
+        self.1.lock().unwrap().clone()
+    }
+}
+
+#[tokio::test]
+async fn a_disruption_budget_blocks_an_upgrade_and_is_named() {
+    let world = World::shared("evict-upgrade-pdb").await;
+    world.apply(&with_env(&world, "old", evict())).await;
+    world.deploy(2).await;
+    until_updated(&world, 2).await;
+    let spec = json!({"maxUnavailable": 0, "selector": {"matchLabels": {"app": world.name}}});
+    create::<PodDisruptionBudget>(&world, json!({"metadata": {"name": "strict"}, "spec": spec})).await;
+    let budgets: Api<PodDisruptionBudget> = world.api();
+    eventually("the budget is in force", async || {
+        let status = budgets.get("strict").await.unwrap().status.unwrap_or_default();
+        if status.expected_pods == Some(2) { Ok(()) } else { Err(status) }
+    })
+    .await;
+    let before = uids(&world.pods().await);
+
+    world.apply(&with_env(&world, "new", evict())).await;
+    let blocked = world.until_set("the budget is named", |set| message(set).contains("disruption budget strict")).await;
+    assert_eq!(reason(&blocked, "Reconciling"), "RollingUpdate");
+    assert!(message(&blocked).contains("evicted in turn: 2 (containers[agent].env changed)"), "{}", message(&blocked));
+    assert_eq!(uids(&world.pods().await), before);
+
+    budgets.delete("strict", &DeleteParams::default()).await.unwrap();
+    let done = until_quiet(&world, "UpToDate").await;
+    assert!(!message(&done).contains("waiting"), "{}", message(&done));
+    assert_eq!(of_mode(&world.pods().await, "new"), 2);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn pods_that_are_never_evicted_are_reported_with_their_kind() {
+    let world = World::shared("evict-upgrade-exempt").await;
+    world.apply(&with_env(&world, "old", evict())).await;
+    world.pod("bare", app()).await.unwrap();
+    let labels = json!({"app": world.name, "everywhere": "yes"});
+    let template = json!({"metadata": {"labels": labels}, "spec": app()});
+    let daemon =
+        json!({"metadata": {"name": "daemon"}, "spec": {"selector": {"matchLabels": labels}, "template": template}});
+    create::<DaemonSet>(&world, daemon).await;
+    let daemons: Api<DaemonSet> = world.api();
+    let before = eventually("all pods are ready", async || {
+        let pods = world.pods().await;
+        let status = daemons.get("daemon").await.unwrap().status.unwrap_or_default();
+        let complete = status.number_ready > 0 && status.number_ready == status.desired_number_scheduled;
+        if complete && pods.iter().all(is_ready) { Ok(pods) } else { Err(status) }
+    })
+    .await;
+    world.apply(&with_env(&world, "new", evict())).await;
+    let never = format!("never evicted: pods of DaemonSets ({}), pods without a controller (1)", before.len() - 1);
+    let said = world.until_set(&never, |set| message(set).contains(&never)).await;
+    assert_eq!(reason(&said, "Ready"), "NotInPlace");
+    assert_eq!(uids(&world.pods().await), uids(&before));
+    world.end().await;
+}
+
+#[tokio::test]
+async fn partition_keeps_half_of_the_pods_from_being_evicted() {
+    let world = World::shared("evict-upgrade-half").await;
+    let half = || json!({"whenNotInPlace": "Evict", "partition": "50%", "maxUnavailable": 2});
+    world.apply(&with_env(&world, "old", evict())).await;
+    world.deploy(4).await;
+    until_updated(&world, 4).await;
+    let before = uids(&world.pods().await);
+    world.apply(&with_env(&world, "new", half())).await;
+    let held = until_quiet(&world, "PartitionReached").await;
+    let pods = world.pods().await;
+    assert_eq!((of_mode(&pods, "new"), of_mode(&pods, "old")), (2, 2), "{}", message(&held));
+    assert_eq!(uids(&pods).intersection(&before).count(), 2);
+    let status = held.status.unwrap();
+    assert_eq!(status.injection_revision, status.stable_revision, "new pods stay within the share");
+
+    world.apply(&with_env(&world, "new", evict())).await;
+    until_quiet(&world, "UpToDate").await;
+    assert_eq!(of_mode(&world.pods().await, "new"), 4);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn with_defaults_an_env_change_reaches_the_pods_that_a_restart_makes() {
+    let world = World::shared("evict-upgrade-skip").await;
+    world.apply(&with_env(&world, "old", json!({}))).await;
+    world.deploy(2).await;
+    until_updated(&world, 2).await;
+    world.apply(&with_env(&world, "new", json!({}))).await;
+    let waits = |set: &SidecarSet| message(set).contains("new pods get the new revision: 2");
+    world.until_set("nothing is evicted", waits).await;
+    assert_eq!(of_mode(&world.pods().await, "old"), 2);
+    let restarted =
+        json!({"spec": {"template": {"metadata": {"annotations": {"kubectl.kubernetes.io/restartedAt": "now"}}}}});
+    let deployments: Api<Deployment> = world.api();
+    deployments.patch("app", &PatchParams::default(), &Patch::Merge(&restarted)).await.unwrap();
+    until_quiet(&world, "UpToDate").await;
+    eventually("all pods are new", async || {
+        let pods = world.pods().await;
+        if (pods.len(), of_mode(&pods, "new")) == (2, 2) { Ok(()) } else { Err(pods.len()) }
+    })
+    .await;
+    world.end().await;
+}
