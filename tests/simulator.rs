@@ -36,9 +36,11 @@ const TRACE: usize = 120;
 const ALL: u32 = (1 << KINDS.len()) - 1;
 
 /// Seeds that found a bug, and which.
-const FOUND: [(u64, &str); 2] = [
+const FOUND: [(u64, &str); 4] = [
     (162, "two sets on a pod without annotations: the later patch replaced the map with the record of the earlier"),
     (171, "the same"),
+    (658, "ready after the deadline: done by the hold of the container, but looked at only by that of the pod"),
+    (672, "an older watch event of a set undid what the answer to a status write had told: a pause"),
 ];
 
 #[test]

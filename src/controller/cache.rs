@@ -111,7 +111,9 @@ impl Cache {
         let version = resource_version(&set);
         // The watch tells late what the answer to a status write has told already, a pause among it.
         let known = inner.sets.get(&name);
-        if known.is_some_and(|known| known.set.metadata.uid == set.metadata.uid && resource_version(&known.set) > version) {
+        if known
+            .is_some_and(|known| known.set.metadata.uid == set.metadata.uid && resource_version(&known.set) > version)
+        {
             return Vec::new();
         }
         inner.seen = inner.seen.max(version);

@@ -104,7 +104,8 @@ impl World {
             let lists = [("initContainers", "initContainerStatuses"), ("containers", "containerStatuses")];
             let mut ready = true;
             for (list, statuses) in lists {
-                let names: Vec<Value> = pod["spec"][list].as_array().into_iter().flatten().map(|c| c["name"].clone()).collect();
+                let names: Vec<Value> =
+                    pod["spec"][list].as_array().into_iter().flatten().map(|c| c["name"].clone()).collect();
                 let before = pod["status"][statuses].take();
                 let status = |name: &Value| {
                     let running = kubelet.containers.get(name.as_str().unwrap())?;
@@ -154,7 +155,8 @@ impl Running {
     }
 
     fn status(&self, name: &Value, old: Option<&Value>, ready: bool, now: i64) -> Value {
-        let id = if self.number == 0 { String::new() } else { format!("c://{}-{}", name.as_str().unwrap(), self.number) };
+        let id =
+            if self.number == 0 { String::new() } else { format!("c://{}-{}", name.as_str().unwrap(), self.number) };
         let state = match self.next {
             Some((_, Event::Start)) if self.image.contains("nopull") => json!({"waiting": {"reason": "ErrImagePull"}}),
             Some((_, Event::Start)) if self.image.contains("crash") && self.number > 0 => {
@@ -166,7 +168,8 @@ impl Running {
                 since.map_or_else(|| json!({"running": {"startedAt": second(now)}}), |old| old["state"].clone())
             }
         };
-        let mut status = json!({"name": name, "ready": ready, "restartCount": (self.number - 1).max(0), "state": state});
+        let mut status =
+            json!({"name": name, "ready": ready, "restartCount": (self.number - 1).max(0), "state": state});
         if !id.is_empty() {
             status["containerID"] = json!(id);
         }

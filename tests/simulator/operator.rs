@@ -218,7 +218,8 @@ impl Operator {
                 // The requests of the one before have arrived by now, or never will.
                 world.requests.retain(|request| request.epoch == self.epoch);
                 self.index.start_list();
-                let pods = world.pods.values().map(|pod| Arc::clone(&pod.view)).filter(|pod| super::world::is_labelled(pod));
+                let pods =
+                    world.pods.values().map(|pod| Arc::clone(&pod.view)).filter(|pod| super::world::is_labelled(pod));
                 self.take_over = TakeOver::Reading { pods: pods.collect(), version: world.version };
                 self.listed_keys.clear();
             }

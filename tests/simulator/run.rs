@@ -24,8 +24,26 @@ const IMAGES: [&str; 8] = ["v1", "v2", "v2", "v3", "v3", "v4-nopull", "v5-crash"
 
 /// Kinds of disturbances; a mask leaves some out to make a failing run simpler.
 pub const KINDS: [&str; 20] = [
-    "image", "pause", "budget", "partition", "steps", "approve", "retry", "action", "env", "crash", "relist", "duplicate",
-    "delete", "create", "label lost", "marks lost", "app readiness", "image by hand", "type", "request faults",
+    "image",
+    "pause",
+    "budget",
+    "partition",
+    "steps",
+    "approve",
+    "retry",
+    "action",
+    "env",
+    "crash",
+    "relist",
+    "duplicate",
+    "delete",
+    "create",
+    "label lost",
+    "marks lost",
+    "app readiness",
+    "image by hand",
+    "type",
+    "request faults",
 ];
 
 /// What became of a run.
@@ -136,7 +154,8 @@ impl Run {
                 }
             }
             84..92 => {
-                let by = [10, 200, 500, 1_000, 2_000, 3_000, 6_000, 6_000, 12_000, 20_000, 61_000][self.rng.random_range(0..11)];
+                let by = [10, 200, 500, 1_000, 2_000, 3_000, 6_000, 6_000, 12_000, 20_000, 61_000]
+                    [self.rng.random_range(0..11)];
                 self.wait(by);
             }
             _ => self.disturb(),
@@ -221,7 +240,8 @@ impl Run {
             ("steps", _) => world.edit(&set, |set| {
                 let strategy = &mut set.spec.update_strategy;
                 strategy.partition = None;
-                let steps = json!([{"replicas": 1, "pause": {}}, {"replicas": "50%", "pause": {"durationSeconds": 30}}]);
+                let steps =
+                    json!([{"replicas": 1, "pause": {}}, {"replicas": "50%", "pause": {"durationSeconds": 30}}]);
                 strategy.steps = if draw % 3 == 0 { Vec::new() } else { serde_json::from_value(steps).unwrap() };
             }),
             ("approve" | "retry", _) => {
@@ -333,7 +353,8 @@ impl Run {
     /// limits must reach every pod.
     fn finish(mut self) -> Outcome {
         self.world.say(|| "== the disturbances are over".to_owned());
-        let gone: Vec<PodKey> = self.world.pods.iter().filter(|(_, pod)| pod.view.deleting).map(|(key, _)| key.clone()).collect();
+        let gone: Vec<PodKey> =
+            self.world.pods.iter().filter(|(_, pod)| pod.view.deleting).map(|(key, _)| key.clone()).collect();
         for key in gone {
             self.world.remove(&key, false);
         }
@@ -352,7 +373,8 @@ impl Run {
             let list = SETS.iter().find(|(name, ..)| name == set).unwrap().1;
             let hold = self.hold;
             self.world.edit(set, |set| {
-                let strategy = json!({"minReadySeconds": hold, "podUpdateTimeoutSeconds": TIMEOUT / 1000, "maxUnavailable": 2});
+                let strategy =
+                    json!({"minReadySeconds": hold, "podUpdateTimeoutSeconds": TIMEOUT / 1000, "maxUnavailable": 2});
                 set.spec.update_strategy = serde_json::from_value(strategy).unwrap();
                 set_image(set, list, "v9");
                 set_env(set, list, false);
@@ -385,8 +407,8 @@ impl Run {
             "NoPods" | "NotUpdate" | "NotInPlace" | "PartitionReached" | "Paused" | "WaitingForApproval" => true,
             "FailureBudgetExceeded" | "RolledBack" => status.aborted_revision.is_some(),
             "PodsFailed" | "ProgressDeadlineExceeded" | "PodsNotReady" => bad,
-            // Without a hold time a crash loop is available for a moment each time, which is progress.
-            "RollingUpdate" => bad && self.hold == 0,
+            // Without a hold time that outlives it a crash loop is available for a moment each time, which is progress.
+            "RollingUpdate" => bad && self.hold <= 2,
             _ => false,
         };
         if !stable {
@@ -401,7 +423,8 @@ impl Run {
         let left = usize::try_from(status.not_in_place_pods).unwrap();
         let message = status.message.unwrap_or_default();
         if behind > left {
-            self.world.violate("e: a working image heals", format!("{name}: {behind} of {matched} are behind: {message}"));
+            self.world
+                .violate("e: a working image heals", format!("{name}: {behind} of {matched} are behind: {message}"));
         }
         let ready = status.conditions.iter().any(|c| c.type_ == reasons::READY && c.status == "True");
         if !ready && left == 0 {

@@ -128,7 +128,9 @@ impl World {
         pod.ledger.observe(&pod.view, &pod.kubelet, now);
         let event = match (is_labelled(&before), is_labelled(&pod.view)) {
             (_, true) => PodEvent::Apply(Arc::clone(&pod.view)),
-            (true, false) => PodEvent::Delete(Arc::new(PodView { resource_version: version, ..(*before).clone() }), false),
+            (true, false) => {
+                PodEvent::Delete(Arc::new(PodView { resource_version: version, ..(*before).clone() }), false)
+            }
             (false, false) => return,
         };
         self.watch.push_back(event);

@@ -114,7 +114,9 @@ mod tests {
     fn a_pod_that_left_the_watch_is_gone_only_with_its_uid() {
         let pod = TestPod::new("web").view();
         let without = |label: &str| {
-            TestPod::new("web").with(|pod| drop(pod["metadata"]["labels"].as_object_mut().unwrap().remove(label))).view()
+            TestPod::new("web")
+                .with(|pod| drop(pod["metadata"]["labels"].as_object_mut().unwrap().remove(label)))
+                .view()
         };
         assert_eq!(lost(None, &pod.uid), Lost::Gone);
         assert_eq!(lost(Some(&pod), "an older one"), Lost::Gone);
