@@ -76,7 +76,7 @@ impl World {
                 }
                 // Then it stops every container with another image, and starts the new one.
                 Some(spec) => {
-                    let entries = ["initContainers", "containers"].into_iter().flat_map(|list| spec[list].as_array());
+                    let entries = ["initContainers", "containers"].into_iter().filter_map(|list| spec[list].as_array());
                     for entry in entries.flatten() {
                         let image = entry["image"].as_str().unwrap();
                         let running = kubelet.containers.entry(entry["name"].as_str().unwrap().to_owned()).or_default();

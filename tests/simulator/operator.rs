@@ -382,6 +382,7 @@ impl Operator {
         }
     }
 
+    #[allow(clippy::too_many_arguments)] // what the controller has in its context
     fn patch_reply(
         &mut self,
         world: &mut World,
@@ -518,6 +519,9 @@ impl Operator {
             return;
         }
         self.judged = (world.version, world.now);
+        for pod in world.pods.values_mut() {
+            pod.unseen = !super::world::is_labelled(&pod.view) && self.index.get(&pod.view.key).is_none();
+        }
         for (name, set) in &self.sets {
             if self.rounds.contains_key(name) {
                 continue;

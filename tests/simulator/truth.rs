@@ -63,9 +63,9 @@ impl Record {
     /// A second less than the hold time: the API keeps whole seconds.
     fn settle(&mut self, now: i64) {
         let (hold, deadline) = ((self.hold - 1_000).max(0), self.at + TIMEOUT);
-        let held = |since: Option<i64>| since.is_some_and(|since| now - since >= hold || since >= deadline - 1_000);
-        self.recovered |= held(self.ready_since);
-        self.done |= held(self.done_since) || now >= deadline;
+        let lasted = |since: Option<i64>| since.is_some_and(|since| now - since >= hold || since >= deadline - 1_000);
+        self.recovered |= lasted(self.ready_since);
+        self.done |= lasted(self.done_since) || now >= deadline;
     }
 }
 
@@ -81,7 +81,7 @@ impl World {
         let changed = image(before, container) != image(&pod.view, container);
         let previous = pod.ledger.records.remove(set);
         let again = previous.as_ref().is_some_and(|p| p.revision == promise.revision && !p.tampered);
-        let held = previous.as_ref().is_some_and(|p| p.was_ready && !p.recovered);
+        let in_flight = previous.as_ref().is_some_and(|p| p.was_ready && !p.recovered);
         // A pod that is in a crash loop keeps its place under the cap, although it was ready for a moment.
         let first = previous.is_none();
         let mut containers = previous.filter(|p| !p.done).map(|p| p.containers).unwrap_or_default();
@@ -92,7 +92,7 @@ impl World {
             revision: promise.revision.clone(),
             generation: pod.view.generation,
             at: now,
-            was_ready: before.ready || held,
+            was_ready: before.ready || in_flight,
             containers,
             hold,
             ready_since: None,
@@ -111,7 +111,7 @@ impl World {
         }
         let slots = self.count(set, |record| record.was_ready && !record.recovered);
         let cap = self.count(set, |record| !record.was_ready && !record.done);
-        if before.ready && !held && slots > promise.max_unavailable {
+        if before.ready && !in_flight && slots > promise.max_unavailable {
             let text = format!("{key} of {set}: {slots} unavailable, {} allowed", promise.max_unavailable);
             self.violate("a: maxUnavailable", text);
         }
