@@ -5,18 +5,14 @@ use std::sync::Arc;
 use futures::StreamExt;
 use json_patch::Patch as Operations;
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::Api;
 use kube::api::{GetParams, PartialObjectMeta, Patch};
-use kube::core::Status;
 
 use super::context::{Context, WRITE_TIMEOUT, lock, now, patch_params};
 use super::error::Error;
 use crate::core::pod::{PodKey, PodView, SlimPod};
+use crate::core::upgrade::answer::{Answer, answer};
 use crate::core::upgrade::patch::PodPatch;
-
-/// A pod whose patch got no clear answer is left alone for this long.
-const TRY_AGAIN: SignedDuration = SignedDuration::from_secs(10);
 
 /// What became of one request; also its metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,7 +94,7 @@ async fn send(context: &Arc<Context>, set: &str, request: &PodPatch) -> Outcome 
             }
             Answer::Refused(message) => {
                 tracing::warn!(pod = %key, message, "the apiserver refuses to patch a pod");
-                refuse(context, set, key, message, None);
+                refuse(context, set, key, message);
                 return Outcome::Refused;
             }
             Answer::Unknown => doubtful(context, set, key, &source.to_string()).await,
@@ -129,20 +125,18 @@ fn answered(context: &Context, set: &str, request: &PodPatch, before: u64, pod: 
     context.index().apply_answer(pod, now());
     if request.resizes && version <= before {
         let message = "the apiserver accepted new resources and did not set them".to_owned();
-        refuse(context, set, key, message, None);
+        refuse(context, set, key, message);
         return Outcome::Refused;
     }
     Outcome::Patched
 }
 
-/// The request may or may not have been carried out. If the pod is as it was, others go first for a while.
+/// The request may or may not have been carried out.
 async fn doubtful(context: &Arc<Context>, set: &str, key: &PodKey, error: &str) {
     tracing::warn!(pod = %key, error, "a pod's patch has an unknown outcome");
     uncertain(context, set, key);
-    let before = context.index().get(key).map(|pod| pod.resource_version);
-    if look_again(context, set, key).await && context.index().get(key).map(|pod| pod.resource_version) == before {
-        refuse(context, set, key, format!("no clear answer: {error}"), now().checked_add(TRY_AGAIN).ok());
-    }
+    context.index().unanswered(set, key, error, now());
+    look_again(context, set, key).await;
 }
 
 fn uncertain(context: &Context, set: &str, key: &PodKey) {
@@ -173,34 +167,16 @@ async fn look_again(context: &Context, set: &str, key: &PodKey) -> bool {
     true
 }
 
-fn refuse(context: &Context, set: &str, key: &PodKey, message: String, until: Option<Timestamp>) {
+fn refuse(context: &Context, set: &str, key: &PodKey, message: String) {
     let mut index = context.index();
     if let Some(pod) = index.get(key) {
-        index.refuse(set, &pod, message, until, now());
+        index.refuse(set, &pod, message, None, now());
     }
-}
-
-/// What an error says about the pod.
-#[derive(Debug, PartialEq, Eq)]
-enum Answer {
-    LookAgain,
-    Refused(String),
-    Unknown,
 }
 
 fn verdict(error: &kube::Error) -> Answer {
     let kube::Error::Api(status) = error else { return Answer::Unknown };
-    match status.code {
-        404 | 409 => Answer::LookAgain,
-        422 if is_failed_test(status) => Answer::LookAgain,
-        400 | 403 | 405 | 413 | 422 => Answer::Refused(status.message.clone()),
-        _ => Answer::Unknown,
-    }
-}
-
-/// A failed `test` names no object, while a refusal by validation or by a webhook names the pod (seen on 1.36).
-fn is_failed_test(status: &Status) -> bool {
-    status.details.as_ref().is_none_or(|details| details.name.is_empty())
+    answer(status)
 }
 
 fn label(outcome: Outcome) -> &'static str {
@@ -210,39 +186,5 @@ fn label(outcome: Outcome) -> &'static str {
         Outcome::Stale => "conflict",
         Outcome::Refused => "refused",
         Outcome::Unknown => "unknown",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::{Value, json};
-
-    fn answer(status: Value) -> Answer {
-        verdict(&kube::Error::Api(Box::new(serde_json::from_value(status).unwrap())))
-    }
-
-    /// Bodies as a kube-apiserver 1.36 sends them.
-    #[test]
-    fn a_failed_test_is_told_apart_from_a_refusal() {
-        let failed_test = json!({"kind": "Status", "status": "Failure", "reason": "Invalid", "code": 422, "details": {},
-            "message": "the server rejected our request due to an error in our request"});
-        assert_eq!(answer(failed_test), Answer::LookAgain);
-        let invalid = json!({"kind": "Status", "status": "Failure", "reason": "Invalid", "code": 422,
-            "message": "Pod \"web\" is invalid", "details": {"name": "web", "kind": "Pod"}});
-        assert_eq!(answer(invalid), Answer::Refused("Pod \"web\" is invalid".into()));
-        let forbidden = json!({"kind": "Status", "status": "Failure", "reason": "Forbidden", "code": 403,
-            "message": "denied", "details": {"name": "web", "kind": "pods"}});
-        assert_eq!(answer(forbidden), Answer::Refused("denied".into()));
-    }
-
-    #[test]
-    fn conflicts_are_looked_at_again_and_overload_says_nothing() {
-        for code in [404, 409] {
-            assert_eq!(answer(json!({"status": "Failure", "code": code})), Answer::LookAgain);
-        }
-        for code in [429, 500, 503, 504] {
-            assert_eq!(answer(json!({"status": "Failure", "code": code})), Answer::Unknown);
-        }
     }
 }

@@ -109,6 +109,13 @@ impl Cache {
         let mut inner = lock(&self.inner);
         let name = set.name_any();
         let version = resource_version(&set);
+        // The watch tells late what the answer to a status write has told already, a pause among it.
+        let known = inner.sets.get(&name);
+        if known
+            .is_some_and(|known| known.set.metadata.uid == set.metadata.uid && resource_version(&known.set) > version)
+        {
+            return Vec::new();
+        }
         inner.seen = inner.seen.max(version);
         // The status of a rolling set changes every second; that is no reason to compile it again.
         let known = inner.sets.get(&name).filter(|known| same_spec(&known.set, &set));

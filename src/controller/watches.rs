@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use futures::{Stream, StreamExt, TryStreamExt};
 use k8s_openapi::api::apps::v1::ControllerRevision;
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Node, ObjectReference, Pod};
 use kube::api::PartialObjectMeta;
 use kube::core::DeserializeGuard;
 use kube::runtime::reflector::{self, Store};
@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use super::context::{Context, now, patch_params};
 use crate::api::{SidecarSet, keys};
 use crate::core::pod::{PodKey, PodView, SlimPod, restarts_native_sidecars};
+use crate::core::upgrade::answer::{Lost, lost};
 use crate::runtime::events::Note;
 use crate::runtime::health::{Gate, Readiness};
 
@@ -340,40 +341,41 @@ fn vanished(context: &Arc<Context>, key: &PodKey, uid: &str, certain: bool) {
         let api: Api<SlimPod> = Api::namespaced(context.clients.call.clone(), &key.namespace);
         loop {
             match api.get_opt(&key.name).await {
-                Ok(Some(pod)) if pod.metadata.uid.as_deref() == Some(&uid) => {
-                    if still_there(&context, pod).await {
+                Ok(found) => {
+                    if settled(&context, found, &key, &uid).await {
                         return;
                     }
                 }
-                Ok(_) => break,
                 Err(error) => tracing::warn!(pod = %key, %error, "cannot tell whether a pod is gone"),
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }
-        let sets = context.index().remove(&key, &uid, now());
-        context.dirty.mark(sets);
     });
 }
 
-/// A living pod lost our label: it gets it back, and somebody is told. False while it has not, for example because
-/// another replica has to do it.
-async fn still_there(context: &Context, pod: SlimPod) -> bool {
-    let about = pod.object_ref(&());
-    let view = PodView::new(pod);
-    let key = view.key.clone();
-    if view.marks.is_empty() {
-        // Nothing of ours is left on it, and no watch would say when it goes.
-        let sets = context.index().remove(&key, &view.uid, now());
-        context.dirty.mark(sets);
-        return true;
+/// Takes note of what became of a pod. A living one that lost our label gets it back, and somebody is told. False while
+/// it has not, for example because another replica has to do it.
+async fn settled(context: &Context, found: Option<SlimPod>, key: &PodKey, uid: &str) -> bool {
+    let about = found.as_ref().map(|pod| pod.object_ref(&())).unwrap_or_default();
+    let found = found.map(PodView::new);
+    match (lost(found.as_ref(), uid), found) {
+        (Lost::Labelled, Some(pod)) => {
+            let sets = context.index().apply_answer(pod, now());
+            context.dirty.mark(sets);
+            true
+        }
+        (Lost::Unlabelled, Some(_)) => label_again(context, about, key, uid).await,
+        _ => {
+            let sets = context.index().remove(key, uid, now());
+            context.dirty.mark(sets);
+            true
+        }
     }
-    if view.labels.contains_key(keys::INJECTED) {
-        let sets = context.index().apply_answer(view, now());
-        context.dirty.mark(sets);
-        return true;
-    }
+}
+
+async fn label_again(context: &Context, about: ObjectReference, key: &PodKey, uid: &str) -> bool {
     let api: Api<Pod> = Api::namespaced(context.clients.call.clone(), &key.namespace);
-    let label = serde_json::json!({"metadata": {"uid": view.uid, "labels": {keys::INJECTED: "true"}}});
+    let label = serde_json::json!({"metadata": {"uid": uid, "labels": {keys::INJECTED: "true"}}});
     let patch = kube::api::Patch::Merge(&label);
     let params = patch_params();
     let call = api.patch(&key.name, &params, &patch);

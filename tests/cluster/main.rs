@@ -8,6 +8,7 @@ mod cli;
 mod common;
 mod convert;
 mod crash;
+mod crash_twenty;
 mod evict_upgrade;
 mod failures;
 mod features;

@@ -315,6 +315,7 @@ impl Planner {
             Some(State::Outdated) => nothing("updateStrategy.partition keeps it on the old revision"),
             Some(State::NotInPlace(why)) => self.fate_of_left_behind(pod, why, evictable),
             Some(State::Failed(why)) => (Action::Nothing, format!("at this revision, failed: {why}")),
+            Some(State::Unanswered(why)) => (Action::Nothing, why.clone()),
             Some(State::Refused(why)) => (Action::Nothing, format!("the patch was refused: {why}")),
             Some(State::ResetDue) => nothing("at this revision, a twin of a hot sidecar is to be reset"),
             Some(State::Undecided) => nothing("at this revision, its update is not finished"),

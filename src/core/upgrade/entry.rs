@@ -33,6 +33,8 @@ pub enum State {
     Failed(String),
     /// Behind the target, and the apiserver refused the patch; the text is its answer.
     Refused(String),
+    /// A patch got no clear answer and may still be carried out; the text is what was heard.
+    Unanswered(String),
 }
 
 /// Why a pod cannot be patched.
@@ -89,16 +91,30 @@ pub(super) struct Entry {
     pub(super) waits_for: Option<String>,
 }
 
-/// The apiserver did not accept a patch.
+/// The apiserver did not accept a patch, or did not say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
-    /// Version of the pod that was patched.
+    /// UID of the pod that was patched.
+    pub(super) uid: String,
+    /// Its version.
     pub(super) resource_version: u64,
     /// Revision it was to get.
     pub(super) revision: String,
     pub(super) message: String,
-    /// Tried again then; `None`: not before the pod changes.
+    /// No clear answer: it may be carried out until then, and is tried again after. `None`: it was refused for good, and
+    /// is not tried again before the pod changes.
     pub(super) until: Option<Timestamp>,
+}
+
+impl Refusal {
+    /// Whether it still says something about this pod and this target.
+    pub(super) fn stands(&self, pod: &PodView, revision: &str, now: Timestamp) -> bool {
+        match self.until {
+            // Neither a newer status of the pod nor another target keeps a request from being carried out.
+            Some(until) => pod.uid == self.uid && now < until,
+            None => pod.resource_version == self.resource_version && revision == self.revision,
+        }
+    }
 }
 
 /// Everything a pod's state depends on besides the pod and the rollout.
@@ -127,13 +143,14 @@ pub(super) fn entry(pod: &PodView, rollout: &Rollout, around: &Surroundings<'_>)
     let judged = judge(pod, mark, rollout, around.now);
     let was_ready = update.is_some_and(|update| update.was_ready);
     let (state, check_at) = state(pod, mark, judged.as_ref(), rollout, around);
+    let unanswered = matches!(state, State::Unanswered(_));
     let unfinished = state == State::ResetDue || judged.as_ref().is_some_and(|progress| *progress != Progress::Done);
     Some(Entry {
         fate: fate(pod, &state, rollout),
         state,
         ready: pod.ready,
-        holds_slot: was_ready && (unfinished || lost_readiness(pod, mark, rollout)),
-        fills_cap: update.is_some() && !was_ready && unfinished && pod.node.is_some(),
+        holds_slot: was_ready && (unfinished || lost_readiness(pod, mark, rollout)) || (unanswered && pod.ready),
+        fills_cap: update.is_some() && !was_ready && unfinished && pod.node.is_some() || (unanswered && !pod.ready),
         selected: rollout.strategy.selector.as_ref().is_none_or(|selector| selector.matches(&pod.labels)),
         rank: rank(pod),
         standing: Standing::new(pod, &rollout.strategy),
@@ -203,11 +220,14 @@ fn behind(
     rollout: &Rollout,
     around: &Surroundings<'_>,
 ) -> (State, Option<Timestamp>) {
+    if let Some(refusal) = around.refused.filter(|refusal| refusal.until.is_some()) {
+        return (State::Unanswered(refusal.message.clone()), refusal.until);
+    }
     if let Some(obstacle) = cannot_patch(pod, mark, rollout, around) {
         return (State::NotInPlace(obstacle), None);
     }
     if let Some(refusal) = around.refused {
-        return (State::Refused(refusal.message.clone()), refusal.until);
+        return (State::Refused(refusal.message.clone()), None);
     }
     let patient_until = update.map(|update| after(update.at, REWRITTEN)).filter(|until| around.now < *until);
     if mark.revision == rollout.revision && !has_images(pod, mark, rollout, around.now) && patient_until.is_some() {

@@ -198,7 +198,8 @@ impl Index {
     }
 
     /// Takes note that a patch of exactly this version of a pod, to the set's target, was not accepted. It counts as
-    /// failed, and is not repeated before `until`, the pod, or the target changes.
+    /// failed, and is not repeated before the pod or the target changes. With `until` it got no clear answer: it holds its
+    /// place in the budget until then, and is tried again after.
     pub fn refuse(
         &mut self,
         set: &str,
@@ -208,7 +209,8 @@ impl Index {
         now: Timestamp,
     ) -> Vec<String> {
         let Some(revision) = self.sets.get(set).map(|index| index.rollout.revision.clone()) else { return Vec::new() };
-        let refusal = Refusal { resource_version: pod.resource_version, revision, message, until };
+        let (uid, resource_version) = (pod.uid.clone(), pod.resource_version);
+        let refusal = Refusal { uid, resource_version, revision, message, until };
         self.refused.insert((set.to_owned(), pod.key.clone()), refusal);
         self.touch(&pod.key, None, now)
     }
@@ -257,11 +259,8 @@ impl Index {
         let Some(index) = self.sets.get_mut(set) else { return false };
         let pod = self.pods.get(key).map(AsRef::as_ref);
         let node = pod.and_then(|pod| pod.node.as_deref());
-        let stands = |refusal: &&Refusal| {
-            pod.is_some_and(|pod| pod.resource_version == refusal.resource_version)
-                && refusal.revision == index.rollout.revision
-                && refusal.until.is_none_or(|until| now < until)
-        };
+        let revision = index.rollout.revision.as_str();
+        let stands = |refusal: &&Refusal| pod.is_some_and(|pod| refusal.stands(pod, revision, now));
         let refusal = (set.to_owned(), key.clone());
         let refused = self.refused.get(&refusal).filter(stands).cloned();
         if refused.is_none() && !self.refused.is_empty() {

@@ -1,5 +1,6 @@
 //! Upgrading the sidecars of running pods: who is where, who is next, and what to send.
 
+pub mod answer;
 pub mod budget;
 pub mod course;
 mod entry;

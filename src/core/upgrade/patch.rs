@@ -57,6 +57,8 @@ pub fn pod_patch(pod: &PodView, rollout: &Rollout, now: Timestamp) -> Option<Pod
     let update = Update { revision: revision.clone(), ..record(pod, mark, &changed, resizes, rollout, now) };
     let update = serde_json::to_string(&update).ok()?;
     if !pod.has_annotations {
+        // Adding the map replaces one that came since, and with it the record of another set.
+        operations.push(test("/metadata/resourceVersion", &pod.resource_version.to_string()));
         operations.push(json!({"op": "add", "path": "/metadata/annotations", "value": {}}));
     }
     operations.extend(hot.moves.iter().flat_map(|next| next.operations(pod)));

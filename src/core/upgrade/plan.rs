@@ -228,6 +228,7 @@ fn named(index: &SetIndex, key: &PodKey) -> String {
         Some(entry) => match &entry.state {
             State::Failed(reason) => reason.clone(),
             State::Refused(message) => format!("PatchRefused: {message}"),
+            State::Unanswered(message) => message.clone(),
             State::ResetDue => "a twin is to be reset".to_owned(),
             _ if let Some(text) = &entry.waits_for => text.clone(),
             _ if !entry.ready => "not ready".to_owned(),

@@ -134,11 +134,11 @@ fn container_progress(
     let deadline = after(at, seconds(strategy.timeout_seconds));
     let Some(status) = &container.status else { return by_deadline(container, deadline, now) };
     if let Some(ready_since) = new_and_ready_since(pod, container, status, replaced, at) {
-        let done_at = after(ready_since, hold(container, strategy));
         // The pod's readiness after the deadline is none of this update's business: it was decided by then. But a
         // container that started anew has to hold out anew, or a crash loop would be done each time it comes up.
-        let held = status.running_since.is_none_or(|started| now >= after(started, hold(container, strategy)));
-        let done = now >= done_at || (ready_since > deadline && held);
+        let from = status.running_since.filter(|_| ready_since > deadline).unwrap_or(ready_since);
+        let done_at = after(from, hold(container, strategy));
+        let done = now >= done_at;
         return if done { Progress::Done } else { Progress::Undecided(Some(done_at)) };
     }
     let evidence = evidence(pod, status, replaced);

@@ -25,7 +25,7 @@ pub struct Counts {
     pub updated_ready: usize,
     /// Update failed, or the patch was refused.
     pub failed: usize,
-    /// At the target, update undecided; pods with a reset due too.
+    /// At the target, update undecided; also with a reset due, or a patch that may still be carried out.
     pub undecided: usize,
     /// Of these, with a reset of a hot sidecar's twin due.
     pub resets_due: usize,
@@ -142,14 +142,14 @@ impl SetIndex {
         };
         let counts = &mut self.counts;
         let state = &entry.state;
-        let behind = matches!(state, State::Outdated | State::NotInPlace(_) | State::Refused(_));
+        let behind = matches!(state, State::Outdated | State::NotInPlace(_) | State::Refused(_) | State::Unanswered(_));
         let failed = matches!(state, State::Failed(_) | State::Refused(_));
         count(&mut counts.matched, true);
         count(&mut counts.updated, !behind);
         count(&mut counts.ready, entry.ready);
         count(&mut counts.updated_ready, *state == State::Available);
         count(&mut counts.failed, failed);
-        count(&mut counts.undecided, matches!(state, State::Undecided | State::ResetDue));
+        count(&mut counts.undecided, matches!(state, State::Undecided | State::ResetDue | State::Unanswered(_)));
         count(&mut counts.resets_due, *state == State::ResetDue);
         count(&mut counts.not_in_place, matches!(state, State::NotInPlace(_)));
         let evictable = matches!(entry.fate, Some(Fate::Evictable(_)));

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::Fleet;
 use crate::core::upgrade::progress::{Progress, progress};
-use crate::core::upgrade::testing::{SET, at, rollout};
+use crate::core::upgrade::testing::{SET, TestPod, at, rollout};
 
 /// Judges a pod whose sidecar was updated at time 0 and changed by `edit` since.
 fn judge(now: i64, edit: impl FnOnce(&mut Value)) -> Progress {
@@ -176,4 +176,14 @@ fn what_another_set_replaces_is_judged_there() {
         pod["metadata"]["annotations"]["update.sidecarset.dev/mesh"] = json!(update.to_string());
     };
     assert_eq!(judge(9, other), Progress::Done);
+}
+
+#[test]
+fn a_pod_without_annotations_keeps_those_that_another_set_writes() {
+    let pod = TestPod::new("a").with(|pod| drop(pod["metadata"].as_object_mut().unwrap().remove("annotations")));
+    let mut fleet = Fleet::new([pod]);
+    let plan = fleet.plan("v2", &json!({}));
+    let pod = fleet.pods.values_mut().next().unwrap();
+    pod.edit(|pod| pod["metadata"]["annotations"] = json!({"update.sidecarset.dev/other": "{}"}));
+    assert!(!pod.patch(&plan.patches[0].patch), "the pod must be looked at again");
 }

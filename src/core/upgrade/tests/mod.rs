@@ -262,6 +262,27 @@ fn a_pod_that_vanishes_in_flight_frees_its_slot() {
 }
 
 #[test]
+fn a_patch_without_a_clear_answer_holds_its_place_and_is_no_failure() {
+    let mut fleet = Fleet::of(3);
+    let plan = fleet.plan("v2", &json!({}));
+    let request = &plan.patches[0];
+    fleet.index.unanswered(SET, &request.key, "timeout", at(0));
+    let pod = fleet.pods.get_mut(&request.key).unwrap();
+    pod.edit(|pod| pod["status"]["phase"] = json!("Running"));
+    fleet.observe();
+    for image in ["v2", "v3"] {
+        let plan = fleet.plan(image, &json!({}));
+        assert_eq!((plan.patches.len(), plan.summary.counts.slots, plan.summary.counts.failed), (0, 1, 0), "{image}");
+    }
+    fleet.now = 9;
+    assert!(fleet.pods.get_mut(&request.key).unwrap().patch(&request.patch), "it is carried out late");
+    fleet.observe();
+    assert_eq!(fleet.plan("v2", &json!({})).summary.counts.updated, 1);
+    fleet.now = 10;
+    assert_eq!(fleet.plan("v2", &json!({})).patches, [], "it still holds its slot, as any update");
+}
+
+#[test]
 fn an_older_version_of_a_pod_is_ignored() {
     let mut fleet = Fleet::of(1);
     let old = fleet.pods.values().next().unwrap().view();
