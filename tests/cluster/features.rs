@@ -148,7 +148,8 @@ async fn with_all_defaults_an_env_change_reaches_the_pods_of_a_restart_and_an_im
 
     // A bad image: the first pod fails, and new pods get the stable revision.
     set["spec"]["containers"][0]["image"] = json!("agent:nopull");
-    set["spec"]["updateStrategy"] = json!({"podUpdateTimeoutSeconds": 3600});
+    // Not given up, or newPods would not matter.
+    set["spec"]["updateStrategy"] = json!({"podUpdateTimeoutSeconds": 3600, "failurePolicy": {"action": "Ignore"}});
     world.apply(&set).await;
     world.until_set("one pod has failed", |set| set.status.as_ref().unwrap().failed_pods == 1).await;
     let (pod, _) = dry_run(&world, &app()).await;

@@ -34,11 +34,10 @@ pub(super) fn given_up(course: &Course, summary: &Summary) -> String {
     format!("stopped by {because}; apply a working image, or try again: annotate with {}={retry}", keys::RETRY)
 }
 
-/// `2 failed pods: default/web-1 (agent: ImagePullBackOff), default/web-2 (…)`.
+/// `2 failed: default/web-1 (agent: ImagePullBackOff), node n1 (pull of agent:v2: ErrImagePull)`.
 pub(super) fn failed(summary: &Summary) -> String {
     let counts = &summary.counts;
-    let pods = if counts.failed == 1 { "pod" } else { "pods" };
-    format!("{} failed {pods}: {}", counts.failed, list(&summary.failed, counts.failed))
+    format!("{} failed: {}", counts.failed, list(&summary.failed, counts.failed))
 }
 
 pub(super) fn step_waits(course: &Course, summary: &Summary, wait: &Wait) -> String {

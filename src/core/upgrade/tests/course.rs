@@ -209,7 +209,7 @@ fn a_rollback_brings_failed_pods_back_first_and_all_of_them_and_stays() {
     world.settle();
     assert_eq!((world.with_image("v1"), world.reason()), (12, "RolledBack"));
     assert_eq!(world.status().updated_pods, 0);
-    assert!(world.message().contains("stopped by 3 failed pods: default/web-"), "{}", world.message());
+    assert!(world.message().contains("stopped by 3 failed: default/web-"), "{}", world.message());
     world.fleet.now += 3600;
     assert_eq!(world.settle(), 0, "nothing rolls out again by itself");
     world.apply("v3", json!({"maxUnavailable": 12}));
