@@ -239,7 +239,7 @@ pub struct Mark {
 ///
 /// ```json
 /// {"revision":"7f9c…","at":"2026-01-01T00:00:00Z","wasReady":true,
-///  "containers":{"agent":{"id":"containerd://…","restartCount":0,"image":"agent:1"}},"others":{"app":0}}
+///  "containers":{"agent":{"id":"containerd://…","restartCount":0,"image":"agent:1"}},"others":{"app":null}}
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -252,9 +252,10 @@ pub struct Update {
     pub was_ready: bool,
     /// The long-running containers whose image was changed, by name.
     pub containers: BTreeMap<String, Replaced>,
-    /// Restart counts then of the containers that are not this set's, if the pod was ready.
+    /// When the containers that are not this set's had last ended, by the node's clock; null for never. Empty if the pod
+    /// was not ready.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub others: BTreeMap<String, i32>,
+    pub others: BTreeMap<String, Option<Timestamp>>,
     /// The containers whose resources are changed by a request of its own after this one, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub resizes: BTreeMap<String, Resize>,

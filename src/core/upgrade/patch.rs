@@ -92,10 +92,11 @@ fn record(
     // A pod that an earlier update made unready keeps its slot: otherwise each new image would free one.
     let lost_by_us =
         previous.is_some_and(|update| update.was_ready) && (unfinished.is_some() || lost_readiness(pod, mark, rollout));
+    let was_ready = pod.ready || lost_by_us;
     let mut containers: BTreeMap<String, Replaced> = previous.map(|u| u.containers.clone()).unwrap_or_default();
     containers.retain(|name, replaced| {
-        let goes_on =
-            hot::takes_over(pod, name, rollout) && !changed.iter().any(|changed| changed.container.name == *name);
+        let is_changed = changed.iter().any(|changed| changed.container.name == *name);
+        let goes_on = !is_changed && (unfinished.is_some() || hot::takes_over(pod, name, rollout));
         goes_on || (unfinished.is_some() && still_running(pod, name, replaced))
     });
     let may_restart = resizes.keys().filter_map(|name| pod.container(name));
@@ -112,21 +113,18 @@ fn record(
     Update {
         revision: rollout.revision.clone(),
         at: now,
-        was_ready: pod.ready || lost_by_us,
+        was_ready,
         containers,
-        others: others(pod, unfinished, rollout),
+        others: if was_ready { others(pod, rollout) } else { BTreeMap::new() },
         resizes,
     }
 }
 
-/// Restart counts of the containers that this set has no part in: what an unfinished update saw, or else what is now.
-fn others(pod: &PodView, unfinished: Option<&Update>, rollout: &Rollout) -> BTreeMap<String, i32> {
-    if let Some(update) = unfinished {
-        return update.others.clone();
-    }
+/// When the containers that this set has no part in had last ended.
+fn others(pod: &PodView, rollout: &Rollout) -> BTreeMap<String, Option<Timestamp>> {
     let own: Vec<String> = rollout.sidecars.iter().flat_map(Sidecar::container_names).collect();
-    let others = pod.containers.iter().filter(|container| pod.ready && !own.contains(&container.name));
-    others.filter_map(|other| Some((other.name.clone(), other.status.as_ref()?.restart_count))).collect()
+    let others = pod.containers.iter().filter(|container| !own.contains(&container.name));
+    others.filter_map(|other| Some((other.name.clone(), other.status.as_ref()?.ended_at))).collect()
 }
 
 fn still_running(pod: &PodView, name: &str, replaced: &Replaced) -> bool {

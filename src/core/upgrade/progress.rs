@@ -66,8 +66,8 @@ fn crashed_beside(pod: &PodView, update: &Update, strategy: &Strategy) -> Option
         let mut updates = pod.marks.values().filter_map(|mark| mark.update.as_ref());
         updates.any(|update| update.containers.contains_key(name))
     };
-    update.others.iter().filter(|(name, _)| !replaced(name)).find_map(|(name, restarts)| {
-        let status = pod.container(name)?.status.as_ref().filter(|status| status.restart_count > *restarts)?;
+    update.others.iter().filter(|(name, _)| !replaced(name)).find_map(|(name, ended_before)| {
+        let status = pod.container(name)?.status.as_ref().filter(|status| status.ended_at > *ended_before)?;
         let code = status.exit_code.filter(|code| *code != 0)?;
         let in_time = soak_ends.is_none_or(|end| status.ended_at.is_some_and(|ended| ended <= end));
         in_time.then(|| format!("{name}: crashed with exit code {code} after the sidecar's update"))

@@ -3,8 +3,10 @@
 use serde_json::{Value, json};
 
 use super::Fleet;
+use crate::core::revision::Template;
 use crate::core::upgrade::progress::{Progress, progress};
-use crate::core::upgrade::testing::{SET, TestPod, at, rollout};
+use crate::core::upgrade::testing::{self, SET, TestPod, at, rollout};
+use crate::core::upgrade::{Remembered, Rollout};
 
 /// Judges a pod whose sidecar was updated at time 0 and changed by `edit` since.
 fn judge(now: i64, edit: impl FnOnce(&mut Value)) -> Progress {
@@ -163,6 +165,63 @@ fn an_application_that_crashed_before_is_not_held_against_an_update() {
     fleet.kubelets(&sent);
     fleet.now = 6;
     assert_eq!(fleet.plan("v2", &json!({})).summary.counts.updated_ready, 1);
+}
+
+#[test]
+fn a_crash_is_not_held_against_the_update_that_repairs_the_pod() {
+    let mut fleet = Fleet::of(1);
+    let plan = fleet.plan("v2", &json!({}));
+    let sent = fleet.send(&plan);
+    fleet.kubelets(&sent);
+    fleet.pods.values_mut().next().unwrap().edit(|pod| app_crashed(pod, 1, 3));
+    fleet.observe();
+    assert_eq!(fleet.reason("v2", &json!({})), "FailureBudgetExceeded");
+    let plan = fleet.plan("v3", &json!({}));
+    let sent = fleet.send(&plan);
+    fleet.now = 4;
+    fleet.kubelets(&sent);
+    // The application comes up again only now.
+    fleet
+        .pods
+        .values_mut()
+        .next()
+        .unwrap()
+        .edit(|pod| pod["status"]["containerStatuses"][1]["restartCount"] = json!(2));
+    fleet.observe();
+    fleet.now = 10;
+    assert_eq!(fleet.reason("v3", &json!({})), "UpToDate");
+}
+
+#[test]
+fn a_container_in_its_hold_time_is_still_judged_when_another_one_changes() {
+    let spec = |agent: &str, other: &str| {
+        let mut set = testing::set(agent, json!({"minReadySeconds": 60}));
+        set.spec.containers.push(serde_json::from_value(json!({"name": "other", "image": other})).unwrap());
+        set.spec
+    };
+    let templates = [("v1", "a"), ("v2", "a"), ("v2", "b")].map(|(agent, other)| Template::of(&spec(agent, other)));
+    let hashes = templates.each_ref().map(|template| template.hash(0));
+    let to = |i: usize| {
+        let known = hashes.iter().zip(&templates);
+        Rollout::new(SET, &spec("v2", "b"), (&hashes[i], &templates[i]), known, None).unwrap()
+    };
+    let pod = TestPod::new("web").with(|pod| {
+        pod["metadata"]["labels"]["revision.sidecarset.dev/logs"] = json!(hashes[0]);
+        pod["spec"]["containers"].as_array_mut().unwrap().push(json!({"name": "other", "image": "a"}));
+    });
+    let mut fleet = Fleet::new([pod]);
+    for (i, seconds) in [(1, 0), (2, 30)] {
+        fleet.now = seconds;
+        fleet.index.configure(to(i), at(seconds));
+        let plan = fleet.index.plan(SET, &Remembered::default(), at(seconds), 1);
+        let sent = fleet.send(&plan);
+        assert_eq!(sent.len(), 1);
+        if i == 1 {
+            fleet.kubelets(&sent);
+        }
+    }
+    let update = fleet.pods.values().next().unwrap().view().marks[SET].update.clone().unwrap();
+    assert_eq!(update.containers.keys().collect::<Vec<_>>(), ["agent", "other"]);
 }
 
 #[test]

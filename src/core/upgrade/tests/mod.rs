@@ -314,15 +314,15 @@ fn a_refusal_is_about_one_set_and_one_revision() {
 }
 
 #[test]
-fn a_pod_without_a_clear_answer_lets_others_go_first_and_is_tried_again() {
-    let mut fleet = Fleet::of(2);
-    let first = fleet.plan("v2", &json!({})).patches[0].key.clone();
-    let view = fleet.pods[&first].view();
-    fleet.index.refuse(SET, &view, "no clear answer".into(), Some(at(10)), at(0));
-    let plan = fleet.plan("v2", &json!({}));
+fn a_pod_without_a_clear_answer_is_tried_again_and_lets_others_go_first() {
+    let strategy = json!({"maxUnavailable": 2});
+    let mut fleet = Fleet::of(3);
+    let first = fleet.plan("v2", &strategy).patches[0].key.clone();
+    fleet.index.unanswered(SET, &first, "timeout", at(0));
+    let plan = fleet.plan("v2", &strategy);
     assert_eq!((plan.patches.len(), plan.patches[0].key == first, plan.wake_at), (1, false, Some(at(10))));
     fleet.now = 10;
-    let keys: Vec<_> = fleet.plan("v2", &json!({"maxUnavailable": 2})).patches.into_iter().map(|p| p.key).collect();
+    let keys: Vec<_> = fleet.plan("v2", &strategy).patches.into_iter().map(|p| p.key).collect();
     assert!(keys.contains(&first));
 }
 
