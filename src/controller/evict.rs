@@ -155,7 +155,8 @@ impl Round<'_> {
                 let owner = evict::owner(eviction);
                 let pods = siblings(self.context, self.compiled, self.sets, &eviction.namespace, &owner).await?;
                 let replicas = replicas(self.context, &eviction.namespace, &owner).await?;
-                evict::judge(eviction, &pods, replicas, &target, timeout, now())
+                let verdict = evict::judge(eviction, &pods, replicas, &target, timeout, now());
+                if self.context.index().has_seen(eviction, &pods) { verdict } else { Verdict::Open }
             };
             let current = match eviction.cause {
                 EvictionCause::NoSidecars => self.compiled.revision(),

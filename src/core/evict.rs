@@ -11,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::pod::{Owner, PodKey, PodView};
+use crate::api::keys;
 use crate::api::v1beta1::{Eviction, EvictionCause};
 
 /// Evictions that a status keeps, open ones and those in vain: a few ten kilobytes. When the latter fill it, something
@@ -40,14 +41,17 @@ pub struct Sibling {
     pub held: bool,
     /// It is ready, or its absence counts in maxUnavailable already.
     pub counts: bool,
+    /// It carries sidecars: the watch of pods says what becomes of it.
+    pub watched: bool,
 }
 
 impl Sibling {
     /// A pod, and why it should be replaced.
     pub fn new(pod: PodView, behind: Option<EvictionCause>) -> Self {
         let (active, ready) = (pod.is_active(), pod.ready);
+        let watched = pod.labels.contains_key(keys::INJECTED);
         let (key, uid, created) = (pod.key, pod.uid, pod.created);
-        Self { key, uid, created, active, ready, behind, held: false, counts: ready }
+        Self { key, uid, created, active, ready, behind, held: false, counts: ready, watched }
     }
 }
 

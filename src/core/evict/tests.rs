@@ -20,6 +20,7 @@ fn pod(name: &str, created: i64, behind: bool) -> Sibling {
         behind: behind.then_some(EvictionCause::NoSidecars),
         held: false,
         counts: true,
+        watched: true,
     }
 }
 

@@ -16,7 +16,7 @@ use super::rollout::{Mode, Rollout};
 use super::set_index::SetIndex;
 use super::steps::{Remembered, gate};
 use crate::api::v1beta1::{Eviction, EvictionCause};
-use crate::core::evict::exempt;
+use crate::core::evict::{Sibling, exempt};
 use crate::core::pod::{Owner, PodKey, PodView};
 
 /// What eviction could do for a pod that cannot be patched.
@@ -242,6 +242,16 @@ impl Index {
             Some(Candidate { namespace, owner: behind.owner.clone() })
         };
         suitable.filter_map(candidate).take(limit).collect()
+    }
+
+    /// The watch has told what a fresh read of an owner's pods says: the evicted one is gone if it is, and those that are
+    /// there are known. Before that a plan would count neither the eviction nor what it brought.
+    pub fn has_seen(&self, eviction: &Eviction, siblings: &[Sibling]) -> bool {
+        let key = PodKey { namespace: eviction.namespace.clone(), name: eviction.pod.clone() };
+        let known = |key: &PodKey, uid: &str| self.get(key).is_some_and(|pod| pod.uid == uid);
+        let mut watched = siblings.iter().filter(|pod| pod.active && pod.watched);
+        let lives = siblings.iter().any(|pod| pod.uid == eviction.pod_uid);
+        (lives || !known(&key, &eviction.pod_uid)) && watched.all(|pod| known(&pod.key, &pod.uid))
     }
 
     /// True if pods of this owner wait for an eviction.

@@ -26,7 +26,8 @@ fn owner(name: &str) -> Owner {
 pub(super) fn open() -> Eviction {
     let key = PodKey { namespace: "default".into(), name: "gone".into() };
     let (uid, created, behind) = ("uid-gone".to_owned(), at(-1000), Some(EvictionCause::NoSidecars));
-    let pod = Sibling { key, uid, created, active: true, ready: true, behind, held: false, counts: true };
+    let pod =
+        Sibling { key, uid, created, active: true, ready: true, behind, held: false, counts: true, watched: true };
     evict::record(&pod, &[], EvictionCause::NoSidecars, &owner("other"), "r", at(0))
 }
 
@@ -351,6 +352,7 @@ impl Sim {
             let pods = siblings(&self.fleet, &owner);
             let whole = Some(self.replicas[&owner.name]);
             let judged = evict::judge(eviction, &pods, whole, &target, SignedDuration::from_secs(600), now);
+            let judged = if self.fleet.index.has_seen(eviction, &pods) { judged } else { Judged::Open };
             match judged {
                 _ if eviction.in_vain => kept.push(eviction.clone()),
                 Judged::Open => kept.push(eviction.clone()),
