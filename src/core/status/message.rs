@@ -30,8 +30,12 @@ pub(super) fn progress(course: &Course, summary: &Summary) -> String {
 /// Why the revision was given up, and how to go on.
 pub(super) fn given_up(course: &Course, summary: &Summary) -> String {
     let because = course.aborted_because.clone().unwrap_or_else(|| failed(summary));
-    let retry = &course.next_retry;
-    format!("stopped by {because}; apply a working image, or try again: annotate with {}={retry}", keys::RETRY)
+    format!("stopped by {because}; {}", way_out(course))
+}
+
+/// What to do about failed pods.
+pub(super) fn way_out(course: &Course) -> String {
+    format!("apply a working image, or try again: annotate with {}={}", keys::RETRY, course.next_retry)
 }
 
 /// `2 failed pods: default/web-1 (agent: ImagePullBackOff), default/web-2 (…)`.

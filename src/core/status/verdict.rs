@@ -98,7 +98,7 @@ pub fn verdict(course: &Course, summary: &Summary) -> Verdict {
         return Verdict::moving(reason::ROLLING_UPDATE, format!("{line}{}", message::waits_for(summary)));
     }
     if counts.failed > 0 {
-        let text = format!("{line}; {}; apply a working image to go on", message::failed(summary));
+        let text = format!("{line}; {}; {}", message::failed(summary), message::way_out(course));
         return Verdict::stalled(reason::PODS_FAILED, text);
     }
     if counts.updated_ready < counts.updated {
