@@ -341,6 +341,10 @@ impl Sim {
 
     fn settle(&mut self) {
         let (target, now) = (hash("v2"), at(self.fleet.now));
+        // As the task does: before the set is planned nobody knows what was in vain.
+        if self.fleet.index.leave(SET, 0, now).is_none() {
+            return;
+        }
         let mut kept = Vec::new();
         for eviction in &self.records {
             let owner = evict::owner(eviction);
