@@ -123,7 +123,10 @@ fn last_progress(
     let same_revision = old.update_revision.as_deref() == Some(&course.update_revision);
     let more = match course.rollout.mode {
         Mode::Back => number(counts.matched - counts.updated) < old.updated_pods,
-        Mode::Forward | Mode::Stopped => number(counts.updated_ready) > old.updated_ready_pods,
+        // Pods that were not ready before need not be so after.
+        Mode::Forward | Mode::Stopped => {
+            number(counts.updated_ready) > old.updated_ready_pods || number(counts.updated) > old.updated_pods
+        }
     };
     let stepped = number(summary.gate.reached) > old.current_step.unwrap_or(0);
     // A rollout that begins long after the last one ended, because pods or the partition changed, has its own deadline.
