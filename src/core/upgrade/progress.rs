@@ -183,9 +183,9 @@ fn new_and_ready_since(
 ) -> Option<Timestamp> {
     let started = status.running_since.filter(|_| is_new(container, status, replaced) && status.ready)?;
     let pod_ready = pod.ready_changed.filter(|_| pod.ready).unwrap_or(started);
-    // The old container, back on its own image: the kubelet may still be about to replace it.
-    let earliest = if status.id == replaced.id { at } else { started };
-    Some(started.max(pod_ready).max(earliest))
+    // The old container, back on its own image: the kubelet may still be about to replace it. A new one did not start
+    // before it was asked for; a node whose clock is behind would cut the hold time.
+    Some(started.max(pod_ready).max(at))
 }
 
 fn hold(container: &ContainerView, strategy: &Strategy) -> SignedDuration {
