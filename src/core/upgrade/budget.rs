@@ -1,5 +1,6 @@
 //! The failure budget: when a revision is given up.
 
+use super::prepull::SCANNED;
 use super::rollout::{Mode, Rollout};
 use super::set_index::Counts;
 use crate::api::v1beta1::FailureAction;
@@ -13,6 +14,6 @@ pub fn is_exceeded(rollout: &Rollout, counts: &Counts) -> bool {
     counts.failed > rollout.max_failed(counts.matched)
         || counts.failed_slots >= rollout.max_unavailable(counts.matched)
         || counts.failed_capped >= rollout.max_unready(counts.matched)
-        // No node can pull it.
-        || (counts.blocked > 0 && counts.blocked >= counts.outdated && counts.updated_ready == 0)
+        // No node can pull it, of those that a plan looks at.
+        || (counts.blocked > 0 && counts.blocked >= counts.outdated.min(SCANNED) && counts.updated_ready == 0)
 }
