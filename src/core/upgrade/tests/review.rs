@@ -265,15 +265,18 @@ fn pods_that_refuse_to_go_back_are_named() {
 }
 
 #[test]
-fn pods_that_are_back_and_not_ready_are_named() {
+fn pods_that_are_back_and_not_ready_are_told_apart() {
     let mut world = rolling_back();
     let plan = world.plan();
     let sent = world.fleet.send(&plan);
     world.fleet.kubelets(&sent);
-    ready(&mut world, false);
+    let now = at(world.fleet.now);
+    world.fleet.pods.values_mut().take(2).for_each(|pod| pod.ready(false, now));
+    world.fleet.observe();
     world.fleet.now += 700;
     world.plan();
-    assert!(world.message().contains("(not ready)"), "{}: {}", world.reason(), world.message());
+    assert!(world.message().contains("4 of 4 pods are back on"), "{}", world.message());
+    assert!(world.message().contains(", 2 available"), "{}", world.message());
 }
 
 #[test]
@@ -291,4 +294,21 @@ fn a_node_whose_clock_is_behind_does_not_cut_the_hold_time() {
     let key = &plan.patches[0].key;
     fleet.plan("v2", &strategy);
     assert_eq!(fleet.index.state(SET, key), Some(&State::Undecided));
+}
+
+#[test]
+fn pods_whose_node_could_not_pull_do_not_reach_a_step_for_others() {
+    let strategy = json!({"prePull": true, "maxUnavailable": "100%", "failurePolicy": {"maxFailed": "100%"},
+        "steps": [{"replicas": 1}, {"replicas": 5}, {"replicas": 8, "pause": {}}]});
+    let pods = (0..10)
+        .map(|i| TestPod::new(&format!("web-{i}")).with(|pod| pod["spec"]["nodeName"] = json!(format!("n{}", i % 2))));
+    let mut world = World::new(Fleet::new(pods), strategy.clone());
+    world.apply("v2", strategy);
+    let pull = world.plan().pulls.remove(0);
+    world.fleet.index.note_pull(&pull, "v2", Outcome::Failed("ErrImagePull".into()), at(0));
+    let pull = world.plan().pulls.remove(0);
+    assert_eq!(world.status().current_step, Some(0), "not one pod has it");
+    world.fleet.index.note_pull(&pull, "v2", Outcome::Pulled, at(0));
+    world.settle();
+    assert_eq!((world.with_image("v2"), world.reason()), (5, "WaitingForApproval"), "it waits for none that cannot go");
 }
