@@ -111,14 +111,12 @@ pub(super) struct Refusal {
 impl Refusal {
     /// Whether it still says something about this pod and this target.
     pub(super) fn stands(&self, pod: &PodView, rollout: &Rollout, now: Timestamp) -> bool {
-        match self.until {
+        if let Some(until) = self.until {
             // Neither a newer status of the pod nor another target keeps a request from being carried out.
-            Some(until) => pod.uid == self.uid && now < until,
-            None => {
-                let is_retried = rollout.retried_at.map(Timestamp::as_second) != self.retried_at;
-                pod.resource_version == self.resource_version && rollout.revision == self.revision && !is_retried
-            }
+            return pod.uid == self.uid && now < until;
         }
+        let is_retried = rollout.retried_at.map(Timestamp::as_second) != self.retried_at;
+        pod.resource_version == self.resource_version && rollout.revision == self.revision && !is_retried
     }
 }
 
