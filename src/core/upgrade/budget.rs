@@ -8,7 +8,8 @@ use crate::api::v1beta1::FailureAction;
 /// More pods have failed than `failurePolicy.maxFailed`, or failed pods alone fill maxUnavailable or the cap of unready
 /// ones: the rollout could not go on anyway. So it fires with `maxUnavailable: 1` too.
 pub fn is_exceeded(rollout: &Rollout, counts: &Counts) -> bool {
-    if rollout.mode != Mode::Forward || !rollout.is_rolling() || rollout.strategy.action == FailureAction::Ignore {
+    let is_asked = rollout.strategy.enabled && rollout.strategy.action != FailureAction::Ignore;
+    if rollout.mode != Mode::Forward || !rollout.is_rolling() || !is_asked {
         return false;
     }
     counts.failed > rollout.max_failed(counts.matched)
