@@ -45,7 +45,7 @@ pub fn injection_revision(
 
 /// Some pods differ from the newest in more than images. Without evictions not what keeps single pods from an image: a node, a
 /// `restartPolicy`, another webhook; for their sake nobody else gets the newest before its turn.
-fn changes_template(summary: &Summary) -> bool {
+pub(super) fn changes_template(summary: &Summary) -> bool {
     summary.not_in_place.iter().any(|(obstacle, _)| obstacle.kind == ObstacleKind::Template)
 }
 

@@ -89,7 +89,7 @@ pub fn validate_with(set: &SidecarSet, allowed: &Allowed) -> Report {
     containers::check(spec, &mut report);
     resources::check(spec, &mut report);
     sidecars::check(spec, &mut report);
-    update::check(&spec.update_strategy, &mut report.errors);
+    update::check(&spec.update_strategy, &mut report);
     metadata::check(spec, &allowed.metadata_keys, &mut report.errors);
     resources::check_cluster(spec, allowed.pod_level_resources, &mut report.errors);
     canary(set, &mut report.errors);

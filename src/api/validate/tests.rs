@@ -192,6 +192,8 @@ fn risky_but_legal_input_is_warned_about() {
     assert_eq!(validate(&set).warnings.len(), 1);
     let set = with("/spec/selector", json!({"matchExpressions": [{"key": "job-name", "operator": "Exists"}]}));
     assert_eq!(validate(&set).warnings.len(), 1);
+    let set = with("/spec/updateStrategy", json!({"minReadySeconds": 600}));
+    assert!(validate(&set).warnings[0].starts_with("spec.updateStrategy.progressDeadlineSeconds: "));
 }
 
 #[test]

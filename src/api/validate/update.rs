@@ -4,12 +4,18 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::{FieldError, names, selector};
+use super::{FieldError, Report, names, selector};
 use crate::api::v1beta1::{PriorityStrategy, Step, UpdateStrategy};
 
 const PATH: &str = "spec.updateStrategy";
 
-pub(super) fn check(strategy: &UpdateStrategy, errors: &mut Vec<FieldError>) {
+pub(super) fn check(strategy: &UpdateStrategy, Report { errors, warnings }: &mut Report) {
+    // Deployments refuse it.
+    if strategy.progress_deadline_seconds <= strategy.min_ready_seconds {
+        warnings.push(format!(
+            "{PATH}.progressDeadlineSeconds: is not larger than minReadySeconds: each batch is reported as Stalled before it can be done"
+        ));
+    }
     steps(&strategy.steps, errors);
     if let Some(priority) = &strategy.priority_strategy {
         priorities(priority, errors);

@@ -13,8 +13,8 @@ pub(super) fn progress(course: &Course, summary: &Summary) -> String {
     let (rollout, counts) = (&course.rollout, &summary.counts);
     if rollout.mode == Mode::Back {
         return format!(
-            "revision {} is given up: {} of {} pods are back on {}",
-            course.update_revision, counts.updated_ready, counts.matched, rollout.revision
+            "revision {} is given up: {} of {} pods are back on {}, {} available",
+            course.update_revision, counts.updated, counts.matched, rollout.revision, counts.updated_ready
         );
     }
     let (updated, matched, available) = (counts.updated, counts.matched, counts.updated_ready);
@@ -30,8 +30,12 @@ pub(super) fn progress(course: &Course, summary: &Summary) -> String {
 /// Why the revision was given up, and how to go on.
 pub(super) fn given_up(course: &Course, summary: &Summary) -> String {
     let because = course.aborted_because.clone().unwrap_or_else(|| failed(summary));
-    let retry = &course.next_retry;
-    format!("stopped by {because}; apply a working image, or try again: annotate with {}={retry}", keys::RETRY)
+    format!("stopped by {because}; {}", way_out(course))
+}
+
+/// What to do about failed pods.
+pub(super) fn way_out(course: &Course) -> String {
+    format!("apply a working image, or try again: annotate with {}={}", keys::RETRY, course.next_retry)
 }
 
 /// `2 failed: default/web-1 (agent: ImagePullBackOff), node n1 (pull of agent:v2: ErrImagePull)`.
@@ -52,7 +56,7 @@ pub(super) fn step_waits(course: &Course, summary: &Summary, wait: &Wait) -> Str
 
 pub(super) fn waits_for(summary: &Summary) -> String {
     let counts = &summary.counts;
-    let rest = format!("{}{}{}", blocked(summary), pulling(summary), not_in_place(summary));
+    let rest = format!("{}{}{}{}", blocked(summary), not_pulled(summary), pulling(summary), not_in_place(summary));
     if summary.slot_holders.is_empty() {
         return rest;
     }
@@ -68,6 +72,24 @@ fn blocked(summary: &Summary) -> String {
     }
     let workloads = list(&summary.blocked, summary.blocked_workloads);
     format!("; maxUnavailablePerWorkload leaves no room in {workloads}")
+}
+
+/// Nodes that could not pull, and failed pods with them.
+fn not_pulled(summary: &Summary) -> String {
+    if summary.counts.blocked == 0 { String::new() } else { format!("; {}", failed(summary)) }
+}
+
+/// What did not come back to the stable revision, or came back and is not ready.
+pub(super) fn left_behind(course: &Course, summary: &Summary) -> String {
+    let counts = &summary.counts;
+    let mut text = String::new();
+    if counts.failed > 0 {
+        text = format!("; {}", failed(summary));
+    }
+    if !summary.slot_holders.is_empty() {
+        text = format!("{text}; not available: {}", list(&summary.slot_holders, counts.slots));
+    }
+    text + &not_in_place_for(summary, &course.rollout.revision)
 }
 
 /// `; pulling agent:v2 on 3 nodes: n1, n2, n3; not pulled first on 1 node (exceeded quota: …)`
@@ -86,13 +108,18 @@ fn pulling(summary: &Summary) -> String {
 }
 
 pub(super) fn not_in_place(summary: &Summary) -> String {
+    not_in_place_for(summary, "the new revision")
+}
+
+/// `revision`: what new pods get.
+fn not_in_place_for(summary: &Summary, revision: &str) -> String {
     let reasons = summary.not_in_place.iter().map(|(obstacle, pods)| format!("{pods} ({})", obstacle.text));
     let reasons: Vec<String> = reasons.collect();
     if reasons.is_empty() {
         return evictions(summary);
     }
-    let what =
-        if summary.evictable + summary.evicting > 0 { "evicted in turn" } else { "new pods get the new revision" };
+    let evicts = summary.evictable + summary.evicting > 0;
+    let what = if evicts { "evicted in turn".to_owned() } else { format!("new pods get {revision}") };
     format!("; cannot be updated in place, {what}: {}{}", reasons.join(", "), evictions(summary))
 }
 

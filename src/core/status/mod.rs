@@ -64,7 +64,7 @@ pub fn status(
     } else {
         verdict
     };
-    let is_stable = rollout.mode == Mode::Forward && fully_rolled_out(summary);
+    let is_stable = rollout.mode == Mode::Forward && fully_rolled_out(course, summary);
     let aborted_revision = aborted(&old, course, summary);
     let stable_revision = if is_stable { Some(rollout.revision.clone()) } else { old.stable_revision.clone() };
     let given = injection_revision(
@@ -123,7 +123,10 @@ fn last_progress(
     let same_revision = old.update_revision.as_deref() == Some(&course.update_revision);
     let more = match course.rollout.mode {
         Mode::Back => number(counts.matched - counts.updated) < old.updated_pods,
-        Mode::Forward | Mode::Stopped => number(counts.updated_ready) > old.updated_ready_pods,
+        // Pods that were not ready before need not be so after.
+        Mode::Forward | Mode::Stopped => {
+            number(counts.updated_ready) > old.updated_ready_pods || number(counts.updated) > old.updated_pods
+        }
     };
     let stepped = number(summary.gate.reached) > old.current_step.unwrap_or(0);
     // A rollout that begins long after the last one ended, because pods or the partition changed, has its own deadline.
@@ -146,11 +149,16 @@ fn joined(message: &str, more: &str) -> String {
 
 /// Nothing more can be brought to the target: what is left behind cannot be, for reasons of single pods, or until it is
 /// recreated. In the second case at least one new pod has proved the revision.
-fn fully_rolled_out(summary: &Summary) -> bool {
-    let counts = &summary.counts;
+fn fully_rolled_out(course: &Course, summary: &Summary) -> bool {
+    let (rollout, counts) = (&course.rollout, &summary.counts);
+    // What is held back stays so while pods are made anew, or for a moment there are none.
+    let is_held = rollout.strategy.paused || rollout.has_partition() || summary.gate.allowed.is_some();
+    if is_held && (counts.matched == 0 || counts.updated < counts.matched) {
+        return false;
+    }
     let has = |kind: ObstacleKind| summary.not_in_place.iter().any(|(obstacle, _)| obstacle.kind == kind);
     let behind = counts.outdated + summary.evictable + counts.outside;
-    let done = behind + summary.evicting + counts.undecided + counts.failed == 0;
+    let done = behind + summary.evicting + counts.undecided + counts.recovering + counts.failed == 0;
     let left_behind = !has(ObstacleKind::Passing) && (counts.updated_ready > 0 || !has(ObstacleKind::Template));
     done && left_behind
 }

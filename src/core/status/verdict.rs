@@ -21,6 +21,7 @@
 
 use super::message;
 use crate::api::reasons::reason;
+use crate::core::new_pods::changes_template;
 use crate::core::upgrade::course::Course;
 use crate::core::upgrade::steps::Wait;
 use crate::core::upgrade::{Mode, Summary};
@@ -86,7 +87,8 @@ pub fn verdict(course: &Course, summary: &Summary) -> Verdict {
     if rollout.mode == Mode::Back {
         return back(course, summary, unfinished);
     }
-    if let Some(wait) = summary.gate.wait.as_ref().filter(|_| counts.outdated + summary.evictable > 0 && !unfinished) {
+    let behind = counts.outdated + summary.evictable > 0 || (rollout.is_rolling() && changes_template(summary));
+    if let Some(wait) = summary.gate.wait.as_ref().filter(|_| behind && !unfinished) {
         let text = message::step_waits(course, summary, wait);
         let reason = match wait {
             Wait::Approval => reason::WAITING_FOR_APPROVAL,
@@ -98,7 +100,7 @@ pub fn verdict(course: &Course, summary: &Summary) -> Verdict {
         return Verdict::moving(reason::ROLLING_UPDATE, format!("{line}{}", message::waits_for(summary)));
     }
     if counts.failed > 0 {
-        let text = format!("{line}; {}; apply a working image to go on", message::failed(summary));
+        let text = format!("{line}; {}; {}", message::failed(summary), message::way_out(course));
         return Verdict::stalled(reason::PODS_FAILED, text);
     }
     if counts.updated_ready < counts.updated {
@@ -137,7 +139,8 @@ fn back(course: &Course, summary: &Summary, unfinished: bool) -> Verdict {
     if unfinished {
         return Verdict::moving(reason::ROLLING_BACK, format!("{line}{}", message::waits_for(summary)));
     }
-    let text = format!("{line}{}; {}", message::not_in_place(summary), message::given_up(course, summary));
+    let rest = message::left_behind(course, summary);
+    let text = format!("{line}{rest}; {}", message::given_up(course, summary));
     Verdict::stalled(reason::ROLLED_BACK, text)
 }
 

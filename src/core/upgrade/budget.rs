@@ -1,5 +1,6 @@
 //! The failure budget: when a revision is given up.
 
+use super::prepull::SCANNED;
 use super::rollout::{Mode, Rollout};
 use super::set_index::Counts;
 use crate::api::v1beta1::FailureAction;
@@ -7,12 +8,13 @@ use crate::api::v1beta1::FailureAction;
 /// More pods have failed than `failurePolicy.maxFailed`, or failed pods alone fill maxUnavailable or the cap of unready
 /// ones: the rollout could not go on anyway. So it fires with `maxUnavailable: 1` too.
 pub fn is_exceeded(rollout: &Rollout, counts: &Counts) -> bool {
-    if rollout.mode != Mode::Forward || !rollout.is_rolling() || rollout.strategy.action == FailureAction::Ignore {
+    let is_asked = rollout.strategy.enabled && rollout.strategy.action != FailureAction::Ignore;
+    if rollout.mode != Mode::Forward || !rollout.is_rolling() || !is_asked {
         return false;
     }
     counts.failed > rollout.max_failed(counts.matched)
         || counts.failed_slots >= rollout.max_unavailable(counts.matched)
         || counts.failed_capped >= rollout.max_unready(counts.matched)
-        // No node can pull it.
-        || (counts.blocked > 0 && counts.blocked >= counts.outdated && counts.updated_ready == 0)
+        // No node can pull it, of those that a plan looks at.
+        || (counts.blocked > 0 && counts.blocked >= counts.outdated.min(SCANNED) && counts.updated_ready == 0)
 }

@@ -41,7 +41,7 @@ pub fn course(
     let same_revision = status.update_revision.as_deref() == Some(target.0);
     let aborted = status.aborted_revision.as_deref() == Some(target.0);
     let retry = annotation(set, keys::RETRY).filter(|value| Some(*value) != status.handled_retry.as_deref());
-    let retried = aborted && retry.is_some_and(|value| of_revision(value, target.0).is_some());
+    let retried = retry.is_some_and(|value| of_revision(value, target.0).is_some());
     let way_back = stable.filter(|stable| *stable != target.0).and_then(|hash| Some((hash, history.get(hash)?)));
     let rollout = match way_back {
         Some((hash, revision))

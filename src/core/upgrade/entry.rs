@@ -100,6 +100,8 @@ pub(super) struct Refusal {
     pub(super) resource_version: u64,
     /// Revision it was to get.
     pub(super) revision: String,
+    /// [`Rollout::retried_at`] then, in seconds, as the status keeps it.
+    pub(super) retried_at: Option<i64>,
     pub(super) message: String,
     /// No clear answer: it may be carried out until then, and is tried again after. `None`: it was refused for good, and
     /// is not tried again before the pod changes.
@@ -108,12 +110,13 @@ pub(super) struct Refusal {
 
 impl Refusal {
     /// Whether it still says something about this pod and this target.
-    pub(super) fn stands(&self, pod: &PodView, revision: &str, now: Timestamp) -> bool {
-        match self.until {
+    pub(super) fn stands(&self, pod: &PodView, rollout: &Rollout, now: Timestamp) -> bool {
+        if let Some(until) = self.until {
             // Neither a newer status of the pod nor another target keeps a request from being carried out.
-            Some(until) => pod.uid == self.uid && now < until,
-            None => pod.resource_version == self.resource_version && revision == self.revision,
+            return pod.uid == self.uid && now < until;
         }
+        let is_retried = rollout.retried_at.map(Timestamp::as_second) != self.retried_at;
+        pod.resource_version == self.resource_version && rollout.revision == self.revision && !is_retried
     }
 }
 

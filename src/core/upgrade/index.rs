@@ -157,6 +157,7 @@ impl Index {
         self.stale.remove(set);
         self.desks.remove(set);
         self.pulls.remove(set);
+        self.refused.retain(|(of, _), _| of != set);
     }
 
     /// Takes note of a namespace's labels, `None` when it is gone. Returns the sets to reconcile.
@@ -198,7 +199,7 @@ impl Index {
     }
 
     /// Takes note that a patch of exactly this version of a pod, to the set's target, was not accepted. It counts as
-    /// failed, and is not repeated before the pod or the target changes. With `until` it got no clear answer: it holds its
+    /// failed, and is not repeated before the pod or the target changes, or a retry is asked for. With `until` it got no clear answer: it holds its
     /// place in the budget until then, and is tried again after.
     pub fn refuse(
         &mut self,
@@ -208,9 +209,10 @@ impl Index {
         until: Option<Timestamp>,
         now: Timestamp,
     ) -> Vec<String> {
-        let Some(revision) = self.sets.get(set).map(|index| index.rollout.revision.clone()) else { return Vec::new() };
+        let Some(rollout) = self.sets.get(set).map(|index| &index.rollout) else { return Vec::new() };
         let (uid, resource_version) = (pod.uid.clone(), pod.resource_version);
-        let refusal = Refusal { uid, resource_version, revision, message, until };
+        let (revision, retried_at) = (rollout.revision.clone(), rollout.retried_at.map(Timestamp::as_second));
+        let refusal = Refusal { uid, resource_version, revision, retried_at, message, until };
         self.refused.insert((set.to_owned(), pod.key.clone()), refusal);
         self.touch(&pod.key, None, now)
     }
@@ -259,8 +261,8 @@ impl Index {
         let Some(index) = self.sets.get_mut(set) else { return false };
         let pod = self.pods.get(key).map(AsRef::as_ref);
         let node = pod.and_then(|pod| pod.node.as_deref());
-        let revision = index.rollout.revision.as_str();
-        let stands = |refusal: &&Refusal| pod.is_some_and(|pod| refusal.stands(pod, revision, now));
+        let rollout = &index.rollout;
+        let stands = |refusal: &&Refusal| pod.is_some_and(|pod| refusal.stands(pod, rollout, now));
         let refusal = (set.to_owned(), key.clone());
         let refused = self.refused.get(&refusal).filter(stands).cloned();
         if refused.is_none() && !self.refused.is_empty() {

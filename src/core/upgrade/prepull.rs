@@ -223,14 +223,9 @@ impl<'a> Door<'a> {
 }
 
 impl Blocked {
-    /// The set's counters with what failed pulls add: each node is one failure, and its pods are decided.
+    /// The set's counters with what failed pulls add: each node is one failure.
     pub(super) fn added_to(&self, counts: &Counts) -> Counts {
-        Counts {
-            failed: counts.failed + self.nodes.len(),
-            blocked: self.pods,
-            selected_decided: counts.selected_decided + self.pods,
-            ..counts.clone()
-        }
+        Counts { failed: counts.failed + self.nodes.len(), blocked: self.pods, ..counts.clone() }
     }
 }
 

@@ -61,7 +61,9 @@ pub fn progress(pod: &PodView, update: &Update, strategy: &Strategy, now: Timest
 /// A container that is none of this set's has crashed after the update and before its hold time was over: a sidecar may
 /// be healthy and still break its application. Sidecars that another set replaces are judged there.
 fn crashed_beside(pod: &PodView, update: &Update, strategy: &Strategy) -> Option<String> {
-    let soak_ends = soak_ends(pod, update, strategy);
+    // A sidecar that starts anew long after, as all do when a node reboots, or is not ready then, has no new hold time.
+    let latest = deadline(update, strategy).max(after(update.at, seconds(strategy.min_ready_seconds)));
+    let soak_ends = soak_ends(pod, update, strategy).unwrap_or(latest).min(latest);
     let replaced = |name: &String| {
         let mut updates = pod.marks.values().filter_map(|mark| mark.update.as_ref());
         updates.any(|update| update.containers.contains_key(name))
@@ -69,7 +71,7 @@ fn crashed_beside(pod: &PodView, update: &Update, strategy: &Strategy) -> Option
     update.others.iter().filter(|(name, _)| !replaced(name)).find_map(|(name, ended_before)| {
         let status = pod.container(name)?.status.as_ref().filter(|status| status.ended_at > *ended_before)?;
         let code = status.exit_code.filter(|code| *code != 0)?;
-        let in_time = soak_ends.is_none_or(|end| status.ended_at.is_some_and(|ended| ended <= end));
+        let in_time = status.ended_at.is_some_and(|ended| ended <= soak_ends);
         in_time.then(|| format!("{name}: crashed with exit code {code} after the sidecar's update"))
     })
 }
@@ -181,9 +183,9 @@ fn new_and_ready_since(
 ) -> Option<Timestamp> {
     let started = status.running_since.filter(|_| is_new(container, status, replaced) && status.ready)?;
     let pod_ready = pod.ready_changed.filter(|_| pod.ready).unwrap_or(started);
-    // The old container, back on its own image: the kubelet may still be about to replace it.
-    let earliest = if status.id == replaced.id { at } else { started };
-    Some(started.max(pod_ready).max(earliest))
+    // The old container, back on its own image: the kubelet may still be about to replace it. A new one did not start
+    // before it was asked for; a node whose clock is behind would cut the hold time.
+    Some(started.max(pod_ready).max(at))
 }
 
 fn hold(container: &ContainerView, strategy: &Strategy) -> SignedDuration {

@@ -37,7 +37,7 @@ pub struct Counts {
     pub outdated: usize,
     /// Cost one of maxUnavailable each.
     pub slots: usize,
-    /// Of these, done with their update and only not ready: they may recover by themselves.
+    /// At the target and done with their update, which took their readiness: they have until their deadline to get it back.
     pub recovering: usize,
     /// Of these, failed.
     pub failed_slots: usize,
@@ -156,7 +156,7 @@ impl SetIndex {
         count(&mut counts.outside, (*state == State::Outdated || evictable) && !entry.selected);
         count(&mut counts.outdated, *state == State::Outdated && entry.selected);
         count(&mut counts.slots, entry.holds_slot);
-        count(&mut counts.recovering, entry.holds_slot && *state == State::Unready);
+        count(&mut counts.recovering, *state == State::Unready && entry.check_at.is_some());
         count(&mut counts.failed_slots, entry.holds_slot && failed);
         count(&mut counts.capped, entry.fills_cap);
         count(&mut counts.failed_capped, entry.fills_cap && failed);

@@ -52,10 +52,16 @@ pub fn gate(rollout: &Rollout, remembered: &Remembered, counts: &Counts, now: Ti
         return Gate::default();
     }
     let number = |step: &Step| share(&step.replicas, counts.selected);
-    let attainable = counts.selected - if rollout.strategy.evicts { 0 } else { counts.selected_not_in_place };
+    let not_in_place = if rollout.strategy.evicts { 0 } else { counts.selected_not_in_place };
+    let attainable = counts.selected - not_in_place - counts.blocked;
     let (mut reached, mut reached_at) = (remembered.step.min(steps.len()), remembered.step_reached_at);
     if remembered.steps_may_differ {
-        let passed = steps.iter().take_while(|step| number(step) <= counts.selected_updated).count();
+        // Any change of the spec comes here, a pause among them: it ends no step whose pods are in the middle of it.
+        let is_passed = |(i, step): &(usize, &Step)| {
+            let pods = if *i < reached { counts.selected_updated } else { counts.selected_decided };
+            number(step) <= pods.min(counts.selected_updated)
+        };
+        let passed = steps.iter().enumerate().take_while(is_passed).count();
         if passed != reached {
             (reached, reached_at) = (passed, Some(now));
         }

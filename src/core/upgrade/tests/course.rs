@@ -11,14 +11,14 @@ use crate::core::upgrade::testing::{SET, TestPod, at, hash, set};
 use crate::core::upgrade::{Plan, course};
 
 /// A set as the API has it, its pods, and an operator that knows nothing else.
-struct World {
-    fleet: Fleet,
-    set: SidecarSet,
+pub(super) struct World {
+    pub(super) fleet: Fleet,
+    pub(super) set: SidecarSet,
 }
 
 impl World {
     /// Pods that run `v1`, the stable revision.
-    fn new(fleet: Fleet, strategy: Value) -> Self {
+    pub(super) fn new(fleet: Fleet, strategy: Value) -> Self {
         let mut set = set("v1", strategy);
         set.status = Some(SidecarSetStatus {
             update_revision: Some(hash("v1")),
@@ -29,28 +29,28 @@ impl World {
         Self { fleet, set }
     }
 
-    fn apply(&mut self, image: &str, strategy: Value) {
+    pub(super) fn apply(&mut self, image: &str, strategy: Value) {
         self.set.spec = set(image, strategy).spec;
         self.set.metadata.generation = self.set.metadata.generation.map(|generation| generation + 1);
     }
 
-    fn annotate(&mut self, key: &str, value: String) {
+    pub(super) fn annotate(&mut self, key: &str, value: String) {
         self.set.metadata.annotations.get_or_insert_default().insert(key.to_owned(), value);
     }
 
-    fn status(&self) -> &SidecarSetStatus {
+    pub(super) fn status(&self) -> &SidecarSetStatus {
         self.set.status.as_ref().unwrap()
     }
 
-    fn reason(&self) -> &str {
+    pub(super) fn reason(&self) -> &str {
         &self.status().conditions.iter().find(|c| c.type_ == "Ready").unwrap().reason
     }
 
-    fn message(&self) -> &str {
+    pub(super) fn message(&self) -> &str {
         self.status().message.as_deref().unwrap()
     }
 
-    fn plan(&mut self) -> Plan {
+    pub(super) fn plan(&mut self) -> Plan {
         let now = at(self.fleet.now);
         let history: History = ["v1", "v2", "v3", "bad"]
             .map(|image| Template::of(&set(image, json!({})).spec))
@@ -66,7 +66,7 @@ impl World {
     }
 
     /// One round of operator and kubelets; returns how many pods were patched. The hold time passes.
-    fn round(&mut self) -> usize {
+    pub(super) fn round(&mut self) -> usize {
         let plan = self.plan();
         let sent = self.fleet.send(&plan);
         self.fleet.kubelets(&sent);
@@ -76,11 +76,11 @@ impl World {
     }
 
     /// Rounds until nothing moves; returns how many requests were sent.
-    fn settle(&mut self) -> usize {
+    pub(super) fn settle(&mut self) -> usize {
         std::iter::repeat_with(|| self.round()).take_while(|sent| *sent > 0).sum()
     }
 
-    fn with_image(&self, image: &str) -> usize {
+    pub(super) fn with_image(&self, image: &str) -> usize {
         self.fleet.pods.values().filter(|pod| pod.image() == image).count()
     }
 }

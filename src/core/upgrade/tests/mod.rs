@@ -13,6 +13,7 @@ mod judging;
 mod order;
 mod prepull;
 mod properties;
+mod review;
 use crate::core::pod::PodKey;
 use crate::core::revision::Template;
 use crate::core::status::verdict;
