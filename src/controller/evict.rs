@@ -164,6 +164,7 @@ impl Round<'_> {
             };
             match verdict {
                 Verdict::Open => kept.push(eviction.clone()),
+                Verdict::Failed => kept.push(Eviction { failed: true, ..eviction.clone() }),
                 Verdict::InVain if eviction.revision == current => {
                     kept.push(Eviction { in_vain: true, ..eviction.clone() });
                 }

@@ -71,6 +71,8 @@ pub enum Next<'a> {
 pub enum Verdict {
     /// The owner does not have its ready pods back: the eviction holds its slot.
     Open,
+    /// The same, for too long: what was to be upgraded by it does not become ready.
+    Failed,
     /// It is over.
     Done,
     /// It is over, and the replacement needs to be replaced too: the owner's pods are left alone.
@@ -123,8 +125,11 @@ pub fn judge(
     let upgrades = eviction.cause == EvictionCause::NotInPlace && eviction.revision == revision;
     let newer = |pod: &&Sibling| pod.active && pod.created > eviction.pod_created.0;
     let failed = upgrades && siblings.iter().filter(newer).any(|pod| pod.behind.is_none() && !pod.ready);
-    if !whole && (age < timeout || failed) {
+    if !whole && age < timeout {
         return Verdict::Open;
+    }
+    if !whole && failed {
+        return Verdict::Failed;
     }
     let no_better = |behind| is_no_better(behind, eviction.cause);
     let in_vain = siblings.iter().filter(newer).any(|pod| pod.behind.is_some_and(no_better));
@@ -184,6 +189,7 @@ pub fn record(
         revision: revision.to_owned(),
         // The API keeps whole seconds.
         at: Time(Timestamp::from_second(now.as_second()).unwrap_or(now)),
+        failed: false,
         in_vain: false,
     }
 }

@@ -115,6 +115,9 @@ pub struct Eviction {
     pub revision: String,
     /// When the eviction was requested.
     pub at: Time,
+    /// True when the replacement is at the revision and did not become ready by podUpdateTimeoutSeconds: it counts as a failed pod, and keeps its slot.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub failed: bool,
     /// True when the replacement was no better. The owner's pods are then left alone until the set has another revision.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub in_vain: bool,

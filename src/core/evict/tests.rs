@@ -133,7 +133,7 @@ fn an_upgrade_that_does_not_get_ready_keeps_its_slot_until_the_target_changes() 
     let mut new = pod("new", 101, false);
     new.ready = false;
     let judged = |revision| judge(&upgraded(), std::slice::from_ref(&new), Some(1), revision, TIMEOUT, at(9999));
-    assert_eq!(judged("r1"), Verdict::Open);
+    assert_eq!(judged("r1"), Verdict::Failed);
     assert_eq!(judged("r2"), Verdict::Done);
     let nothing = judge(&upgraded(), &[], Some(1), "r1", TIMEOUT, at(9999));
     assert_eq!(nothing, Verdict::Done, "the owner makes none");

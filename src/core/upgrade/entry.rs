@@ -177,8 +177,7 @@ fn judge(pod: &PodView, mark: &Mark, rollout: &Rollout, now: Timestamp) -> Optio
 
 /// When the second chance of an update ends; `None` if it has none.
 fn retry_ends(update: &Update, rollout: &Rollout) -> Option<Timestamp> {
-    let retried_at = rollout.retried_at.filter(|at| update.at < *at)?;
-    Some(deadline(&Update { at: retried_at, ..update.clone() }, &rollout.strategy))
+    rollout.retry_ends().filter(|_| rollout.retried_at.is_some_and(|at| update.at < at))
 }
 
 /// The pod is not ready after an update, which may be to blame. Once a revision is stable, its updates are not.

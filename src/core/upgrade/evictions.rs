@@ -13,7 +13,7 @@ use super::index::Index;
 use super::plan::share_left;
 use super::queues::{Cost, cost};
 use super::rollout::{Mode, Rollout};
-use super::set_index::SetIndex;
+use super::set_index::{Counts, SetIndex};
 use super::steps::{Remembered, gate};
 use crate::api::v1beta1::{Eviction, EvictionCause};
 use crate::core::evict::{Sibling, exempt};
@@ -119,12 +119,27 @@ pub(super) struct Held {
     pub(super) gone: usize,
     /// Pods of owners whose replacement was no better.
     pub(super) left_alone: usize,
+    /// Those of `slots` whose replacement for the target does not become ready.
+    pub(super) failed_slots: usize,
+    /// The same of `capped`.
+    pub(super) failed_capped: usize,
 }
 
 impl Held {
     /// Evictions for the target.
     pub(super) fn moving(&self) -> usize {
         self.leaving + self.gone
+    }
+
+    /// The set's counters with the replacements that have failed: as failed updates in place do, they may use up the
+    /// budgets alone.
+    pub(super) fn added_to(&self, counts: Counts) -> Counts {
+        Counts {
+            failed: counts.failed + self.failed_slots + self.failed_capped,
+            failed_slots: counts.failed_slots + self.failed_slots,
+            failed_capped: counts.failed_capped + self.failed_capped,
+            ..counts
+        }
     }
 }
 
@@ -161,18 +176,23 @@ pub struct Standing {
 
 impl Index {
     /// What evictions hold, recorded or about to be.
-    pub(super) fn held(&self, set: &str, index: &SetIndex, remembered: &Remembered) -> Held {
+    pub(super) fn held(&self, set: &str, index: &SetIndex, remembered: &Remembered, now: Timestamp) -> Held {
         let reserved = self.desk(set).map(|desk| desk.reserved.as_slice()).unwrap_or_default();
         let known = |eviction: &&Eviction| reserved.iter().all(|reserved| reserved.pod_uid != eviction.pod_uid);
         let all = || reserved.iter().chain(remembered.evictions.iter().filter(known));
         let revision = &index.rollout.revision;
         let mut held = Held::default();
+        let is_retried = index.rollout.retry_ends().is_some_and(|end| now < end);
         for eviction in all().filter(|eviction| !eviction.in_vain) {
             let place = if eviction.unready { &mut held.capped } else { &mut held.slots };
             *place += 1;
             if eviction.cause == EvictionCause::NotInPlace && eviction.revision == *revision {
                 let there = if self.has(eviction) { &mut held.leaving } else { &mut held.gone };
                 *there += 1;
+                if eviction.failed && !is_retried {
+                    let failed = if eviction.unready { &mut held.failed_capped } else { &mut held.failed_slots };
+                    *failed += 1;
+                }
             }
         }
         let in_vain = all().filter(|eviction| eviction.in_vain && eviction.revision == *revision);
@@ -183,6 +203,13 @@ impl Index {
     fn has(&self, eviction: &Eviction) -> bool {
         let key = PodKey { namespace: eviction.namespace.clone(), name: eviction.pod.clone() };
         self.get(&key).is_some_and(|pod| pod.uid == eviction.pod_uid && pod.is_active())
+    }
+
+    /// Pods whose replacement has failed, for messages: `default/web-1 (its replacement is not ready)`.
+    pub(super) fn failed_evictions<'a>(&'a self, set: &str) -> impl Iterator<Item = String> + use<'a> {
+        let reserved = self.desk(set).map(|desk| desk.reserved.as_slice()).unwrap_or_default();
+        let failed = reserved.iter().filter(|eviction| eviction.failed && !eviction.in_vain);
+        failed.map(|eviction| format!("{}/{} (its replacement is not ready)", eviction.namespace, eviction.pod))
     }
 
     /// The evictions of a set as they are recorded.
@@ -208,7 +235,8 @@ impl Index {
     pub fn leave(&self, set: &str, naked: usize, now: Timestamp) -> Option<Leave> {
         let (index, desk) = (self.set(set)?, self.desk(set)?);
         let (rollout, counts) = (&index.rollout, &index.counts);
-        let held = self.held(set, index, &desk.remembered);
+        let held = self.held(set, index, &desk.remembered, now);
+        let counts = &held.added_to(counts.clone());
         let matched = counts.matched + naked;
         let free = |all: usize, taken: usize| all.saturating_sub(taken + desk.planned);
         let stands = rollout.strategy.paused

@@ -109,8 +109,9 @@ impl Free {
 
 /// One set at one moment: all that a plan is made from.
 struct Situation<'a> {
+    all: &'a Index,
     index: &'a SetIndex,
-    /// With what failed pulls add.
+    /// With what failed pulls and failed replacements add.
     counts: Counts,
     held: Held,
     gate: Gate,
@@ -122,9 +123,10 @@ impl<'a> Situation<'a> {
     fn new(all: &'a Index, index: &'a SetIndex, remembered: &Remembered, now: Timestamp) -> Self {
         let door = Door::new(all, index, now);
         let blocked = door.blocked(index.queues.waiting());
-        let counts = blocked.added_to(&index.counts);
+        let held = all.held(&index.rollout.set, index, remembered, now);
+        let counts = held.added_to(blocked.added_to(&index.counts));
         let gate = gate(&index.rollout, remembered, &counts, now);
-        Self { held: all.held(&index.rollout.set, index, remembered), index, counts, gate, door, blocked }
+        Self { all, index, counts, held, gate, door, blocked }
     }
 
     /// Nothing is patched at all.
@@ -190,6 +192,7 @@ impl<'a> Situation<'a> {
         let evictable = counts.evictable.saturating_sub(held.leaving + held.left_alone);
         let movable = counts.outdated.saturating_sub(counts.blocked) + evictable;
         let pods = index.failed.iter().take(NAMED_PODS).map(|key| named(index, key));
+        let replaced = self.all.failed_evictions(&index.rollout.set);
         let nodes = self.blocked.nodes.iter().map(|(node, why)| format!("node {node} ({why})"));
         Summary {
             keep_old: index.rollout.keep_old(counts.matched),
@@ -203,7 +206,7 @@ impl<'a> Situation<'a> {
             slot_holders: index.slot_holders.iter().take(NAMED_PODS).map(|key| named(index, key)).collect(),
             blocked_workloads: index.queues.blocked(),
             blocked: index.queues.blocked_workloads().take(NAMED_PODS).collect(),
-            failed: pods.chain(nodes).take(NAMED_PODS).collect(),
+            failed: pods.chain(replaced).chain(nodes).take(NAMED_PODS).collect(),
             not_in_place: index.not_in_place.iter().map(|(obstacle, pods)| (obstacle.clone(), *pods)).collect(),
             exceeded: budget::is_exceeded(&index.rollout, counts),
             pulling: self.door.pulling(pulls),

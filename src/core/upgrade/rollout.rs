@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::metadata::MetadataChange;
 use super::order::Order;
+use super::progress::after;
 use super::resize;
 use crate::api::SidecarSetSpec;
 use crate::api::selector::{Selector, SelectorError};
@@ -170,6 +171,11 @@ impl Rollout {
         self.strategy.partition = IntOrString::Int(0);
         self.strategy.steps = Vec::new();
         self
+    }
+
+    /// Until when what had failed before a retry is not failed; `None` without a retry.
+    pub fn retry_ends(&self) -> Option<Timestamp> {
+        Some(after(self.retried_at?, SignedDuration::from_secs(self.strategy.timeout_seconds.into())))
     }
 
     /// False once the target was fully rolled out.

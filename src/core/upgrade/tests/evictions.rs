@@ -83,7 +83,6 @@ fn reason(fleet: &mut Fleet, strategy: &Value) -> &'static str {
 /// counter calls it failed, the revision is not given up, and every pod that is made meanwhile gets it. To fix it: count
 /// `failed` of `evict::judge` after podUpdateTimeoutSeconds in the record, and with it in `Counts::failed`.
 #[test]
-#[ignore = "evictions have no part in the failure budget yet"]
 fn a_replacement_that_does_not_become_ready_counts_as_failed() {
     let mut fleet = Fleet::new([owned("a", "ReplicaSet", "web"), owned("b", "ReplicaSet", "web")]);
     plan(&mut fleet, &json!({}), &[]);
@@ -103,8 +102,15 @@ fn a_replacement_that_does_not_become_ready_counts_as_failed() {
     fleet.observe();
     let pods = siblings(&fleet, &owner("web"));
     let judged = evict::judge(&evicted, &pods, Some(2), &hash("v2"), SignedDuration::from_secs(600), at(fleet.now));
-    assert_eq!(judged, Judged::Open, "it holds its slot");
-    assert!(plan(&mut fleet, &json!({}), &[evicted]).summary.exceeded, "as a failed update in place would");
+    assert_eq!(judged, Judged::Failed);
+    let failed = Eviction { failed: true, ..evicted };
+    fleet.index.set_evictions(SET, std::slice::from_ref(&failed));
+    let summary = plan(&mut fleet, &json!({}), &[failed]).summary;
+    assert!(summary.exceeded, "as a failed update in place would");
+    assert_eq!(
+        (summary.counts.failed, summary.failed),
+        (1, vec!["default/a (its replacement is not ready)".to_owned()])
+    );
 }
 
 #[test]
@@ -384,6 +390,7 @@ impl Sim {
             match judged {
                 _ if eviction.in_vain => kept.push(eviction.clone()),
                 Judged::Open => kept.push(eviction.clone()),
+                Judged::Failed => kept.push(Eviction { failed: true, ..eviction.clone() }),
                 Judged::InVain => kept.push(Eviction { in_vain: true, ..eviction.clone() }),
                 Judged::Done => {}
             }

@@ -369,26 +369,3 @@ fn a_retry_that_was_asked_for_before_the_failure_is_none_after_it() {
     world.settle();
     assert_eq!(world.reason(), "RollingUpdate");
 }
-
-/// To fix it: keep pods that are being deleted in `Workloads` alone, as unavailable, until they are gone.
-#[test]
-#[ignore = "pods that are being deleted do not count for maxUnavailablePerWorkload; docs/rollouts.md says so"]
-fn a_workload_with_a_pod_that_is_being_replaced_has_room_for_no_other() {
-    let owned = |name: &str, revision: &str| {
-        let revision = hash(revision);
-        TestPod::new(name).with(|pod| {
-            pod["metadata"]["ownerReferences"] = json!([{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "db",
-                "uid": "u", "controller": true}]);
-            pod["metadata"]["labels"]["revision.sidecarset.dev/logs"] = json!(revision);
-        })
-    };
-    let mut fleet = Fleet::new([owned("db-0", "v1"), owned("db-1", "v1"), owned("db-2", "v1")]);
-    let strategy = json!({"maxUnavailable": 3, "maxUnavailablePerWorkload": 1});
-    fleet.plan("v2", &strategy);
-    // Deleted by somebody, or evicted: it ends within its grace period, and a StatefulSet makes no other before.
-    fleet.pods.values_mut().next().unwrap().edit(|pod| {
-        pod["metadata"]["deletionTimestamp"] = json!(at(0).to_string());
-    });
-    fleet.observe();
-    assert_eq!(fleet.plan("v2", &strategy).patches.len(), 0);
-}
