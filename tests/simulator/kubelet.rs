@@ -12,7 +12,8 @@ use super::world::{World, second};
 #[derive(Clone, Debug, Default)]
 pub struct Running {
     pub image: String,
-    number: i64,
+    /// Containers that were started so far.
+    pub number: i64,
     pub ready: bool,
     /// When it crashes, or is tried again, or becomes ready.
     next: Option<(i64, Event)>,
@@ -40,6 +41,12 @@ pub struct Kubelet {
 impl Kubelet {
     pub fn new(now: i64) -> Self {
         Self { containers: BTreeMap::new(), generation: 0, syncing: None, next_at: now, app_ready: true }
+    }
+
+    /// It has nothing left to do: what runs is what the pod of this generation wants, and will go on running.
+    pub fn is_settled(&self, generation: i64) -> bool {
+        let stays = |running: &Running| running.next.is_none();
+        self.generation >= generation && self.syncing.is_none() && self.containers.values().all(stays)
     }
 
     /// When something happens by itself next; `i64::MAX` for never.
@@ -92,6 +99,13 @@ impl World {
             return false;
         }
         self.report(key);
+        let pod = &self.pods[key];
+        let text = |(name, running): (&String, &Running)| {
+            format!("{name} {} {}", running.image, if running.ready { "ready" } else { "down" })
+        };
+        let containers: Vec<String> = pod.kubelet.containers.iter().map(text).collect();
+        let (seen, all) = (pod.kubelet.generation, pod.view.generation);
+        self.say(|| format!("   kubelet of {key}: {} (generation {seen} of {all})", containers.join(", ")));
         true
     }
 
