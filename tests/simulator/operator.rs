@@ -11,8 +11,8 @@ use sidecarset::core::pod::{PodKey, PodView};
 use sidecarset::core::revision::Template;
 use sidecarset::core::status::{self, InjectionState};
 use sidecarset::core::upgrade::answer::{Answer, Lost, answer, lost};
-use sidecarset::core::upgrade::patch::PodPatch;
-use sidecarset::core::upgrade::{Course, Index, Mode, Summary, course};
+use sidecarset::core::upgrade::patch::{PLAN_HOLDS, PodPatch};
+use sidecarset::core::upgrade::{Course, Index, Mode, Summary, course, still_wanted};
 
 use super::truth::{share, tier};
 use super::world::{Body, PodEvent, Promise, Reply, Request, World, at};
@@ -55,6 +55,7 @@ struct Sent {
 struct Round {
     set: Arc<SidecarSet>,
     course: Course,
+    planned_at: i64,
     queue: VecDeque<(PodPatch, Promise)>,
     open: BTreeSet<u64>,
     patched: usize,
@@ -283,7 +284,8 @@ impl Operator {
                 self.rounds.insert(name.to_owned(), round);
                 return false;
             }
-            if self.is_current(name, &round.set) {
+            let is_fresh = i128::from(world.now - round.planned_at) <= PLAN_HOLDS.as_millis().cast_signed();
+            if self.is_current(name, &round.set) && is_fresh {
                 let key = patch.key.clone();
                 world.say(|| format!("patch of {key} to {} of {name} is sent", promise.revision));
                 self.judge_send(world, name, &promise);
@@ -324,7 +326,7 @@ impl Operator {
     }
 
     fn is_current(&self, name: &str, set: &SidecarSet) -> bool {
-        self.sets.get(name).is_some_and(|newest| newest.metadata.generation == set.metadata.generation)
+        self.sets.get(name).is_some_and(|newest| still_wanted(set, newest))
     }
 
     fn begin(&mut self, world: &mut World, name: &str, rng: &mut impl Rng, faults: f64) -> bool {
@@ -358,7 +360,7 @@ impl Operator {
             going_back: course.rollout.mode == Mode::Back,
         };
         let queue: VecDeque<_> = plan.patches.into_iter().map(|patch| (patch, promise.clone())).collect();
-        let round = Round { set, course, queue, open: BTreeSet::new(), patched: 0, reporting: None };
+        let round = Round { set, course, planned_at: world.now, queue, open: BTreeSet::new(), patched: 0, reporting: None };
         if round.queue.is_empty() {
             self.report(world, name, round, &plan.summary, plan.wake_at, None);
         } else {

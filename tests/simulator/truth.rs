@@ -51,7 +51,7 @@ impl Ledger {
             let done = seen
                 && record.containers.iter().all(|(name, (image, started))| {
                     let Some(running) = kubelet.containers.get(name).filter(|running| running.ready) else { return false };
-                    running.image == *image || (record.unsettled && running.number > *started)
+                    running.image == *image || ((record.unsettled || record.tampered) && running.number > *started)
                 });
             record.done_since = record.done_since.filter(|_| done).or(done.then_some(now));
             let ready = done && view.ready;

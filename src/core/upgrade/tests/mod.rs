@@ -10,6 +10,7 @@ mod evictions;
 mod hot;
 mod in_place;
 mod judging;
+mod knowledge;
 mod listing;
 mod order;
 mod prepull;
@@ -320,7 +321,7 @@ fn a_pod_without_a_clear_answer_lets_others_go_first_and_is_tried_again() {
     let first = fleet.plan("v2", &json!({})).patches[0].key.clone();
     let view = fleet.pods[&first].view();
     fleet.index.refuse(SET, &view, "no clear answer".into(), Some(at(10)), at(0));
-    let plan = fleet.plan("v2", &json!({}));
+    let plan = fleet.plan("v2", &json!({"maxUnavailable": 2}));
     assert_eq!((plan.patches.len(), plan.patches[0].key == first, plan.wake_at), (1, false, Some(at(10))));
     fleet.now = 10;
     let keys: Vec<_> = fleet.plan("v2", &json!({"maxUnavailable": 2})).patches.into_iter().map(|p| p.key).collect();
