@@ -103,16 +103,19 @@ impl World {
         let text = |(name, running): (&String, &Running)| {
             format!("{name} {} {}", running.image, if running.ready { "ready" } else { "down" })
         };
-        let containers: Vec<String> = pod.kubelet.containers.iter().map(text).collect();
-        let (seen, all) = (pod.kubelet.generation, pod.view.generation);
-        self.say(|| format!("   kubelet of {key}: {} (generation {seen} of {all})", containers.join(", ")));
+        if self.trace.is_some() {
+            let containers: Vec<String> = pod.kubelet.containers.iter().map(text).collect();
+            let (seen, all) = (pod.kubelet.generation, pod.view.generation);
+            self.say(|| format!("   kubelet of {key}: {} (generation {seen} of {all})", containers.join(", ")));
+        }
         true
     }
 
     /// Writes what the kubelet knows into the pod's status.
     pub fn report(&mut self, key: &PodKey) {
         let Some(pod) = self.pods.get(key) else { return };
-        let kubelet = pod.kubelet.clone();
+        let Kubelet { containers, generation, app_ready, .. } = &pod.kubelet;
+        let (containers, generation, app_ready) = (containers.clone(), *generation, *app_ready);
         let now = self.now;
         self.write(key, |pod| {
             let lists = [("initContainers", "initContainerStatuses"), ("containers", "containerStatuses")];
@@ -122,18 +125,18 @@ impl World {
                     pod["spec"][list].as_array().into_iter().flatten().map(|c| c["name"].clone()).collect();
                 let before = pod["status"][statuses].take();
                 let status = |name: &Value| {
-                    let running = kubelet.containers.get(name.as_str().unwrap())?;
+                    let running = containers.get(name.as_str().unwrap())?;
                     let old = before.as_array().into_iter().flatten().find(|status| status["name"] == *name);
-                    let is_ready = running.ready && (name != "app" || kubelet.app_ready);
+                    let is_ready = running.ready && (name != "app" || app_ready);
                     ready &= is_ready;
                     Some(running.status(name, old, is_ready, now))
                 };
                 let statuses_now: Vec<Value> = names.iter().filter_map(status).collect();
                 pod["status"][statuses] = json!(statuses_now);
             }
-            ready &= !kubelet.containers.is_empty();
-            pod["status"]["observedGeneration"] = json!(kubelet.generation);
-            pod["status"]["phase"] = json!(if kubelet.containers.is_empty() { "Pending" } else { "Running" });
+            ready &= !containers.is_empty();
+            pod["status"]["observedGeneration"] = json!(generation);
+            pod["status"]["phase"] = json!(if containers.is_empty() { "Pending" } else { "Running" });
             let condition = &mut pod["status"]["conditions"][0];
             let value = if ready { "True" } else { "False" };
             if condition["status"] != value {

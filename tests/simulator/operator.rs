@@ -24,7 +24,7 @@ const RESYNC: i64 = 300_000;
 const AFTER_ERROR: i64 = 2_000;
 const COUNTERS_EVERY: i64 = 1_000;
 /// Of the moments when the counters could be compared with a recount, one in so many is taken.
-const RECOUNT_EVERY: u64 = 6;
+const RECOUNT_EVERY: u64 = 12;
 pub const WRITE_TIMEOUT: i64 = 10_000;
 
 /// Nodes of the cluster: name, and whether the kubelet restarts native sidecars.
@@ -139,7 +139,8 @@ impl Operator {
             return false;
         }
         let Some(event) = world.watch.pop_front() else { return false };
-        self.on_pod(event, world.now, world.marked(false));
+        let lists = matches!(event, PodEvent::InitDone);
+        self.on_pod(event, world.now, if lists { world.marked(false) } else { VecDeque::new() });
         true
     }
 

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::api::SidecarSetStatus;
 
 #[test]
 fn an_image_set_back_before_the_kubelet_saw_it_change_costs_nothing_for_ever() {
@@ -23,4 +24,14 @@ fn an_image_set_back_before_the_kubelet_saw_it_change_costs_nothing_for_ever() {
     };
     assert_eq!(slots(&mut fleet, 10), 1);
     assert_eq!(slots(&mut fleet, 10_000), 0);
+}
+
+#[test]
+fn requests_of_a_revision_that_was_given_up_since_are_not_wanted() {
+    let planned = testing::set("v2", json!({}));
+    let mut newest = planned.clone();
+    newest.status = Some(SidecarSetStatus { matched_pods: 3, ..SidecarSetStatus::default() });
+    assert!(still_wanted(&planned, &newest));
+    newest.status.as_mut().unwrap().aborted_revision = Some("v2".to_owned());
+    assert!(!still_wanted(&planned, &newest));
 }
