@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use run::{KINDS, run};
 
 /// Seeds that are run.
-const SEEDS: u64 = 1_000;
+const SEEDS: u64 = 10_000;
 
 /// Failures after which no more seeds are run.
 const ENOUGH: usize = 30;

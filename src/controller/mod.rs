@@ -142,8 +142,7 @@ async fn read_all(context: &Arc<Context>) -> Result<(), Error> {
 /// A consistent read of all injected pods into the index, also of those that lost their label while nobody watched: they
 /// may hold a slot.
 async fn read_all_pods(context: &Arc<Context>) -> Result<(), Error> {
-    let failed =
-        |source| Error::Api { action: "list", object: "injected pods".to_owned(), source: Box::new(source) };
+    let failed = |source| Error::Api { action: "list", object: "injected pods".to_owned(), source: Box::new(source) };
     let api: Api<SlimPod> = Api::all(context.clients.watch.clone());
     let mut params = ListParams::default().labels(&format!("{}=true", keys::INJECTED)).limit(PAGE);
     context.index().start_list();

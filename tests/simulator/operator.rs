@@ -40,7 +40,10 @@ type KnownCourse = (u64, usize, Course);
 enum TakeOver {
     Wait(i64),
     /// Pods with our label, or at last those that only carry a set's mark.
-    Reading { pods: VecDeque<Arc<PodView>>, labelled: bool },
+    Reading {
+        pods: VecDeque<Arc<PodView>>,
+        labelled: bool,
+    },
     Done,
 }
 
@@ -361,7 +364,8 @@ impl Operator {
             going_back: course.rollout.mode == Mode::Back,
         };
         let queue: VecDeque<_> = plan.patches.into_iter().map(|patch| (patch, promise.clone())).collect();
-        let round = Round { set, course, planned_at: world.now, queue, open: BTreeSet::new(), patched: 0, reporting: None };
+        let round =
+            Round { set, course, planned_at: world.now, queue, open: BTreeSet::new(), patched: 0, reporting: None };
         if round.queue.is_empty() {
             self.report(world, name, round, &plan.summary, plan.wake_at, None);
         } else {

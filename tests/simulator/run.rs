@@ -46,7 +46,7 @@ pub const KINDS: [&str; 23] = [
     "request faults",
     "selector",
     "watch hangs",
-    "reads fail",
+    "outage",
 ];
 
 /// What became of a run.
@@ -199,7 +199,8 @@ impl Run {
             return;
         }
         let (id, reply) = self.world.replies.swap_remove(self.rng.random_range(0..replies));
-        if !self.rng.random_bool(self.faults / 2.0) {
+        let is_lost = self.rng.random_bool(self.faults / 2.0) || self.world.now < self.world.reads_fail_until;
+        if !is_lost {
             self.operator.reply(&mut self.world, id, reply, &mut self.rng, self.faults);
         }
     }
@@ -269,7 +270,10 @@ impl Run {
                 set.spec.update_strategy.selector = serde_json::from_value(selector).unwrap();
             }),
             ("watch hangs", _) => world.watch_hangs_until = now + [3_000, 15_000, 40_000][draw % 3],
-            ("reads fail", _) => world.reads_fail_until = now + [3_000, 15_000, 40_000][draw % 3],
+            ("outage", _) => {
+                world.reads_fail_until = now + [3_000, 15_000, 60_000][draw % 3];
+                world.watch_hangs_until = world.reads_fail_until;
+            }
             ("crash", _) => {
                 let (epoch, concurrency) = (self.operator.epoch + 1, 1 + draw % 4);
                 self.world.replies.clear();

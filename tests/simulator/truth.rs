@@ -50,7 +50,9 @@ impl Ledger {
             let seen = late || view.observed_generation.is_none_or(|observed| observed >= record.generation);
             let done = seen
                 && record.containers.iter().all(|(name, (image, started))| {
-                    let Some(running) = kubelet.containers.get(name).filter(|running| running.ready) else { return false };
+                    let Some(running) = kubelet.containers.get(name).filter(|running| running.ready) else {
+                        return false;
+                    };
                     running.image == *image || ((record.unsettled || record.tampered) && running.number > *started)
                 });
             record.done_since = record.done_since.filter(|_| done).or(done.then_some(now));
@@ -198,7 +200,8 @@ impl World {
     /// Pods within `updateStrategy.selector` that do not run a revision.
     pub fn behind_selector(&self, set: &str, revision: &str) -> usize {
         let tier = tier(&self.sets[set]);
-        let pods = self.pods.values().map(|pod| &pod.view).filter(|view| view.is_active() && view.marks.contains_key(set));
+        let pods =
+            self.pods.values().map(|pod| &pod.view).filter(|view| view.is_active() && view.marks.contains_key(set));
         pods.filter(|view| tier.is_none() || tier.as_ref() == view.labels.get("tier"))
             .filter(|view| !self.runs(view, set, revision))
             .count()

@@ -95,7 +95,7 @@ pub struct World {
     pub replies: Vec<(u64, Reply)>,
     /// Since when each revision of a set is known, and the generation that it came with.
     pub since: BTreeMap<(String, String), (i64, i64)>,
-    /// Until then no event of a pod arrives, and no pod can be read.
+    /// Until then no event of a pod arrives; no pod can be read, and no answer arrives.
     pub watch_hangs_until: i64,
     pub reads_fail_until: i64,
     /// Counted up whenever somebody else than the operator changes what a set's rollout sees.

@@ -48,8 +48,8 @@ fn a_pod_that_the_list_does_not_name_keeps_its_place_until_it_is_looked_at() {
 #[test]
 fn a_listed_pod_without_our_label_counts_and_is_looked_at() {
     let mut fleet = Fleet::of(0);
-    let pod = TestPod::new("web")
-        .with(|pod| drop(pod["metadata"]["labels"].as_object_mut().unwrap().remove(keys::INJECTED)));
+    let pod =
+        TestPod::new("web").with(|pod| drop(pod["metadata"]["labels"].as_object_mut().unwrap().remove(keys::INJECTED)));
     fleet.index.start_list();
     fleet.index.apply_listed(pod.view(), at(0));
     assert_eq!(keys_of(fleet.index.end_list()), ["web"]);
