@@ -558,7 +558,7 @@ impl Operator {
         self.judged = (world.version, world.now);
         // It takes longer than all the rest.
         self.chances += 1;
-        if self.chances % RECOUNT_EVERY != 0 {
+        if !self.chances.is_multiple_of(RECOUNT_EVERY) {
             return;
         }
         for (name, set) in &self.sets.clone() {

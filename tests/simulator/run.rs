@@ -235,19 +235,8 @@ impl Run {
             ("budget", _) => world.edit(&set, |set| {
                 set.spec.update_strategy.max_unavailable = serde_json::from_value(other).unwrap();
             }),
-            ("partition", _) => world.edit(&set, |set| {
-                let strategy = &mut set.spec.update_strategy;
-                strategy.steps.clear();
-                let partition = [json!(null), json!(1), json!(2), json!("50%"), json!("99%")][draw % 5].clone();
-                strategy.partition = serde_json::from_value(partition).unwrap();
-            }),
-            ("steps", _) => world.edit(&set, |set| {
-                let strategy = &mut set.spec.update_strategy;
-                strategy.partition = None;
-                let steps =
-                    json!([{"replicas": 1, "pause": {}}, {"replicas": "50%", "pause": {"durationSeconds": 30}}]);
-                strategy.steps = if draw % 3 == 0 { Vec::new() } else { serde_json::from_value(steps).unwrap() };
-            }),
+            ("partition", _) => world.edit(&set, |set| set_partition(set, draw)),
+            ("steps", _) => world.edit(&set, |set| set_steps(set, draw)),
             ("approve" | "retry", _) => {
                 let key = if what == "approve" { keys::APPROVE } else { keys::RETRY };
                 let value = format!("{}/{}", status.update_revision.unwrap_or_default(), draw % 3);
@@ -470,4 +459,18 @@ fn set_env(set: &mut SidecarSet, list: &str, on: bool) {
         let env = if on { json!([{"name": "A", "value": "1"}]) } else { json!([]) };
         entry["env"] = env;
     });
+}
+
+fn set_partition(set: &mut SidecarSet, draw: usize) {
+    let strategy = &mut set.spec.update_strategy;
+    strategy.steps.clear();
+    let partition = [json!(null), json!(1), json!(2), json!("50%"), json!("99%")][draw % 5].clone();
+    strategy.partition = serde_json::from_value(partition).unwrap();
+}
+
+fn set_steps(set: &mut SidecarSet, draw: usize) {
+    let strategy = &mut set.spec.update_strategy;
+    strategy.partition = None;
+    let steps = json!([{"replicas": 1, "pause": {}}, {"replicas": "50%", "pause": {"durationSeconds": 30}}]);
+    strategy.steps = if draw.is_multiple_of(3) { Vec::new() } else { serde_json::from_value(steps).unwrap() };
 }

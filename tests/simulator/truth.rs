@@ -90,7 +90,7 @@ impl World {
         let to_blame = |p: &Record| !p.recovered || (!before.ready && stable != Some(&p.revision));
         let in_flight = previous.as_ref().is_some_and(|p| p.was_ready && to_blame(p));
         // A pod that is in a crash loop keeps its place under the cap, although it was ready for a moment.
-        let capped = previous.as_ref().is_some_and(|p| !p.was_ready && !(p.done && p.done_since.is_some()));
+        let capped = previous.as_ref().is_some_and(|p| !p.was_ready && (!p.done || p.done_since.is_none()));
         let mut containers = previous.filter(|p| !p.done).map(|p| p.containers).unwrap_or_default();
         if changed {
             containers.insert(container.to_owned(), (String::new(), 0));
