@@ -53,7 +53,10 @@ impl Ledger {
                     let Some(running) = kubelet.containers.get(name).filter(|running| running.ready) else {
                         return false;
                     };
-                    running.image == *image || ((record.unsettled || record.tampered) && running.number > *started)
+                    let wanted = || view.container(name).is_some_and(|container| container.image == running.image);
+                    running.image == *image
+                        || (record.tampered && wanted())
+                        || ((record.unsettled || record.tampered) && running.number > *started)
                 });
             record.done_since = record.done_since.filter(|_| done).or(done.then_some(now));
             let ready = done && view.ready;
@@ -157,7 +160,7 @@ impl World {
         };
         // The first step whose pause cannot be over.
         let closed = promise.steps.iter().enumerate();
-        let mut closed = closed.filter(|(i, step)| promise.approved <= *i && self.now - since < pause(step));
+        let mut closed = closed.filter(|(i, step)| promise.approved <= *i && self.now - since + 1_000 < pause(step));
         let Some((_, step)) = closed.next() else { return };
         let of_set = |view: &PodView| {
             let selected = promise.tier.is_none() || promise.tier.as_ref() == view.labels.get("tier");
