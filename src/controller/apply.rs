@@ -7,18 +7,19 @@ use json_patch::Patch as Operations;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::{GetParams, PartialObjectMeta, Patch};
+use tokio::time::Instant;
 
 use super::context::{Context, WRITE_TIMEOUT, lock, now, patch_params};
 use super::error::Error;
 use crate::core::pod::{PodKey, PodView, SlimPod};
 use crate::core::upgrade::answer::{Answer, answer};
-use crate::core::upgrade::patch::PodPatch;
+use crate::core::upgrade::patch::{PLAN_HOLDS, PodPatch};
 
 /// What became of one request; also its metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
     Patched,
-    /// The set changed or the lease was lost: not sent.
+    /// The set changed, the lease was lost, or the plan has grown old: not sent.
     Withdrawn,
     /// A `test` failed or the pod is gone: it was looked at again.
     Stale,
@@ -35,10 +36,11 @@ pub(super) async fn apply(
     patches: Vec<PodPatch>,
     wanted: impl Fn() -> bool + Copy,
 ) -> Result<usize, Error> {
+    let planned_at = Instant::now();
     let requests = patches.into_iter().map(|patch| async move {
         // Shared by all sets; the time of a request begins when it may be sent.
         let _permit = context.writes.acquire().await;
-        if !wanted() || !context.may_plan() {
+        if !wanted() || !context.may_plan() || planned_at.elapsed() > PLAN_HOLDS {
             return Outcome::Withdrawn;
         }
         let outcome = send(context, set, &patch).await;

@@ -7,6 +7,7 @@ pub mod error;
 mod evict;
 mod eviction;
 mod failures;
+mod lost;
 mod naked;
 mod owners;
 mod prepull;
@@ -110,7 +111,7 @@ async fn follow_leadership(context: Arc<Context>) {
     }
 }
 
-async fn take_over(context: &Context, clean: bool) {
+async fn take_over(context: &Arc<Context>, clean: bool) {
     if !clean {
         // The requests of a leader that vanished may still arrive.
         tracing::info!("the lease was taken from a leader that vanished; waiting for its last writes");
@@ -127,7 +128,7 @@ async fn take_over(context: &Context, clean: bool) {
 }
 
 /// The watches may lag behind the last leader's writes: a revision that it gave up, a pod that it patched.
-async fn read_all(context: &Context) -> Result<(), Error> {
+async fn read_all(context: &Arc<Context>) -> Result<(), Error> {
     let failed = |source| Error::Api { action: "list", object: "SidecarSets".to_owned(), source: Box::new(source) };
     let sets: Api<WatchedSet> = Api::all(context.clients.watch.clone());
     for set in sets.list(&ListParams::default()).await.map_err(failed)?.items {
@@ -138,31 +139,30 @@ async fn read_all(context: &Context) -> Result<(), Error> {
     read_all_pods(context).await
 }
 
-/// One consistent read of all injected pods into the index.
-async fn read_all_pods(context: &Context) -> Result<(), Error> {
+/// A consistent read of all injected pods into the index, also of those that lost their label while nobody watched: they
+/// may hold a slot.
+async fn read_all_pods(context: &Arc<Context>) -> Result<(), Error> {
+    let failed = |source| Error::Api { action: "list", object: "injected pods".to_owned(), source: Box::new(source) };
     let api: Api<SlimPod> = Api::all(context.clients.watch.clone());
     let mut params = ListParams::default().labels(&format!("{}=true", keys::INJECTED)).limit(PAGE);
-    let mut listed = std::collections::HashSet::new();
     context.index().start_list();
     loop {
-        let page = api.list(&params).await.map_err(|source| Error::Api {
-            action: "list",
-            object: "injected pods".to_owned(),
-            source: Box::new(source),
-        })?;
-        let version = page.metadata.resource_version.as_deref().and_then(|version| version.parse().ok());
+        let page = api.list(&params).await.map_err(failed)?;
         let mut index = context.index();
         for pod in page.items {
-            let view = PodView::new(pod);
-            listed.insert(view.key.clone());
-            index.apply_listed(view, now());
+            index.apply_listed(PodView::new(pod), now());
         }
-        let Some(token) = page.metadata.continue_.filter(|token| !token.is_empty()) else {
-            index.retain(&listed, version.unwrap_or(0), now());
-            return Ok(());
-        };
+        let Some(token) = page.metadata.continue_.filter(|token| !token.is_empty()) else { break };
         params = params.continue_token(&token);
     }
+    for pod in lost::unlabelled(context).await.map_err(failed)? {
+        context.index().apply_listed(pod, now());
+    }
+    let unwatched = context.index().end_list();
+    for (key, uid) in unwatched {
+        lost::vanished(context, &key, &uid, false);
+    }
+    Ok(())
 }
 
 /// A new registration changes the `InjectionReady` condition of the sets in it.

@@ -19,7 +19,7 @@ use crate::api::reasons::reason;
 use crate::api::{SidecarSet, canary_base};
 use crate::core::status::{self, InjectionState};
 use crate::core::upgrade::patch::PodPatch;
-use crate::core::upgrade::{Plan, course};
+use crate::core::upgrade::{Plan, course, still_wanted};
 
 /// Requests planned at a time: the next plan sees what the first ones did, and the status is written in between.
 const BATCH: usize = 1024;
@@ -100,11 +100,9 @@ async fn send(context: &Arc<Context>, set: &SidecarSet, requests: Vec<PodPatch>)
     Ok(if patched == 0 && wanted() { NO_PROGRESS } else { Duration::ZERO })
 }
 
-/// Whether the spec that was planned for is still the newest.
+/// Whether what was planned for a set is still wanted.
 fn is_current(context: &Context, set: &SidecarSet) -> bool {
-    context.cache.set(&set.name_any()).is_some_and(|newest| {
-        newest.metadata.uid == set.metadata.uid && newest.metadata.generation == set.metadata.generation
-    })
+    context.cache.set(&set.name_any()).is_some_and(|newest| still_wanted(set, &newest))
 }
 
 fn injection_state(context: &Context, set: &SidecarSet, valid: bool) -> InjectionState {

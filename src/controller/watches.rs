@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use futures::{Stream, StreamExt, TryStreamExt};
 use k8s_openapi::api::apps::v1::ControllerRevision;
-use k8s_openapi::api::core::v1::{Namespace, Node, ObjectReference, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Node};
 use kube::api::PartialObjectMeta;
 use kube::core::DeserializeGuard;
 use kube::runtime::reflector::{self, Store};
@@ -16,15 +16,11 @@ use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::task::JoinSet;
 
-use super::context::{Context, now, patch_params};
+use super::context::{Context, now};
+use super::lost::{self, vanished};
 use crate::api::{SidecarSet, keys};
 use crate::core::pod::{PodKey, PodView, SlimPod, restarts_native_sidecars};
-use crate::core::upgrade::answer::{Lost, lost};
-use crate::runtime::events::Note;
 use crate::runtime::health::{Gate, Readiness};
-
-/// Wait before a pod that left the watch is looked at once more.
-const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// A set as watched: one that cannot be decoded must not break the watch of the others.
 #[derive(Clone, Debug)]
@@ -317,6 +313,7 @@ fn on_pod(context: &Arc<Context>, relist: &mut Relist<PodKey>, gate: &Gate, even
             for pod in gone {
                 vanished(context, &pod.key, &pod.uid, false);
             }
+            lost::search(context);
             context.mark_warm("pods");
             gate.open();
         }
@@ -326,70 +323,4 @@ fn on_pod(context: &Arc<Context>, relist: &mut Relist<PodKey>, gate: &Gate, even
             vanished(context, &view.key, &view.uid, deleted);
         }
     }
-}
-
-/// A selector watch reports a pod as deleted also when it merely loses the label. Its slot is freed only when it is
-/// certain that it is gone.
-fn vanished(context: &Arc<Context>, key: &PodKey, uid: &str, certain: bool) {
-    if certain {
-        let sets = context.index().remove(key, uid, now());
-        context.dirty.mark(sets);
-        return;
-    }
-    let (context, key, uid) = (Arc::clone(context), key.clone(), uid.to_owned());
-    tokio::spawn(async move {
-        let api: Api<SlimPod> = Api::namespaced(context.clients.call.clone(), &key.namespace);
-        loop {
-            match api.get_opt(&key.name).await {
-                Ok(found) => {
-                    if settled(&context, found, &key, &uid).await {
-                        return;
-                    }
-                }
-                Err(error) => tracing::warn!(pod = %key, %error, "cannot tell whether a pod is gone"),
-            }
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
-    });
-}
-
-/// Takes note of what became of a pod. A living one that lost our label gets it back, and somebody is told. False while
-/// it has not, for example because another replica has to do it.
-async fn settled(context: &Context, found: Option<SlimPod>, key: &PodKey, uid: &str) -> bool {
-    let about = found.as_ref().map(|pod| pod.object_ref(&())).unwrap_or_default();
-    let found = found.map(PodView::new);
-    match (lost(found.as_ref(), uid), found) {
-        (Lost::Labelled, Some(pod)) => {
-            let sets = context.index().apply_answer(pod, now());
-            context.dirty.mark(sets);
-            true
-        }
-        (Lost::Unlabelled, Some(_)) => label_again(context, about, key, uid).await,
-        _ => {
-            let sets = context.index().remove(key, uid, now());
-            context.dirty.mark(sets);
-            true
-        }
-    }
-}
-
-async fn label_again(context: &Context, about: ObjectReference, key: &PodKey, uid: &str) -> bool {
-    let api: Api<Pod> = Api::namespaced(context.clients.call.clone(), &key.namespace);
-    let label = serde_json::json!({"metadata": {"uid": uid, "labels": {keys::INJECTED: "true"}}});
-    let patch = kube::api::Patch::Merge(&label);
-    let params = patch_params();
-    let call = api.patch(&key.name, &params, &patch);
-    if let Err(error) = context.write("label", || format!("pod {key}"), call).await {
-        tracing::debug!(pod = %key, %error, "an injected pod lost its label");
-        return false;
-    }
-    context.events.publish(Note {
-        about,
-        related: None,
-        warning: true,
-        reason: "LabelRestored".to_owned(),
-        action: "Label",
-        message: format!("the label {} was removed from an injected pod and is set again", keys::INJECTED),
-    });
-    true
 }

@@ -313,6 +313,11 @@ impl PodView {
         !self.deleting && !matches!(self.phase.as_str(), "Succeeded" | "Failed")
     }
 
+    /// It has the label that the watch of pods selects by.
+    pub fn is_labelled(&self) -> bool {
+        self.labels.get(keys::INJECTED).is_some_and(|value| value == "true")
+    }
+
     /// The container of this name.
     pub fn container(&self, name: &str) -> Option<&ContainerView> {
         self.containers.iter().find(|container| container.name == name)

@@ -17,6 +17,7 @@ mod in_cluster;
 mod injection;
 mod inplace;
 mod kstatus;
+mod lost;
 mod naked;
 mod order;
 mod plan;

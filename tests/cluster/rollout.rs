@@ -34,7 +34,9 @@ impl BudgetWatcher {
         let task = tokio::spawn(async move {
             let mut unavailable = std::collections::BTreeSet::new();
             let mut events = watcher(pods, config).default_backoff().applied_objects().boxed();
-            while let Some(pod) = events.try_next().await.ok().flatten() {
+            while let Some(event) = events.next().await {
+                // The watch tries again by itself, and lists what it has missed.
+                let Ok(pod) = event.inspect_err(|error| println!("the budget's watch: {error}")) else { continue };
                 if is_ready(&pod) && !update_is_open(&pod) {
                     unavailable.remove(&pod.name_any());
                 } else {

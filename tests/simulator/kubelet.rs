@@ -12,7 +12,8 @@ use super::world::{World, second};
 #[derive(Clone, Debug, Default)]
 pub struct Running {
     pub image: String,
-    number: i64,
+    /// Containers that were started so far.
+    pub number: i64,
     pub ready: bool,
     /// When it crashes, or is tried again, or becomes ready.
     next: Option<(i64, Event)>,
@@ -40,6 +41,12 @@ pub struct Kubelet {
 impl Kubelet {
     pub fn new(now: i64) -> Self {
         Self { containers: BTreeMap::new(), generation: 0, syncing: None, next_at: now, app_ready: true }
+    }
+
+    /// It has nothing left to do: what runs is what the pod of this generation wants, and will go on running.
+    pub fn is_settled(&self, generation: i64) -> bool {
+        let stays = |running: &Running| running.next.is_none();
+        self.generation >= generation && self.syncing.is_none() && self.containers.values().all(stays)
     }
 
     /// When something happens by itself next; `i64::MAX` for never.
@@ -92,13 +99,23 @@ impl World {
             return false;
         }
         self.report(key);
+        let pod = &self.pods[key];
+        let text = |(name, running): (&String, &Running)| {
+            format!("{name} {} {}", running.image, if running.ready { "ready" } else { "down" })
+        };
+        if self.trace.is_some() {
+            let containers: Vec<String> = pod.kubelet.containers.iter().map(text).collect();
+            let (seen, all) = (pod.kubelet.generation, pod.view.generation);
+            self.say(|| format!("   kubelet of {key}: {} (generation {seen} of {all})", containers.join(", ")));
+        }
         true
     }
 
     /// Writes what the kubelet knows into the pod's status.
     pub fn report(&mut self, key: &PodKey) {
         let Some(pod) = self.pods.get(key) else { return };
-        let kubelet = pod.kubelet.clone();
+        let Kubelet { containers, generation, app_ready, .. } = &pod.kubelet;
+        let (containers, generation, app_ready) = (containers.clone(), *generation, *app_ready);
         let now = self.now;
         self.write(key, |pod| {
             let lists = [("initContainers", "initContainerStatuses"), ("containers", "containerStatuses")];
@@ -108,18 +125,18 @@ impl World {
                     pod["spec"][list].as_array().into_iter().flatten().map(|c| c["name"].clone()).collect();
                 let before = pod["status"][statuses].take();
                 let status = |name: &Value| {
-                    let running = kubelet.containers.get(name.as_str().unwrap())?;
+                    let running = containers.get(name.as_str().unwrap())?;
                     let old = before.as_array().into_iter().flatten().find(|status| status["name"] == *name);
-                    let is_ready = running.ready && (name != "app" || kubelet.app_ready);
+                    let is_ready = running.ready && (name != "app" || app_ready);
                     ready &= is_ready;
                     Some(running.status(name, old, is_ready, now))
                 };
                 let statuses_now: Vec<Value> = names.iter().filter_map(status).collect();
                 pod["status"][statuses] = json!(statuses_now);
             }
-            ready &= !kubelet.containers.is_empty();
-            pod["status"]["observedGeneration"] = json!(kubelet.generation);
-            pod["status"]["phase"] = json!(if kubelet.containers.is_empty() { "Pending" } else { "Running" });
+            ready &= !containers.is_empty();
+            pod["status"]["observedGeneration"] = json!(generation);
+            pod["status"]["phase"] = json!(if containers.is_empty() { "Pending" } else { "Running" });
             let condition = &mut pod["status"]["conditions"][0];
             let value = if ready { "True" } else { "False" };
             if condition["status"] != value {

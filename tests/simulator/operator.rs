@@ -11,10 +11,10 @@ use sidecarset::core::pod::{PodKey, PodView};
 use sidecarset::core::revision::Template;
 use sidecarset::core::status::{self, InjectionState};
 use sidecarset::core::upgrade::answer::{Answer, Lost, answer, lost};
-use sidecarset::core::upgrade::patch::PodPatch;
-use sidecarset::core::upgrade::{Course, Index, Mode, Summary, course};
+use sidecarset::core::upgrade::patch::{PLAN_HOLDS, PodPatch};
+use sidecarset::core::upgrade::{Course, Index, Mode, Summary, course, still_wanted};
 
-use super::truth::share;
+use super::truth::{share, tier};
 use super::world::{Body, PodEvent, Promise, Reply, Request, World, at};
 
 /// As the controller's.
@@ -23,6 +23,8 @@ const NO_PROGRESS: i64 = 1_000;
 const RESYNC: i64 = 300_000;
 const AFTER_ERROR: i64 = 2_000;
 const COUNTERS_EVERY: i64 = 1_000;
+/// Of the moments when the counters could be compared with a recount, one in so many is taken.
+const RECOUNT_EVERY: u64 = 12;
 pub const WRITE_TIMEOUT: i64 = 10_000;
 
 /// Nodes of the cluster: name, and whether the kubelet restarts native sidecars.
@@ -31,10 +33,17 @@ pub const NODES: [(&str, bool); 2] = [("new", true), ("old", false)];
 /// Generation of a set, its template, and its hash.
 type Target = (i64, Template, String);
 
+/// Version of a set, number of its revisions, and its course.
+type KnownCourse = (u64, usize, Course);
+
 /// How a new leader begins.
 enum TakeOver {
     Wait(i64),
-    Reading { pods: VecDeque<Arc<PodView>>, version: u64 },
+    /// Pods with our label, or at last those that only carry a set's mark.
+    Reading {
+        pods: VecDeque<Arc<PodView>>,
+        labelled: bool,
+    },
     Done,
 }
 
@@ -49,6 +58,7 @@ struct Sent {
 struct Round {
     set: Arc<SidecarSet>,
     course: Course,
+    planned_at: i64,
     queue: VecDeque<(PodPatch, Promise)>,
     open: BTreeSet<u64>,
     patched: usize,
@@ -66,7 +76,6 @@ pub struct Operator {
     listed: Option<HashSet<PodKey>>,
     warm: bool,
     take_over: TakeOver,
-    listed_keys: HashSet<PodKey>,
     rounds: BTreeMap<String, Round>,
     wake: BTreeMap<String, i64>,
     reported: BTreeMap<String, i64>,
@@ -74,10 +83,12 @@ pub struct Operator {
     /// Pods refused lately: a fresh index cannot know of them.
     refused_until: i64,
     targets: BTreeMap<String, Target>,
+    courses: BTreeMap<String, KnownCourse>,
     /// Newest version of each set that was seen, and whether it was paused.
     newest: BTreeMap<String, (u64, bool)>,
-    /// Version and time of the last recount.
+    /// Version and time of the last recount, and how often there could have been one.
     judged: (u64, i64),
+    chances: u64,
     concurrency: usize,
     next_id: u64,
 }
@@ -90,9 +101,6 @@ impl Operator {
             index.set_node(node, Some(able));
         }
         world.relist();
-        for pod in world.pods.values_mut() {
-            pod.unseen = !super::world::is_labelled(&pod.view);
-        }
         world.set_watch = world.sets.values().cloned().map(Arc::new).collect();
         Self {
             epoch,
@@ -103,15 +111,16 @@ impl Operator {
             listed: None,
             warm: false,
             take_over: TakeOver::Wait(world.now + wait),
-            listed_keys: HashSet::new(),
             rounds: BTreeMap::new(),
             wake: BTreeMap::new(),
             reported: BTreeMap::new(),
             requests: BTreeMap::new(),
             refused_until: 0,
             targets: BTreeMap::new(),
+            courses: BTreeMap::new(),
             newest: BTreeMap::new(),
             judged: (0, -1),
+            chances: 0,
             concurrency,
             next_id: epoch * 1_000_000,
         }
@@ -129,12 +138,16 @@ impl Operator {
 
     /// Takes one event of the watch of pods.
     pub fn pod_event(&mut self, world: &mut World) -> bool {
+        if world.now < world.watch_hangs_until {
+            return false;
+        }
         let Some(event) = world.watch.pop_front() else { return false };
-        self.on_pod(event, world.now);
+        let lists = matches!(event, PodEvent::InitDone);
+        self.on_pod(event, world.now, if lists { world.marked(false) } else { VecDeque::new() });
         true
     }
 
-    pub fn on_pod(&mut self, event: PodEvent, now: i64) {
+    fn on_pod(&mut self, event: PodEvent, now: i64, unlabelled: VecDeque<Arc<PodView>>) {
         match event {
             PodEvent::Init => self.listed = Some(HashSet::new()),
             PodEvent::InitApply(pod) | PodEvent::Apply(pod) => {
@@ -149,6 +162,10 @@ impl Operator {
                 let gone = self.index.pods().filter(|pod| !listed.contains(&pod.key));
                 let gone: Vec<_> = gone.map(|pod| (pod.key.clone(), pod.uid.clone(), now)).collect();
                 self.vanishing.extend(gone);
+                if self.may_plan() {
+                    let lost = unlabelled.into_iter().map(|pod| (pod.key.clone(), pod.uid.clone(), now));
+                    self.vanishing.extend(lost);
+                }
                 self.warm = true;
             }
             PodEvent::Delete(pod, true) => {
@@ -184,7 +201,7 @@ impl Operator {
         let now = world.now;
         let Some(place) = self.vanishing.iter().position(|(_, _, at)| *at <= now) else { return false };
         let (key, uid, _) = self.vanishing.swap_remove(place);
-        if rng.random_bool(faults) {
+        if rng.random_bool(faults) || now < world.reads_fail_until {
             self.vanishing.push((key, uid, now + 1_000));
             return true;
         }
@@ -211,6 +228,7 @@ impl Operator {
         let now = world.now;
         match &mut self.take_over {
             TakeOver::Done => return false,
+            TakeOver::Reading { .. } if now < world.reads_fail_until => return false,
             TakeOver::Wait(until) => {
                 if now < *until || !self.warm {
                     return false;
@@ -218,20 +236,19 @@ impl Operator {
                 // The requests of the one before have arrived by now, or never will.
                 world.requests.retain(|request| request.epoch == self.epoch);
                 self.index.start_list();
-                let pods =
-                    world.pods.values().map(|pod| Arc::clone(&pod.view)).filter(|pod| super::world::is_labelled(pod));
-                self.take_over = TakeOver::Reading { pods: pods.collect(), version: world.version };
-                self.listed_keys.clear();
+                self.take_over = TakeOver::Reading { pods: world.marked(true), labelled: true };
             }
-            TakeOver::Reading { pods, version } => {
+            TakeOver::Reading { pods, labelled } => {
                 let page: Vec<_> = pods.drain(..pods.len().min(3)).collect();
-                let (last, version) = (pods.is_empty(), *version);
+                let (last, labelled) = (pods.is_empty(), *labelled);
                 for pod in page {
-                    self.listed_keys.insert(pod.key.clone());
                     self.index.apply_listed((*pod).clone(), at(now));
                 }
-                if last {
-                    self.index.retain(&self.listed_keys, version, at(now));
+                if last && labelled {
+                    self.take_over = TakeOver::Reading { pods: world.marked(false), labelled: false };
+                } else if last {
+                    let unwatched = self.index.end_list();
+                    self.vanishing.extend(unwatched.into_iter().map(|(key, uid)| (key, uid, now)));
                     self.take_over = TakeOver::Done;
                     world.say(|| "the operator leads".to_owned());
                     let names: Vec<String> = self.sets.keys().cloned().collect();
@@ -271,7 +288,8 @@ impl Operator {
                 self.rounds.insert(name.to_owned(), round);
                 return false;
             }
-            if self.is_current(name, &round.set) {
+            let is_fresh = i128::from(world.now - round.planned_at) <= PLAN_HOLDS.as_millis().cast_signed();
+            if self.is_current(name, &round.set) && is_fresh {
                 let key = patch.key.clone();
                 world.say(|| format!("patch of {key} to {} of {name} is sent", promise.revision));
                 self.judge_send(world, name, &promise);
@@ -295,8 +313,24 @@ impl Operator {
         true
     }
 
+    /// Where the set goes. It is made anew only if something changed, as that takes long.
+    fn course(&mut self, world: &World, name: &str, set: &SidecarSet) -> Course {
+        let history = &world.history[name];
+        let fresh = |known: &&KnownCourse| known.0 == version(set) && known.1 == history.len();
+        if let Some((_, _, course)) = self.courses.get(name).filter(fresh) {
+            return course.clone();
+        }
+        let (_, template, hash) = target(&mut self.targets, name, set);
+        let course = course(set, (hash, template), history, world.time()).unwrap();
+        // A retry begins now, whenever that is.
+        if course.rollout.retried_at != Some(world.time()) {
+            self.courses.insert(name.to_owned(), (version(set), history.len(), course.clone()));
+        }
+        course
+    }
+
     fn is_current(&self, name: &str, set: &SidecarSet) -> bool {
-        self.sets.get(name).is_some_and(|newest| newest.metadata.generation == set.metadata.generation)
+        self.sets.get(name).is_some_and(|newest| still_wanted(set, newest))
     }
 
     fn begin(&mut self, world: &mut World, name: &str, rng: &mut impl Rng, faults: f64) -> bool {
@@ -307,7 +341,7 @@ impl Operator {
         let Some(set) = self.sets.get(name).cloned() else { return false };
         let (_, template, hash) = target(&mut self.targets, name, &set);
         world.ensure(name, hash, template);
-        let course = course(&set, (hash, template), &world.history[name], world.time()).unwrap();
+        let course = self.course(world, name, &set);
         self.index.configure(course.rollout.clone(), world.time());
         if !self.settle(world, name, rng, faults) {
             self.fail(world, name);
@@ -323,10 +357,15 @@ impl Operator {
             max_unready: max.max(matched.div_ceil(10)),
             churn: caught_up.then_some(world.churn),
             partition: json!(strategy.partition),
+            tier: tier(&set),
+            generation: set.metadata.generation.unwrap(),
+            steps: strategy.steps.iter().map(|step| json!(step)).collect(),
+            approved: course.remembered.approved,
             going_back: course.rollout.mode == Mode::Back,
         };
         let queue: VecDeque<_> = plan.patches.into_iter().map(|patch| (patch, promise.clone())).collect();
-        let round = Round { set, course, queue, open: BTreeSet::new(), patched: 0, reporting: None };
+        let round =
+            Round { set, course, planned_at: world.now, queue, open: BTreeSet::new(), patched: 0, reporting: None };
         if round.queue.is_empty() {
             self.report(world, name, round, &plan.summary, plan.wake_at, None);
         } else {
@@ -428,7 +467,7 @@ impl Operator {
     }
 
     fn look_again(&mut self, world: &mut World, set: &str, key: &PodKey, rng: &mut impl Rng, faults: f64) -> bool {
-        if rng.random_bool(faults) {
+        if rng.random_bool(faults) || world.now < world.reads_fail_until {
             return false;
         }
         match (world.get(key), self.index.get(key)) {
@@ -517,21 +556,21 @@ impl Operator {
             return;
         }
         self.judged = (world.version, world.now);
-        for pod in world.pods.values_mut() {
-            pod.unseen = !super::world::is_labelled(&pod.view) && self.index.get(&pod.view.key).is_none();
+        // It takes longer than all the rest.
+        self.chances += 1;
+        if !self.chances.is_multiple_of(RECOUNT_EVERY) {
+            return;
         }
-        for (name, set) in &self.sets {
-            if self.rounds.contains_key(name) {
+        for (name, set) in &self.sets.clone() {
+            if self.rounds.contains_key(name) || !world.history.contains_key(name) {
                 continue;
             }
-            let (_, template, hash) = target(&mut self.targets, name, set);
-            let Some(history) = world.history.get(name) else { continue };
-            let course = course(set, (hash, template), history, world.time()).unwrap();
+            let course = self.course(world, name, set);
             let mut fresh = Index::default();
             for (node, able) in NODES {
                 fresh.set_node(node, Some(able));
             }
-            for pod in world.pods.values().filter(|pod| !pod.unseen) {
+            for pod in world.pods.values() {
                 fresh.apply((*pod.view).clone(), world.time());
             }
             fresh.configure(course.rollout.clone(), world.time());

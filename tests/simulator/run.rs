@@ -23,7 +23,7 @@ const REST_STEPS: usize = 6_000;
 const IMAGES: [&str; 8] = ["v1", "v2", "v2", "v3", "v3", "v4-nopull", "v5-crash", "v6-slow"];
 
 /// Kinds of disturbances; a mask leaves some out to make a failing run simpler.
-pub const KINDS: [&str; 20] = [
+pub const KINDS: [&str; 23] = [
     "image",
     "pause",
     "budget",
@@ -44,6 +44,9 @@ pub const KINDS: [&str; 20] = [
     "image by hand",
     "type",
     "request faults",
+    "selector",
+    "watch hangs",
+    "outage",
 ];
 
 /// What became of a run.
@@ -196,7 +199,8 @@ impl Run {
             return;
         }
         let (id, reply) = self.world.replies.swap_remove(self.rng.random_range(0..replies));
-        if !self.rng.random_bool(self.faults / 2.0) {
+        let is_lost = self.rng.random_bool(self.faults / 2.0) || self.world.now < self.world.reads_fail_until;
+        if !is_lost {
             self.operator.reply(&mut self.world, id, reply, &mut self.rng, self.faults);
         }
     }
@@ -231,19 +235,8 @@ impl Run {
             ("budget", _) => world.edit(&set, |set| {
                 set.spec.update_strategy.max_unavailable = serde_json::from_value(other).unwrap();
             }),
-            ("partition", _) => world.edit(&set, |set| {
-                let strategy = &mut set.spec.update_strategy;
-                strategy.steps.clear();
-                let partition = [json!(null), json!(1), json!(2), json!("50%"), json!("99%")][draw % 5].clone();
-                strategy.partition = serde_json::from_value(partition).unwrap();
-            }),
-            ("steps", _) => world.edit(&set, |set| {
-                let strategy = &mut set.spec.update_strategy;
-                strategy.partition = None;
-                let steps =
-                    json!([{"replicas": 1, "pause": {}}, {"replicas": "50%", "pause": {"durationSeconds": 30}}]);
-                strategy.steps = if draw % 3 == 0 { Vec::new() } else { serde_json::from_value(steps).unwrap() };
-            }),
+            ("partition", _) => world.edit(&set, |set| set_partition(set, draw)),
+            ("steps", _) => world.edit(&set, |set| set_steps(set, draw)),
             ("approve" | "retry", _) => {
                 let key = if what == "approve" { keys::APPROVE } else { keys::RETRY };
                 let value = format!("{}/{}", status.update_revision.unwrap_or_default(), draw % 3);
@@ -260,16 +253,25 @@ impl Run {
                 let type_ = if draw % 4 == 0 { "NotUpdate" } else { "RollingUpdate" };
                 set.spec.update_strategy.type_ = serde_json::from_value(json!(type_)).unwrap();
             }),
+            ("selector", _) => world.edit(&set, |set| {
+                let canaries = json!({"matchLabels": {"tier": "canary"}});
+                let selector = if draw % 2 == 0 { json!(null) } else { canaries };
+                set.spec.update_strategy.selector = serde_json::from_value(selector).unwrap();
+            }),
+            ("watch hangs", _) => world.watch_hangs_until = now + [3_000, 15_000, 40_000][draw % 3],
+            ("outage", _) => {
+                world.reads_fail_until = now + [3_000, 15_000, 60_000][draw % 3];
+                world.watch_hangs_until = world.reads_fail_until;
+            }
             ("crash", _) => {
                 let (epoch, concurrency) = (self.operator.epoch + 1, 1 + draw % 4);
                 self.world.replies.clear();
                 self.operator = Operator::start(&mut self.world, epoch, WRITE_TIMEOUT, concurrency);
             }
-            // Not while a new leader reads all pods: see the limits in DOCS-sim.md, seed 709 without this guard.
-            ("relist", _) if self.operator.may_plan() => world.relist(),
+            ("relist", _) => world.relist(),
             ("duplicate", Some(key)) => {
                 // A watch that resumes may tell again what it told.
-                if let Some(pod) = world.get(&key).filter(|pod| super::world::is_labelled(pod)) {
+                if let Some(pod) = world.get(&key).filter(|pod| pod.is_labelled()) {
                     world.watch.push_back(super::world::PodEvent::Apply(pod));
                 }
             }
@@ -315,6 +317,7 @@ impl Run {
     /// Nothing goes wrong any more: everything that can happen happens, in the order of time.
     fn rest(&mut self) {
         self.faults = 0.0;
+        (self.world.watch_hangs_until, self.world.reads_fail_until) = (0, 0);
         let end = self.world.now + REST;
         let sets: Vec<String> = self.world.sets.keys().cloned().collect();
         for _ in 0..REST_STEPS {
@@ -401,10 +404,7 @@ impl Run {
         }
         let bad = self.world.pods.values().any(|pod| !pod.view.ready);
         let stable = match reason.as_str() {
-            "UpToDate" => {
-                let (_, behind) = self.world.behind(name, status.update_revision.as_deref().unwrap_or_default());
-                behind == 0
-            }
+            "UpToDate" => self.world.behind_selector(name, status.update_revision.as_deref().unwrap_or_default()) == 0,
             "NoPods" | "NotUpdate" | "NotInPlace" | "PartitionReached" | "Paused" | "WaitingForApproval" => true,
             "FailureBudgetExceeded" | "RolledBack" => status.aborted_revision.is_some(),
             "PodsFailed" | "ProgressDeadlineExceeded" | "PodsNotReady" => bad,
@@ -459,4 +459,18 @@ fn set_env(set: &mut SidecarSet, list: &str, on: bool) {
         let env = if on { json!([{"name": "A", "value": "1"}]) } else { json!([]) };
         entry["env"] = env;
     });
+}
+
+fn set_partition(set: &mut SidecarSet, draw: usize) {
+    let strategy = &mut set.spec.update_strategy;
+    strategy.steps.clear();
+    let partition = [json!(null), json!(1), json!(2), json!("50%"), json!("99%")][draw % 5].clone();
+    strategy.partition = serde_json::from_value(partition).unwrap();
+}
+
+fn set_steps(set: &mut SidecarSet, draw: usize) {
+    let strategy = &mut set.spec.update_strategy;
+    strategy.partition = None;
+    let steps = json!([{"replicas": 1, "pause": {}}, {"replicas": "50%", "pause": {"durationSeconds": 30}}]);
+    strategy.steps = if draw.is_multiple_of(3) { Vec::new() } else { serde_json::from_value(steps).unwrap() };
 }

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
+use serde_json::{Value, json};
+use sidecarset::api::SidecarSet;
 use sidecarset::core::pod::{PodKey, PodView};
 
 use super::kubelet::Kubelet;
@@ -24,8 +25,10 @@ pub struct Record {
     at: i64,
     /// Was ready when patched, or had not recovered from an earlier patch that took its readiness.
     was_ready: bool,
-    /// Containers that were replaced.
-    containers: Vec<String>,
+    /// Containers that were replaced: the image that each was given, and how often it had been started.
+    containers: BTreeMap<String, (String, i64)>,
+    /// The kubelet was still busy with an earlier change, which is then taken for this one: see docs/simulation.md.
+    unsettled: bool,
     hold: i64,
     /// Since when the pod has been ready with the new containers.
     ready_since: Option<i64>,
@@ -46,10 +49,14 @@ impl Ledger {
             let late = now >= record.at + TIMEOUT;
             let seen = late || view.observed_generation.is_none_or(|observed| observed >= record.generation);
             let done = seen
-                && record.containers.iter().all(|name| {
-                    let running = kubelet.containers.get(name);
-                    let wanted = view.container(name).map(|container| container.image.as_str());
-                    running.is_some_and(|running| running.ready && Some(running.image.as_str()) == wanted)
+                && record.containers.iter().all(|(name, (image, started))| {
+                    let Some(running) = kubelet.containers.get(name).filter(|running| running.ready) else {
+                        return false;
+                    };
+                    let wanted = || view.container(name).is_some_and(|container| container.image == running.image);
+                    running.image == *image
+                        || (record.tampered && wanted())
+                        || ((record.unsettled || record.tampered) && running.number > *started)
                 });
             record.done_since = record.done_since.filter(|_| done).or(done.then_some(now));
             let ready = done && view.ready;
@@ -65,7 +72,7 @@ impl Record {
         let (hold, deadline) = ((self.hold - 1_000).max(0), self.at + TIMEOUT);
         let lasted = |since: Option<i64>| since.is_some_and(|since| now - since >= hold || since >= deadline - 1_000);
         self.recovered |= lasted(self.ready_since);
-        self.done |= lasted(self.done_since) || now >= deadline;
+        self.done |= lasted(self.done_since);
     }
 }
 
@@ -81,12 +88,19 @@ impl World {
         let changed = image(before, container) != image(&pod.view, container);
         let previous = pod.ledger.records.remove(set);
         let again = previous.as_ref().is_some_and(|p| p.revision == promise.revision && !p.tampered);
-        let in_flight = previous.as_ref().is_some_and(|p| p.was_ready && !p.recovered);
+        let stable = self.stable_sent.get(set);
+        // It keeps its slot also when it lost its readiness again, as the update may be to blame.
+        let to_blame = |p: &Record| !p.recovered || (!before.ready && stable != Some(&p.revision));
+        let in_flight = previous.as_ref().is_some_and(|p| p.was_ready && to_blame(p));
         // A pod that is in a crash loop keeps its place under the cap, although it was ready for a moment.
-        let first = previous.is_none();
+        let capped = previous.as_ref().is_some_and(|p| !p.was_ready && (!p.done || p.done_since.is_none()));
         let mut containers = previous.filter(|p| !p.done).map(|p| p.containers).unwrap_or_default();
-        if changed && !containers.iter().any(|name| name == container) {
-            containers.push(container.to_owned());
+        if changed {
+            containers.insert(container.to_owned(), (String::new(), 0));
+        }
+        for (name, (wanted, started)) in &mut containers {
+            *wanted = image(&pod.view, name).unwrap_or_default();
+            *started = pod.kubelet.containers.get(name).map_or(0, |running| running.number);
         }
         let record = Record {
             revision: promise.revision.clone(),
@@ -94,6 +108,7 @@ impl World {
             at: now,
             was_ready: before.ready || in_flight,
             containers,
+            unsettled: !pod.kubelet.is_settled(before.generation),
             hold,
             ready_since: None,
             recovered: false,
@@ -115,11 +130,16 @@ impl World {
             let text = format!("{key} of {set}: {slots} unavailable, {} allowed", promise.max_unavailable);
             self.violate("a: maxUnavailable", text);
         }
-        if !before.ready && first && cap > promise.max_unready {
+        if !before.ready && !in_flight && !capped && cap > promise.max_unready {
             let text = format!("{key} of {set}: {cap} in flight, {} allowed", promise.max_unready);
             self.violate("a: the cap of unready pods", text);
         }
+        let tier = self.pods[key].view.labels.get("tier");
+        if promise.tier.is_some() && promise.tier.as_ref() != tier && !promise.going_back {
+            self.violate("d: selector", format!("{key} of {set} is {tier:?}"));
+        }
         if promise.churn == Some(self.churn) && !promise.going_back {
+            self.judge_steps(set, key, promise);
             let (matched, behind) = self.behind(set, &promise.revision);
             let keep = keep_old(&promise.partition, matched);
             if behind < keep {
@@ -129,10 +149,36 @@ impl World {
         }
     }
 
+    /// No more pods are updated than the steps let through. Judged while the spec is the one that the revision came with:
+    /// after a change of steps a rollout goes on where it stands.
+    fn judge_steps(&mut self, set: &str, key: &PodKey, promise: &Promise) {
+        let since = self.since.get(&(set.to_owned(), promise.revision.clone()));
+        let Some((since, _)) = since.filter(|(_, generation)| *generation == promise.generation) else { return };
+        let pause = |step: &Value| {
+            let seconds = step["pause"]["durationSeconds"].as_i64();
+            if step["pause"].is_object() { seconds.map_or(i64::MAX, |seconds| seconds * 1000) } else { 0 }
+        };
+        // The first step whose pause cannot be over.
+        let closed = promise.steps.iter().enumerate();
+        let mut closed = closed.filter(|(i, step)| promise.approved <= *i && self.now - since + 1_000 < pause(step));
+        let Some((_, step)) = closed.next() else { return };
+        let of_set = |view: &PodView| {
+            let selected = promise.tier.is_none() || promise.tier.as_ref() == view.labels.get("tier");
+            selected && view.is_active() && view.marks.contains_key(set)
+        };
+        let selected: Vec<_> = self.pods.values().map(|pod| &pod.view).filter(|view| of_set(view)).collect();
+        let updated = selected.iter().filter(|view| self.runs(view, set, &promise.revision)).count();
+        let allowed = share(&step["replicas"], selected.len());
+        if updated > allowed {
+            let text = format!("{key} of {set}: {updated} of {} are updated, {allowed} may be", selected.len());
+            self.violate("d: steps", text);
+        }
+    }
+
     fn count(&mut self, set: &str, counts: impl Fn(&Record) -> bool) -> usize {
         let now = self.now;
         let stable = self.stable_sent.get(set).cloned();
-        let active = self.pods.values_mut().filter(|pod| pod.view.is_active() && !pod.unseen);
+        let active = self.pods.values_mut().filter(|pod| pod.view.is_active());
         active
             .filter(|pod| pod.view.marks.contains_key(set))
             .filter_map(|pod| pod.ledger.records.get_mut(set))
@@ -148,10 +194,20 @@ impl World {
     /// Matched pods, and those that do not run a revision.
     pub fn behind(&self, set: &str, revision: &str) -> (usize, usize) {
         let of_set = |view: &PodView| view.is_active() && view.labels.get("app").is_some_and(|app| app == "web");
-        let matched: Vec<_> = self.pods.values().filter(|pod| of_set(&pod.view) && !pod.unseen).collect();
+        let matched: Vec<_> = self.pods.values().filter(|pod| of_set(&pod.view)).collect();
         let matched: Vec<_> = matched.into_iter().filter(|pod| pod.view.marks.contains_key(set)).collect();
         let behind = matched.iter().filter(|pod| !self.runs(&pod.view, set, revision)).count();
         (matched.len(), behind)
+    }
+
+    /// Pods within `updateStrategy.selector` that do not run a revision.
+    pub fn behind_selector(&self, set: &str, revision: &str) -> usize {
+        let tier = tier(&self.sets[set]);
+        let pods =
+            self.pods.values().map(|pod| &pod.view).filter(|view| view.is_active() && view.marks.contains_key(set));
+        pods.filter(|view| tier.is_none() || tier.as_ref() == view.labels.get("tier"))
+            .filter(|view| !self.runs(view, set, revision))
+            .count()
     }
 
     /// Label and images are those of the revision.
@@ -160,6 +216,12 @@ impl World {
         let has = |name: &str, image: &str| view.container(name).is_some_and(|container| container.image == image);
         view.marks[set].revision == revision && known.template.sidecars().all(|s| has(&s.name, &s.image))
     }
+}
+
+/// What `updateStrategy.selector` wants `tier` to be.
+pub fn tier(set: &SidecarSet) -> Option<String> {
+    let selector = json!(set.spec.update_strategy.selector);
+    selector["matchLabels"]["tier"].as_str().map(str::to_owned)
 }
 
 /// A percentage is rounded up, but below 100 % one of several pods moves.

@@ -38,8 +38,6 @@ pub struct Pod {
     pub view: Arc<PodView>,
     pub kubelet: Kubelet,
     pub ledger: Ledger,
-    /// It lost our label while no operator watched: none can know of it.
-    pub unseen: bool,
 }
 
 /// A write on its way.
@@ -58,6 +56,12 @@ pub struct Promise {
     /// [`World::churn`] of the set as far as the operator had seen it; `None` if it was behind.
     pub churn: Option<u64>,
     pub partition: Value,
+    /// `updateStrategy.selector`, as far as it says what `tier` is.
+    pub tier: Option<String>,
+    /// Generation of the set, its steps, and the step behind which somebody let it go on.
+    pub generation: i64,
+    pub steps: Vec<Value>,
+    pub approved: usize,
     pub going_back: bool,
 }
 
@@ -89,6 +93,11 @@ pub struct World {
     pub set_watch: VecDeque<Arc<SidecarSet>>,
     pub requests: Vec<Request>,
     pub replies: Vec<(u64, Reply)>,
+    /// Since when each revision of a set is known, and the generation that it came with.
+    pub since: BTreeMap<(String, String), (i64, i64)>,
+    /// Until then no event of a pod arrives; no pod can be read, and no answer arrives.
+    pub watch_hangs_until: i64,
+    pub reads_fail_until: i64,
     /// Counted up whenever somebody else than the operator changes what a set's rollout sees.
     pub churn: u64,
     pub trace: Option<Vec<String>>,
@@ -126,7 +135,7 @@ impl World {
         pod.json["metadata"]["resourceVersion"] = json!(version.to_string());
         pod.view = Arc::new(view(&pod.json));
         pod.ledger.observe(&pod.view, &pod.kubelet, now);
-        let event = match (is_labelled(&before), is_labelled(&pod.view)) {
+        let event = match (before.is_labelled(), pod.view.is_labelled()) {
             (_, true) => PodEvent::Apply(Arc::clone(&pod.view)),
             (true, false) => {
                 PodEvent::Delete(Arc::new(PodView { resource_version: version, ..(*before).clone() }), false)
@@ -141,7 +150,7 @@ impl World {
         self.version += 1;
         self.churn += 1;
         let Some(pod) = self.pods.remove(key) else { return };
-        if is_labelled(&pod.view) {
+        if pod.view.is_labelled() {
             let last = PodView { resource_version: self.version, ..(*pod.view).clone() };
             self.watch.push_back(PodEvent::Delete(Arc::new(last), !quiet));
         }
@@ -152,7 +161,7 @@ impl World {
         self.version += 1;
         self.uids += 1;
         self.churn += 1;
-        let mut labels = json!({"app": "web", keys::INJECTED: "true"});
+        let mut labels = json!({"app": "web", "tier": tier(name), keys::INJECTED: "true"});
         let mut containers = json!({"containers": [{"name": "app", "image": APP_IMAGE}], "initContainers": []});
         let names: Vec<String> = self.sets.keys().cloned().collect();
         for set in names {
@@ -178,7 +187,7 @@ impl World {
         self.say(|| format!("pod {name} is created on {node} as u{}", view.uid));
         self.watch.push_back(PodEvent::Apply(Arc::clone(&view)));
         let kubelet = Kubelet::new(self.now);
-        self.pods.insert(view.key.clone(), Pod { json, view, kubelet, ledger: Ledger::default(), unseen: false });
+        self.pods.insert(view.key.clone(), Pod { json, view, kubelet, ledger: Ledger::default() });
     }
 
     /// The revision that the webhook gives a new pod: what the status names, the newest before there is one.
@@ -196,6 +205,8 @@ impl World {
 
     /// The revision object of a template, made if it is not there.
     pub fn ensure(&mut self, set: &str, hash: &str, template: &Template) {
+        let generation = self.sets[set].metadata.generation.unwrap();
+        self.since.entry((set.to_owned(), hash.to_owned())).or_insert((self.now, generation));
         let history = self.history.entry(set.to_owned()).or_default();
         let number = i64::try_from(history.len()).unwrap();
         history.entry(hash.to_owned()).or_insert_with(|| Revision {
@@ -223,12 +234,18 @@ impl World {
 
     /// The watch of pods breaks; its next connection lists.
     pub fn relist(&mut self) {
-        let pods = self.pods.values().filter(|pod| is_labelled(&pod.view));
+        let pods = self.pods.values().filter(|pod| pod.view.is_labelled());
         let listed: Vec<_> = pods.map(|pod| PodEvent::InitApply(Arc::clone(&pod.view))).collect();
         self.watch.clear();
         self.watch.push_back(PodEvent::Init);
         self.watch.extend(listed);
         self.watch.push_back(PodEvent::InitDone);
+    }
+
+    /// A list of the pods with our label, or of those without it that carry marks.
+    pub fn marked(&self, labelled: bool) -> VecDeque<Arc<PodView>> {
+        let pods = self.pods.values().map(|pod| &pod.view).filter(|view| view.is_labelled() == labelled);
+        pods.filter(|view| labelled || !view.marks.is_empty()).cloned().collect()
     }
 
     pub fn get(&self, key: &PodKey) -> Option<Arc<PodView>> {
@@ -272,6 +289,11 @@ impl World {
     }
 }
 
+/// Every other pod is a canary.
+fn tier(name: &str) -> &'static str {
+    if name.ends_with(['1', '3', '5', '7']) { "canary" } else { "main" }
+}
+
 pub fn error(code: u16, named: bool) -> Reply {
     let mut status = Status { code, ..Status::default() };
     if named {
@@ -283,10 +305,6 @@ pub fn error(code: u16, named: bool) -> Reply {
 
 pub fn view(json: &Value) -> PodView {
     PodView::new(SlimPod::deserialize(json).unwrap())
-}
-
-pub fn is_labelled(view: &PodView) -> bool {
-    view.labels.get(keys::INJECTED).is_some_and(|value| value == "true")
 }
 
 pub fn at(millis: i64) -> Timestamp {

@@ -4,7 +4,6 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::core::Status;
 
 use super::index::Index;
-use crate::api::keys;
 use crate::core::pod::{PodKey, PodView};
 
 /// A pod whose patch got no clear answer is left alone for this long. The client has given the request up by then, and
@@ -67,7 +66,7 @@ pub fn lost(found: Option<&PodView>, uid: &str) -> Lost {
     match found.filter(|pod| pod.uid == uid) {
         None => Lost::Gone,
         Some(pod) if pod.marks.is_empty() => Lost::NotOurs,
-        Some(pod) if pod.labels.contains_key(keys::INJECTED) => Lost::Labelled,
+        Some(pod) if pod.is_labelled() => Lost::Labelled,
         Some(_) => Lost::Unlabelled,
     }
 }
@@ -75,6 +74,7 @@ pub fn lost(found: Option<&PodView>, uid: &str) -> Lost {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::keys;
     use crate::core::upgrade::testing::TestPod;
     use serde_json::{Value, json};
 
@@ -118,6 +118,8 @@ mod tests {
         assert_eq!(lost(Some(&pod), "an older one"), Lost::Gone);
         assert_eq!(lost(Some(&pod), &pod.uid), Lost::Labelled);
         assert_eq!(lost(Some(&without(keys::INJECTED)), &pod.uid), Lost::Unlabelled);
+        let changed = TestPod::new("web").with(|pod| pod["metadata"]["labels"][keys::INJECTED] = json!("no"));
+        assert_eq!(lost(Some(&changed.view()), &pod.uid), Lost::Unlabelled);
         assert_eq!(lost(Some(&without("revision.sidecarset.dev/logs")), &pod.uid), Lost::NotOurs);
     }
 }

@@ -77,6 +77,15 @@ pub fn course(
     })
 }
 
+/// Whether requests that were planned for a set as it was are still wanted of the newest one: the same spec, which was not
+/// given up since. The status may say so although the write of it got no answer.
+pub fn still_wanted(planned: &SidecarSet, newest: &SidecarSet) -> bool {
+    let aborted = |set: &SidecarSet| set.status.as_ref().and_then(|status| status.aborted_revision.clone());
+    newest.metadata.uid == planned.metadata.uid
+        && newest.metadata.generation == planned.metadata.generation
+        && aborted(newest) == aborted(planned)
+}
+
 pub(crate) fn annotation<'a>(set: &'a SidecarSet, key: &str) -> Option<&'a str> {
     set.metadata.annotations.as_ref()?.get(key).map(String::as_str)
 }

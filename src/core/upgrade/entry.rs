@@ -147,7 +147,8 @@ pub(super) fn entry(pod: &PodView, rollout: &Rollout, around: &Surroundings<'_>)
     let was_ready = update.is_some_and(|update| update.was_ready);
     let (state, check_at) = state(pod, mark, judged.as_ref(), rollout, around);
     let unanswered = matches!(state, State::Unanswered(_));
-    let unfinished = state == State::ResetDue || judged.as_ref().is_some_and(|progress| *progress != Progress::Done);
+    let undone = judged.as_ref().is_some_and(|progress| *progress != Progress::Done);
+    let unfinished = state == State::ResetDue || (undone && !is_over(pod, mark, rollout, around.now));
     Some(Entry {
         fate: fate(pod, &state, rollout),
         state,
@@ -183,6 +184,13 @@ fn retry_ends(update: &Update, rollout: &Rollout) -> Option<Timestamp> {
 /// The pod is not ready after an update, which may be to blame. Once a revision is stable, its updates are not.
 pub(super) fn lost_readiness(pod: &PodView, mark: &Mark, rollout: &Rollout) -> bool {
     !pod.ready && mark.update.as_ref().is_some_and(|update| rollout.stable.as_ref() != Some(&update.revision))
+}
+
+/// The time of an update to a stable revision is over, and the pod is ready: whatever became of it, it costs nothing. A
+/// kubelet has nothing to do for an image that was changed by hand and set back before it looked.
+fn is_over(pod: &PodView, mark: &Mark, rollout: &Rollout, now: Timestamp) -> bool {
+    let update = mark.update.as_ref().filter(|update| rollout.stable.as_ref() == Some(&update.revision));
+    pod.ready && update.is_some_and(|update| now >= deadline(update, &rollout.strategy))
 }
 
 /// The state, and when time alone may change it.

@@ -23,8 +23,7 @@ pub struct Index {
     /// The apiserver does not let resources of running pods be changed.
     cannot_resize: bool,
     refused: HashMap<(String, PodKey), Refusal>,
-    /// UIDs of pods that were removed while a list is read, which may still name them.
-    removed: Option<HashSet<String>>,
+    reading: Option<Reading>,
     /// Number of pods by set and revision, whether or not the set is known.
     revisions: BTreeMap<String, BTreeMap<String, usize>>,
     /// Sets whose pods must be looked at again because a namespace or node changed.
@@ -32,6 +31,17 @@ pub struct Index {
     desks: HashMap<String, Desk>,
     /// What came of pulling images before pods are patched, by set.
     pub(super) pulls: BTreeMap<String, Known>,
+}
+
+/// A read of all pods that is under way.
+#[derive(Debug, Default)]
+struct Reading {
+    /// UIDs of what it has named so far.
+    listed: HashSet<String>,
+    /// UIDs of pods that were removed meanwhile; it may still name them.
+    removed: HashSet<String>,
+    /// Of the named, those that the watch may say nothing of.
+    unwatched: Vec<(PodKey, String)>,
 }
 
 impl Index {
@@ -63,15 +73,33 @@ impl Index {
         }
     }
 
-    /// A complete list begins; what is removed from now on is not put back by [`Index::apply_listed`].
+    /// A complete read of all pods begins, beside the watch: it ends with [`Index::end_list`].
     pub fn start_list(&mut self) {
-        self.removed = Some(HashSet::new());
+        self.reading = Some(Reading::default());
     }
 
-    /// Takes note of a pod from a list that may be older than what the watch has said since.
+    /// Takes note of a pod from a list that may be older than what the watch has said since: what it saw go stays away.
     pub fn apply_listed(&mut self, pod: PodView, now: Timestamp) -> Vec<String> {
-        let gone = self.removed.as_ref().is_some_and(|removed| removed.contains(&pod.uid));
-        if gone { Vec::new() } else { self.apply(pod, now) }
+        let is_known = self.pods.get(&pod.key).is_some_and(|known| known.uid == pod.uid);
+        if let Some(reading) = &mut self.reading {
+            if reading.removed.contains(&pod.uid) {
+                return Vec::new();
+            }
+            if !is_known || !pod.is_labelled() {
+                reading.unwatched.push((pod.key.clone(), pod.uid.clone()));
+            }
+            reading.listed.insert(pod.uid.clone());
+        }
+        self.apply(pod, now)
+    }
+
+    /// The pods, with their UIDs, that the watch may say nothing of, as long as it did not tell the operator before: the
+    /// list does not name them, or they have no label for the watch, or they were not known before. The latter may have
+    /// come and gone while the watch was broken.
+    pub fn end_list(&mut self) -> Vec<(PodKey, String)> {
+        let Reading { listed, unwatched, .. } = self.reading.take().unwrap_or_default();
+        let gone = self.pods.values().filter(|pod| !listed.contains(&pod.uid));
+        unwatched.into_iter().chain(gone.map(|pod| (pod.key.clone(), pod.uid.clone()))).collect()
     }
 
     /// Takes note that a pod is gone. A later pod of the same name stays.
@@ -83,18 +111,10 @@ impl Index {
         if let Some(old) = &old {
             self.count_revisions(old, false);
         }
-        if let Some(removed) = &mut self.removed {
-            removed.insert(uid.to_owned());
+        if let Some(reading) = &mut self.reading {
+            reading.removed.insert(uid.to_owned());
         }
         self.touch(key, old.as_deref(), now)
-    }
-
-    /// After a complete list that began at `version`: pods that are known from before it and not in it are gone.
-    pub fn retain(&mut self, listed: &HashSet<PodKey>, version: u64, now: Timestamp) -> Vec<String> {
-        let gone = self.pods.values().filter(|pod| pod.resource_version <= version && !listed.contains(&pod.key));
-        let gone: Vec<Arc<PodView>> = gone.cloned().collect();
-        self.removed = None;
-        gone.iter().flat_map(|pod| self.remove(&pod.key, &pod.uid, now)).collect()
     }
 
     /// The pod as last seen.

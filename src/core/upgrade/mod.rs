@@ -26,7 +26,7 @@ mod tests;
 mod turns;
 mod workloads;
 
-pub use course::{Course, course};
+pub use course::{Course, course, still_wanted};
 pub use entry::{Obstacle, ObstacleKind, State};
 pub use index::Index;
 pub use plan::{Plan, Summary};

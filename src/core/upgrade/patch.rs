@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use json_patch::Patch;
 use k8s_openapi::jiff::Timestamp;
@@ -17,6 +18,10 @@ use crate::api::keys;
 use crate::core::pod::{ContainerView, Mark, PodKey, PodView, Replaced, Update};
 use crate::core::resources::Resize;
 use crate::core::revision::Sidecar;
+
+/// A request is not sent later than this after it was planned, but planned again: it says when the update begins, and
+/// the pod's deadline counts from then.
+pub const PLAN_HOLDS: Duration = Duration::from_secs(5);
 
 /// A request for one pod.
 #[derive(Clone, Debug, PartialEq)]

@@ -10,6 +10,8 @@ mod evictions;
 mod hot;
 mod in_place;
 mod judging;
+mod knowledge;
+mod listing;
 mod order;
 mod prepull;
 mod properties;
@@ -349,16 +351,6 @@ fn a_late_answer_does_not_bring_a_pod_back() {
     fleet.index.remove(&key, &pod.view().uid, at(0));
     fleet.index.apply_answer(pod.view(), at(0));
     assert_eq!(fleet.plan("v2", &json!({})).summary.counts.matched, 0);
-}
-
-#[test]
-fn a_list_does_not_bring_back_what_the_watch_has_seen_go() {
-    let mut fleet = Fleet::of(2);
-    fleet.index.start_list();
-    let (key, gone) = fleet.pods.pop_first().unwrap();
-    fleet.index.remove(&key, &gone.view().uid, at(0));
-    fleet.index.apply_listed(gone.view(), at(0));
-    assert_eq!(fleet.plan("v1", &json!({})).summary.counts.matched, 1);
 }
 
 #[test]
