@@ -258,8 +258,8 @@ async fn a_disruption_budget_is_waited_for_and_named() {
     assert_eq!(uids(&world.pods().await), before);
 
     budgets.delete("strict", &DeleteParams::default()).await.unwrap();
-    let done = until_uninjected(&world, 0).await;
-    assert!(!message(&done).contains("waiting"), "{}", message(&done));
+    let done = |set: &SidecarSet| uninjected(set) == Some(0) && !message(set).contains("waiting");
+    world.until_set("nothing waits any more", done).await;
     assert!(uids(&world.pods().await).is_disjoint(&before));
     world.end().await;
 }

@@ -31,7 +31,9 @@ async fn versions(world: &World) -> Vec<(String, Option<String>)> {
     let revisions = Api::<ControllerRevision>::all(world.client.clone()).list(&of_set).await.unwrap();
     let revisions = revisions.items.into_iter().map(|revision| (revision.name_any(), revision.resource_version()));
     let sets = world.sets().list(&ListParams::default()).await.unwrap().items.into_iter();
-    let sets = sets.filter(|set| set.name_any().starts_with(&world.name)).map(|s| (s.name_any(), s.resource_version()));
+    let sets = sets.filter(|set| set.name_any().starts_with(&world.name));
+    // Its status is the operator's, which may have more to say.
+    let sets = sets.map(|set| (set.name_any(), set.metadata.generation.map(|generation| generation.to_string())));
     pods.chain(revisions).chain(sets).collect()
 }
 
