@@ -47,6 +47,8 @@ pub mod reason {
     pub const PARTITION_REACHED: &str = "PartitionReached";
     /// The rest cannot be updated in place.
     pub const NOT_IN_PLACE: &str = "NotInPlace";
+    /// All pods that `updateStrategy.selector` selects are updated.
+    pub const SELECTOR_REACHED: &str = "SelectorReached";
     /// Everything is updated and ready.
     pub const UP_TO_DATE: &str = "UpToDate";
     /// The webhook configuration contains this generation of the set.

@@ -121,7 +121,9 @@ pub fn judge(
         return Verdict::Done;
     }
     let gone = siblings.iter().all(|pod| pod.uid != eviction.pod_uid);
-    let whole = gone && replicas.is_some_and(|replicas| ready(siblings) >= replicas);
+    // Pods that are not ready and are to be replaced themselves would be waited for in vain.
+    let queued = siblings.iter().filter(|pod| pod.active && !pod.ready && pod.behind.is_some()).count();
+    let whole = gone && replicas.is_some_and(|replicas| ready(siblings) + queued >= replicas);
     let upgrades = eviction.cause == EvictionCause::NotInPlace && eviction.revision == revision;
     let newer = |pod: &&Sibling| pod.active && pod.created > eviction.pod_created.0;
     let failed = upgrades && siblings.iter().filter(newer).any(|pod| pod.behind.is_none() && !pod.ready);

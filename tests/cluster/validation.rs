@@ -50,7 +50,7 @@ async fn two_sets_cannot_put_one_name_into_one_pod() {
     let answer = dry_run(&world, &other).await;
     let message = answer.refusal();
     assert!(message.contains("spec.containers[0].name: SidecarSet \"validation-conflict\""), "{message}");
-    assert!(message.contains("choose another name, or selectors that do not overlap"), "{message}");
+    assert!(message.contains("choose another name, or selectors of which no pod can match both"), "{message}");
 
     let mut elsewhere = other.clone();
     elsewhere["spec"]["selector"] = json!({"matchLabels": {"app": "another"}});

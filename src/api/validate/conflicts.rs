@@ -86,7 +86,7 @@ pub fn clashes(set: &SidecarSet, other: &SidecarSet) -> Vec<FieldError> {
             errors.push(FieldError::new(
                 format!("spec.{list}[{i}].name"),
                 format!(
-                    "SidecarSet {name:?} selects some of the same pods and has a container {container:?}: choose another name, or selectors that do not overlap"
+                    "SidecarSet {name:?} may select the same pods and has a container {container:?}: choose another name, or selectors of which no pod can match both"
                 ),
             ));
         }
@@ -96,7 +96,7 @@ pub fn clashes(set: &SidecarSet, other: &SidecarSet) -> Vec<FieldError> {
             errors.push(FieldError::new(
                 format!("spec.volumes[{i}].name"),
                 format!(
-                    "SidecarSet {name:?} selects some of the same pods and has another volume {:?}: choose another name, or make the two equal",
+                    "SidecarSet {name:?} may select the same pods and has another volume {:?}: choose another name, or make the two equal",
                     volume.name
                 ),
             ));

@@ -140,6 +140,15 @@ fn an_upgrade_that_does_not_get_ready_keeps_its_slot_until_the_target_changes() 
 }
 
 #[test]
+fn pods_that_are_to_be_replaced_themselves_are_not_waited_for() {
+    let broken = Sibling { ready: false, ..pod("broken", 0, true) };
+    let siblings = [pod("new", 101, false), broken];
+    assert_eq!(judge(&upgraded(), &siblings, Some(2), "r1", TIMEOUT, at(110)), Verdict::Done);
+    let late = Sibling { ready: false, ..pod("late", 0, false) };
+    assert_eq!(judge(&upgraded(), &[pod("new", 101, false), late], Some(2), "r1", TIMEOUT, at(110)), Verdict::Open);
+}
+
+#[test]
 fn an_open_upgrade_to_an_old_revision_does_not_block_the_next() {
     let owner = owner("ReplicaSet");
     assert!(is_blocked(&[upgraded()], &owner, &["r1"]));

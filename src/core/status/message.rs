@@ -48,7 +48,9 @@ pub(super) fn step_waits(course: &Course, summary: &Summary, wait: &Wait) -> Str
     let (reached, revision) = (summary.gate.reached, &course.update_revision);
     match wait {
         Wait::Approval => {
-            format!("step {reached} waits for approval: annotate with {}={revision}/{reached}", keys::APPROVE)
+            let stray = course.stray_approval.as_ref().map(|value| format!(" (not {value:?}, which it has now)"));
+            let stray = stray.unwrap_or_default();
+            format!("step {reached} waits for approval: annotate with {}={revision}/{reached}{stray}", keys::APPROVE)
         }
         Wait::Until(until) => format!("step {reached} pauses until {until:.0}"),
     }
@@ -56,7 +58,7 @@ pub(super) fn step_waits(course: &Course, summary: &Summary, wait: &Wait) -> Str
 
 pub(super) fn waits_for(summary: &Summary) -> String {
     let counts = &summary.counts;
-    let rest = format!("{}{}{}{}", blocked(summary), not_pulled(summary), pulling(summary), not_in_place(summary));
+    let rest = format!("{}{}{}{}", blocked(summary), failures(summary), pulling(summary), not_in_place(summary));
     if summary.slot_holders.is_empty() {
         return rest;
     }
@@ -74,9 +76,16 @@ fn blocked(summary: &Summary) -> String {
     format!("; maxUnavailablePerWorkload leaves no room in {workloads}")
 }
 
-/// Nodes that could not pull, and failed pods with them.
-fn not_pulled(summary: &Summary) -> String {
-    if summary.counts.blocked == 0 { String::new() } else { format!("; {}", failed(summary)) }
+/// Failed pods and nodes, where not all of them hold a slot and are named for that.
+fn failures(summary: &Summary) -> String {
+    let counts = &summary.counts;
+    if counts.failed <= counts.failed_slots { String::new() } else { format!("; {}", failed(summary)) }
+}
+
+/// `: default/web-1, default/web-2 and 3 more`, where they do not hold a slot and are named for that.
+pub(super) fn unready(summary: &Summary, total: usize) -> String {
+    let names_all = summary.counts.slots >= total || summary.unready.is_empty();
+    if names_all { String::new() } else { format!(": {}", list(&summary.unready, total)) }
 }
 
 /// What did not come back to the stable revision, or came back and is not ready.

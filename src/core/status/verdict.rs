@@ -16,6 +16,7 @@
 //! | nothing is left to patch, some failed | False `PodsFailed` | False | True `PodsFailed` | False | Failed |
 //! | updated, some pods not ready | False `PodsNotReady` | False | False | – | InProgress |
 //! | partition reached | True `PartitionReached` | False | False | False | Current |
+//! | the rest is outside `updateStrategy.selector` | True `SelectorReached` | False | False | False | Current |
 //! | the rest cannot be patched, nor evicted | True `NotInPlace` | False | False | – | Current |
 //! | everything updated and ready | True `UpToDate` | False | False | – | Current |
 
@@ -105,7 +106,8 @@ pub fn verdict(course: &Course, summary: &Summary) -> Verdict {
     }
     if counts.updated_ready < counts.updated {
         let waiting = counts.updated - counts.updated_ready;
-        let text = format!("{line}; {waiting} updated not ready{}", message::waits_for(summary));
+        let unready = message::unready(summary, waiting);
+        let text = format!("{line}; {waiting} updated not ready{unready}{}", message::waits_for(summary));
         return Verdict {
             ready: false,
             reconciling: false,
@@ -129,7 +131,7 @@ fn at_rest(summary: &Summary, line: String) -> Verdict {
     }
     if counts.outside > 0 {
         let text = format!("{line}; {} are outside updateStrategy.selector", counts.outside);
-        return Verdict::fine(reason::UP_TO_DATE, text);
+        return Verdict::fine(reason::SELECTOR_REACHED, text);
     }
     Verdict::fine(reason::UP_TO_DATE, line)
 }

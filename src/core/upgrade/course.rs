@@ -20,6 +20,8 @@ pub struct Course {
     pub update_revision: String,
     /// Why that was given up, if it was: `status.abortedBecause`.
     pub aborted_because: Option<String>,
+    /// The annotation `approve`, if it says nothing about this revision.
+    pub stray_approval: Option<String>,
     /// Value of the annotation that would try it again.
     pub next_retry: String,
 }
@@ -70,6 +72,9 @@ pub fn course(
     let tried = status.handled_retry.as_deref().and_then(|value| of_revision(value, target.0)?.parse().ok());
     Ok(Course {
         aborted_because: status.aborted_because.filter(|_| rollout.mode != Mode::Forward),
+        stray_approval: annotation(set, keys::APPROVE)
+            .filter(|value| of_revision(value, target.0).is_none_or(|step| step.parse::<usize>().is_err()))
+            .map(str::to_owned),
         next_retry: format!("{}/{}", target.0, tried.unwrap_or(0_u32).saturating_add(1)),
         update_revision: target.0.to_owned(),
         rollout,

@@ -8,7 +8,7 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use super::evictions::{Fate, fate};
 use super::hot::{self, Need};
 use super::order::Standing;
-use super::progress::{Progress, after, deadline};
+use super::progress::{Progress, after, cannot_start, deadline};
 use super::resize;
 use super::rollout::Rollout;
 use crate::core::pod::{ContainerView, Mark, PodView, Update};
@@ -158,7 +158,9 @@ pub(super) fn entry(pod: &PodView, rollout: &Rollout, around: &Surroundings<'_>)
         selected: rollout.strategy.selector.as_ref().is_none_or(|selector| selector.matches(&pod.labels)),
         rank: rank(pod),
         standing: Standing::new(pod, &rollout.strategy),
-        waits_for: update.filter(|_| unfinished).and_then(|update| resize::waits_for(pod, update)),
+        waits_for: update
+            .filter(|_| unfinished)
+            .and_then(|update| second_try(pod, mark, rollout, around.now).or_else(|| resize::waits_for(pod, update))),
         check_at: match judged {
             Some(Progress::Undecided(at)) => at.into_iter().chain(check_at).min(),
             _ => check_at,
@@ -173,6 +175,15 @@ fn judge(pod: &PodView, mark: &Mark, rollout: &Rollout, now: Timestamp) -> Optio
     match (&judged, second_chance) {
         (Progress::Failed(_), Some(end)) => Some(Progress::Undecided(Some(end))),
         _ => Some(judged),
+    }
+}
+
+/// Why an update had failed that is given the whole timeout again, and until when.
+fn second_try(pod: &PodView, mark: &Mark, rollout: &Rollout, now: Timestamp) -> Option<String> {
+    let end = retry_ends(mark.update.as_ref()?, rollout).filter(|end| now < *end)?;
+    match hot::judge(pod, mark, rollout, now) {
+        Some(Progress::Failed(reason)) => Some(format!("{reason}, tried again until {end:.0}")),
+        _ => None,
     }
 }
 
@@ -212,8 +223,23 @@ fn state(
         Some(Progress::Undecided(_)) if pod.node.is_some() => (State::Undecided, None),
         _ if hot::is_reset_due(pod, mark, rollout, now) => reset_due(around),
         _ if pod.ready => (State::Available, None),
+        _ if let Some(why) = born_broken(pod, update, rollout, now) => (State::Failed(why), None),
         _ => unready(pod, update, rollout, now),
     }
+}
+
+/// A pod that was made with the target's sidecars, one of which does not start: also a failure of the target. Not of a
+/// set's first revision, as there would be nothing to go back to.
+fn born_broken(pod: &PodView, update: Option<&Update>, rollout: &Rollout, now: Timestamp) -> Option<String> {
+    let is_judged = update.is_none() && rollout.is_rolling() && rollout.stable.is_some();
+    if !is_judged || rollout.retry_ends().is_some_and(|end| now < end) {
+        return None;
+    }
+    let names = rollout.sidecars.iter().filter(|sidecar| sidecar.long_running).flat_map(Sidecar::container_names);
+    names.filter_map(|name| pod.container(&name).cloned()).find_map(|container| {
+        let reason = cannot_start(container.status.as_ref()?)?;
+        Some(format!("{}: {reason}", container.name))
+    })
 }
 
 fn reset_due(around: &Surroundings<'_>) -> (State, Option<Timestamp>) {

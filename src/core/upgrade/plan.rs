@@ -57,6 +57,8 @@ pub struct Summary {
     pub blocked_workloads: usize,
     /// Some of these: `Deployment default/web (1 of 1 unavailable)`.
     pub blocked: Vec<String>,
+    /// Some of the pods that are updated and not ready.
+    pub unready: Vec<String>,
     /// Some of the failed pods, and why: `default/web-1 (agent: ImagePullBackOff)`.
     pub failed: Vec<String>,
     /// Why pods cannot be patched, and how many.
@@ -204,6 +206,7 @@ impl<'a> Situation<'a> {
             eviction_news: String::new(),
             movable: !self.choose(1).is_empty(),
             slot_holders: index.slot_holders.iter().take(NAMED_PODS).map(|key| named(index, key)).collect(),
+            unready: index.unready.iter().take(NAMED_PODS).map(ToString::to_string).collect(),
             blocked_workloads: index.queues.blocked(),
             blocked: index.queues.blocked_workloads().take(NAMED_PODS).collect(),
             failed: pods.chain(replaced).chain(nodes).take(NAMED_PODS).collect(),

@@ -193,6 +193,11 @@ fn hold(container: &ContainerView, strategy: &Strategy) -> SignedDuration {
     seconds(strategy.min_ready_seconds.max(probe))
 }
 
+/// Why a container does not start, if the kubelet says so.
+pub(super) fn cannot_start(status: &ContainerStatus) -> Option<&str> {
+    status.waiting.as_deref().filter(|reason| FAILED_TO_START.contains(reason) || *reason == "CrashLoopBackOff")
+}
+
 fn evidence(pod: &PodView, status: &ContainerStatus, replaced: &Replaced) -> Option<String> {
     if !kubelet_has_seen(pod) {
         return None;

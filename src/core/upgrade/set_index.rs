@@ -70,6 +70,7 @@ pub(super) struct SetIndex {
     resets: BTreeSet<(Rank, PodKey)>,
     pub(super) slot_holders: BTreeSet<PodKey>,
     pub(super) failed: BTreeSet<PodKey>,
+    pub(super) unready: BTreeSet<PodKey>,
     pub(super) not_in_place: BTreeMap<Obstacle, usize>,
     pub(super) waiting: Waiting,
     timers: BTreeSet<(Timestamp, PodKey)>,
@@ -85,6 +86,7 @@ impl SetIndex {
             resets: BTreeSet::new(),
             slot_holders: BTreeSet::new(),
             failed: BTreeSet::new(),
+            unready: BTreeSet::new(),
             not_in_place: BTreeMap::new(),
             waiting: Waiting::default(),
             timers: BTreeSet::new(),
@@ -181,6 +183,9 @@ impl SetIndex {
         }
         if entry.holds_slot {
             set_member(&mut self.slot_holders, key.clone(), add);
+        }
+        if *state == State::Unready {
+            set_member(&mut self.unready, key.clone(), add);
         }
         if failed {
             set_member(&mut self.failed, key.clone(), add);

@@ -52,6 +52,7 @@ pub(crate) fn course(image: &str, update_strategy: Value) -> Course {
         rollout,
         remembered: Remembered::default(),
         aborted_because: None,
+        stray_approval: None,
         next_retry: String::new(),
     }
 }

@@ -382,3 +382,73 @@ fn the_time_of_the_retry_is_kept_for_its_revision_only() {
     world.plan();
     assert_eq!(world.status().retried_at, None);
 }
+
+#[test]
+fn pods_that_are_born_with_a_broken_sidecar_are_failures_of_a_rollout() {
+    let strategy = json!({"failurePolicy": {"action": "Rollback", "maxFailed": 1}});
+    let born = |name: &str| {
+        TestPod::new(name).with(|pod| {
+            pod["metadata"]["labels"]["revision.sidecarset.dev/logs"] = json!(hash("bad"));
+            pod["spec"]["containers"][0]["image"] = json!("bad");
+            let agent = &mut pod["status"]["containerStatuses"][0];
+            agent["ready"] = json!(false);
+            agent["state"] = json!({"waiting": {"reason": "ErrImagePull"}});
+            pod["status"]["conditions"][0]["status"] = json!("False");
+        })
+    };
+    let pods = || [TestPod::new("old"), born("new-1"), born("new-2")];
+    let mut world = World::new(Fleet::new(pods()), strategy.clone());
+    world.apply("bad", strategy.clone());
+    world.plan();
+    assert_eq!((world.status().failed_pods, world.status().aborted_revision.clone()), (2, Some(hash("bad"))));
+    assert_eq!(world.status().injection_revision, Some(hash("v1")));
+
+    let mut first = World::new(Fleet::new(pods()), strategy.clone());
+    first.set.status = None;
+    first.apply("bad", strategy);
+    first.plan();
+    assert_eq!(
+        (first.status().failed_pods, first.status().aborted_revision.clone()),
+        (0, None),
+        "nothing to go back to"
+    );
+}
+
+#[test]
+fn a_second_try_says_what_failed_and_until_when() {
+    let mut world = World::new(Fleet::of(3), json!({}));
+    world.apply("bad", json!({}));
+    world.settle();
+    world.annotate(keys::RETRY, format!("{}/1", hash("bad")));
+    world.plan();
+    let expected = format!("agent: ImagePullBackOff, tried again until {:.0}", at(world.fleet.now + 600));
+    assert!(world.message().contains(&expected), "{}", world.message());
+}
+
+#[test]
+fn an_approval_that_is_for_nothing_here_is_named() {
+    let strategy = json!({"maxUnavailable": 3, "steps": [{"replicas": 1, "pause": {}}]});
+    let mut world = World::new(Fleet::of(3), strategy.clone());
+    world.apply("v2", strategy);
+    world.annotate(keys::APPROVE, hash("v2"));
+    world.settle();
+    let expected = format!("/1 (not {:?}, which it has now)", hash("v2"));
+    assert!(world.message().contains(&expected), "{}", world.message());
+}
+
+#[test]
+fn updated_pods_that_are_not_ready_are_named() {
+    let mut world = World::new(Fleet::new([unready("a"), TestPod::new("b")]), json!({}));
+    world.apply("v2", json!({"maxUnavailable": 2}));
+    let plan = world.plan();
+    let sent = world.fleet.send(&plan);
+    world.fleet.kubelets(&sent);
+    for (key, pod) in &mut world.fleet.pods {
+        pod.ready(key.name == "b", at(world.fleet.now));
+    }
+    world.fleet.observe();
+    world.fleet.now += 6;
+    world.plan();
+    assert_eq!(world.reason(), "PodsNotReady");
+    assert!(world.message().contains("1 updated not ready: default/a"), "{}", world.message());
+}

@@ -143,7 +143,7 @@ fn the_update_selector_limits_the_rollout() {
     let strategy = json!({"maxUnavailable": "100%", "selector": {"matchLabels": {"canary": "yes"}}});
     assert_eq!(fleet.round("v2", &strategy), ["canary"]);
     assert_eq!(fleet.round("v2", &strategy), Vec::<String>::new());
-    assert_eq!(fleet.reason("v2", &strategy), "UpToDate");
+    assert_eq!(fleet.reason("v2", &strategy), "SelectorReached");
 }
 
 #[test]
