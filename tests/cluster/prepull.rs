@@ -109,15 +109,15 @@ async fn images_are_pulled_before_the_first_sidecar_stops() {
     // As if an operator had died.
     let left = json!({
         "metadata": {"name": "left", "labels": {PULLS_FOR: world.name, "sidecarset.dev/inject": "false"}},
-        "spec": {"containers": [{"name": "pull-0", "image": "agent:v2"}]},
+        "spec": {"containers": [{"name": "pull-0", "image": "agent:slowpull"}]},
     });
     world.create(left).await.unwrap();
-    let witness = Witness::start(world.api(), "agent:v2");
-    world.apply_without_waiting(&world.set("agent:v2", strategy(3))).await;
+    let witness = Witness::start(world.api(), "agent:slowpull");
+    world.apply_without_waiting(&world.set("agent:slowpull", strategy(3))).await;
     world
         .until_set("it says what it pulls", |set| {
             let message = set.status.as_ref().unwrap().message.clone().unwrap_or_default();
-            message.contains("; pulling agent:v2 on ") && message.contains(": node-")
+            message.contains("; pulling agent:slowpull on ") && message.contains(": node-")
         })
         .await;
     let set = world.until_set("the rollout ends", |set| set.status.as_ref().unwrap().updated_ready_pods == 6).await;
@@ -171,7 +171,7 @@ async fn a_quota_that_refuses_pullers_is_reported_and_stops_nothing() {
         if used.is_some_and(|used| used.0 == "3") { Ok(()) } else { Err(status) }
     })
     .await;
-    world.apply_without_waiting(&world.set("agent:v2", strategy(1))).await;
+    world.apply_without_waiting(&world.set("agent:slow", strategy(1))).await;
     world
         .until_set("it says why nothing is pulled first", |set| {
             let message = set.status.as_ref().unwrap().message.clone().unwrap_or_default();
