@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{DeleteParams, Patch, PatchParams};
@@ -12,7 +12,7 @@ use sidecarset::api::SidecarSet;
 
 use crate::common::eventually;
 use crate::common::world::{World, container, is_ready, reason};
-use crate::naked::{FewestReady, app, create, events, message, uids};
+use crate::naked::{FewestReady, app, create, daemon_set, events, message, uids};
 
 /// The world's set; a new `value` of the variable is a change that no running pod can follow.
 fn with_env(world: &World, value: &str, strategy: Value) -> Value {
@@ -134,17 +134,10 @@ async fn pods_that_are_never_evicted_are_reported_with_their_kind() {
     let world = World::shared("evict-upgrade-exempt").await;
     world.apply(&with_env(&world, "old", evict())).await;
     world.pod("bare", app()).await.unwrap();
-    let labels = json!({"app": world.name, "everywhere": "yes"});
-    let template = json!({"metadata": {"labels": labels}, "spec": app()});
-    let daemon =
-        json!({"metadata": {"name": "daemon"}, "spec": {"selector": {"matchLabels": labels}, "template": template}});
-    create::<DaemonSet>(&world, daemon).await;
-    let daemons: Api<DaemonSet> = world.api();
+    daemon_set(&world).await;
     let before = eventually("all pods are ready", async || {
         let pods = world.pods().await;
-        let status = daemons.get("daemon").await.unwrap().status.unwrap_or_default();
-        let complete = status.number_ready > 0 && status.number_ready == status.desired_number_scheduled;
-        if complete && pods.iter().all(is_ready) { Ok(pods) } else { Err(status) }
+        if pods.iter().all(is_ready) { Ok(pods) } else { Err(uids(&pods)) }
     })
     .await;
     world.apply(&with_env(&world, "new", evict())).await;

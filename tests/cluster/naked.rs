@@ -80,6 +80,22 @@ where
     world.api::<K>().create(&PostParams::default(), &serde_json::from_value(object).unwrap()).await.unwrap();
 }
 
+/// A `DaemonSet` whose pods the set selects; waits until they are ready.
+pub async fn daemon_set(world: &World) {
+    // A label of its own: a DaemonSet adopts any bare pod that it selects.
+    let labels = json!({"app": world.name, "everywhere": "yes"});
+    let template = json!({"metadata": {"labels": labels}, "spec": app()});
+    let spec = json!({"selector": {"matchLabels": labels}, "template": template});
+    create::<DaemonSet>(world, json!({"metadata": {"name": "daemon"}, "spec": spec})).await;
+    let daemons: Api<DaemonSet> = world.api();
+    eventually("the pods of the DaemonSet are ready", async || {
+        let status = daemons.get("daemon").await.unwrap().status.unwrap_or_default();
+        let complete = status.number_ready > 0 && status.number_ready == status.desired_number_scheduled;
+        if complete { Ok(()) } else { Err(status) }
+    })
+    .await;
+}
+
 pub fn app() -> Value {
     json!({"containers": [{"name": "app", "image": "app:v1"}]})
 }
@@ -199,19 +215,11 @@ async fn only_pods_that_their_owner_makes_again_are_evicted_one_by_one() {
     ends["restartPolicy"] = json!("Never");
     let template = json!({"metadata": {"labels": labels}, "spec": ends});
     create::<Job>(&world, json!({"metadata": {"name": "job"}, "spec": {"template": template}})).await;
-    // A label of its own: a DaemonSet adopts any bare pod that it selects.
-    let labels = json!({"app": world.name, "everywhere": "yes"});
-    let template = json!({"metadata": {"labels": labels}, "spec": app()});
-    let daemon =
-        json!({"metadata": {"name": "daemon"}, "spec": {"selector": {"matchLabels": labels}, "template": template}});
-    create::<DaemonSet>(&world, daemon).await;
-    let daemons: Api<DaemonSet> = world.api();
+    daemon_set(&world).await;
     let before = eventually("all pods are ready", async || {
         let pods = world.pods().await;
-        let status = daemons.get("daemon").await.unwrap().status.unwrap_or_default();
-        let complete = status.number_ready > 0 && status.number_ready == status.desired_number_scheduled;
-        let ready = complete && of_kind(&pods, "Job").len() == 1 && pods.iter().all(is_ready);
-        if ready { Ok(pods) } else { Err(status) }
+        let ready = of_kind(&pods, "Job").len() == 1 && pods.iter().all(is_ready);
+        if ready { Ok(pods) } else { Err(uids(&pods)) }
     })
     .await;
     let fewest = FewestReady::start(world.api());
