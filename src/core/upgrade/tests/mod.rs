@@ -30,7 +30,12 @@ struct Fleet {
 impl Fleet {
     fn new(pods: impl IntoIterator<Item = TestPod>) -> Self {
         let pods = pods.into_iter().map(|pod| (pod.view().key, pod)).collect();
-        let mut fleet = Self { pods, index: Index::default(), now: 0 };
+        Self { pods, index: Index::default(), now: 0 }.recounted()
+    }
+
+    /// What an operator sees that starts now.
+    fn recounted(&self) -> Self {
+        let mut fleet = Self { pods: self.pods.clone(), index: Index::default(), now: self.now };
         fleet.index.set_node("n", Some(true));
         fleet.observe();
         fleet
@@ -71,6 +76,20 @@ impl Fleet {
             pod.kubelet(now);
         }
         self.observe();
+    }
+
+    fn set_ready(&mut self, names: &[String], ready: bool) {
+        let now = at(self.now);
+        self.pods.values_mut().filter(|pod| names.contains(&pod.view().key.name)).for_each(|pod| pod.ready(ready, now));
+        self.observe();
+    }
+
+    fn delete(&mut self, names: &[String]) {
+        for name in names {
+            let key = PodKey { namespace: "default".into(), name: name.clone() };
+            let uid = self.pods.remove(&key).unwrap().view().uid;
+            self.index.remove(&key, &uid, at(self.now));
+        }
     }
 
     fn round(&mut self, image: &str, strategy: &Value) -> Vec<String> {
