@@ -1,7 +1,7 @@
 //! An event on each pod whose upgrade failed, so that the pod's own people see it: once per revision, and not more than
 //! the event store can bear.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
@@ -21,8 +21,9 @@ const EVERY: Duration = Duration::from_secs(10);
 /// What has been told about a set while this replica leads.
 #[derive(Debug, Default)]
 pub(super) struct Told {
-    /// Revision by UID of the pod.
-    pods: HashMap<String, String>,
+    revision: String,
+    /// UIDs of the pods.
+    pods: HashSet<String>,
     last: Option<Instant>,
 }
 
@@ -36,22 +37,25 @@ pub(super) fn tell(context: &Context, set: &SidecarSet, revision: &str) -> Optio
         return None;
     }
     let told = told.entry(name.to_owned()).or_default();
-    let mut failed: HashMap<String, String> =
-        index.failed(name).map(|(pod, _)| (pod.uid.clone(), revision.to_owned())).collect();
-    told.pods.retain(|uid, revision| failed.get(uid) == Some(revision));
-    failed.retain(|uid, _| !told.pods.contains_key(uid));
-    if failed.is_empty() {
+    if told.revision != revision {
+        *told = Told { revision: revision.to_owned(), pods: HashSet::new(), last: told.last };
+    }
+    let failed: HashSet<&str> = index.failed(name).map(|(pod, _)| pod.uid.as_str()).collect();
+    told.pods.retain(|uid| failed.contains(uid.as_str()));
+    let news = failed.len() - told.pods.len();
+    if news == 0 {
         return None;
     }
     if let Some(wait) = told.last.and_then(|last| EVERY.checked_sub(last.elapsed())) {
         return Some(wait);
     }
     told.last = Some(Instant::now());
-    for (pod, why) in index.failed(name).filter(|(pod, _)| failed.contains_key(&pod.uid)).take(AT_A_TIME) {
-        told.pods.insert(pod.uid.clone(), revision.to_owned());
+    let untold: Vec<_> = index.failed(name).filter(|(pod, _)| !told.pods.contains(&pod.uid)).take(AT_A_TIME).collect();
+    for (pod, why) in untold {
+        told.pods.insert(pod.uid.clone());
         context.events.publish(note(set, name, revision, pod, why));
     }
-    (failed.len() > AT_A_TIME).then_some(EVERY)
+    (news > AT_A_TIME).then_some(EVERY)
 }
 
 fn note(set: &SidecarSet, name: &str, revision: &str, pod: &PodView, why: &str) -> Note {

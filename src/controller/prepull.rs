@@ -9,7 +9,6 @@ use std::time::Duration;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, ListParams, PostParams, Preconditions, VersionMatch};
-use kube::core::Status;
 use kube::{Api, Resource, ResourceExt};
 use tokio::sync::Notify;
 use tokio::time::sleep;
@@ -20,6 +19,7 @@ use super::error::Error;
 use crate::api::keys;
 use crate::api::reasons::reason;
 use crate::core::pod::PodKey;
+use crate::core::upgrade::answer::is_refusal;
 use crate::core::upgrade::prepull::{Outcome, Pull};
 use crate::core::upgrade::puller::{PullerPod, Pullers, Step, puller, refusal};
 use crate::runtime::events::Note;
@@ -192,7 +192,9 @@ async fn make(context: &Arc<Context>, pull: &Pull) -> Answer {
     let call = api.create(&params, &puller);
     match context.write("create", || format!("a pod that pulls images on node {}", pull.node), call).await {
         Ok(created) => Answer::Created(created.uid().unwrap_or_default()),
-        Err(Error::Api { source, .. }) if is_refusal(&source) => Answer::Refused(refusal(&text(&source), namespace)),
+        Err(Error::Api { ref source, .. }) if let Some(said) = refused(source) => {
+            Answer::Refused(refusal(said, namespace))
+        }
         Err(error) => {
             tracing::warn!(%error, "images are not pulled yet");
             Answer::Later
@@ -200,15 +202,11 @@ async fn make(context: &Arc<Context>, pull: &Pull) -> Answer {
     }
 }
 
-/// Quota, policy, Pod Security, a missing permission: the same request would be refused again.
-fn is_refusal(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if matches!(status.code, 400 | 403 | 405 | 413 | 422))
-}
-
-fn text(error: &kube::Error) -> String {
+/// What the apiserver says of a request that it would refuse again.
+fn refused(error: &kube::Error) -> Option<&str> {
     match error {
-        kube::Error::Api(status) => Status::clone(status).message,
-        other => other.to_string(),
+        kube::Error::Api(status) if is_refusal(status) => Some(&status.message),
+        _ => None,
     }
 }
 

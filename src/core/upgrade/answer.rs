@@ -26,9 +26,14 @@ pub fn answer(status: &Status) -> Answer {
     match status.code {
         404 | 409 => Answer::LookAgain,
         422 if is_failed_test(status) => Answer::LookAgain,
-        400 | 403 | 405 | 413 | 422 => Answer::Refused(status.message.clone()),
+        _ if is_refusal(status) => Answer::Refused(status.message.clone()),
         _ => Answer::Unknown,
     }
+}
+
+/// Quota, policy, validation, Pod Security, a missing permission: the same request would be refused again.
+pub fn is_refusal(status: &Status) -> bool {
+    matches!(status.code, 400 | 403 | 405 | 413 | 422)
 }
 
 /// A failed `test` names no object, while a refusal by validation or by a webhook names the pod (seen on 1.36).

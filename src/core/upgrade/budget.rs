@@ -1,9 +1,17 @@
-//! The failure budget: when a revision is given up.
+//! The failure budget: when a revision is given up. And what else keeps a rollout from touching any pod.
 
 use super::prepull::SCANNED;
 use super::rollout::{Mode, Rollout};
 use super::set_index::Counts;
 use crate::api::v1beta1::FailureAction;
+
+/// No pod is touched, neither patched nor evicted.
+pub fn stands(rollout: &Rollout, counts: &Counts) -> bool {
+    rollout.strategy.paused
+        || !rollout.strategy.enabled
+        || rollout.mode == Mode::Stopped
+        || is_exceeded(rollout, counts)
+}
 
 /// More pods have failed than `failurePolicy.maxFailed`, or failed pods alone fill maxUnavailable or the cap of unready
 /// ones: the rollout could not go on anyway. So it fires with `maxUnavailable: 1` too.

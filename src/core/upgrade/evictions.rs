@@ -12,7 +12,7 @@ use super::entry::{Entry, ObstacleKind, State};
 use super::index::Index;
 use super::plan::share_left;
 use super::queues::{Cost, cost};
-use super::rollout::{Mode, Rollout};
+use super::rollout::Rollout;
 use super::set_index::{Counts, SetIndex};
 use super::steps::{Remembered, gate};
 use crate::api::v1beta1::{Eviction, EvictionCause};
@@ -239,10 +239,6 @@ impl Index {
         let counts = &held.added_to(counts.clone());
         let matched = counts.matched + naked;
         let free = |all: usize, taken: usize| all.saturating_sub(taken + desk.planned);
-        let stands = rollout.strategy.paused
-            || !rollout.strategy.enabled
-            || rollout.mode == Mode::Stopped
-            || budget::is_exceeded(rollout, counts);
         let gate = gate(rollout, &desk.remembered, counts, now);
         let may_move = free(share_left(rollout, counts, &gate, &held), 0);
         let waiting = counts.evictable.saturating_sub(held.leaving + held.left_alone);
@@ -250,7 +246,7 @@ impl Index {
             revision: rollout.revision.clone(),
             slots: free(rollout.max_unavailable(matched), counts.slots + held.slots),
             unready: free(rollout.max_unready(matched), counts.capped + held.capped),
-            upgrades: if stands { 0 } else { may_move.min(waiting) },
+            upgrades: if budget::stands(rollout, counts) { 0 } else { may_move.min(waiting) },
         })
     }
 

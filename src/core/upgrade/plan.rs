@@ -9,7 +9,7 @@ use super::index::Index;
 use super::patch::{PodPatch, pod_patch};
 use super::prepull::{Blocked, Door, Pull, Pulling, SCANNED};
 use super::queues::{Cost, cost};
-use super::rollout::{Mode, Rollout, Strategy};
+use super::rollout::Rollout;
 use super::set_index::{Counts, SetIndex};
 use super::steps::{Gate, Remembered, Wait, gate};
 use crate::core::pod::PodKey;
@@ -131,16 +131,9 @@ impl<'a> Situation<'a> {
         Self { all, index, counts, held, gate, door, blocked }
     }
 
-    /// Nothing is patched at all.
-    fn stands(&self) -> bool {
-        let (rollout, counts) = (&self.index.rollout, &self.counts);
-        let Strategy { paused, enabled, .. } = rollout.strategy;
-        paused || !enabled || rollout.mode == Mode::Stopped || budget::is_exceeded(rollout, counts)
-    }
-
     /// The pods to patch now.
     fn choose(&self, limit: usize) -> Vec<PodKey> {
-        if self.stands() {
+        if budget::stands(&self.index.rollout, &self.counts) {
             return Vec::new();
         }
         let (rollout, counts, held) = (&self.index.rollout, &self.counts, &self.held);
@@ -173,7 +166,7 @@ impl<'a> Situation<'a> {
     }
 
     fn next_batch(&self) -> usize {
-        if self.stands() {
+        if budget::stands(&self.index.rollout, &self.counts) {
             return 0;
         }
         self.share_left().min(self.counts.outdated).min(self.index.rollout.max_unavailable(self.counts.matched))
