@@ -79,6 +79,9 @@ pub fn verdict(course: &Course, summary: &Summary) -> Verdict {
     }
     if rollout.mode == Mode::Stopped || summary.exceeded {
         let text = message::given_up(course, summary);
+        if let Some(stable) = course.way_back.as_ref().filter(|_| rollout.mode == Mode::Forward) {
+            return Verdict::moving(reason::ROLLING_BACK, format!("{line}; going back to {stable}, {text}"));
+        }
         return Verdict::stalled(reason::FAILURE_BUDGET_EXCEEDED, format!("{line}; {text}"));
     }
     if rollout.strategy.paused && summary.remaining + counts.resets_due > 0 {
@@ -139,7 +142,8 @@ fn at_rest(summary: &Summary, line: String) -> Verdict {
 fn back(course: &Course, summary: &Summary, unfinished: bool) -> Verdict {
     let line = message::progress(course, summary);
     if unfinished {
-        return Verdict::moving(reason::ROLLING_BACK, format!("{line}{}", message::waits_for(summary)));
+        let text = format!("{line}{}; {}", message::waits_for(summary), message::given_up(course, summary));
+        return Verdict::moving(reason::ROLLING_BACK, text);
     }
     let rest = message::left_behind(course, summary);
     let text = format!("{line}{rest}; {}", message::given_up(course, summary));

@@ -18,6 +18,8 @@ pub struct Course {
     pub remembered: Remembered,
     /// Hash of the spec's revision; the rollout's own differs on the way back.
     pub update_revision: String,
+    /// Hash of the stable revision that pods return to when this one is given up; `None` if it stops instead.
+    pub way_back: Option<String>,
     /// Why that was given up, if it was: `status.abortedBecause`.
     pub aborted_because: Option<String>,
     /// The annotation `approve`, if it says nothing about this revision.
@@ -44,11 +46,11 @@ pub fn course(
     let aborted = status.aborted_revision.as_deref() == Some(target.0);
     let retry = annotation(set, keys::RETRY).filter(|value| Some(*value) != status.handled_retry.as_deref());
     let retried = retry.is_some_and(|value| of_revision(value, target.0).is_some());
-    let way_back = stable.filter(|stable| *stable != target.0).and_then(|hash| Some((hash, history.get(hash)?)));
+    let rolls_back = set.spec.update_strategy.failure_policy.action == FailureAction::Rollback;
+    let way_back = stable.filter(|stable| rolls_back && *stable != target.0);
+    let way_back = way_back.and_then(|hash| Some((hash, history.get(hash)?)));
     let rollout = match way_back {
-        Some((hash, revision))
-            if aborted && !retried && set.spec.update_strategy.failure_policy.action == FailureAction::Rollback =>
-        {
+        Some((hash, revision)) if aborted && !retried => {
             Rollout::new(name, &set.spec, (hash, &revision.template), known(), stable)?.going_back()
         }
         _ => {
@@ -71,6 +73,7 @@ pub fn course(
     };
     let tried = status.handled_retry.as_deref().and_then(|value| of_revision(value, target.0)?.parse().ok());
     Ok(Course {
+        way_back: way_back.map(|(hash, _)| hash.to_owned()),
         aborted_because: status.aborted_because.filter(|_| rollout.mode != Mode::Forward),
         stray_approval: annotation(set, keys::APPROVE)
             .filter(|value| of_revision(value, target.0).is_none_or(|step| step.parse::<usize>().is_err()))

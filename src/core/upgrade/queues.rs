@@ -13,7 +13,7 @@ use super::entry::{Entry, Rank, State};
 use super::order::{Class, Priority};
 use super::prepull::SCANNED;
 use super::turns::Turns;
-use super::workloads::{Rooms, Workload, Workloads};
+use super::workloads::{Member, Rooms, Workload, Workloads};
 use crate::core::pod::PodKey;
 
 /// What patching a pod costs.
@@ -87,7 +87,7 @@ impl Queues {
         }
         let workload = &entry.standing.workload;
         if let Some(workload) = workload
-            && self.workloads.account(workload, is_unavailable(entry), add)
+            && self.workloads.account(workload, member(entry, waits), add)
         {
             self.by_cost[Cost::Ready as usize].open(&Some(Arc::clone(workload)), self.workloads.has_room(workload));
         }
@@ -135,6 +135,11 @@ impl Queues {
     /// How many workloads have ready pods that wait only for room in them.
     pub(super) fn blocked(&self) -> usize {
         self.blocked.len()
+    }
+
+    /// See [`Workloads::locked_out`].
+    pub(super) fn locked_out(&self) -> usize {
+        self.workloads.locked_out()
     }
 
     /// These workloads, for example `Deployment default/web (1 of 1 unavailable)`.
@@ -303,6 +308,10 @@ impl<'a> Line<'a> {
         let next = lane.and_then(|lane| lane.range((Excluded(place), Unbounded)).next());
         self.next.extend(next.map(|next| Reverse((next, room))));
     }
+}
+
+fn member(entry: &Entry, waits: bool) -> Member {
+    Member { unavailable: is_unavailable(entry), failed: matches!(entry.state, State::Failed(_)), waits }
 }
 
 /// Not ready, or in an update: it counts against its workload, whatever the reason.

@@ -55,6 +55,8 @@ pub struct Counts {
     pub selected_not_in_place: usize,
     /// Of these, those that may be evicted for it.
     pub evictable: usize,
+    /// Candidates in workloads whose room of `maxUnavailablePerWorkload` failed pods fill alone.
+    pub locked_out: usize,
     /// Candidates on nodes that could not pull the new images. Each such node is one of `failed`.
     pub blocked: usize,
 }
@@ -178,6 +180,7 @@ impl SetIndex {
             }
         }
         self.queues.account(key, entry, behind, add);
+        self.counts.locked_out = self.queues.locked_out();
         if *state == State::ResetDue {
             set_member(&mut self.resets, (entry.rank, key.clone()), add);
         }

@@ -51,6 +51,7 @@ pub(crate) fn course(image: &str, update_strategy: Value) -> Course {
         update_revision: rollout.revision.clone(),
         rollout,
         remembered: Remembered::default(),
+        way_back: None,
         aborted_because: None,
         stray_approval: None,
         next_retry: String::new(),

@@ -54,34 +54,61 @@ pub(super) struct Workloads {
     /// A number, or a percentage of a workload's pods.
     limit: Option<IntOrString>,
     pods: HashMap<Arc<Workload>, Pods>,
+    locked_out: usize,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Pods {
     matched: usize,
     unavailable: usize,
+    /// Of these, those whose update failed.
+    failed: usize,
+    /// Candidates that need room.
+    waiting: usize,
+}
+
+/// How a pod counts in its workload.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Member {
+    pub(super) unavailable: bool,
+    pub(super) failed: bool,
+    /// It is a candidate.
+    pub(super) waits: bool,
 }
 
 impl Workloads {
     pub(super) fn new(limit: Option<IntOrString>) -> Self {
-        Self { limit, pods: HashMap::new() }
+        Self { limit, pods: HashMap::new(), locked_out: 0 }
     }
 
     /// Takes note of a pod that comes or goes. True if there is room now where there was none, or the other way round.
-    pub(super) fn account(&mut self, workload: &Arc<Workload>, unavailable: bool, add: bool) -> bool {
+    pub(super) fn account(&mut self, workload: &Arc<Workload>, pod: Member, add: bool) -> bool {
         let before = self.has_room(workload);
+        self.locked_out -= self.locked_out_of(workload);
         let pods = self.pods.entry(Arc::clone(workload)).or_default();
-        if add {
-            pods.matched += 1;
-            pods.unavailable += usize::from(unavailable);
-        } else {
-            pods.matched -= 1;
-            pods.unavailable -= usize::from(unavailable);
-        }
+        let count = |field: &mut usize, on: bool| {
+            let by = usize::from(on);
+            *field = if add { *field + by } else { *field - by };
+        };
+        count(&mut pods.matched, true);
+        count(&mut pods.unavailable, pod.unavailable);
+        count(&mut pods.failed, pod.unavailable && pod.failed);
+        count(&mut pods.waiting, pod.waits && !pod.unavailable);
         if pods.matched == 0 {
             self.pods.remove(workload);
         }
+        self.locked_out += self.locked_out_of(workload);
         before != self.has_room(workload)
+    }
+
+    /// Candidates in workloads whose room failed pods fill alone: their turn does not come.
+    pub(super) fn locked_out(&self) -> usize {
+        self.locked_out
+    }
+
+    fn locked_out_of(&self, workload: &Workload) -> usize {
+        let (limit, pods) = self.of(workload);
+        if pods.failed >= limit { pods.waiting } else { 0 }
     }
 
     /// Pods that may become unavailable now.
@@ -171,7 +198,7 @@ mod tests {
             let mut workloads = Workloads::new(Some(limit.clone()));
             let workload = Arc::new(Workload::of(&TestPod::new("p").view()));
             for _ in 0..pods {
-                workloads.account(&workload, false, true);
+                workloads.account(&workload, Member::default(), true);
             }
             assert_eq!(workloads.room(&workload), room, "{limit:?} of {pods}");
         }

@@ -197,10 +197,12 @@ fn a_rollback_brings_failed_pods_back_first_and_all_of_them_and_stays() {
     }
     world.fleet.observe();
     assert_eq!(world.plan().patches, [], "it is given up first");
+    assert_eq!(world.reason(), "RollingBack", "not Stalled for a moment: who waits for the rollout would leave");
     assert_eq!(world.status().aborted_revision, Some(hash("v2")));
     assert_eq!(world.status().injection_revision, Some(hash("v1")), "new pods do not get it either");
     let plan = world.plan();
     assert_eq!(world.reason(), "RollingBack");
+    assert!(world.message().contains("; stopped by 3 failed: default/web-"), "{}", world.message());
     let mut first = world.fleet.send(&plan);
     first.sort();
     assert_eq!(first, worse, "the failed ones, and they fill the budget");

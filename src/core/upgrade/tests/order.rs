@@ -145,6 +145,23 @@ fn a_pod_in_flight_can_be_patched_again_in_a_workload_without_room() {
 }
 
 #[test]
+fn failed_pods_that_fill_every_workload_that_is_left_stop_the_rollout() {
+    let names = ["web-0", "web-1", "web-2", "db-0", "db-1", "db-2"];
+    let mut fleet = Fleet::new(names.map(|name| owned(name.split_once('-').unwrap().0, name)));
+    let strategy = json!({
+        "maxUnavailable": "100%", "maxUnavailablePerWorkload": 1, "failurePolicy": {"maxFailed": 5},
+    });
+    let plan = fleet.plan("bad", &strategy);
+    assert_eq!(fleet.send(&plan), ["db-0", "web-0"]);
+    fleet.kubelets(&["db-0".to_owned()]);
+    fleet.now = 6;
+    assert_eq!(fleet.reason("bad", &strategy), "RollingUpdate", "the other workload may go on");
+    fleet.kubelets(&["web-0".to_owned()]);
+    fleet.now = 12;
+    assert_eq!(fleet.reason("bad", &strategy), "FailureBudgetExceeded");
+}
+
+#[test]
 fn a_rollout_that_moves_says_nothing_of_workloads() {
     let mut fleet = Fleet::new([owned("web", "w0"), owned("web", "w1"), owned("db", "d0"), owned("db", "d1")]);
     let strategy = json!({"maxUnavailable": 1, "maxUnavailablePerWorkload": 1});
