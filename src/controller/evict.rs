@@ -23,7 +23,7 @@ use super::sets_api;
 use crate::api::reasons::reason;
 use crate::api::v1beta1::{Eviction, EvictionCause, ExistingPods, WhenNotInPlace};
 use crate::api::{SidecarSet, SidecarSetStatus};
-use crate::core::evict::{self, MAX_KEPT, Next, Sibling, Verdict, words};
+use crate::core::evict::{self, MAX_KEPT, Next, Patience, Sibling, Verdict, words};
 use crate::core::inject::{CompiledSet, CompiledSets};
 use crate::core::naked::Found;
 use crate::core::pod::Owner;
@@ -48,6 +48,8 @@ struct Memory {
     /// UID of the set.
     set: String,
     evictions: Vec<Eviction>,
+    /// What open ones wait for, by UID of the evicted pod.
+    lacking: HashMap<String, String>,
     /// By owner UID.
     waiting: HashMap<String, Waiting>,
     /// The revision that new pods get, and since when that is known here.
@@ -144,10 +146,14 @@ fn wanted(set: &SidecarSet) -> bool {
 impl Round<'_> {
     /// Judges what is open, and forgets what was in vain for another revision.
     async fn settle(&self, memory: &mut Memory) -> Result<(), Error> {
-        let timeout = SignedDuration::from_secs(self.set.spec.update_strategy.pod_update_timeout_seconds.into());
+        let strategy = &self.set.spec.update_strategy;
+        let seconds = |seconds: i32| SignedDuration::from_secs(seconds.into());
+        let (min_ready, timeout) = (strategy.min_ready_seconds, strategy.pod_update_timeout_seconds);
+        let patience = Patience { min_ready: seconds(min_ready), timeout: seconds(timeout) };
         // Until the set is planned nobody knows what was in vain.
         let Some(Leave { revision: target, .. }) = self.leave() else { return Ok(()) };
         let mut kept = Vec::new();
+        memory.lacking.clear();
         for eviction in &memory.evictions {
             let verdict = if eviction.in_vain {
                 Verdict::InVain
@@ -155,7 +161,8 @@ impl Round<'_> {
                 let owner = evict::owner(eviction);
                 let pods = siblings(self.context, self.compiled, self.sets, &eviction.namespace, &owner).await?;
                 let replicas = replicas(self.context, &eviction.namespace, &owner).await?;
-                let verdict = evict::judge(eviction, &pods, replicas, &target, timeout, now());
+                memory.lacking.insert(eviction.pod_uid.clone(), words::lacks(eviction, &pods, replicas));
+                let verdict = evict::judge(eviction, &pods, replicas, &target, patience, now());
                 if self.context.index().has_seen(eviction, &pods) { verdict } else { Verdict::Open }
             };
             let current = match eviction.cause {
@@ -406,7 +413,7 @@ impl Round<'_> {
                 waiting = vec!["an upgrade uses up updateStrategy.maxUnavailable".to_owned()];
             }
         }
-        let parts = [words::news(cause, &memory.evictions, &waiting), words::never(exempt)];
+        let parts = [words::news(cause, &memory.evictions, &memory.lacking, &waiting), words::never(exempt)];
         parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ")
     }
 
@@ -416,7 +423,7 @@ impl Round<'_> {
         if let Some(hold) = self.leave().and_then(|leave| self.hold_upgrades(memory, &leave)) {
             waiting.extend(Some(hold.to_owned()).filter(|hold| !hold.is_empty()));
         }
-        words::news(cause, &memory.evictions, &waiting)
+        words::news(cause, &memory.evictions, &memory.lacking, &waiting)
     }
 }
 

@@ -35,6 +35,8 @@ pub struct Sibling {
     pub active: bool,
     /// Its Ready condition.
     pub ready: bool,
+    /// Since when that is so; `None` if the pod does not say.
+    pub ready_changed: Option<Timestamp>,
     /// Why it should be replaced, if it should.
     pub behind: Option<EvictionCause>,
     /// It has its place in a budget already, by an update that is not done: its eviction takes no other.
@@ -48,10 +50,10 @@ pub struct Sibling {
 impl Sibling {
     /// A pod, and why it should be replaced.
     pub fn new(pod: PodView, behind: Option<EvictionCause>) -> Self {
-        let (active, ready) = (pod.is_active(), pod.ready);
+        let (active, ready, ready_changed) = (pod.is_active(), pod.ready, pod.ready_changed);
         let watched = pod.labels.contains_key(keys::INJECTED);
         let (key, uid, created) = (pod.key, pod.uid, pod.created);
-        Self { key, uid, created, active, ready, behind, held: false, counts: ready, watched }
+        Self { key, uid, created, active, ready, ready_changed, behind, held: false, counts: ready, watched }
     }
 }
 
@@ -64,6 +66,15 @@ pub enum Next<'a> {
     Wait(EvictionCause, String),
     /// None of them needs to be replaced.
     Nothing,
+}
+
+/// How long a replacement is watched.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// `updateStrategy.minReadySeconds`: it must have been ready for so long.
+    pub min_ready: SignedDuration,
+    /// `updateStrategy.podUpdateTimeoutSeconds`: then it is waited for no more, or has failed.
+    pub timeout: SignedDuration,
 }
 
 /// What became of an eviction.
@@ -106,14 +117,14 @@ pub fn next(siblings: &[Sibling], wanted: impl Fn(EvictionCause) -> bool, replic
 }
 
 /// Judges an eviction by the owner's pods. `replicas` as in [`next`]: where it is not known the slot is held for the
-/// whole `timeout`. `revision` is the target now: a pod that was replaced to get it and does not become ready keeps its
+/// whole timeout. `revision` is the target now: a pod that was replaced to get it and does not become ready keeps its
 /// slot beyond that, as a failed update in place does.
 pub fn judge(
     eviction: &Eviction,
     siblings: &[Sibling],
     replicas: Option<usize>,
     revision: &str,
-    timeout: SignedDuration,
+    patience: Patience,
     now: Timestamp,
 ) -> Verdict {
     let age = now.duration_since(eviction.at.0);
@@ -123,11 +134,15 @@ pub fn judge(
     let gone = siblings.iter().all(|pod| pod.uid != eviction.pod_uid);
     // Pods that are not ready and are to be replaced themselves would be waited for in vain.
     let queued = siblings.iter().filter(|pod| pod.active && !pod.ready && pod.behind.is_some()).count();
-    let whole = gone && replicas.is_some_and(|replicas| ready(siblings) + queued >= replicas);
-    let upgrades = eviction.cause == EvictionCause::NotInPlace && eviction.revision == revision;
     let newer = |pod: &&Sibling| pod.active && pod.created > eviction.pod_created.0;
+    // As a Deployment counts new pods: ready for a while.
+    let is_fresh =
+        |pod: &&Sibling| pod.ready_changed.is_some_and(|since| now.duration_since(since) < patience.min_ready);
+    let fresh = siblings.iter().filter(newer).filter(|pod| pod.ready).filter(is_fresh).count();
+    let whole = gone && replicas.is_some_and(|replicas| ready(siblings) + queued >= replicas + fresh);
+    let upgrades = eviction.cause == EvictionCause::NotInPlace && eviction.revision == revision;
     let failed = upgrades && siblings.iter().filter(newer).any(|pod| pod.behind.is_none() && !pod.ready);
-    if !whole && age < timeout {
+    if !whole && age < patience.timeout {
         return Verdict::Open;
     }
     if !whole && failed {

@@ -130,6 +130,33 @@ async fn a_disruption_budget_blocks_an_upgrade_and_is_named() {
 }
 
 #[tokio::test]
+async fn a_bad_change_that_needs_new_pods_is_rolled_back_by_evictions() {
+    let world = World::shared("evict-upgrade-bad").await;
+    let strategy = || json!({"whenNotInPlace": "Evict", "failurePolicy": {"action": "Rollback"}});
+    world.apply(&with_env(&world, "old", strategy())).await;
+    world.deploy(4).await;
+    until_updated(&world, 4).await;
+    let stable = world.until_set("it is stable", |set| set.status.as_ref().unwrap().stable_revision.is_some()).await;
+    let before = uids(&world.pods().await);
+    let fewest = FewestReady::start(world.api());
+    let mut bad = with_env(&world, "bad", strategy());
+    bad["spec"]["containers"][0]["image"] = json!("agent:crash");
+    bad["spec"]["updateStrategy"]["minReadySeconds"] = json!(5);
+    world.apply(&bad).await;
+
+    let back = until_quiet(&world, "RolledBack").await;
+    let said = message(&back);
+    assert!(said.contains("stopped by 1 failed: ") && said.contains("agent: CrashLoopBackOff"), "{said}");
+    let pods = world.pods().await;
+    assert_eq!((of_mode(&pods, "old"), pods.len()), (4, 4), "{said}");
+    assert_eq!(uids(&pods).intersection(&before).count(), 3, "one pod was touched");
+    assert_eq!(fewest.end(), 3, "one pod at a time");
+    let status = back.status.unwrap();
+    assert_eq!(status.injection_revision, stable.status.unwrap().stable_revision);
+    world.end().await;
+}
+
+#[tokio::test]
 async fn pods_that_are_never_evicted_are_reported_with_their_kind() {
     let world = World::shared("evict-upgrade-exempt").await;
     world.apply(&with_env(&world, "old", evict())).await;

@@ -1,9 +1,12 @@
+use std::collections::HashMap;
+
 use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
 
-const TIMEOUT: SignedDuration = SignedDuration::from_secs(600);
+const PATIENCE: Patience =
+    Patience { min_ready: SignedDuration::from_secs(10), timeout: SignedDuration::from_secs(600) };
 
 fn at(seconds: i64) -> Timestamp {
     Timestamp::from_second(1_767_225_600 + seconds).unwrap()
@@ -17,6 +20,7 @@ fn pod(name: &str, created: i64, behind: bool) -> Sibling {
         created: at(created),
         active: true,
         ready: true,
+        ready_changed: None,
         behind: behind.then_some(EvictionCause::NoSidecars),
         held: false,
         counts: true,
@@ -68,7 +72,7 @@ fn pods_that_go_or_have_sidecars_are_not_evicted() {
 
 #[test]
 fn a_slot_is_held_until_the_owner_has_its_ready_pods_back() {
-    let judged = |pods: &[Sibling], replicas, now| judge(&evicted(), pods, replicas, "r1", TIMEOUT, at(now));
+    let judged = |pods: &[Sibling], replicas, now| judge(&evicted(), pods, replicas, "r1", PATIENCE, at(now));
     let mut new = pod("new", 101, false);
     assert_eq!(judged(&[pod("old", 0, true), pod("b", 0, false)], Some(2), 101), Verdict::Open, "it is still there");
     assert_eq!(judged(&[pod("b", 0, false)], Some(2), 101), Verdict::Open, "nothing in its place");
@@ -84,7 +88,7 @@ fn a_slot_is_held_until_the_owner_has_its_ready_pods_back() {
 
 #[test]
 fn a_pod_that_was_never_evicted_frees_its_slot_soon() {
-    let judged = |pod: Sibling, now| judge(&evicted(), &[pod], Some(1), "r1", TIMEOUT, at(now));
+    let judged = |pod: Sibling, now| judge(&evicted(), &[pod], Some(1), "r1", PATIENCE, at(now));
     assert_eq!(judged(pod("old", 0, true), 129), Verdict::Open, "the request may be under way");
     assert_eq!(judged(pod("old", 0, true), 130), Verdict::Done);
     assert_eq!(judged(Sibling { active: false, ..pod("old", 0, true) }, 130), Verdict::Open, "it is going");
@@ -92,7 +96,7 @@ fn a_pod_that_was_never_evicted_frees_its_slot_soon() {
 
 #[test]
 fn a_replacement_without_sidecars_makes_the_eviction_one_in_vain() {
-    let judged = |pods: &[Sibling], now| judge(&evicted(), pods, Some(2), "r1", TIMEOUT, at(now));
+    let judged = |pods: &[Sibling], now| judge(&evicted(), pods, Some(2), "r1", PATIENCE, at(now));
     let older = pod("older", -5, true);
     let twin = pod("twin", 0, true);
     assert_eq!(judged(&[pod("new", 101, true), older.clone()], 101), Verdict::InVain);
@@ -108,7 +112,7 @@ fn a_pod_that_is_not_ready_goes_before_a_younger_one() {
     assert_eq!(next(&pods, |_| true, Some(2)), Next::Evict(&pods[0]));
     let record = record(&pods[0], &pods, EvictionCause::NoSidecars, &owner("ReplicaSet"), "r1", at(100));
     let after = [pod("b", 2, true), pod("new", 101, false)];
-    assert_eq!(judge(&record, &after, Some(2), "r1", TIMEOUT, at(102)), Verdict::Done, "b is no replacement");
+    assert_eq!(judge(&record, &after, Some(2), "r1", PATIENCE, at(102)), Verdict::Done, "b is no replacement");
 }
 
 /// A pod whose change could not be made in place, evicted to get `r1`.
@@ -120,7 +124,7 @@ fn upgraded() -> Eviction {
 fn a_replacement_of_an_upgrade_is_in_vain_if_it_is_naked_or_must_go_too() {
     let judged = |eviction: Eviction, behind| {
         let new = Sibling { behind, ..pod("new", 101, false) };
-        judge(&eviction, &[new], Some(1), "r1", TIMEOUT, at(102))
+        judge(&eviction, &[new], Some(1), "r1", PATIENCE, at(102))
     };
     assert_eq!(judged(upgraded(), None), Verdict::Done);
     assert_eq!(judged(upgraded(), Some(EvictionCause::NotInPlace)), Verdict::InVain);
@@ -132,10 +136,10 @@ fn a_replacement_of_an_upgrade_is_in_vain_if_it_is_naked_or_must_go_too() {
 fn an_upgrade_that_does_not_get_ready_keeps_its_slot_until_the_target_changes() {
     let mut new = pod("new", 101, false);
     new.ready = false;
-    let judged = |revision| judge(&upgraded(), std::slice::from_ref(&new), Some(1), revision, TIMEOUT, at(9999));
+    let judged = |revision| judge(&upgraded(), std::slice::from_ref(&new), Some(1), revision, PATIENCE, at(9999));
     assert_eq!(judged("r1"), Verdict::Failed);
     assert_eq!(judged("r2"), Verdict::Done);
-    let nothing = judge(&upgraded(), &[], Some(1), "r1", TIMEOUT, at(9999));
+    let nothing = judge(&upgraded(), &[], Some(1), "r1", PATIENCE, at(9999));
     assert_eq!(nothing, Verdict::Done, "the owner makes none");
 }
 
@@ -143,9 +147,9 @@ fn an_upgrade_that_does_not_get_ready_keeps_its_slot_until_the_target_changes() 
 fn pods_that_are_to_be_replaced_themselves_are_not_waited_for() {
     let broken = Sibling { ready: false, ..pod("broken", 0, true) };
     let siblings = [pod("new", 101, false), broken];
-    assert_eq!(judge(&upgraded(), &siblings, Some(2), "r1", TIMEOUT, at(110)), Verdict::Done);
+    assert_eq!(judge(&upgraded(), &siblings, Some(2), "r1", PATIENCE, at(110)), Verdict::Done);
     let late = Sibling { ready: false, ..pod("late", 0, false) };
-    assert_eq!(judge(&upgraded(), &[pod("new", 101, false), late], Some(2), "r1", TIMEOUT, at(110)), Verdict::Open);
+    assert_eq!(judge(&upgraded(), &[pod("new", 101, false), late], Some(2), "r1", PATIENCE, at(110)), Verdict::Open);
 }
 
 #[test]
@@ -182,7 +186,9 @@ fn a_record_survives_the_api() {
 #[test]
 fn the_news_say_what_moves_what_waits_and_what_was_in_vain() {
     let in_vain = Eviction { in_vain: true, ..evicted() };
-    let news = |evictions: &[Eviction], waiting: &[String]| words::news(EvictionCause::NoSidecars, evictions, waiting);
+    let news = |evictions: &[Eviction], waiting: &[String]| {
+        words::news(EvictionCause::NoSidecars, evictions, &HashMap::new(), waiting)
+    };
     assert_eq!(news(&[], &[]), "");
     assert_eq!(news(&[evicted()], &[]), "replacing default/old");
     assert_eq!(
@@ -191,8 +197,37 @@ fn the_news_say_what_moves_what_waits_and_what_was_in_vain() {
          left alone until the set changes: ReplicaSet default/web"
     );
     assert_eq!(news(&vec![evicted(); 5], &[]), "replacing default/old, default/old, default/old and 2 more");
-    assert_eq!(words::news(EvictionCause::NotInPlace, &[evicted()], &[]), "", "those are for another cause");
+    let other = words::news(EvictionCause::NotInPlace, &[evicted()], &HashMap::new(), &[]);
+    assert_eq!(other, "", "those are for another cause");
     assert_eq!(words::never(["pods of Jobs"]), "never evicted: pods of Jobs; restart them when it suits");
+}
+
+#[test]
+fn a_replacement_holds_the_slot_until_it_was_ready_for_a_while() {
+    let ready_at = |second| Sibling { ready_changed: Some(at(second)), ..pod("new", 101, false) };
+    let old = Sibling { ready_changed: Some(at(104)), ..pod("other", 0, false) };
+    let judged = |pods: &[Sibling], now| judge(&evicted(), pods, Some(2), "r1", PATIENCE, at(now));
+    assert_eq!(judged(&[old.clone(), ready_at(105)], 114), Verdict::Open);
+    assert_eq!(judged(&[old.clone(), ready_at(105)], 115), Verdict::Done);
+    assert_eq!(judged(&[old, ready_at(90)], 105), Verdict::Done, "older pods need not prove themselves");
+}
+
+#[test]
+fn an_open_eviction_says_what_its_owner_lacks() {
+    let mut new = pod("new", 101, false);
+    let other = pod("other", 0, false);
+    let text = |pods: &[Sibling]| words::lacks(&evicted(), pods, Some(2));
+    assert_eq!(text(&[pod("old", 0, true), other.clone()]), "it is terminating");
+    assert_eq!(text(std::slice::from_ref(&other)), "1 of 2 pods are ready");
+    assert_eq!(text(&[other.clone(), new.clone()]), "its replacement default/new became ready");
+    new.ready = false;
+    let lacks = text(&[other, new]);
+    assert_eq!(lacks, "its replacement default/new is not ready");
+    let lacking = HashMap::from([(evicted().pod_uid, lacks)]);
+    assert_eq!(
+        words::news(EvictionCause::NoSidecars, &[evicted()], &lacking, &[]),
+        "replacing default/old (its replacement default/new is not ready)"
+    );
 }
 
 proptest! {
@@ -217,7 +252,7 @@ proptest! {
         for round in 0..10 {
             let now = 100 + 10 * round;
             for eviction in &mut evictions {
-                let verdict = judge(eviction, &pods, replicas, "r1", TIMEOUT, at(now));
+                let verdict = judge(eviction, &pods, replicas, "r1", PATIENCE, at(now));
                 eviction.in_vain |= verdict == Verdict::InVain;
                 prop_assert_ne!(verdict, Verdict::Done);
             }

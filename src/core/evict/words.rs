@@ -1,14 +1,41 @@
 //! Where evictions stand, in words, for the status.
 
+use std::collections::HashMap;
+
+use super::{Sibling, ready};
 use crate::api::v1beta1::{Eviction, EvictionCause};
 use crate::core::naked::NAMED;
 
-/// What evictions for one `cause` do and wait for; empty if there is nothing to say. `waiting` are owners and why they
-/// wait.
-pub fn news<'a>(cause: EvictionCause, evictions: impl IntoIterator<Item = &'a Eviction>, waiting: &[String]) -> String {
-    let of_cause = evictions.into_iter().filter(|eviction| eviction.cause == cause);
+/// What an open eviction waits for, for example `its replacement default/web-2 is not ready`.
+pub fn lacks(eviction: &Eviction, siblings: &[Sibling], replicas: Option<usize>) -> String {
+    if siblings.iter().any(|pod| pod.uid == eviction.pod_uid) {
+        return "it is terminating".to_owned();
+    }
+    let newer = siblings.iter().filter(|pod| pod.active && pod.created > eviction.pod_created.0);
+    let ready = ready(siblings);
+    match (newer.min_by_key(|pod| pod.ready), replicas) {
+        (Some(pod), _) if !pod.ready => format!("its replacement {} is not ready", pod.key),
+        (_, Some(replicas)) if ready < replicas => format!("{ready} of {replicas} pods are ready"),
+        (None, _) => "there is no replacement yet".to_owned(),
+        (Some(pod), _) => format!("its replacement {} became ready", pod.key),
+    }
+}
+
+/// What evictions for one `cause` do and wait for; empty if there is nothing to say. `lacking`: see [`lacks`], by UID of
+/// the evicted pod. `waiting` are owners and why they wait.
+pub fn news(
+    cause: EvictionCause,
+    evictions: &[Eviction],
+    lacking: &HashMap<String, String>,
+    waiting: &[String],
+) -> String {
+    let of_cause = evictions.iter().filter(|eviction| eviction.cause == cause);
     let (in_vain, open): (Vec<&Eviction>, Vec<&Eviction>) = of_cause.partition(|eviction| eviction.in_vain);
-    let pod = |eviction: &&Eviction| format!("{}/{}", eviction.namespace, eviction.pod);
+    let pod = |eviction: &&Eviction| {
+        let lacks = lacking.get(&eviction.pod_uid).filter(|text| !text.is_empty());
+        let lacks = lacks.map(|text| format!(" ({text})")).unwrap_or_default();
+        format!("{}/{}{lacks}", eviction.namespace, eviction.pod)
+    };
     let owner =
         |eviction: &&Eviction| format!("{} {}/{}", eviction.owner_kind, eviction.namespace, eviction.owner_name);
     let mut parts = Vec::new();

@@ -119,10 +119,12 @@ pub(super) struct Held {
     pub(super) gone: usize,
     /// Pods of owners whose replacement was no better.
     pub(super) left_alone: usize,
-    /// Those of `slots` whose replacement for the target does not become ready.
+    /// Those of `slots` whose replacement for the target is broken, or does not become ready.
     pub(super) failed_slots: usize,
     /// The same of `capped`.
     pub(super) failed_capped: usize,
+    /// Of both, those whose replacement is not among the failed pods.
+    pub(super) failed: usize,
 }
 
 impl Held {
@@ -135,12 +137,17 @@ impl Held {
     /// budgets alone.
     pub(super) fn added_to(&self, counts: Counts) -> Counts {
         Counts {
-            failed: counts.failed + self.failed_slots + self.failed_capped,
+            failed: counts.failed + self.failed,
             failed_slots: counts.failed_slots + self.failed_slots,
             failed_capped: counts.failed_capped + self.failed_capped,
             ..counts
         }
     }
+}
+
+/// The replacement is among the failed pods: it counts there, and the eviction's slot with it.
+fn is_broken(broken: &BTreeMap<&str, Timestamp>, eviction: &Eviction) -> bool {
+    broken.get(eviction.owner_uid.as_str()).is_some_and(|created| *created > eviction.pod_created.0)
 }
 
 /// How many more pods of a set may be evicted now.
@@ -182,6 +189,7 @@ impl Index {
         let all = || reserved.iter().chain(remembered.evictions.iter().filter(known));
         let revision = &index.rollout.revision;
         let mut held = Held::default();
+        let broken = if all().next().is_some() { self.broken(set) } else { BTreeMap::new() };
         let is_retried = index.rollout.retry_ends().is_some_and(|end| now < end);
         for eviction in all().filter(|eviction| !eviction.in_vain) {
             let place = if eviction.unready { &mut held.capped } else { &mut held.slots };
@@ -189,9 +197,11 @@ impl Index {
             if eviction.cause == EvictionCause::NotInPlace && eviction.revision == *revision {
                 let there = if self.has(eviction) { &mut held.leaving } else { &mut held.gone };
                 *there += 1;
-                if eviction.failed && !is_retried {
+                let broken = is_broken(&broken, eviction);
+                if (eviction.failed || broken) && !is_retried {
                     let failed = if eviction.unready { &mut held.failed_capped } else { &mut held.failed_slots };
                     *failed += 1;
+                    held.failed += usize::from(!broken);
                 }
             }
         }
@@ -200,16 +210,33 @@ impl Index {
         held
     }
 
+    /// By UID of their owner: when the youngest failed pod was made.
+    fn broken(&self, set: &str) -> BTreeMap<&str, Timestamp> {
+        let mut broken = BTreeMap::new();
+        for (pod, _) in self.failed(set) {
+            if let Some(owner) = &pod.owner {
+                let youngest = broken.entry(owner.uid.as_str()).or_insert(pod.created);
+                *youngest = pod.created.max(*youngest);
+            }
+        }
+        broken
+    }
+
     fn has(&self, eviction: &Eviction) -> bool {
         let key = PodKey { namespace: eviction.namespace.clone(), name: eviction.pod.clone() };
         self.get(&key).is_some_and(|pod| pod.uid == eviction.pod_uid && pod.is_active())
     }
 
-    /// Pods whose replacement has failed, for messages: `default/web-1 (its replacement is not ready)`.
-    pub(super) fn failed_evictions<'a>(&'a self, set: &str) -> impl Iterator<Item = String> + use<'a> {
+    /// Pods whose replacement does not become ready, for messages: `default/web-1 (its replacement is not ready)`. Not
+    /// those whose replacement is named itself.
+    pub(super) fn failed_evictions(&self, set: &str) -> Vec<String> {
+        let broken = self.broken(set);
         let reserved = self.desk(set).map(|desk| desk.reserved.as_slice()).unwrap_or_default();
         let failed = reserved.iter().filter(|eviction| eviction.failed && !eviction.in_vain);
-        failed.map(|eviction| format!("{}/{} (its replacement is not ready)", eviction.namespace, eviction.pod))
+        let unnamed = failed.filter(|eviction| !is_broken(&broken, eviction));
+        unnamed
+            .map(|eviction| format!("{}/{} (its replacement is not ready)", eviction.namespace, eviction.pod))
+            .collect()
     }
 
     /// The evictions of a set as they are recorded.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::Fleet;
 use crate::api::v1beta1::{Eviction, EvictionCause};
-use crate::core::evict::{self, Next, Sibling, Verdict as Judged};
+use crate::core::evict::{self, Next, Patience, Sibling, Verdict as Judged};
 use crate::core::new_pods::injection_revision;
 use crate::core::pod::{Owner, PodKey};
 use crate::core::revision::Change;
@@ -18,6 +18,9 @@ use crate::core::upgrade::{Index, Plan, Remembered, Rollout};
 
 mod properties;
 
+const PATIENCE: Patience =
+    Patience { min_ready: SignedDuration::from_secs(5), timeout: SignedDuration::from_secs(600) };
+
 fn owner(name: &str) -> Owner {
     let (api_version, kind) = ("apps/v1".to_owned(), "ReplicaSet".to_owned());
     Owner { api_version, kind, name: name.to_owned(), uid: format!("uid-{name}") }
@@ -27,8 +30,9 @@ fn owner(name: &str) -> Owner {
 pub(super) fn open() -> Eviction {
     let key = PodKey { namespace: "default".into(), name: "gone".into() };
     let (uid, created, behind) = ("uid-gone".to_owned(), at(-1000), Some(EvictionCause::NoSidecars));
+    let (held, counts, ready_changed) = (false, true, None);
     let pod =
-        Sibling { key, uid, created, active: true, ready: true, behind, held: false, counts: true, watched: true };
+        Sibling { key, uid, created, active: true, ready: true, ready_changed, behind, held, counts, watched: true };
     evict::record(&pod, &[], EvictionCause::NoSidecars, &owner("other"), "r", at(0))
 }
 
@@ -102,7 +106,7 @@ fn a_replacement_that_does_not_become_ready_counts_as_failed() {
     fleet.now = 601;
     fleet.observe();
     let pods = siblings(&fleet, &owner("web"));
-    let judged = evict::judge(&evicted, &pods, Some(2), &hash("v2"), SignedDuration::from_secs(600), at(fleet.now));
+    let judged = evict::judge(&evicted, &pods, Some(2), &hash("v2"), PATIENCE, at(fleet.now));
     assert_eq!(judged, Judged::Failed);
     let failed = Eviction { failed: true, ..evicted };
     fleet.index.set_evictions(SET, std::slice::from_ref(&failed));
@@ -112,6 +116,32 @@ fn a_replacement_that_does_not_become_ready_counts_as_failed() {
         (summary.counts.failed, summary.failed),
         (1, vec!["default/a (its replacement is not ready)".to_owned()])
     );
+}
+
+/// It is counted once, and its eviction's slot with it, without a wait for the timeout.
+#[test]
+fn a_replacement_that_is_born_broken_stops_the_rollout_at_once() {
+    let mut fleet = Fleet::new((0..30).map(|i| owned(&format!("a{i}"), "ReplicaSet", &format!("web-{i}"))));
+    plan(&mut fleet, &json!({}), &[]);
+    let pods = siblings(&fleet, &owner("web-0"));
+    let evicted = evict::record(&pods[0], &pods, EvictionCause::NotInPlace, &owner("web-0"), &hash("v2"), at(0));
+    let new = owned("new", "ReplicaSet", "web-0").with(|pod| {
+        pod["metadata"]["labels"]["revision.sidecarset.dev/logs"] = json!(hash("v2"));
+        pod["metadata"]["creationTimestamp"] = json!(at(1).to_string());
+        pod["spec"]["containers"][0]["image"] = json!("v2");
+        pod["status"]["conditions"][0]["status"] = json!("False");
+        pod["status"]["containerStatuses"][0]["state"] = json!({"waiting": {"reason": "CrashLoopBackOff"}});
+        pod["status"]["containerStatuses"][0]["ready"] = json!(false);
+    });
+    fleet.pods.insert(new.view().key, new);
+    fleet.delete(&["a0".to_owned()]);
+    fleet.now = 2;
+    fleet.observe();
+    let summary = plan(&mut fleet, &json!({}), std::slice::from_ref(&evicted)).summary;
+    assert_eq!((summary.counts.failed, summary.exceeded), (1, true));
+    assert_eq!(summary.failed, ["default/new (agent: CrashLoopBackOff)"]);
+    let later = plan(&mut fleet, &json!({}), &[Eviction { failed: true, ..evicted }]).summary;
+    assert_eq!((later.counts.failed, later.failed.len()), (1, 1));
 }
 
 #[test]
@@ -152,6 +182,20 @@ fn nothing_is_evicted_while_the_rollout_stands() {
     fleet.index.configure(stopped, at(0));
     fleet.index.plan(SET, &Remembered::default(), at(0), 9);
     assert_eq!(upgrades(&fleet), 0, "aborted");
+}
+
+#[test]
+fn on_the_way_back_pods_are_evicted_whatever_partition_says_and_new_ones_get_the_stable_revision() {
+    let strategy = json!({"partition": "100%"});
+    let back = || Rollout { stable: Some(hash("v2")), ..env_change(&strategy) }.going_back();
+    let mut fleet = Fleet::new([owned("a", "ReplicaSet", "web"), owned("b", "ReplicaSet", "other")]);
+    fleet.index.configure(back(), at(0));
+    let summary = fleet.index.plan(SET, &Remembered::default(), at(0), 9).summary;
+    assert_eq!((summary.evictable, upgrades(&fleet)), (2, 2));
+    let course = crate::core::upgrade::Course { rollout: back(), ..testing::course("v1", json!({})) };
+    let set = testing::set("v1", strategy);
+    let given = injection_revision(&set, &course, &summary, Some(&hash("v2")), Some(&hash("v1")), None);
+    assert_eq!(given, hash("v2"));
 }
 
 #[test]

@@ -165,7 +165,7 @@ impl Sim {
             let owner = evict::owner(eviction);
             let pods = siblings(&self.fleet, &owner);
             let whole = Some(self.replicas[&owner.name]);
-            let judged = evict::judge(eviction, &pods, whole, &target, SignedDuration::from_secs(600), now);
+            let judged = evict::judge(eviction, &pods, whole, &target, PATIENCE, now);
             let judged = if self.fleet.index.has_seen(eviction, &pods) { judged } else { Judged::Open };
             match judged {
                 _ if eviction.in_vain => kept.push(eviction.clone()),
