@@ -3,7 +3,7 @@
 //!
 //! The record of an eviction is in the status before the request is sent. This task is the only writer of these records.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ struct Memory {
     set: String,
     evictions: Vec<Eviction>,
     /// What open ones wait for, by UID of the evicted pod.
-    lacking: HashMap<String, String>,
+    lacking: BTreeMap<String, String>,
     /// By owner UID.
     waiting: HashMap<String, Waiting>,
     /// The revision that new pods get, and since when that is known here.

@@ -231,6 +231,8 @@ pub struct Mark {
     pub revision: String,
     /// Annotation `update.sidecarset.dev/<set>`.
     pub update: Option<Update>,
+    /// `shape` of the last update, or else of the injection; empty for pods of a release that did not write it.
+    pub shape: String,
     /// Annotation `injection.sidecarset.dev/<set>` of a canary set.
     pub canary: Option<Box<inject::Mark>>,
 }
@@ -256,6 +258,9 @@ pub struct Update {
     /// was not ready.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub others: BTreeMap<String, Option<Timestamp>>,
+    /// [`Template::shape`](super::revision::Template::shape) of the revision.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub shape: String,
     /// The containers whose resources are changed by a request of its own after this one, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub resizes: BTreeMap<String, Resize>,
@@ -339,10 +344,12 @@ fn marks(labels: &BTreeMap<String, String>, annotations: &BTreeMap<String, Strin
     let revisions = labels.iter().filter_map(|(key, value)| Some((key.strip_prefix(keys::REVISION_PREFIX)?, value)));
     revisions
         .map(|(set, revision)| {
-            let update =
+            let update: Option<Update> =
                 annotations.get(&keys::update_annotation(set)).and_then(|text| serde_json::from_str(text).ok());
-            let canary = annotations.get(&keys::injection_annotation(set)).and_then(|text| canary(text));
-            (set.to_owned(), Mark { revision: revision.clone(), update, canary })
+            let injection = annotations.get(&keys::injection_annotation(set)).map(String::as_str).unwrap_or_default();
+            let updated = update.as_ref().map(|update| update.shape.as_str()).filter(|shape| !shape.is_empty());
+            let shape = updated.unwrap_or_else(|| shape(injection)).to_owned();
+            (set.to_owned(), Mark { revision: revision.clone(), update, shape, canary: canary(injection) })
         })
         .collect()
 }
@@ -350,6 +357,12 @@ fn marks(labels: &BTreeMap<String, String>, annotations: &BTreeMap<String, Strin
 fn versions(annotations: &BTreeMap<String, String>) -> BTreeMap<String, u64> {
     let versions = annotations.iter().filter_map(|(key, value)| Some((key.strip_prefix(keys::VERSION_PREFIX)?, value)));
     versions.filter_map(|(container, version)| Some((container.to_owned(), version.parse().ok()?))).collect()
+}
+
+/// Out of a mark that is not worth decoding.
+fn shape(text: &str) -> &str {
+    let behind = text.split_once(r#""shape":""#).map(|(_, behind)| behind);
+    behind.and_then(|behind| behind.split_once('"')).map_or("", |(shape, _)| shape)
 }
 
 /// Most marks are of no canary, and are not worth decoding.

@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use serde_json::json;
@@ -187,7 +187,7 @@ fn a_record_survives_the_api() {
 fn the_news_say_what_moves_what_waits_and_what_was_in_vain() {
     let in_vain = Eviction { in_vain: true, ..evicted() };
     let news = |evictions: &[Eviction], waiting: &[String]| {
-        words::news(EvictionCause::NoSidecars, evictions, &HashMap::new(), waiting)
+        words::news(EvictionCause::NoSidecars, evictions, &BTreeMap::new(), waiting)
     };
     assert_eq!(news(&[], &[]), "");
     assert_eq!(news(&[evicted()], &[]), "replacing default/old");
@@ -197,7 +197,7 @@ fn the_news_say_what_moves_what_waits_and_what_was_in_vain() {
          left alone until the set changes: ReplicaSet default/web"
     );
     assert_eq!(news(&vec![evicted(); 5], &[]), "replacing default/old, default/old, default/old and 2 more");
-    let other = words::news(EvictionCause::NotInPlace, &[evicted()], &HashMap::new(), &[]);
+    let other = words::news(EvictionCause::NotInPlace, &[evicted()], &BTreeMap::new(), &[]);
     assert_eq!(other, "", "those are for another cause");
     assert_eq!(words::never(["pods of Jobs"]), "never evicted: pods of Jobs; restart them when it suits");
 }
@@ -223,7 +223,7 @@ fn an_open_eviction_says_what_its_owner_lacks() {
     new.ready = false;
     let lacks = text(&[other, new]);
     assert_eq!(lacks, "its replacement default/new is not ready");
-    let lacking = HashMap::from([(evicted().pod_uid, lacks)]);
+    let lacking = BTreeMap::from([(evicted().pod_uid, lacks)]);
     assert_eq!(
         words::news(EvictionCause::NoSidecars, &[evicted()], &lacking, &[]),
         "replacing default/old (its replacement default/new is not ready)"

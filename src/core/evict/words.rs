@@ -1,6 +1,6 @@
 //! Where evictions stand, in words, for the status.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use super::{Sibling, ready};
 use crate::api::v1beta1::{Eviction, EvictionCause};
@@ -26,7 +26,7 @@ pub fn lacks(eviction: &Eviction, siblings: &[Sibling], replicas: Option<usize>)
 pub fn news(
     cause: EvictionCause,
     evictions: &[Eviction],
-    lacking: &HashMap<String, String>,
+    lacking: &BTreeMap<String, String>,
     waiting: &[String],
 ) -> String {
     let of_cause = evictions.iter().filter(|eviction| eviction.cause == cause);

@@ -41,6 +41,7 @@ pub(super) struct Prepared {
 #[derive(Clone, Debug)]
 pub(super) struct CompiledTemplate {
     pub(super) revision: String,
+    pub(super) shape: String,
     pub(super) containers: Vec<Prepared>,
     pub(super) volumes: Vec<Value>,
     pub(super) pull_secrets: Vec<Value>,
@@ -274,6 +275,7 @@ impl CompiledTemplate {
         let hot = containers.iter().filter(|c| c.entry != c.name).rev().map(|c| (c.entry.clone(), c.name.clone()));
         Self {
             revision: revision.to_owned(),
+            shape: template.shape(),
             volumes: template.entries("volumes").filter(is_mounted).cloned().collect(),
             pull_secrets: template.entries("imagePullSecrets").cloned().collect(),
             metadata: template

@@ -380,6 +380,7 @@ impl<'a> Placement<'a> {
         mark.init_containers = of(List::Init).collect();
         mark.hot.clone_from(&template.hot);
         mark.base.clone_from(&set.base);
+        mark.shape.clone_from(&template.shape);
         let twins: BTreeSet<&str> =
             template.containers.iter().filter(|c| c.name != c.entry).map(|c| c.name.as_str()).collect();
         for twin in twins {

@@ -323,6 +323,8 @@ pub(super) fn to_restart<'a>(
 fn cannot_patch(pod: &PodView, mark: &Mark, rollout: &Rollout, around: &Surroundings<'_>) -> Option<Obstacle> {
     use ObstacleKind::{Passing, Pod, Template};
     match rollout.changes.get(&mark.revision) {
+        // Deleted and created again, with other images.
+        None if has_shape(mark, rollout) => {}
         None => {
             let text = "RevisionUnknown: the pod's revision is not in the set's history";
             return Some(Obstacle::new(Template, text));
@@ -355,6 +357,12 @@ fn cannot_patch(pod: &PodView, mark: &Mark, rollout: &Rollout, around: &Surround
         },
         Ok(_) => None,
     })
+}
+
+/// Nothing but images differs from the target, although nobody knows the pod's revision. A pod that was to be resized may
+/// not have been.
+fn has_shape(mark: &Mark, rollout: &Rollout) -> bool {
+    mark.shape == rollout.shape && mark.update.as_ref().is_none_or(|update| update.resizes.is_empty())
 }
 
 fn rank(pod: &PodView) -> Rank {

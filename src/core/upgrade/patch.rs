@@ -56,11 +56,12 @@ pub fn pod_patch(pod: &PodView, rollout: &Rollout, now: Timestamp) -> Option<Pod
         operations.extend(test_running(container));
         operations.push(json!({"op": "replace", "path": path, "value": image}));
     }
-    let revision = if hot.before_upgrade { &mark.revision } else { &rollout.revision };
     // What completes the revision that the pod has goes alone.
     let resizes = if hot.before_upgrade { BTreeMap::new() } else { resize::record(pod, mark, rollout) };
-    let update = Update { revision: revision.clone(), ..record(pod, mark, &changed, resizes, rollout, now) };
-    let update = serde_json::to_string(&update).ok()?;
+    let mut update = record(pod, mark, &changed, resizes, rollout, now);
+    if hot.before_upgrade {
+        (update.revision, update.shape) = (mark.revision.clone(), mark.shape.clone());
+    }
     if !pod.has_annotations {
         // Adding the map replaces one that came since, and with it the record of another set.
         operations.push(test("/metadata/resourceVersion", &pod.resource_version.to_string()));
@@ -68,8 +69,8 @@ pub fn pod_patch(pod: &PodView, rollout: &Rollout, now: Timestamp) -> Option<Pod
     }
     operations.extend(hot.moves.iter().flat_map(|next| next.operations(pod)));
     let annotation = pointer(&["metadata", "annotations", &keys::update_annotation(&rollout.set)]);
-    operations.push(json!({"op": "add", "path": annotation, "value": update}));
-    operations.push(json!({"op": "replace", "path": label, "value": revision}));
+    operations.push(json!({"op": "add", "path": annotation, "value": serde_json::to_string(&update).ok()?}));
+    operations.push(json!({"op": "replace", "path": label, "value": update.revision}));
     let patch = serde_json::from_value(Value::Array(operations)).ok()?;
     let beside = rollout.beside.get(&mark.revision).filter(|_| !hot.before_upgrade);
     let metadata = beside.and_then(|beside| beside.metadata.clone());
@@ -121,6 +122,7 @@ fn record(
         was_ready,
         containers,
         others: if was_ready { others(pod, rollout) } else { BTreeMap::new() },
+        shape: rollout.shape.clone(),
         resizes,
     }
 }

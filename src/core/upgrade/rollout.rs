@@ -31,6 +31,8 @@ pub struct Rollout {
     pub sidecars: Vec<Sidecar>,
     /// What it takes to come from another known revision to this one, by hash.
     pub changes: BTreeMap<String, Change>,
+    /// [`Template::shape`] of the target.
+    pub shape: String,
     /// What changes besides images on the way from another known revision, by hash; no entry if nothing does.
     pub beside: BTreeMap<String, Beside>,
     /// cpu and memory that the target gives to its containers, by name in a pod.
@@ -137,6 +139,7 @@ impl Rollout {
             namespace_selector: parse(&spec.namespace_selector)?,
             revision: revision.to_owned(),
             sidecars: template.sidecars().collect(),
+            shape: template.shape(),
             changes: changes.chain([(revision.to_owned(), Change::InPlace)]).collect(),
             beside: beside.flatten().collect(),
             resources: resize::wanted(template),

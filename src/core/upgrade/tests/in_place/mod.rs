@@ -347,8 +347,11 @@ proptest! {
             prop_assert_eq!(steps, Vec::<bool>::new());
             return Ok(());
         }
-        let anew = way.anew();
+        let mut anew = way.anew();
         let mut metadata = way.pod.0["metadata"].clone();
+        for metadata in [&mut metadata, &mut anew["metadata"]] {
+            testing::remove_shape(metadata, SET);
+        }
         metadata["annotations"].as_object_mut().unwrap().remove("update.sidecarset.dev/logs");
         for field in ["labels", "annotations"] {
             prop_assert_eq!(&metadata[field], &anew["metadata"][field]);
