@@ -5,12 +5,13 @@ use std::collections::BTreeSet;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
+use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 
 use crate::common::eventually;
 use crate::common::raw::{documents, kubectl, repository};
 use crate::common::shared;
-use crate::common::world::{World, is_ready, names};
+use crate::common::world::{World, container_image, is_ready, names, reason};
 
 /// Applies a sample into a namespace of its own and returns its injected, ready pods.
 async fn injected(world: &World, file: &str, containers: &[&str], init_containers: &[&str]) -> Vec<Pod> {
@@ -112,6 +113,15 @@ async fn istio_proxy() {
     assert!(volumes(&pods[0]).is_superset(&["istio-envoy", "istio-certs"].into()));
     let init = serde_json::to_value(&pods[0].spec.as_ref().unwrap().init_containers).unwrap();
     assert_eq!(init[0]["securityContext"]["capabilities"]["add"], json!(["NET_ADMIN", "NET_RAW"]));
+    let proxy = container_image(&pods[0], "istio-proxy");
+    let newer = json!([{"op": "replace", "path": "/spec/containers/0/image", "value": format!("{proxy}-next")},
+        {"op": "replace", "path": "/spec/updateStrategy/minReadySeconds", "value": 0}]);
+    let newer: json_patch::Patch = serde_json::from_value(newer).unwrap();
+    world.sets().patch("istio-proxy", &PatchParams::default(), &Patch::Json::<()>(newer)).await.unwrap();
+    let set = world
+        .until_named("istio-proxy", "one pod has the new proxy", |set| reason(set, "Ready") == "WaitingForApproval")
+        .await;
+    assert_eq!(set.status.unwrap().updated_pods, 1);
     end(world, "istio-proxy").await;
 }
 

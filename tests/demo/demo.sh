@@ -93,7 +93,8 @@ apply_image() {
     say "kubectl apply: image $1"
     the_set "$1" | kubectl apply -f - | sed 's/^/     /'
 }
-pause() { shown kubectl patch sidecarset "$SET" --type merge --patch "{\"spec\":{\"updateStrategy\":{\"paused\":$1}}}"; }
+# strategy JSON: merged into the update strategy.
+strategy() { shown kubectl patch sidecarset "$SET" --type merge --patch "{\"spec\":{\"updateStrategy\":$1}}"; }
 
 field() { kubectl get sidecarset "$SET" --output "jsonpath={$1}"; }
 message() { field .status.message 2>/dev/null || true; }
@@ -115,6 +116,8 @@ rolled_out() {
     observed && [[ $(field .status.updatedPods)/$(field .status.updatedReadyPods) == "$PODS/$PODS" ]] &&
         [[ $(condition Ready) == True && $(with_image "$1") == "$PODS" ]]
 }
+waits_for_approval() { observed && [[ $(reason Ready) == WaitingForApproval ]]; }
+rolled_back() { is Stalled True && [[ $(reason Stalled) == RolledBack ]]; }
 stopped_by_budget() { is Stalled True && [[ $(reason Stalled) == FailureBudgetExceeded ]]; }
 
 # watch_until SECONDS IMAGE COMMAND...: prints a line whenever the numbers change, until the command succeeds.
@@ -176,19 +179,24 @@ shown kubectl get sidecarset
 identities >"$WORK/before"
 agents >"$WORK/agents-before"
 
-title "3. A new image, in place, at most $BUDGET pods at a time"
+title "3. A new image, in place: one pod first, until somebody approves"
+strategy '{"steps":[{"replicas":1,"pause":{}}]}'
 apply_image "$NEW_IMAGE"
+watch_until 60 "$NEW_IMAGE" waits_for_approval
+[[ $(with_image "$NEW_IMAGE") == 1 ]] || fail "$(with_image "$NEW_IMAGE") pods were updated before the approval, expected 1"
+shown kubectl annotate sidecarset "$SET" "sidecarset.dev/approve=$(field .status.updateRevision)/1"
+say "approved: at most $BUDGET pods at a time"
 watch_until 120 "$NEW_IMAGE" at_least "$NEW_IMAGE" $((PODS * 2 / 5))
 
 title "4. Pause halfway: nothing moves"
-pause true
+strategy '{"paused":true}'
 wait_for 30 "the set says that it is paused" is Paused True
 nothing_moves 6 "$NEW_IMAGE"
 ! at_least "$NEW_IMAGE" "$PODS" || fail "the rollout was finished before the pause"
 shown kubectl get sidecarset "$SET" --output wide
 
 title "5. Resume, and finish"
-pause false
+strategy '{"paused":false,"steps":null}'
 watch_until 180 "$NEW_IMAGE" rolled_out "$NEW_IMAGE"
 shown kubectl wait --for=condition=Ready --timeout=30s "sidecarset/$SET"
 
@@ -201,10 +209,14 @@ touched=$(with_image "$BAD_IMAGE")
 say "$touched of $PODS pods got the bad image, the budget is $BUDGET"
 shown kubectl get sidecarset "$SET" --output wide
 
-title "7. Apply the good image again: the broken pods come back"
-apply_image "$NEW_IMAGE"
-watch_until 120 "$NEW_IMAGE" rolled_out "$NEW_IMAGE"
+title "7. With action: Rollback they go back to the last good revision by themselves"
+strategy '{"failurePolicy":{"action":"Rollback"}}'
+watch_until 120 "$NEW_IMAGE" rolled_back
 wait_for 30 "all pods are ready" all_ready
+[[ $(with_image "$NEW_IMAGE") == "$PODS" ]] || fail "$(with_image "$NEW_IMAGE") of $PODS pods are back"
+nothing_moves 5 "$NEW_IMAGE"
+apply_image "$NEW_IMAGE"
+wait_for 30 "the set is Ready" rolled_out "$NEW_IMAGE"
 
 title "8. The pods and their nginx containers are the ones of the beginning"
 identities >"$WORK/after"
