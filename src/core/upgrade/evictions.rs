@@ -230,10 +230,10 @@ impl Index {
     /// Pods whose replacement does not become ready, for messages: `default/web-1 (its replacement is not ready)`. Not
     /// those whose replacement is named itself.
     pub(super) fn failed_evictions(&self, set: &str) -> Vec<String> {
-        let broken = self.broken(set);
         let reserved = self.desk(set).map(|desk| desk.reserved.as_slice()).unwrap_or_default();
-        let failed = reserved.iter().filter(|eviction| eviction.failed && !eviction.in_vain);
-        let unnamed = failed.filter(|eviction| !is_broken(&broken, eviction));
+        let failed: Vec<&Eviction> = reserved.iter().filter(|eviction| eviction.failed && !eviction.in_vain).collect();
+        let broken = if failed.is_empty() { BTreeMap::new() } else { self.broken(set) };
+        let unnamed = failed.into_iter().filter(|eviction| !is_broken(&broken, eviction));
         unnamed
             .map(|eviction| format!("{}/{} (its replacement is not ready)", eviction.namespace, eviction.pod))
             .collect()
