@@ -103,6 +103,8 @@ pub struct Plan {
     pub set: SidecarSet,
     /// The set as it is now.
     pub existing: Option<SidecarSet>,
+    /// What applying keeps of the set as it is, see [`super::Applied::kept`].
+    pub kept: Vec<String>,
     /// Hash of the revision that pods would reach.
     pub revision: String,
     /// Every pod that the set concerns, by action, reason and name.
@@ -195,6 +197,7 @@ impl Planner {
         Plan {
             set: self.set.clone(),
             existing: self.world.existing.clone(),
+            kept: Vec::new(),
             revision: self.course.rollout.revision.clone(),
             rows,
             first: first.patches.into_iter().map(|patch| patch.key).collect(),

@@ -53,7 +53,11 @@ fn headline(plan: &Plan) -> String {
         Some(_) if plan.differs() => "changed",
         Some(_) => "not changed",
     };
-    format!("SidecarSet {}: {what}, revision {}\n", plan.set.name_any(), plan.revision)
+    let mut text = format!("SidecarSet {}: {what}, revision {}\n", plan.set.name_any(), plan.revision);
+    if !plan.kept.is_empty() {
+        let _ = writeln!(text, "kept from the live object: {}", plan.kept.join(", "));
+    }
+    text
 }
 
 fn by_reason(rows: &[Row]) -> Vec<[String; 3]> {
