@@ -17,15 +17,15 @@ async fn applied(set: &Value) -> SidecarSet {
 
 #[tokio::test]
 async fn a_plan_merges_as_kubectl_apply_does() {
-    let world = World::shared("plan-apply").await;
+    let world = World::shared("merge-sets").await;
     let mut last = world.set("agent:v1", json!({"maxUnavailable": 2, "minReadySeconds": 3}));
     last["metadata"]["labels"] = json!({"team": "logs"});
     kubectl(shared(), &["apply", "-f", "-"], &last.to_string()).await.ok();
     let patch = json!({"metadata": {"labels": {"by": "hand"}, "annotations": {"by": "hand"}},
         "spec": {"customVersion": "1", "updateStrategy": {"paused": true, "minReadySeconds": 4}}});
-    let patch = ["patch", "scs", "plan-apply", "--type", "merge", "-p", &patch.to_string()];
+    let patch = ["patch", "scs", "merge-sets", "--type", "merge", "-p", &patch.to_string()];
     kubectl(shared(), &patch, "").await.ok();
-    let live = world.sets().get("plan-apply").await.unwrap();
+    let live = world.sets().get("merge-sets").await.unwrap();
 
     let without_strategy = {
         let mut set = world.set("agent:v2", json!({}));
