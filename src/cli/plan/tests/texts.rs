@@ -163,6 +163,19 @@ fn the_first_evictions_are_one_of_each_owner_within_the_budget() {
 }
 
 #[test]
+fn an_owner_with_an_open_eviction_waits_and_holds_its_slot() {
+    let target = with_env(json!({"whenNotInPlace": "Evict", "maxUnavailable": 1}));
+    let evictions = json!([{"namespace": "default", "pod": "p9", "podUid": "uid-p9", "podCreated": at(-1000).to_string(),
+        "cause": "NotInPlace", "ownerApiVersion": "apps/v1", "ownerKind": "ReplicaSet", "ownerName": "web",
+        "ownerUid": "web", "revision": revision(&target).0, "at": at(0).to_string()}]);
+    let status = json!({"updateRevision": revision(&target).0, "evictions": evictions});
+    let mut world = world();
+    world.existing = Some(SidecarSet { status: serde_json::from_value(status).unwrap(), ..target.clone() });
+    let text = text(target, world, &owned(2, "ReplicaSet"));
+    assert!(text.contains("\nfirst: nothing; cannot be updated in place, evicted in turn: 2 ("), "{text}");
+}
+
+#[test]
 fn steps_hold_for_evictions_too() {
     let mut strategy = steps();
     strategy["whenNotInPlace"] = json!("Evict");
