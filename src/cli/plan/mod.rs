@@ -95,6 +95,9 @@ pub async fn plan(
     let sets = gather::sets(client).await?;
     let apply = |manifest: &Manifest| manifest.applied_to(sets.iter().find(|set| set.name_any() == manifest.name()));
     let Applied { set, patch, kept } = apply(manifest)?;
+    for warning in validate(&set).warnings {
+        say(Say::Warning, &format!("SidecarSet {:?}: {warning}", set.name_any()));
+    }
     let beside: Vec<SidecarSet> = beside.iter().map(|other| Ok(apply(other)?.set)).collect::<Result<_, Error>>()?;
     let mut world = gather::world(client, &set, sets).await?;
     let fits_as_it_is = check(&set, &world).is_ok();
