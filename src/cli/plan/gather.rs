@@ -51,15 +51,12 @@ pub(super) async fn dry_run(
     patch: Option<&Value>,
 ) -> Result<Option<String>, Error> {
     let api = Api::<DynamicObject>::all_with(client.clone(), &ApiResource::erase::<SidecarSet>(&()));
-    let answer = match patch {
-        Some(patch) => {
-            let params = PatchParams { dry_run: true, ..PatchParams::default() };
-            api.patch(&manifest.name(), &params, &Patch::Merge(patch)).await
-        }
-        None => {
-            let set = serde_json::from_value(manifest.document().clone()).map_err(unreadable)?;
-            api.create(&PostParams { dry_run: true, ..PostParams::default() }, &set).await
-        }
+    let answer = if let Some(patch) = patch {
+        let params = PatchParams { dry_run: true, ..PatchParams::default() };
+        api.patch(&manifest.name(), &params, &Patch::Merge(patch)).await
+    } else {
+        let set = serde_json::from_value(manifest.document().clone()).map_err(unreadable)?;
+        api.create(&PostParams { dry_run: true, ..PostParams::default() }, &set).await
     };
     match answer {
         Ok(_) => Ok(None),

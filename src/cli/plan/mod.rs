@@ -104,7 +104,9 @@ pub async fn plan(
     world.suppose(&beside);
     check(&set, &world)?;
     let answer = gather::dry_run(client, manifest, patch.as_ref()).await;
-    let remark = remark(answer, fits_as_it_is)?;
+    // The file alone does not show what the apiserver refuses then.
+    let tell = |_: &Error| kept.iter().for_each(|field| say(Say::Note, &format!("kept from the live object: {field}")));
+    let remark = remark(answer, fits_as_it_is).inspect_err(tell)?;
     let mut planner = Planner::new(set, world, now).map_err(|(name, error)| invalid(&name, &[error]))?;
     gather::pods(client, &mut planner).await?;
     let plan = Plan { kept, ..planner.plan() };

@@ -111,10 +111,10 @@ fn first(plan: &Plan) -> String {
         format!("evict {} now ({names}; one of each owner, if PodDisruptionBudgets allow it)", pods(evicted_first))
     });
     let now: Vec<String> = patched.into_iter().chain(evicted).collect();
-    let patches = plan.rows.iter().any(|row| row.action == Action::Patch);
+    let only_evicts = plan.rows.iter().all(|row| row.action != Action::Patch);
     match (outlook.waits_for.as_str(), plan.hold) {
         _ if !now.is_empty() => format!("{}, then at most {} unavailable", now.join(", "), summary.max_unavailable),
-        (_, Some(why)) if !patches => format!("nothing; {why}"),
+        (_, Some(why)) if only_evicts => format!("nothing; {why}"),
         ("", _) => "nothing; earlier updates are not finished".to_owned(),
         (why, _) => format!("nothing; {why}"),
     }
