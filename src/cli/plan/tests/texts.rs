@@ -61,6 +61,16 @@ fn steps_say_what_they_let_through_and_where_they_wait() {
 }
 
 #[test]
+fn of_many_steps_the_next_three_are_named() {
+    let many = json!({"steps": [{"replicas": 1}, {"replicas": 2}, {"replicas": 3}, {"replicas": 4}, {"replicas": 9}]});
+    let text = text(set("v2", many), world(), &carriers(6));
+    has_line(
+        &text,
+        "steps: 0 of 5 reached; step 1 lets 1 of 6 pods go; step 2 lets 2 go; step 3 lets 3 go; 2 more steps; then the rest follows",
+    );
+}
+
+#[test]
 fn a_step_that_waits_for_approval_says_how_to_approve() {
     let text = text(again(&first_step()), first_step(), &after_first_step());
     let approve = format!("annotate with sidecarset.dev/approve={}/1", hash("v2"));
