@@ -21,6 +21,7 @@ mod lost;
 mod naked;
 mod order;
 mod plan;
+mod plan_apply;
 mod prepull;
 mod resources;
 mod robust;

@@ -31,16 +31,16 @@ pub struct UpdateStrategy {
     /// Number or percent of matched pods that stay on the old revision. A percentage is rounded up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("type(self) == int ? self >= 0 : self.matches('^(100|[0-9]{1,2})%$')")
-        .message("must be a number of pods, 0 or more, or a percentage from 0% to 100%"))]
+        .message("must be a number of pods, 0 or more and without quotes, or a percentage from 0% to 100%"))]
     pub partition: Option<IntOrString>,
     /// Number or percent of matched pods that an upgrade may make unavailable at once. A percentage is rounded up.
     #[x_kube(validation = Rule::new("type(self) == int ? self >= 1 : self.matches('^(100|[1-9][0-9]?)%$')")
-        .message("must be a number of pods, 1 or more, or a percentage from 1% to 100%; to stop upgrades use paused: true"))]
+        .message("must be a number of pods, 1 or more and without quotes, or a percentage from 1% to 100%; to stop upgrades use paused: true"))]
     #[serde(default = "default_max_unavailable")]
     pub max_unavailable: IntOrString,
     /// Number or percent of one workload's pods that may be unavailable at once, whatever the reason. A percentage is rounded up. The workload is the pod's controller; for a ReplicaSet of a Deployment, the Deployment.
     #[x_kube(validation = Rule::new("type(self) == int ? self >= 1 : self.matches('^(100|[1-9][0-9]?)%$')")
-        .message("must be a number of pods, 1 or more, or a percentage from 1% to 100%"))]
+        .message("must be a number of pods, 1 or more and without quotes, or a percentage from 1% to 100%"))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_unavailable_per_workload: Option<IntOrString>,
     /// Seconds that an upgraded sidecar must have been ready without a restart.
@@ -115,7 +115,7 @@ pub struct StepPause {
 pub struct UpdateFailurePolicy {
     /// Number or percent of matched pods that may fail. A percentage is rounded up. When more fail, or when failed pods alone use up what may be unavailable, the action is taken.
     #[x_kube(validation = Rule::new("type(self) == int ? self >= 0 : self.matches('^(100|[1-9][0-9]?)%$')")
-        .message("must be a number of pods, 0 or more, or a percentage from 1% to 100%"))]
+        .message("must be a number of pods, 0 or more and without quotes, or a percentage from 1% to 100%"))]
     #[serde(default = "default_max_failed")]
     pub max_failed: IntOrString,
     /// What happens when more fail.

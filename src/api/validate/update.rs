@@ -16,6 +16,7 @@ pub(super) fn check(strategy: &UpdateStrategy, Report { errors, warnings }: &mut
             "{PATH}.progressDeadlineSeconds: is not larger than minReadySeconds: each batch is reported as Stalled before it can be done"
         ));
     }
+    quoted_numbers(strategy, errors);
     steps(&strategy.steps, errors);
     if let Some(priority) = &strategy.priority_strategy {
         priorities(priority, errors);
@@ -35,13 +36,36 @@ pub(super) fn check(strategy: &UpdateStrategy, Report { errors, warnings }: &mut
     }
 }
 
+/// The schema refuses these, too, but cannot say what to write instead.
+fn quoted_numbers(strategy: &UpdateStrategy, errors: &mut Vec<FieldError>) {
+    let fields = [
+        ("partition", strategy.partition.as_ref()),
+        ("maxUnavailable", Some(&strategy.max_unavailable)),
+        ("maxUnavailablePerWorkload", strategy.max_unavailable_per_workload.as_ref()),
+        ("failurePolicy.maxFailed", Some(&strategy.failure_policy.max_failed)),
+    ];
+    let fields = fields.into_iter().map(|(field, value)| (field.to_owned(), value));
+    let steps = strategy.steps.iter().enumerate();
+    let steps = steps.map(|(i, step)| (format!("steps[{i}].replicas"), Some(&step.replicas)));
+    for (field, value) in fields.chain(steps) {
+        if let Some(IntOrString::String(text)) = value
+            && text.parse::<u32>().is_ok()
+        {
+            let message = format!("is a string: write {text} without quotes, or a percentage such as \"30%\"");
+            errors.push(FieldError::new(format!("{PATH}.{field}"), message));
+        }
+    }
+}
+
 /// Numbers of the same kind must not fall; a number and a percentage cannot be compared.
 fn steps(steps: &[Step], errors: &mut Vec<FieldError>) {
     let percent = |text: &str| text.strip_suffix('%').and_then(|number| number.parse::<i32>().ok());
     for (i, pair) in steps.windows(2).enumerate() {
         let falls = match (&pair[0].replicas, &pair[1].replicas) {
             (IntOrString::Int(before), IntOrString::Int(after)) => after < before,
-            (IntOrString::String(before), IntOrString::String(after)) => percent(after) < percent(before),
+            (IntOrString::String(before), IntOrString::String(after)) => {
+                percent(after).zip(percent(before)).is_some_and(|(after, before)| after < before)
+            }
             _ => false,
         };
         if falls {
@@ -68,3 +92,6 @@ fn priorities(priority: &PriorityStrategy, errors: &mut Vec<FieldError>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,16 +14,17 @@ use serde_json::Value;
 use crate::api::SidecarSet;
 use crate::api::reasons::InjectionReason;
 use crate::api::selector::SelectorError;
-use crate::api::v1beta1::ExistingPods;
+use crate::api::v1beta1::{EvictionCause, ExistingPods};
 use crate::api::validate::{FieldError, validate};
-use crate::core::evict::exempt;
+use crate::core::evict::{Sibling, exempt};
 use crate::core::inject::{CompiledSet, CompiledSets, Injection, Request, inject};
 use crate::core::naked::inject_anew;
 use crate::core::pod::{Owner, PodKey, PodView, SlimPod};
 use crate::core::revision::{History, Template, collisions};
+use crate::core::status::{Outlook, outlook};
 use crate::core::upgrade::patch::pod_patch;
 use crate::core::upgrade::resize;
-use crate::core::upgrade::{Course, Index, Obstacle, ObstacleKind, State, Summary, course};
+use crate::core::upgrade::{Course, Index, Mode, Obstacle, ObstacleKind, State, Summary, course};
 
 /// What the cluster holds, besides pods.
 #[derive(Clone, Debug, Default)]
@@ -103,14 +104,22 @@ pub struct Plan {
     pub set: SidecarSet,
     /// The set as it is now.
     pub existing: Option<SidecarSet>,
-    /// Hash of the revision that pods would reach.
+    /// What applying keeps of the set as it is, see [`super::Applied::kept`].
+    pub kept: Vec<String>,
+    /// Hash of the revision of the set that would be applied.
     pub revision: String,
     /// Every pod that the set concerns, by action, reason and name.
     pub rows: Vec<Row>,
     /// Pods that would be patched at once.
     pub first: Vec<PodKey>,
+    /// Pods that would be evicted at once, see [`Index::evict_first`].
+    pub evicted_first: Vec<PodKey>,
+    /// Why no pod is evicted now, if something forbids all evictions.
+    pub hold: Option<&'static str>,
     /// The rollout's numbers before the first patch.
     pub summary: Summary,
+    /// What the status would say to them.
+    pub outlook: Outlook,
 }
 
 impl Plan {
@@ -130,6 +139,8 @@ pub struct Planner {
     course: Course,
     index: Index,
     naked: Vec<Row>,
+    /// Of these, the ones to be evicted, and their owners.
+    evicted: Vec<(Owner, Sibling)>,
     now: Timestamp,
 }
 
@@ -157,7 +168,7 @@ impl Planner {
         for (node, able) in &world.nodes {
             index.set_node(node, *able);
         }
-        Ok(Self { set, name, world, compiled, course, index, naked: Vec::new(), now })
+        Ok(Self { set, name, world, compiled, course, index, naked: Vec::new(), evicted: Vec::new(), now })
     }
 
     /// The set that is planned.
@@ -176,7 +187,10 @@ impl Planner {
         } else if view.is_active()
             && let Some((action, why)) = self.fate_of_naked(pod, view.owner.as_deref())
         {
-            self.naked.push(Row { action, why, pod: view.key });
+            self.naked.push(Row { action, why, pod: view.key.clone() });
+            if let Some(owner) = view.owner.clone().filter(|_| action == Action::Evict) {
+                self.evicted.push((*owner, Sibling::new(view, Some(EvictionCause::NoSidecars))));
+            }
         }
         Ok(())
     }
@@ -185,9 +199,16 @@ impl Planner {
     pub fn plan(&mut self) -> Plan {
         let (movable, evictable) = (self.movable(), self.evictable());
         self.index.configure(self.course.rollout.clone(), self.now);
+        self.index.set_evictions(&self.name, &self.course.remembered.evictions);
         let first = self.index.plan(&self.name, &self.course.remembered, self.now, usize::MAX);
+        let hold = self.hold();
+        let evicted_first = match hold {
+            Some(_) => Vec::new(),
+            None => self.index.evict_first(&self.name, &self.evicted, self.now),
+        };
+        let given_up = self.course.rollout.mode == Mode::Stopped || first.summary.exceeded;
         let carried = self.index.pods().map(|pod| {
-            let (action, why) = self.fate_of_carrier(pod, &movable, &evictable);
+            let (action, why) = self.fate_of_carrier(pod, &movable, &evictable, given_up);
             Row { action, why, pod: pod.key.clone() }
         });
         let mut rows: Vec<Row> = self.naked.iter().cloned().chain(carried).collect();
@@ -195,10 +216,24 @@ impl Planner {
         Plan {
             set: self.set.clone(),
             existing: self.world.existing.clone(),
-            revision: self.course.rollout.revision.clone(),
+            kept: Vec::new(),
+            revision: self.course.update_revision.clone(),
             rows,
             first: first.patches.into_iter().map(|patch| patch.key).collect(),
+            evicted_first,
+            hold,
+            outlook: outlook(&self.course, &first.summary),
             summary: first.summary,
+        }
+    }
+
+    /// Why nothing is evicted now.
+    fn hold(&self) -> Option<&'static str> {
+        let spec = &self.set.spec;
+        match (spec.injection_strategy.paused, spec.update_strategy.paused) {
+            (true, _) => Some("paused: set injectionStrategy.paused to false to go on"),
+            (_, true) => Some("paused: set updateStrategy.paused to false to go on"),
+            _ => None,
         }
     }
 
@@ -266,16 +301,20 @@ impl Planner {
     }
 
     /// What becomes of a pod that cannot be patched.
-    fn fate_of_left_behind(&self, pod: &PodView, why: &Obstacle, evictable: &HashSet<PodKey>) -> (Action, String) {
+    fn fate_of_left_behind(
+        &self,
+        pod: &PodView,
+        why: &Obstacle,
+        evictable: &HashSet<PodKey>,
+        kept: &str,
+    ) -> (Action, String) {
         let strategy = &self.course.rollout.strategy;
         let outside = strategy.selector.as_ref().is_some_and(|selector| !selector.matches(&pod.labels));
         let asked = strategy.evicts && strategy.enabled && !outside && why.kind != ObstacleKind::Passing;
         match exempt(pod.owner.as_deref()).filter(|_| asked) {
             _ if evictable.contains(&pod.key) => (Action::Evict, why.text.clone()),
             Some(kind) => (Action::LeaveBehind, format!("{}; {kind} are not evicted", why.text)),
-            None if asked => {
-                (Action::Nothing, format!("updateStrategy.partition keeps it on the old revision; {}", why.text))
-            }
+            None if asked => (Action::Nothing, format!("{kept}; {}", why.text)),
             None => (Action::LeaveBehind, why.text.clone()),
         }
     }
@@ -303,24 +342,33 @@ impl Planner {
         pod: &PodView,
         movable: &HashSet<PodKey>,
         evictable: &HashSet<PodKey>,
+        given_up: bool,
     ) -> (Action, String) {
         let strategy = &self.course.rollout.strategy;
         let outside = strategy.selector.as_ref().is_some_and(|selector| !selector.matches(&pod.labels));
+        let kept = if given_up {
+            format!("revision {} is given up", self.course.update_revision)
+        } else {
+            "updateStrategy.partition keeps it on the old revision".to_owned()
+        };
+        let back = self.course.rollout.mode == Mode::Back;
+        let at = if back { "back on the stable revision" } else { "at this revision" };
+        let at_rest = |more: &str| (Action::Nothing, format!("{at}{more}"));
         let nothing = |why: &str| (Action::Nothing, why.to_owned());
         match self.index.state(&self.name, &pod.key) {
             None => (Action::Unselect, "it keeps its sidecars until it is recreated".to_owned()),
             Some(State::Outdated) if movable.contains(&pod.key) => (Action::Patch, self.changes(pod)),
             Some(State::Outdated) if !strategy.enabled => nothing("updateStrategy.type is NotUpdate"),
             Some(State::Outdated) if outside => nothing("it is outside updateStrategy.selector"),
-            Some(State::Outdated) => nothing("updateStrategy.partition keeps it on the old revision"),
-            Some(State::NotInPlace(why)) => self.fate_of_left_behind(pod, why, evictable),
-            Some(State::Failed(why)) => (Action::Nothing, format!("at this revision, failed: {why}")),
+            Some(State::Outdated) => (Action::Nothing, kept),
+            Some(State::NotInPlace(why)) => self.fate_of_left_behind(pod, why, evictable, &kept),
+            Some(State::Failed(why)) => at_rest(&format!(", failed: {why}")),
             Some(State::Unanswered(why)) => (Action::Nothing, why.clone()),
             Some(State::Refused(why)) => (Action::Nothing, format!("the patch was refused: {why}")),
-            Some(State::ResetDue) => nothing("at this revision, a twin of a hot sidecar is to be reset"),
-            Some(State::Undecided) => nothing("at this revision, its update is not finished"),
-            Some(State::Unready) => nothing("at this revision, not ready"),
-            Some(State::Available) => nothing("at this revision"),
+            Some(State::ResetDue) => at_rest(", a twin of a hot sidecar is to be reset"),
+            Some(State::Undecided) => at_rest(", its update is not finished"),
+            Some(State::Unready) => at_rest(", not ready"),
+            Some(State::Available) => at_rest(""),
         }
     }
 

@@ -9,10 +9,10 @@ use kube::api::{ApiResource, DynamicObject, ListParams, PartialObjectMeta, Patch
 use kube::core::Selector;
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::Example;
 use super::decide::{Action, Plan, Planner, World};
+use super::{Example, Manifest};
 use crate::api::{SidecarSet, keys};
 use crate::cli::Error;
 use crate::core::pod::restarts_native_sidecars;
@@ -21,9 +21,14 @@ use crate::core::revision::{History, List, Revision, Template};
 /// Objects per answer: kubectl's own page size.
 const PAGE: u32 = 500;
 
-pub(super) async fn world(client: &Client, set: &SidecarSet) -> Result<World, Error> {
+/// All sets as they are.
+pub(super) async fn sets(client: &Client) -> Result<Vec<SidecarSet>, Error> {
+    list(&Api::all(client.clone()), ListParams::default()).await
+}
+
+/// What the cluster holds beside `sets`, as far as `set` needs to know.
+pub(super) async fn world(client: &Client, set: &SidecarSet, sets: Vec<SidecarSet>) -> Result<World, Error> {
     let name = set.name_any();
-    let sets: Vec<SidecarSet> = list(&Api::all(client.clone()), ListParams::default()).await?;
     let (existing, others): (Vec<_>, Vec<_>) = sets.into_iter().partition(|other| other.name_any() == name);
     let namespaces: Vec<PartialObjectMeta<Namespace>> = list(&Api::all(client.clone()), ListParams::default()).await?;
     let labels =
@@ -38,23 +43,20 @@ pub(super) async fn world(client: &Client, set: &SidecarSet) -> Result<World, Er
     })
 }
 
-/// What the apiserver says to the set: the rules of its schema, and every webhook. Nothing is stored. Who may not write
-/// sets may still plan; the text says then why the apiserver was not asked.
+/// What the apiserver says to the request that `kubectl apply` would send: the rules of its schema, and every webhook.
+/// Nothing is stored. Who may not write sets may still plan; the text says then why the apiserver was not asked.
 pub(super) async fn dry_run(
     client: &Client,
-    set: &SidecarSet,
-    existing: Option<&SidecarSet>,
+    manifest: &Manifest,
+    patch: Option<&Value>,
 ) -> Result<Option<String>, Error> {
-    let api: Api<SidecarSet> = Api::all(client.clone());
-    let answer = match existing {
-        Some(_) => {
-            let replace = json!([{"op": "replace", "path": "/spec", "value": set.spec}]);
-            let patch: json_patch::Patch =
-                serde_json::from_value(replace).map_err(|error| Error::Input(error.to_string()))?;
-            let params = PatchParams { dry_run: true, ..PatchParams::default() };
-            api.patch(&set.name_any(), &params, &Patch::Json::<()>(patch)).await
-        }
-        None => api.create(&PostParams { dry_run: true, ..PostParams::default() }, set).await,
+    let api = Api::<DynamicObject>::all_with(client.clone(), &ApiResource::erase::<SidecarSet>(&()));
+    let answer = if let Some(patch) = patch {
+        let params = PatchParams { dry_run: true, ..PatchParams::default() };
+        api.patch(&manifest.name(), &params, &Patch::Merge(patch)).await
+    } else {
+        let set = serde_json::from_value(manifest.document().clone()).map_err(unreadable)?;
+        api.create(&PostParams { dry_run: true, ..PostParams::default() }, &set).await
     };
     match answer {
         Ok(_) => Ok(None),

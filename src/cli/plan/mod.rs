@@ -2,6 +2,7 @@
 //!
 //! The answer comes from the operator's own functions, fed with what the cluster holds now.
 
+mod apply;
 mod decide;
 mod gather;
 mod render;
@@ -15,6 +16,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::{Client, ResourceExt};
 use serde_json::Value;
 
+pub use apply::{Applied, Manifest};
 pub use decide::{Action, Plan, Planner, Row, World};
 pub use render::{Example, render};
 
@@ -47,12 +49,12 @@ pub struct Args {
 
 /// Plans each set of the files, beside the others of the files.
 pub async fn run(args: &Args, cluster: &ClusterArgs) -> Result<ExitCode, Error> {
-    let sets = sets(&args.files.read("plan")?)?;
+    let manifests = manifests(&args.files.read("plan")?)?;
     let client = cluster.connect().await?.client;
     let mut differs = false;
-    for set in &sets {
-        let beside: Vec<SidecarSet> = sets.iter().filter(|other| other.name_any() != set.name_any()).cloned().collect();
-        let (plan, text) = plan(&client, set.clone(), &beside, Timestamp::now(), args.pods).await?;
+    for manifest in &manifests {
+        let beside: Vec<&Manifest> = manifests.iter().filter(|other| other.name() != manifest.name()).collect();
+        let (plan, text) = plan(&client, manifest, &beside, Timestamp::now(), args.pods).await?;
         differs |= plan.differs();
         std::io::stdout().write_all(text.as_bytes()).map_err(|error| Error::Write(error.to_string()))?;
     }
@@ -60,14 +62,14 @@ pub async fn run(args: &Args, cluster: &ClusterArgs) -> Result<ExitCode, Error> 
 }
 
 /// The sets of the input; what else is there is named on stderr.
-fn sets(documents: &[Document]) -> Result<Vec<SidecarSet>, Error> {
+fn manifests(documents: &[Document]) -> Result<Vec<Manifest>, Error> {
     let mut sets = Vec::new();
     for Document { path, body } in documents {
         for_each_object(&body.value(), &mut |object| {
             if object["kind"].as_str().is_none_or(str::is_empty) {
                 sets.push(Err(Error::Input(format!("{path}: a document has no kind"))));
             } else if is_set(object) {
-                sets.push(read(object));
+                sets.push(Manifest::read(object));
             } else {
                 say(Say::Note, &format!("skipped {}", name_of(object)));
             }
@@ -85,20 +87,29 @@ fn sets(documents: &[Document]) -> Result<Vec<SidecarSet>, Error> {
 /// A set that conflicts with others, or a cluster that does not answer or refuses the set.
 pub async fn plan(
     client: &Client,
-    set: SidecarSet,
-    beside: &[SidecarSet],
+    manifest: &Manifest,
+    beside: &[&Manifest],
     now: Timestamp,
     pods: bool,
 ) -> Result<(Plan, String), Error> {
-    let mut world = gather::world(client, &set).await?;
+    let sets = gather::sets(client).await?;
+    let apply = |manifest: &Manifest| manifest.applied_to(sets.iter().find(|set| set.name_any() == manifest.name()));
+    let Applied { set, patch, kept } = apply(manifest)?;
+    for warning in validate(&set).warnings {
+        say(Say::Warning, &format!("SidecarSet {:?}: {warning}", set.name_any()));
+    }
+    let beside: Vec<SidecarSet> = beside.iter().map(|other| Ok(apply(other)?.set)).collect::<Result<_, Error>>()?;
+    let mut world = gather::world(client, &set, sets).await?;
     let fits_as_it_is = check(&set, &world).is_ok();
-    world.suppose(beside);
+    world.suppose(&beside);
     check(&set, &world)?;
-    let answer = gather::dry_run(client, &set, world.existing.as_ref()).await;
-    let remark = remark(answer, fits_as_it_is)?;
+    let answer = gather::dry_run(client, manifest, patch.as_ref()).await;
+    // The file alone does not show what the apiserver refuses then.
+    let tell = |_: &Error| kept.iter().for_each(|field| say(Say::Note, &format!("kept from the live object: {field}")));
+    let remark = remark(answer, fits_as_it_is).inspect_err(tell)?;
     let mut planner = Planner::new(set, world, now).map_err(|(name, error)| invalid(&name, &[error]))?;
     gather::pods(client, &mut planner).await?;
-    let plan = planner.plan();
+    let plan = Plan { kept, ..planner.plan() };
     let examples = gather::examples(client, &planner, &plan).await?;
     let text = remark + &render(&plan, &examples, pods);
     Ok((plan, text))
@@ -122,18 +133,22 @@ fn remark(answer: Result<Option<String>, Error>, fits_as_it_is: bool) -> Result<
 /// # Errors
 /// Fields that the schema does not know; what validation refuses.
 pub fn read(document: &Value) -> Result<SidecarSet, Error> {
+    let misfits = Schema::of_spec().fit(&mut document["spec"].clone());
+    set_of(document, misfits.into_iter().map(|misfit| FieldError::new(misfit.path, misfit.message)).collect())
+}
+
+/// The set in an object, if nothing else is wrong with it. Fields that the schema does not know are left out.
+fn set_of(document: &Value, mut errors: Vec<FieldError>) -> Result<SidecarSet, Error> {
     let name = document["metadata"]["name"].as_str().unwrap_or_default();
     let mut document = document.clone();
-    let misfits = Schema::of_spec().fit(&mut document["spec"]);
-    let mut errors: Vec<FieldError> =
-        misfits.into_iter().map(|misfit| FieldError { path: misfit.path, message: misfit.message }).collect();
+    Schema::of_spec().fit(&mut document["spec"]);
     match serde_json::from_value::<SidecarSet>(document.clone()) {
         Ok(set) => {
             errors.extend(validate(&set).errors);
             if errors.is_empty() { Ok(set) } else { Err(invalid(name, &errors)) }
         }
         Err(error) => {
-            errors.push(FieldError { path: "spec".to_owned(), message: error.to_string() });
+            errors.push(FieldError::new("spec", error.to_string()));
             Err(invalid(name, &errors))
         }
     }

@@ -53,7 +53,14 @@ fn headline(plan: &Plan) -> String {
         Some(_) if plan.differs() => "changed",
         Some(_) => "not changed",
     };
-    format!("SidecarSet {}: {what}, revision {}\n", plan.set.name_any(), plan.revision)
+    let mut text = format!("SidecarSet {}: {what}, revision {}\n", plan.set.name_any(), plan.revision);
+    if !plan.outlook.given_up.is_empty() {
+        let _ = writeln!(text, "{}", plan.outlook.given_up);
+    }
+    if !plan.kept.is_empty() {
+        let _ = writeln!(text, "kept from the live object: {}", plan.kept.join(", "));
+    }
+    text
 }
 
 fn by_reason(rows: &[Row]) -> Vec<[String; 3]> {
@@ -79,24 +86,38 @@ fn table(rows: &[[String; 3]]) -> String {
     rows.iter().map(line).collect()
 }
 
-/// What would be patched at once, and how it goes on. Empty if nothing would be patched.
+/// What would be patched and evicted at once, and how it goes on. Empty if nothing would be.
 fn first_batch(plan: &Plan) -> String {
-    if !plan.rows.iter().any(|row| row.action == Action::Patch) {
+    let moves = |row: &Row| matches!(row.action, Action::Patch | Action::Evict);
+    if !plan.rows.iter().any(moves) {
         return String::new();
     }
-    let budget = plan.summary.max_unavailable;
-    let mut text = if plan.set.spec.update_strategy.paused {
-        "first: nothing, updateStrategy.paused is true".to_owned()
-    } else if plan.first.is_empty() {
-        format!("first: nothing, earlier updates fill maxUnavailable: {}", plan.summary.slot_holders.join(", "))
-    } else {
-        let pods = if plan.first.len() == 1 { "pod" } else { "pods" };
-        format!("first: {} {pods} now ({}), then at most {budget} unavailable", plan.first.len(), named(&plan.first))
-    };
+    let mut text = format!("first: {}", first(plan));
     if plan.summary.keep_old > 0 {
         let _ = write!(text, "; partition keeps {} on the old revision", plan.summary.keep_old);
     }
+    if !plan.outlook.steps.is_empty() {
+        let _ = write!(text, "\nsteps: {}", plan.outlook.steps);
+    }
     format!("\n{text}\n")
+}
+
+fn first(plan: &Plan) -> String {
+    let Plan { first, evicted_first, summary, outlook, .. } = plan;
+    let pods = |pods: &[PodKey]| if pods.len() == 1 { "1 pod".to_owned() } else { format!("{} pods", pods.len()) };
+    let patched = (!first.is_empty()).then(|| format!("{} now ({})", pods(first), named(first)));
+    let evicted = (!evicted_first.is_empty()).then(|| {
+        let names = named(evicted_first);
+        format!("evict {} now ({names}; one of each owner, if PodDisruptionBudgets allow it)", pods(evicted_first))
+    });
+    let now: Vec<String> = patched.into_iter().chain(evicted).collect();
+    let only_evicts = plan.rows.iter().all(|row| row.action != Action::Patch);
+    match (outlook.waits_for.as_str(), plan.hold) {
+        _ if !now.is_empty() => format!("{}, then at most {} unavailable", now.join(", "), summary.max_unavailable),
+        (_, Some(why)) if only_evicts => format!("nothing; {why}"),
+        ("", _) => "nothing; earlier updates are not finished".to_owned(),
+        (why, _) => format!("nothing; {why}"),
+    }
 }
 
 fn named(pods: &[PodKey]) -> String {

@@ -1,3 +1,5 @@
+mod texts;
+
 use std::collections::BTreeMap;
 
 use serde_json::json;
@@ -107,7 +109,7 @@ fn a_paused_set_patches_nothing_first() {
     assert_eq!(table(&mut planner), [row("patch in place", 3, "agent: v1 -> v2")]);
     assert!(planner.plan().first.is_empty());
     let text = render(&planner.plan(), &[], false);
-    assert!(text.contains("first: nothing, updateStrategy.paused is true"), "{text}");
+    assert!(text.contains("first: nothing; paused: set updateStrategy.paused to false to go on"), "{text}");
 }
 
 #[test]

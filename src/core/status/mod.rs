@@ -1,6 +1,7 @@
 //! What the status of a set says: counters, one line, and conditions that kstatus can read.
 
 mod message;
+mod outlook;
 #[cfg(test)]
 mod tests;
 mod verdict;
@@ -14,6 +15,7 @@ use super::upgrade::course::{Course, annotation};
 use super::upgrade::{Mode, ObstacleKind, Summary};
 use crate::api::reasons::{self, reason};
 use crate::api::{SidecarSet, SidecarSetStatus, keys};
+pub use outlook::{Outlook, outlook};
 pub use verdict::{Verdict, verdict};
 
 /// Whether the webhook serves a set, and why not.

@@ -5,6 +5,7 @@ pub mod budget;
 pub mod course;
 mod entry;
 pub mod evictions;
+mod first;
 mod hot;
 pub mod index;
 pub mod metadata;
