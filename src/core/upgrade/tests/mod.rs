@@ -16,6 +16,7 @@ mod order;
 mod prepull;
 mod properties;
 mod review;
+mod steps;
 use crate::core::pod::PodKey;
 use crate::core::revision::Template;
 use crate::core::status::verdict;
@@ -224,68 +225,6 @@ fn going_back_before_the_kubelet_looked_is_done_without_a_restart() {
 }
 
 #[test]
-fn an_image_set_by_hand_is_put_right() {
-    let pod = TestPod::new("a").with(|pod| pod["spec"]["containers"][0]["image"] = json!("by-hand"));
-    let mut fleet = Fleet::new([pod]);
-    assert_eq!(fleet.round("v1", &json!({})), ["a"]);
-    assert_eq!(fleet.pods.values().next().unwrap().image(), "v1");
-}
-
-#[test]
-fn what_cannot_be_patched_is_counted_with_a_reason() {
-    let unknown =
-        TestPod::new("a").with(|pod| pod["metadata"]["labels"]["revision.sidecarset.dev/logs"] = json!("gone"));
-    let never = TestPod::new("b").with(|pod| pod["spec"]["restartPolicy"] = json!("Never"));
-    let mut fleet = Fleet::new([unknown, never]);
-    let plan = fleet.plan("v2", &json!({}));
-    assert_eq!(plan.patches, []);
-    assert_eq!(plan.summary.counts.not_in_place, 2);
-    let reasons = plan.summary.not_in_place;
-    assert!(
-        reasons[0].0.text.starts_with("RevisionUnknown") && reasons[1].0.text.contains("restartPolicy"),
-        "{reasons:?}"
-    );
-    assert_eq!(fleet.reason("v2", &json!({})), "NotInPlace");
-}
-
-/// The set was deleted and created again: the shape on the pod tells what its history does not know any more.
-#[test]
-fn a_pod_of_an_unknown_revision_is_patched_if_its_shape_is_the_targets() {
-    let shape = Template::of(&testing::set("v2", json!({})).spec).shape();
-    let unknown = |shape: &str| {
-        TestPod::new("a").with(|pod| {
-            pod["metadata"]["labels"]["revision.sidecarset.dev/logs"] = json!("gone");
-            pod["metadata"]["annotations"]["injection.sidecarset.dev/logs"] =
-                json!(json!({"containers": ["agent"], "shape": shape}).to_string());
-        })
-    };
-    let mut other = Fleet::new([unknown("another")]);
-    assert_eq!(other.round("v2", &json!({})), Vec::<String>::new());
-    assert_eq!(other.reason("v2", &json!({})), "NotInPlace");
-
-    let mut fleet = Fleet::new([unknown(&shape)]);
-    assert_eq!(fleet.round("v2", &json!({})), ["a"]);
-    assert_eq!(fleet.reason("v2", &json!({})), "UpToDate");
-    let pod = fleet.pods.values_mut().next().unwrap();
-    pod.edit(|pod| {
-        pod["metadata"]["labels"]["revision.sidecarset.dev/logs"] = json!("gone, too");
-        pod["metadata"]["annotations"]["injection.sidecarset.dev/logs"] = json!("{}");
-    });
-    fleet.observe();
-    assert_eq!(fleet.round("v3", &json!({})), ["a"], "each update records the shape");
-}
-
-#[test]
-fn pods_that_ended_or_are_not_selected_do_not_count() {
-    let ended = TestPod::new("a").with(|pod| pod["status"]["phase"] = json!("Succeeded"));
-    let leaving = TestPod::new("b").with(|pod| pod["metadata"]["deletionTimestamp"] = json!(at(0).to_string()));
-    let other = TestPod::new("c").with(|pod| pod["metadata"]["labels"]["app"] = json!("db"));
-    let mut fleet = Fleet::new([ended, leaving, other]);
-    assert_eq!(fleet.plan("v2", &json!({})).summary.counts.matched, 0);
-    assert_eq!(fleet.reason("v2", &json!({})), "NoPods");
-}
-
-#[test]
 fn a_refused_patch_is_not_repeated_before_the_pod_changes() {
     let mut fleet = Fleet::of(1);
     fleet.plan("v2", &json!({}));
@@ -373,19 +312,6 @@ fn a_pod_without_a_clear_answer_is_tried_again_and_lets_others_go_first() {
     fleet.now = 10;
     let keys: Vec<_> = fleet.plan("v2", &strategy).patches.into_iter().map(|p| p.key).collect();
     assert!(keys.contains(&first));
-}
-
-#[test]
-fn an_image_that_admission_rewrites_is_not_fought() {
-    let mut fleet = Fleet::of(1);
-    fleet.round("v2", &json!({}));
-    let pod = fleet.pods.values_mut().next().unwrap();
-    pod.edit(|pod| pod["spec"]["containers"][0]["image"] = json!("mirror/v2"));
-    fleet.observe();
-    let plan = fleet.plan("v2", &json!({}));
-    assert_eq!((plan.patches.len(), plan.summary.counts.not_in_place), (0, 1));
-    fleet.now = 60;
-    assert_eq!(fleet.plan("v2", &json!({})).patches.len(), 1, "it is tried again, as it may have been a person");
 }
 
 #[test]
