@@ -1,5 +1,7 @@
 //! A pod as upgrades see it: a slim projection, so that 10,000 pods fit into a few tens of megabytes.
 
+mod mark;
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::ContainerState;
@@ -7,10 +9,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference,
 use k8s_openapi::jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::inject;
-use super::resources::{Class, Resize, ResizeTrouble, Resources};
+use super::resources::{Class, ResizeTrouble, Resources};
 use super::revision::List;
 use crate::api::keys;
+use mark::marks;
+pub use mark::{Mark, Replaced, Update};
 
 /// The fields of a pod that are decoded. Never written back: patches only.
 #[derive(Clone, Debug, Deserialize, Serialize, kube::Resource)]
@@ -224,60 +227,6 @@ pub struct ContainerStatus {
     pub has_resources: Option<bool>,
 }
 
-/// What one set wrote on a pod.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Mark {
-    /// Label `revision.sidecarset.dev/<set>`.
-    pub revision: String,
-    /// Annotation `update.sidecarset.dev/<set>`.
-    pub update: Option<Update>,
-    /// `shape` of the last update, or else of the injection; empty for pods of a release that did not write it.
-    pub shape: String,
-    /// Annotation `injection.sidecarset.dev/<set>` of a canary set.
-    pub canary: Option<Box<inject::Mark>>,
-}
-
-/// The last in-place update of a set on a pod, written in the same request as the images.
-///
-/// ```json
-/// {"revision":"7f9c…","at":"2026-01-01T00:00:00Z","wasReady":true,
-///  "containers":{"agent":{"id":"containerd://…","restartCount":0,"image":"agent:1"}},"others":{"app":null}}
-/// ```
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Update {
-    /// Revision hash.
-    pub revision: String,
-    /// When the request was made, by the operator's clock.
-    pub at: Timestamp,
-    /// The pod was ready, or unready only because of an unfinished update before this one.
-    pub was_ready: bool,
-    /// The long-running containers whose image was changed, by name.
-    pub containers: BTreeMap<String, Replaced>,
-    /// When the containers that are not this set's had last ended, by the node's clock; null for never. Empty if the pod
-    /// was not ready.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub others: BTreeMap<String, Option<Timestamp>>,
-    /// [`Template::shape`](super::revision::Template::shape) of the revision.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub shape: String,
-    /// The containers whose resources are changed by a request of its own after this one, by name.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub resizes: BTreeMap<String, Resize>,
-}
-
-/// The container that an update replaces.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Replaced {
-    /// `containerID` at the time of the update, empty if it had never started.
-    pub id: String,
-    /// Its restart count then.
-    pub restart_count: i32,
-    /// The image that this container runs.
-    pub image: String,
-}
-
 impl PodView {
     /// Projects a pod. Annotations of sets that cannot be read are left out, as if they were not there.
     pub fn new(pod: SlimPod) -> Self {
@@ -340,35 +289,9 @@ impl PodView {
     }
 }
 
-fn marks(labels: &BTreeMap<String, String>, annotations: &BTreeMap<String, String>) -> BTreeMap<String, Mark> {
-    let revisions = labels.iter().filter_map(|(key, value)| Some((key.strip_prefix(keys::REVISION_PREFIX)?, value)));
-    revisions
-        .map(|(set, revision)| {
-            let update: Option<Update> =
-                annotations.get(&keys::update_annotation(set)).and_then(|text| serde_json::from_str(text).ok());
-            let injection = annotations.get(&keys::injection_annotation(set)).map(String::as_str).unwrap_or_default();
-            let updated = update.as_ref().map(|update| update.shape.as_str()).filter(|shape| !shape.is_empty());
-            let shape = updated.unwrap_or_else(|| shape(injection)).to_owned();
-            (set.to_owned(), Mark { revision: revision.clone(), update, shape, canary: canary(injection) })
-        })
-        .collect()
-}
-
 fn versions(annotations: &BTreeMap<String, String>) -> BTreeMap<String, u64> {
     let versions = annotations.iter().filter_map(|(key, value)| Some((key.strip_prefix(keys::VERSION_PREFIX)?, value)));
     versions.filter_map(|(container, version)| Some((container.to_owned(), version.parse().ok()?))).collect()
-}
-
-/// Out of a mark that is not worth decoding.
-fn shape(text: &str) -> &str {
-    let behind = text.split_once(r#""shape":""#).map(|(_, behind)| behind);
-    behind.and_then(|behind| behind.split_once('"')).map_or("", |(shape, _)| shape)
-}
-
-/// Most marks are of no canary, and are not worth decoding.
-fn canary(text: &str) -> Option<Box<inject::Mark>> {
-    let mark: inject::Mark = text.contains("\"base\"").then(|| serde_json::from_str(text).ok())??;
-    mark.base.is_some().then(|| Box::new(mark))
 }
 
 fn containers(
