@@ -27,7 +27,7 @@ use run::{KINDS, run};
 const SEEDS: u64 = 1_500;
 
 /// Failures after which no more seeds are run.
-const ENOUGH: usize = 30;
+const ENOUGH: usize = 100;
 
 /// Lines of a trace that are printed.
 const TRACE: usize = 120;

@@ -238,7 +238,7 @@ pub struct Mark {
 /// The last in-place update of a set on a pod, written in the same request as the images.
 ///
 /// ```json
-/// {"revision":"7f9c…","at":"2026-01-01T00:00:00Z","wasReady":true,
+/// {"revision":"7f9c…","at":"2026-01-01T00:00:00Z","wasReady":true,"generation":2,
 ///  "containers":{"agent":{"id":"containerd://…","restartCount":0,"image":"agent:1"}},"others":{"app":null}}
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -250,6 +250,10 @@ pub struct Update {
     pub at: Timestamp,
     /// The pod was ready, or unready only because of an unfinished update before this one.
     pub was_ready: bool,
+    /// `metadata.generation` that the request made, or an older one if somebody else changed the pod meanwhile; 0 if it is
+    /// not known.
+    #[serde(default)]
+    pub generation: i64,
     /// The long-running containers whose image was changed, by name.
     pub containers: BTreeMap<String, Replaced>,
     /// When the containers that are not this set's had last ended, by the node's clock; null for never. Empty if the pod

@@ -7,7 +7,7 @@ use sidecarset::api::{SidecarSet, keys, reasons};
 use sidecarset::core::pod::PodKey;
 
 use super::operator::{NODES, Operator, WRITE_TIMEOUT};
-use super::truth::TIMEOUT;
+use super::truth::{TIMEOUT, tier};
 use super::world::{Reply, SETS, World, error};
 
 /// Steps with disturbances.
@@ -405,6 +405,10 @@ impl Run {
         let bad = self.world.pods.values().any(|pod| !pod.view.ready);
         let stable = match reason.as_str() {
             "UpToDate" => self.world.behind_selector(name, status.update_revision.as_deref().unwrap_or_default()) == 0,
+            "SelectorReached" => {
+                let revision = status.update_revision.as_deref().unwrap_or_default();
+                tier(&self.world.sets[name]).is_some() && self.world.behind_selector(name, revision) == 0
+            }
             "NoPods" | "NotUpdate" | "NotInPlace" | "PartitionReached" | "Paused" | "WaitingForApproval" => true,
             "FailureBudgetExceeded" | "RolledBack" => status.aborted_revision.is_some(),
             "PodsFailed" | "ProgressDeadlineExceeded" | "PodsNotReady" => bad,
@@ -428,7 +432,7 @@ impl Run {
                 .violate("e: a working image heals", format!("{name}: {behind} of {matched} are behind: {message}"));
         }
         let ready = status.conditions.iter().any(|c| c.type_ == reasons::READY && c.status == "True");
-        if !ready && left == 0 {
+        if !ready && left == 0 && !self.world.is_broken_by_another(name) {
             self.world.violate("e: a working image heals", format!("{name}: {message}"));
         }
     }

@@ -16,6 +16,7 @@ mod order;
 mod prepull;
 mod properties;
 mod review;
+mod simulated;
 use crate::core::pod::PodKey;
 use crate::core::revision::Template;
 use crate::core::status::verdict;
