@@ -186,8 +186,10 @@ impl World {
             .filter_map(|pod| pod.ledger.records.get_mut(set))
             .filter_map(|record| {
                 record.settle(now);
-                // Once a revision is stable, its updates are not to blame for what is not ready.
-                record.recovered |= record.done && stable.as_ref() == Some(&record.revision);
+                // Once a revision is stable, its updates are not to blame for what is not ready, nor for a kubelet that
+                // is still busy with what came before them when their time is over.
+                let over = record.done || (record.unsettled && now >= record.at + TIMEOUT);
+                record.recovered |= over && stable.as_ref() == Some(&record.revision);
                 counts(record).then_some(())
             })
             .count()
