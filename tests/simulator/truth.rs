@@ -7,7 +7,7 @@ use sidecarset::api::SidecarSet;
 use sidecarset::core::pod::{PodKey, PodView};
 
 use super::kubelet::Kubelet;
-use super::world::{APP_IMAGE, Promise, Pod, SETS, World};
+use super::world::{APP_IMAGE, Pod, Promise, SETS, World};
 
 /// `podUpdateTimeoutSeconds` of all sets.
 pub const TIMEOUT: i64 = 60_000;
@@ -211,7 +211,8 @@ impl World {
             status.is_some_and(|status| status.not_in_place_pods > 0)
         });
         let containers: Vec<&str> = others.map(|(.., container)| *container).collect();
-        let broken = |pod: &Pod| containers.iter().any(|name| pod.kubelet.containers.get(*name).is_some_and(|c| !c.ready));
+        let broken =
+            |pod: &Pod| containers.iter().any(|name| pod.kubelet.containers.get(*name).is_some_and(|c| !c.ready));
         self.pods.values().filter(|pod| pod.view.marks.contains_key(set)).any(broken)
     }
 

@@ -8,7 +8,7 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use super::evictions::{Fate, fate};
 use super::hot::{self, Need};
 use super::order::Standing;
-use super::progress::{Progress, after, cannot_start, deadline, runs_on};
+use super::progress::{Progress, after, cannot_start, deadline, has_seen, runs_on};
 use super::resize;
 use super::rollout::Rollout;
 use crate::core::pod::{ContainerView, Mark, PodView, Update};
@@ -148,7 +148,7 @@ pub(super) fn entry(pod: &PodView, rollout: &Rollout, around: &Surroundings<'_>)
     let (state, check_at) = state(pod, mark, judged.as_ref(), rollout, around);
     let unanswered = matches!(state, State::Unanswered(_));
     let undone = judged.as_ref().is_some_and(|progress| *progress != Progress::Done);
-    let unfinished = state == State::ResetDue || (undone && !is_over(pod, mark, rollout, around.now));
+    let unfinished = state == State::ResetDue || (undone && !is_over(pod, mark, &state, rollout, around.now));
     Some(Entry {
         fate: fate(pod, &state, rollout),
         state,
@@ -197,14 +197,15 @@ pub(super) fn lost_readiness(pod: &PodView, mark: &Mark, rollout: &Rollout) -> b
     !pod.ready && mark.update.as_ref().is_some_and(|update| rollout.stable.as_ref() != Some(&update.revision))
 }
 
-/// The time of an update is over, the pod is ready, and nothing is expected of it any more: it costs nothing. The update
-/// was to a stable revision, whatever became of it; or to one that is no target any more, and has changed nothing: a
-/// kubelet has nothing to do for an image that was changed by hand and set back before it looked.
-fn is_over(pod: &PodView, mark: &Mark, rollout: &Rollout, now: Timestamp) -> bool {
-    let late = |update: &&Update| pod.ready && now >= deadline(update, &rollout.strategy);
+/// The time of an update is over, the kubelet has seen it, the pod is ready, and nothing is expected of it any more: it costs nothing. The update
+/// was to a stable revision, whatever became of it; or it has changed nothing, and no other can follow it: a kubelet has
+/// nothing to do for an image that was changed by hand and set back before it looked.
+fn is_over(pod: &PodView, mark: &Mark, state: &State, rollout: &Rollout, now: Timestamp) -> bool {
+    let late =
+        |update: &&Update| pod.ready && now >= deadline(update, &rollout.strategy) && has_seen(pod, update.generation);
     mark.update.as_ref().filter(late).is_some_and(|update| {
         let is_stable = rollout.stable.as_ref() == Some(&update.revision);
-        is_stable || (update.revision != rollout.revision && runs_on(pod, update))
+        is_stable || (matches!(state, State::NotInPlace(_)) && runs_on(pod, update))
     })
 }
 

@@ -168,13 +168,13 @@ fn is_new(container: &ContainerView, status: &ContainerStatus, replaced: &Replac
     (status.id != replaced.id && !status.id.is_empty()) || replaced.image == container.image
 }
 
-/// The containers that an update was to replace run on unharmed, and the kubelet has seen the update.
+/// The containers that an update was to replace run on unharmed.
 pub(super) fn runs_on(pod: &PodView, update: &Update) -> bool {
     let same = |(name, replaced): (&String, &Replaced)| {
         let status = pod.container(name).and_then(|container| container.status.as_ref());
         status.is_some_and(|status| status.id == replaced.id && status.ready)
     };
-    has_seen(pod, update.generation) && update.containers.iter().all(same)
+    update.containers.iter().all(same)
 }
 
 /// The container or the pod's readiness changed after this time.

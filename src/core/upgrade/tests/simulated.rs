@@ -62,6 +62,24 @@ fn an_image_set_back_to_a_revision_that_is_not_stable_any_more_costs_nothing_for
 }
 
 #[test]
+fn an_image_that_is_put_right_costs_a_slot_until_the_kubelet_has_seen_it() {
+    let mut fleet = Fleet::of(1);
+    let pod = fleet.pods.values_mut().next().unwrap();
+    pod.edit(|pod| pod["spec"]["containers"][0]["image"] = json!("by-hand"));
+    fleet.observe();
+    let stable = Rollout { stable: Some(testing::hash("v1")), ..rollout("v1", json!({})) };
+    fleet.index.configure(stable, at(0));
+    let plan = fleet.index.plan(SET, &Remembered::default(), at(0), usize::MAX);
+    assert_eq!(fleet.send(&plan).len(), 1);
+    let slots =
+        |fleet: &mut Fleet, now: i64| fleet.index.plan(SET, &Remembered::default(), at(now), 0).summary.counts.slots;
+    assert_eq!(slots(&mut fleet, 10_000), 1, "it may stop the container at any time");
+    fleet.pods.values_mut().next().unwrap().edit(see);
+    fleet.observe();
+    assert_eq!(slots(&mut fleet, 10_000), 0);
+}
+
+#[test]
 fn a_pod_that_was_born_broken_fails_again_when_the_time_of_a_retry_is_over() {
     let born = |name: &str| {
         TestPod::new(name).with(|pod| {
