@@ -1,43 +1,36 @@
-//! The model operator: the controller's order of reads and writes around the same pure decisions. It can die between
-//! any two steps.
+//! The model operator: what it keeps, and how it follows the cluster. It can die between any two steps.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 
 use rand::{Rng, RngExt};
 use serde_json::json;
-use sidecarset::api::{SidecarSet, SidecarSetStatus, keys};
+use sidecarset::api::{SidecarSet, keys};
 use sidecarset::core::pod::{PodKey, PodView};
 use sidecarset::core::revision::Template;
-use sidecarset::core::status::{self, InjectionState};
-use sidecarset::core::upgrade::answer::{Answer, Lost, answer, lost};
-use sidecarset::core::upgrade::patch::{PLAN_HOLDS, PodPatch};
-use sidecarset::core::upgrade::{Course, Index, Mode, Summary, course, still_wanted};
+use sidecarset::core::upgrade::answer::{Lost, lost};
+use sidecarset::core::upgrade::patch::PodPatch;
+use sidecarset::core::upgrade::{Course, Index};
 
-use super::truth::{share, tier};
-use super::world::{Body, PodEvent, Promise, Reply, Request, World, at};
+use super::world::{Pod, PodEvent, Promise, World, at};
 
 /// As the controller's.
-const BATCH: usize = 1024;
-const NO_PROGRESS: i64 = 1_000;
-const RESYNC: i64 = 300_000;
-const AFTER_ERROR: i64 = 2_000;
-const COUNTERS_EVERY: i64 = 1_000;
+pub const WRITE_TIMEOUT: i64 = 10_000;
+
 /// Of the moments when the counters could be compared with a recount, one in so many is taken.
 const RECOUNT_EVERY: u64 = 12;
-pub const WRITE_TIMEOUT: i64 = 10_000;
 
 /// Nodes of the cluster: name, and whether the kubelet restarts native sidecars.
 pub const NODES: [(&str, bool); 2] = [("new", true), ("old", false)];
 
 /// Generation of a set, its template, and its hash.
-type Target = (i64, Template, String);
+pub type Target = (i64, Template, String);
 
 /// Version of a set, number of its revisions, and its course.
-type KnownCourse = (u64, usize, Course);
+pub type KnownCourse = (u64, usize, Course);
 
 /// How a new leader begins.
-enum TakeOver {
+pub enum TakeOver {
     Wait(i64),
     /// Pods with our label, or at last those that only carry a set's mark.
     Reading {
@@ -48,49 +41,49 @@ enum TakeOver {
 }
 
 /// A request that is waited for; without a pod it writes the status.
-struct Sent {
-    set: String,
-    pod: Option<PodKey>,
-    at: i64,
+pub struct Sent {
+    pub set: String,
+    pub pod: Option<PodKey>,
+    pub at: i64,
 }
 
 /// A reconcile under way.
-struct Round {
-    set: Arc<SidecarSet>,
-    course: Course,
-    planned_at: i64,
-    queue: VecDeque<(PodPatch, Promise)>,
-    open: BTreeSet<u64>,
-    patched: usize,
+pub struct Round {
+    pub set: Arc<SidecarSet>,
+    pub course: Course,
+    pub planned_at: i64,
+    pub queue: VecDeque<(PodPatch, Promise)>,
+    pub open: BTreeSet<u64>,
+    pub patched: usize,
     /// The status is being written; look again after this many milliseconds.
-    reporting: Option<i64>,
+    pub reporting: Option<i64>,
 }
 
 /// See the module.
 pub struct Operator {
     pub epoch: u64,
     pub index: Index,
-    sets: BTreeMap<String, Arc<SidecarSet>>,
-    uncertain: BTreeMap<String, BTreeSet<PodKey>>,
-    vanishing: Vec<(PodKey, String, i64)>,
-    listed: Option<HashSet<PodKey>>,
-    warm: bool,
-    take_over: TakeOver,
-    rounds: BTreeMap<String, Round>,
-    wake: BTreeMap<String, i64>,
-    reported: BTreeMap<String, i64>,
-    requests: BTreeMap<u64, Sent>,
+    pub sets: BTreeMap<String, Arc<SidecarSet>>,
+    pub uncertain: BTreeMap<String, BTreeSet<PodKey>>,
+    pub vanishing: Vec<(PodKey, String, i64)>,
+    pub listed: Option<HashSet<PodKey>>,
+    pub warm: bool,
+    pub take_over: TakeOver,
+    pub rounds: BTreeMap<String, Round>,
+    pub wake: BTreeMap<String, i64>,
+    pub reported: BTreeMap<String, i64>,
+    pub requests: BTreeMap<u64, Sent>,
     /// Pods refused lately: a fresh index cannot know of them.
-    refused_until: i64,
-    targets: BTreeMap<String, Target>,
-    courses: BTreeMap<String, KnownCourse>,
+    pub refused_until: i64,
+    pub targets: BTreeMap<String, Target>,
+    pub courses: BTreeMap<String, KnownCourse>,
     /// Newest version of each set that was seen, and whether it was paused.
-    newest: BTreeMap<String, (u64, bool)>,
+    pub newest: BTreeMap<String, (u64, bool)>,
     /// Version and time of the last recount, and how often there could have been one.
-    judged: (u64, i64),
-    chances: u64,
-    concurrency: usize,
-    next_id: u64,
+    pub judged: (u64, i64),
+    pub chances: u64,
+    pub concurrency: usize,
+    pub next_id: u64,
 }
 
 impl Operator {
@@ -130,7 +123,7 @@ impl Operator {
         matches!(self.take_over, TakeOver::Done)
     }
 
-    fn dirty(&mut self, sets: impl IntoIterator<Item = String>, now: i64) {
+    pub fn dirty(&mut self, sets: impl IntoIterator<Item = String>, now: i64) {
         for set in sets {
             self.wake.insert(set, now);
         }
@@ -183,7 +176,7 @@ impl Operator {
         true
     }
 
-    fn note_set(&mut self, set: Arc<SidecarSet>, now: i64, answered: bool) {
+    pub fn note_set(&mut self, set: Arc<SidecarSet>, now: i64, answered: bool) {
         let name = set.metadata.name.clone().unwrap();
         let newer = self.sets.get(&name).is_none_or(|known| version(known) <= version(&set));
         let newest = self.newest.entry(name.clone()).or_default();
@@ -272,280 +265,6 @@ impl Operator {
         wake.chain(lost).chain(timeouts).min().unwrap_or(i64::MAX).min(waits)
     }
 
-    /// One step of the reconcile of a set.
-    pub fn reconcile(&mut self, world: &mut World, name: &str, rng: &mut impl Rng, faults: f64) -> bool {
-        if !self.may_plan() {
-            return false;
-        }
-        let Some(mut round) = self.rounds.remove(name) else { return self.begin(world, name, rng, faults) };
-        if round.reporting.is_some() {
-            self.rounds.insert(name.to_owned(), round);
-            return false;
-        }
-        if let Some((patch, promise)) = round.queue.pop_front() {
-            if round.open.len() >= self.concurrency {
-                round.queue.push_front((patch, promise));
-                self.rounds.insert(name.to_owned(), round);
-                return false;
-            }
-            let is_fresh = i128::from(world.now - round.planned_at) <= PLAN_HOLDS.as_millis().cast_signed();
-            if self.is_current(name, &round.set) && is_fresh {
-                let key = patch.key.clone();
-                world.say(|| format!("patch of {key} to {} of {name} is sent", promise.revision));
-                self.judge_send(world, name, &promise);
-                let body = Body::Patch { set: name.to_owned(), patch: Box::new(patch), promise };
-                round.open.insert(self.send(world, name, Some(key), body));
-            }
-            self.rounds.insert(name.to_owned(), round);
-            return true;
-        }
-        if !round.open.is_empty() {
-            self.rounds.insert(name.to_owned(), round);
-            return false;
-        }
-        if !self.settle(world, name, rng, faults) {
-            self.fail(world, name);
-            return true;
-        }
-        let next = if round.patched == 0 && self.is_current(name, &round.set) { NO_PROGRESS } else { 0 };
-        let plan = self.index.plan(name, &round.course.remembered, world.time(), 0);
-        self.report(world, name, round, &plan.summary, plan.wake_at, Some(next));
-        true
-    }
-
-    /// Where the set goes. It is made anew only if something changed, as that takes long.
-    fn course(&mut self, world: &World, name: &str, set: &SidecarSet) -> Course {
-        let history = &world.history[name];
-        let fresh = |known: &&KnownCourse| known.0 == version(set) && known.1 == history.len();
-        if let Some((_, _, course)) = self.courses.get(name).filter(fresh) {
-            return course.clone();
-        }
-        let (_, template, hash) = target(&mut self.targets, name, set);
-        let course = course(set, (hash, template), history, world.time()).unwrap();
-        // A retry begins now, whenever that is.
-        if course.rollout.retried_at != Some(world.time()) {
-            self.courses.insert(name.to_owned(), (version(set), history.len(), course.clone()));
-        }
-        course
-    }
-
-    fn is_current(&self, name: &str, set: &SidecarSet) -> bool {
-        self.sets.get(name).is_some_and(|newest| still_wanted(set, newest))
-    }
-
-    fn begin(&mut self, world: &mut World, name: &str, rng: &mut impl Rng, faults: f64) -> bool {
-        if self.wake.get(name).is_none_or(|at| *at > world.now) {
-            return false;
-        }
-        self.wake.remove(name);
-        let Some(set) = self.sets.get(name).cloned() else { return false };
-        let (_, template, hash) = target(&mut self.targets, name, &set);
-        world.ensure(name, hash, template);
-        let course = self.course(world, name, &set);
-        self.index.configure(course.rollout.clone(), world.time());
-        if !self.settle(world, name, rng, faults) {
-            self.fail(world, name);
-            return true;
-        }
-        let plan = self.index.plan(name, &course.remembered, world.time(), BATCH);
-        let caught_up = world.watch.is_empty() && world.set_watch.is_empty() && self.vanishing.is_empty();
-        let (matched, strategy) = (self.matched(name), &course.rollout.strategy);
-        let max = share(&json!(strategy.max_unavailable), matched).max(1);
-        let promise = Promise {
-            revision: course.rollout.revision.clone(),
-            max_unavailable: max,
-            max_unready: max.max(matched.div_ceil(10)),
-            churn: caught_up.then_some(world.churn),
-            partition: json!(strategy.partition),
-            tier: tier(&set),
-            generation: set.metadata.generation.unwrap(),
-            steps: strategy.steps.iter().map(|step| json!(step)).collect(),
-            approved: course.remembered.approved,
-            going_back: course.rollout.mode == Mode::Back,
-        };
-        let queue: VecDeque<_> = plan.patches.into_iter().map(|patch| (patch, promise.clone())).collect();
-        let round =
-            Round { set, course, planned_at: world.now, queue, open: BTreeSet::new(), patched: 0, reporting: None };
-        if round.queue.is_empty() {
-            self.report(world, name, round, &plan.summary, plan.wake_at, None);
-        } else {
-            self.rounds.insert(name.to_owned(), round);
-        }
-        true
-    }
-
-    /// Pods of a set as the operator sees them, counted apart from its counters.
-    fn matched(&self, set: &str) -> usize {
-        let of_set = |pod: &&Arc<PodView>| pod.is_active() && pod.labels.get("app").is_some_and(|app| app == "web");
-        self.index.pods().filter(of_set).filter(|pod| pod.marks.contains_key(set)).count()
-    }
-
-    fn judge_send(&self, world: &mut World, name: &str, promise: &Promise) {
-        let Some(set) = self.sets.get(name) else { return };
-        if self.newest.get(name).is_some_and(|(_, paused)| *paused) {
-            world.violate("c: pause", format!("a patch of {name} is sent while it is paused"));
-        }
-        let status = set.status.as_ref();
-        let aborted = status.and_then(|status| status.aborted_revision.as_ref()) == Some(&promise.revision);
-        let retry = set.metadata.annotations.as_ref().and_then(|all| all.get(keys::RETRY));
-        let retried = retry != status.and_then(|status| status.handled_retry.as_ref());
-        if aborted && !retried {
-            world.violate("d: an aborted revision goes no further", format!("{} of {name}", promise.revision));
-        }
-    }
-
-    fn send(&mut self, world: &mut World, set: &str, pod: Option<PodKey>, body: Body) -> u64 {
-        self.next_id += 1;
-        let request = Request { id: self.next_id, epoch: self.epoch, sent_at: world.now, body };
-        world.requests.push(request);
-        self.requests.insert(self.next_id, Sent { set: set.to_owned(), pod, at: world.now });
-        self.next_id
-    }
-
-    /// Whether somebody still waits for the answer.
-    pub fn waits_for(&self, id: u64) -> bool {
-        self.requests.contains_key(&id)
-    }
-
-    /// Requests whose time is over, wherever they are.
-    pub fn overdue(&self, now: i64) -> Vec<u64> {
-        self.requests.iter().filter(|(_, sent)| sent.at + WRITE_TIMEOUT <= now).map(|(id, _)| *id).collect()
-    }
-
-    /// An answer, or the end of waiting for one.
-    pub fn reply(&mut self, world: &mut World, id: u64, reply: Reply, rng: &mut impl Rng, faults: f64) {
-        let Some(Sent { set, pod, .. }) = self.requests.remove(&id) else { return };
-        match pod {
-            Some(key) => self.patch_reply(world, &set, &key, id, reply, rng, faults),
-            None => self.status_reply(world, &set, reply),
-        }
-    }
-
-    #[allow(clippy::too_many_arguments)] // what the controller has in its context
-    fn patch_reply(
-        &mut self,
-        world: &mut World,
-        set: &str,
-        key: &PodKey,
-        id: u64,
-        reply: Reply,
-        rng: &mut impl Rng,
-        faults: f64,
-    ) {
-        let now = world.time();
-        if let Some(round) = self.rounds.get_mut(set) {
-            round.open.remove(&id);
-            round.patched += usize::from(matches!(reply, Reply::Pod(_)));
-        }
-        let what = match reply {
-            Reply::Pod(pod) => {
-                self.index.apply_answer((*pod).clone(), now);
-                return;
-            }
-            Reply::Error(status) => answer(&status),
-            _ => Answer::Unknown,
-        };
-        world.say(|| format!("patch of {key} for {set}: {what:?}"));
-        match what {
-            Answer::LookAgain => {
-                self.uncertain.entry(set.to_owned()).or_default().insert(key.clone());
-                self.look_again(world, set, key, rng, faults);
-            }
-            Answer::Refused(message) => {
-                self.refused_until = i64::MAX;
-                if let Some(pod) = self.index.get(key) {
-                    self.index.refuse(set, &pod, message, None, now);
-                }
-            }
-            Answer::Unknown => {
-                self.uncertain.entry(set.to_owned()).or_default().insert(key.clone());
-                self.refused_until = self.refused_until.max(world.now + 11_000);
-                self.index.unanswered(set, key, "timeout", now);
-                self.look_again(world, set, key, rng, faults);
-            }
-        }
-    }
-
-    fn look_again(&mut self, world: &mut World, set: &str, key: &PodKey, rng: &mut impl Rng, faults: f64) -> bool {
-        if rng.random_bool(faults) || world.now < world.reads_fail_until {
-            return false;
-        }
-        match (world.get(key), self.index.get(key)) {
-            (Some(pod), _) => drop(self.index.apply_answer((*pod).clone(), world.time())),
-            (None, Some(known)) => drop(self.index.remove(key, &known.uid, world.time())),
-            (None, None) => {}
-        }
-        if let Some(open) = self.uncertain.get_mut(set) {
-            open.remove(key);
-        }
-        true
-    }
-
-    fn settle(&mut self, world: &mut World, set: &str, rng: &mut impl Rng, faults: f64) -> bool {
-        let open: Vec<PodKey> = self.uncertain.get(set).into_iter().flatten().cloned().collect();
-        open.iter().filter(|key| !self.look_again(world, set, key, rng, faults)).count() == 0
-    }
-
-    fn fail(&mut self, world: &World, set: &str) {
-        self.rounds.remove(set);
-        let at = self.wake.get(set).copied().unwrap_or(i64::MAX).min(world.now + AFTER_ERROR);
-        self.wake.insert(set.to_owned(), at);
-    }
-
-    fn report(
-        &mut self,
-        world: &mut World,
-        name: &str,
-        mut round: Round,
-        summary: &Summary,
-        wake_at: Option<k8s_openapi::jiff::Timestamp>,
-        next: Option<i64>,
-    ) {
-        let injection = InjectionState { ready: true, reason: "Registered", ..InjectionState::default() };
-        let (status, overdue_at) = status::status(&round.set, &round.course, summary, &injection, world.time());
-        let until = |at: k8s_openapi::jiff::Timestamp| {
-            let wait = at.duration_since(world.time()).as_millis();
-            i64::try_from(wait).unwrap_or(RESYNC).clamp(0, RESYNC)
-        };
-        let wake = wake_at.into_iter().chain(overdue_at).map(until).min();
-        let wait = next.into_iter().chain(wake).min().unwrap_or(RESYNC).min(RESYNC);
-        let old = round.set.status.clone().unwrap_or_default();
-        if old == status {
-            return self.end(world, name, wait);
-        }
-        if same_conditions(&old, &status) && old.observed_generation == status.observed_generation {
-            let last = self.reported.get(name).map(|last| last + COUNTERS_EVERY - world.now);
-            if let Some(left) = last.filter(|left| *left > 0) {
-                return self.end(world, name, wait.min(left));
-            }
-        }
-        world.say(|| format!("status of {name}: {}", status.message.as_deref().unwrap_or_default()));
-        if let Some(stable) = &status.stable_revision {
-            world.stable_sent.insert(name.to_owned(), stable.clone());
-        }
-        round.reporting = Some(wait);
-        self.rounds.insert(name.to_owned(), round);
-        self.send(world, name, None, Body::Status { set: name.to_owned(), status: Box::new(status) });
-    }
-
-    fn status_reply(&mut self, world: &mut World, name: &str, reply: Reply) {
-        let wait = self.rounds.get(name).and_then(|round| round.reporting).unwrap_or(0);
-        match reply {
-            Reply::Set(set) => {
-                self.reported.insert(name.to_owned(), world.now);
-                self.note_set(Arc::new(*set), world.now, true);
-                self.end(world, name, wait);
-            }
-            _ => self.fail(world, name),
-        }
-    }
-
-    fn end(&mut self, world: &World, name: &str, wait: i64) {
-        self.rounds.remove(name);
-        let at = self.wake.get(name).copied().unwrap_or(i64::MAX).min(world.now + wait);
-        self.wake.insert(name.to_owned(), at);
-    }
-
     /// Counters equal a recount whenever everything was heard of.
     pub fn judge_counters(&mut self, world: &mut World) {
         if self.judged == (world.version, world.now) {
@@ -578,7 +297,7 @@ impl Operator {
             let recount = fresh.plan(name, &course.remembered, world.time(), 0).summary;
             let running = self.index.plan(name, &course.remembered, world.time(), 0).summary;
             if recount != running {
-                let known = |pod: &&super::world::Pod| self.index.get(&pod.view.key).as_ref() != Some(&pod.view);
+                let known = |pod: &&Pod| self.index.get(&pod.view.key).as_ref() != Some(&pod.view);
                 let differ: Vec<_> = world.pods.values().filter(known).map(|pod| &pod.view).collect();
                 let text = format!("{name}\n  recount {recount:?}\n  running {running:?}\n  unknown {differ:?}");
                 return world.violate("f: counters equal a recount", text);
@@ -587,25 +306,6 @@ impl Operator {
     }
 }
 
-/// The revision of a set's spec; made once per generation, as it takes long.
-fn target<'a>(targets: &'a mut BTreeMap<String, Target>, name: &str, set: &SidecarSet) -> &'a Target {
-    let generation = set.metadata.generation.unwrap();
-    if targets.get(name).is_none_or(|(known, ..)| *known != generation) {
-        let template = Template::of(&set.spec);
-        let hash = template.hash(0);
-        targets.insert(name.to_owned(), (generation, template, hash));
-    }
-    &targets[name]
-}
-
-fn version(set: &SidecarSet) -> u64 {
+pub fn version(set: &SidecarSet) -> u64 {
     set.metadata.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0)
-}
-
-fn same_conditions(old: &SidecarSetStatus, new: &SidecarSetStatus) -> bool {
-    let of = |status: &SidecarSetStatus| -> Vec<(String, String, String)> {
-        let conditions = status.conditions.iter();
-        conditions.map(|c| (c.type_.clone(), c.status.clone(), c.reason.clone())).collect()
-    };
-    of(old) == of(new)
 }

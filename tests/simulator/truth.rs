@@ -7,7 +7,7 @@ use sidecarset::api::SidecarSet;
 use sidecarset::core::pod::{PodKey, PodView};
 
 use super::kubelet::Kubelet;
-use super::world::{APP_IMAGE, Promise, SETS, World};
+use super::world::{APP_IMAGE, Pod, Promise, SETS, World};
 
 /// `podUpdateTimeoutSeconds` of all sets.
 pub const TIMEOUT: i64 = 60_000;
@@ -29,6 +29,8 @@ pub struct Record {
     containers: BTreeMap<String, (String, i64)>,
     /// The kubelet was still busy with an earlier change, which is then taken for this one: see docs/simulation.md.
     unsettled: bool,
+    /// The kubelet has reported the generation.
+    seen: bool,
     hold: i64,
     /// Since when the pod has been ready with the new containers.
     ready_since: Option<i64>,
@@ -46,9 +48,8 @@ impl Ledger {
     pub fn observe(&mut self, view: &PodView, kubelet: &Kubelet, now: i64) {
         for record in self.records.values_mut() {
             record.settle(now);
-            let late = now >= record.at + TIMEOUT;
-            let seen = late || view.observed_generation.is_none_or(|observed| observed >= record.generation);
-            let done = seen
+            record.seen = view.observed_generation.is_none_or(|observed| observed >= record.generation);
+            let done = (record.seen || record.unsettled)
                 && record.containers.iter().all(|(name, (image, started))| {
                     let Some(running) = kubelet.containers.get(name).filter(|running| running.ready) else {
                         return false;
@@ -71,8 +72,8 @@ impl Record {
     fn settle(&mut self, now: i64) {
         let (hold, deadline) = ((self.hold - 1_000).max(0), self.at + TIMEOUT);
         let lasted = |since: Option<i64>| since.is_some_and(|since| now - since >= hold || since >= deadline - 1_000);
-        self.recovered |= lasted(self.ready_since);
-        self.done |= lasted(self.done_since);
+        self.recovered |= self.seen && lasted(self.ready_since);
+        self.done |= self.seen && lasted(self.done_since);
     }
 }
 
@@ -109,6 +110,7 @@ impl World {
             was_ready: before.ready || in_flight,
             containers,
             unsettled: !pod.kubelet.is_settled(before.generation),
+            seen: false,
             hold,
             ready_since: None,
             recovered: false,
@@ -184,8 +186,10 @@ impl World {
             .filter_map(|pod| pod.ledger.records.get_mut(set))
             .filter_map(|record| {
                 record.settle(now);
-                // Once a revision is stable, its updates are not to blame for what is not ready.
-                record.recovered |= record.done && stable.as_ref() == Some(&record.revision);
+                // Once a revision is stable, its updates are not to blame for what is not ready, nor for a kubelet that
+                // is still busy with what came before them when their time is over.
+                let over = record.done || (record.unsettled && now >= record.at + TIMEOUT);
+                record.recovered |= over && stable.as_ref() == Some(&record.revision);
                 counts(record).then_some(())
             })
             .count()
@@ -198,6 +202,18 @@ impl World {
         let matched: Vec<_> = matched.into_iter().filter(|pod| pod.view.marks.contains_key(set)).collect();
         let behind = matched.iter().filter(|pod| !self.runs(&pod.view, set, revision)).count();
         (matched.len(), behind)
+    }
+
+    /// A pod of the set has a container of another set that does not run, and that cannot be upgraded in place.
+    pub fn is_broken_by_another(&self, set: &str) -> bool {
+        let others = SETS.iter().filter(|(other, ..)| *other != set).filter(|(other, ..)| {
+            let status = self.sets.get(*other).and_then(|other| other.status.as_ref());
+            status.is_some_and(|status| status.not_in_place_pods > 0)
+        });
+        let containers: Vec<&str> = others.map(|(.., container)| *container).collect();
+        let broken =
+            |pod: &Pod| containers.iter().any(|name| pod.kubelet.containers.get(*name).is_some_and(|c| !c.ready));
+        self.pods.values().filter(|pod| pod.view.marks.contains_key(set)).any(broken)
     }
 
     /// Pods within `updateStrategy.selector` that do not run a revision.

@@ -25,7 +25,7 @@ pub struct Mark {
 /// The last in-place update of a set on a pod, written in the same request as the images.
 ///
 /// ```json
-/// {"revision":"7f9c…","at":"2026-01-01T00:00:00Z","wasReady":true,
+/// {"revision":"7f9c…","at":"2026-01-01T00:00:00Z","wasReady":true,"generation":2,
 ///  "containers":{"agent":{"id":"containerd://…","restartCount":0,"image":"agent:1"}},"others":{"app":null}}
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -37,6 +37,10 @@ pub struct Update {
     pub at: Timestamp,
     /// The pod was ready, or unready only because of an unfinished update before this one.
     pub was_ready: bool,
+    /// `metadata.generation` that the request made, or an older one if somebody else changed the pod meanwhile; 0 if it is
+    /// not known.
+    #[serde(default)]
+    pub generation: i64,
     /// The long-running containers whose image was changed, by name.
     pub containers: BTreeMap<String, Replaced>,
     /// When the containers that are not this set's had last ended, by the node's clock; null for never. Empty if the pod
@@ -74,8 +78,7 @@ pub(super) fn marks(
             let update: Option<Update> =
                 annotations.get(&keys::update_annotation(set)).and_then(|text| serde_json::from_str(text).ok());
             let injection = annotations.get(&keys::injection_annotation(set)).map(String::as_str).unwrap_or_default();
-            let updated = update.as_ref().map(|update| update.shape.as_str()).filter(|shape| !shape.is_empty());
-            let shape = updated.unwrap_or_else(|| shape(injection)).to_owned();
+            let shape = update.as_ref().map_or_else(|| shape(injection), |update| update.shape.as_str()).to_owned();
             (set.to_owned(), Mark { revision: revision.clone(), update, shape, canary: canary(injection) })
         })
         .collect()

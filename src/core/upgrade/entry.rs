@@ -8,7 +8,7 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use super::evictions::{Fate, fate};
 use super::hot::{self, Need};
 use super::order::Standing;
-use super::progress::{Progress, after, cannot_start, deadline};
+use super::progress::{Progress, after, cannot_start, deadline, has_seen, runs_on};
 use super::resize;
 use super::rollout::Rollout;
 use crate::core::pod::{ContainerView, Mark, PodView, Update};
@@ -148,7 +148,7 @@ pub(super) fn entry(pod: &PodView, rollout: &Rollout, around: &Surroundings<'_>)
     let (state, check_at) = state(pod, mark, judged.as_ref(), rollout, around);
     let unanswered = matches!(state, State::Unanswered(_));
     let undone = judged.as_ref().is_some_and(|progress| *progress != Progress::Done);
-    let unfinished = state == State::ResetDue || (undone && !is_over(pod, mark, rollout, around.now));
+    let unfinished = state == State::ResetDue || (undone && !is_over(pod, mark, &state, rollout, around.now));
     Some(Entry {
         fate: fate(pod, &state, rollout),
         state,
@@ -197,11 +197,16 @@ pub(super) fn lost_readiness(pod: &PodView, mark: &Mark, rollout: &Rollout) -> b
     !pod.ready && mark.update.as_ref().is_some_and(|update| rollout.stable.as_ref() != Some(&update.revision))
 }
 
-/// The time of an update to a stable revision is over, and the pod is ready: whatever became of it, it costs nothing. A
-/// kubelet has nothing to do for an image that was changed by hand and set back before it looked.
-fn is_over(pod: &PodView, mark: &Mark, rollout: &Rollout, now: Timestamp) -> bool {
-    let update = mark.update.as_ref().filter(|update| rollout.stable.as_ref() == Some(&update.revision));
-    pod.ready && update.is_some_and(|update| now >= deadline(update, &rollout.strategy))
+/// The time of an update is over, the kubelet has seen it, the pod is ready, and nothing is expected of it any more: it costs nothing. The update
+/// was to a stable revision, whatever became of it; or it has changed nothing, and no other can follow it: a kubelet has
+/// nothing to do for an image that was changed by hand and set back before it looked.
+fn is_over(pod: &PodView, mark: &Mark, state: &State, rollout: &Rollout, now: Timestamp) -> bool {
+    let late =
+        |update: &&Update| pod.ready && now >= deadline(update, &rollout.strategy) && has_seen(pod, update.generation);
+    mark.update.as_ref().filter(late).is_some_and(|update| {
+        let is_stable = rollout.stable.as_ref() == Some(&update.revision);
+        is_stable || (matches!(state, State::NotInPlace(_)) && runs_on(pod, update))
+    })
 }
 
 /// The state, and when time alone may change it.
@@ -223,16 +228,18 @@ fn state(
         Some(Progress::Undecided(_)) if pod.node.is_some() => (State::Undecided, None),
         _ if hot::is_reset_due(pod, mark, rollout, now) => reset_due(around),
         _ if pod.ready => (State::Available, None),
-        _ if let Some(why) = born_broken(pod, update, rollout, now) => (State::Failed(why), None),
+        _ if let Some(why) = born_broken(pod, update, rollout) => match rollout.retry_ends().filter(|end| now < *end) {
+            Some(end) => (State::Unready, Some(end)),
+            None => (State::Failed(why), None),
+        },
         _ => unready(pod, update, rollout, now),
     }
 }
 
 /// A pod that was made with the target's sidecars, one of which does not start: also a failure of the target. Not of a
 /// set's first revision, as there would be nothing to go back to.
-fn born_broken(pod: &PodView, update: Option<&Update>, rollout: &Rollout, now: Timestamp) -> Option<String> {
-    let is_judged = update.is_none() && rollout.is_rolling() && rollout.stable.is_some();
-    if !is_judged || rollout.retry_ends().is_some_and(|end| now < end) {
+fn born_broken(pod: &PodView, update: Option<&Update>, rollout: &Rollout) -> Option<String> {
+    if update.is_some() || !rollout.is_rolling() || rollout.stable.is_none() {
         return None;
     }
     let names = rollout.sidecars.iter().filter(|sidecar| sidecar.long_running).flat_map(Sidecar::container_names);

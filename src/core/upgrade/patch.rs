@@ -120,6 +120,7 @@ fn record(
         revision: rollout.revision.clone(),
         at: now,
         was_ready,
+        generation: pod.generation + i64::from(!changed.is_empty()),
         containers,
         others: if was_ready { others(pod, rollout) } else { BTreeMap::new() },
         shape: rollout.shape.clone(),

@@ -43,7 +43,7 @@ pub fn progress(pod: &PodView, update: &Update, strategy: &Strategy, now: Timest
     let mut result = Progress::Done;
     for (name, replaced) in &update.containers {
         let step = match pod.container(name) {
-            Some(container) => container_progress(pod, container, replaced, update.at, strategy, now),
+            Some(container) => container_progress(pod, container, replaced, update, strategy, now),
             None => Progress::Failed(format!("{name}: the pod has no such container")),
         };
         result = worse(result, step);
@@ -52,8 +52,9 @@ pub fn progress(pod: &PodView, update: &Update, strategy: &Strategy, now: Timest
     match result {
         Progress::Failed(reason) => Progress::Failed(reason),
         _ if let Some(reason) = crashed_beside(pod, update, strategy) => Progress::Failed(reason),
-        // Later generations are other people's changes, and none of this update's business.
-        Progress::Done if !kubelet_has_seen(pod) && now < deadline => Progress::Undecided(Some(deadline)),
+        Progress::Done if has_seen(pod, update.generation) => Progress::Done,
+        Progress::Done if now < deadline => Progress::Undecided(Some(deadline)),
+        Progress::Done => Progress::Failed("the kubelet has not seen it by podUpdateTimeoutSeconds".to_owned()),
         other => other,
     }
 }
@@ -98,8 +99,8 @@ pub(super) fn proved_at(
     strategy: &Strategy,
 ) -> Option<Timestamp> {
     let (replaced, status) = (update.containers.get(&container.name)?, container.status.as_ref()?);
-    let since = new_and_ready_since(pod, container, status, replaced, update.at).filter(|_| kubelet_has_seen(pod))?;
-    Some(after(since, hold(container, strategy)))
+    let since = new_and_ready_since(pod, container, status, replaced, update.at)?;
+    has_seen(pod, update.generation).then(|| after(since, hold(container, strategy)))
 }
 
 /// When an update that is not available has failed.
@@ -125,7 +126,7 @@ fn container_progress(
     pod: &PodView,
     container: &ContainerView,
     replaced: &Replaced,
-    at: Timestamp,
+    update: &Update,
     strategy: &Strategy,
     now: Timestamp,
 ) -> Progress {
@@ -133,9 +134,9 @@ fn container_progress(
     if pod.node.is_none() {
         return Progress::Undecided(None);
     }
-    let deadline = after(at, seconds(strategy.timeout_seconds));
+    let deadline = deadline(update, strategy);
     let Some(status) = &container.status else { return by_deadline(container, deadline, now) };
-    if let Some(ready_since) = new_and_ready_since(pod, container, status, replaced, at) {
+    if let Some(ready_since) = new_and_ready_since(pod, container, status, replaced, update.at) {
         // The pod's readiness after the deadline is none of this update's business: it was decided by then. But a
         // container that started anew has to hold out anew, or a crash loop would be done each time it comes up.
         let from = status.running_since.filter(|_| ready_since > deadline).unwrap_or(ready_since);
@@ -143,7 +144,7 @@ fn container_progress(
         let done = now >= done_at;
         return if done { Progress::Done } else { Progress::Undecided(Some(done_at)) };
     }
-    let evidence = evidence(pod, status, replaced);
+    let evidence = evidence(status, replaced).filter(|_| has_seen(pod, update.generation));
     if now >= deadline && is_new(container, status, replaced) && changed_since(pod, status, deadline) {
         // It was decided long ago; a restart a week later is no failure of this update, but a crash loop is.
         return match evidence.filter(|_| status.waiting.is_some()) {
@@ -151,7 +152,7 @@ fn container_progress(
             None => Progress::Done,
         };
     }
-    let fresh = after(at, STALE_STATUS);
+    let fresh = after(update.at, STALE_STATUS);
     if now < fresh {
         return Progress::Undecided(Some(fresh));
     }
@@ -165,6 +166,15 @@ fn container_progress(
 /// nothing.
 fn is_new(container: &ContainerView, status: &ContainerStatus, replaced: &Replaced) -> bool {
     (status.id != replaced.id && !status.id.is_empty()) || replaced.image == container.image
+}
+
+/// The containers that an update was to replace run on unharmed.
+pub(super) fn runs_on(pod: &PodView, update: &Update) -> bool {
+    let same = |(name, replaced): (&String, &Replaced)| {
+        let status = pod.container(name).and_then(|container| container.status.as_ref());
+        status.is_some_and(|status| status.id == replaced.id && status.ready)
+    };
+    update.containers.iter().all(same)
 }
 
 /// The container or the pod's readiness changed after this time.
@@ -198,10 +208,8 @@ pub(super) fn cannot_start(status: &ContainerStatus) -> Option<&str> {
     status.waiting.as_deref().filter(|reason| FAILED_TO_START.contains(reason) || *reason == "CrashLoopBackOff")
 }
 
-fn evidence(pod: &PodView, status: &ContainerStatus, replaced: &Replaced) -> Option<String> {
-    if !kubelet_has_seen(pod) {
-        return None;
-    }
+/// What says that a container has failed, once the kubelet has seen the update.
+fn evidence(status: &ContainerStatus, replaced: &Replaced) -> Option<String> {
     let waiting = status.waiting.as_deref();
     let restarts = status.restart_count.saturating_sub(replaced.restart_count);
     match waiting {
@@ -222,8 +230,9 @@ fn by_deadline(container: &ContainerView, deadline: Timestamp, now: Timestamp) -
     Progress::Failed(format!("{}: not ready by podUpdateTimeoutSeconds", container.name))
 }
 
-pub(super) fn kubelet_has_seen(pod: &PodView) -> bool {
-    pod.observed_generation.is_none_or(|observed| observed >= pod.generation)
+/// The kubelet has seen this generation of the pod, as far as it says. Later ones are other people's changes.
+pub(super) fn has_seen(pod: &PodView, generation: i64) -> bool {
+    pod.observed_generation.is_none_or(|observed| observed >= generation)
 }
 
 fn seconds(seconds: i32) -> SignedDuration {

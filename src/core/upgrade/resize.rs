@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::entry::{Obstacle, ObstacleKind};
 use super::patch::{PodPatch, pointer, readiness_test, test};
-use super::progress::{Progress, STALE_STATUS, after, deadline, kubelet_has_seen};
+use super::progress::{Progress, STALE_STATUS, after, deadline, has_seen};
 use super::rollout::{Rollout, Strategy};
 use crate::api::keys;
 use crate::api::quantity::Resource;
@@ -210,7 +210,7 @@ fn container_progress(
     if now < fresh {
         return Progress::Undecided(Some(fresh));
     }
-    let trouble = pod.resize.as_ref().filter(|_| sent && kubelet_has_seen(pod));
+    let trouble = pod.resize.as_ref().filter(|_| sent && has_seen(pod, pod.generation));
     match (trouble, applied) {
         (Some(trouble), _) if trouble.reason != DEFERRED => Progress::Failed(said(container, trouble)),
         _ if now < deadline => Progress::Undecided(Some(deadline)),

@@ -37,7 +37,8 @@ pub struct Counts {
     pub outdated: usize,
     /// Cost one of maxUnavailable each.
     pub slots: usize,
-    /// At the target and done with their update, which took their readiness: they have until their deadline to get it back.
+    /// At the target and done with their update, which took their readiness, or made with the target and broken when a retry
+    /// was asked for: they have until a deadline to become ready.
     pub recovering: usize,
     /// Of these, failed.
     pub failed_slots: usize,

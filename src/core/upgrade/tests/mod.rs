@@ -16,6 +16,7 @@ mod order;
 mod prepull;
 mod properties;
 mod review;
+mod simulated;
 mod steps;
 use crate::core::pod::PodKey;
 use crate::core::revision::Template;
