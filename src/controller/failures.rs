@@ -22,7 +22,7 @@ const EVERY: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub(super) struct Told {
     revision: String,
-    /// UIDs of the pods.
+    /// UIDs of the pods. One that fails again was told of.
     pods: HashSet<String>,
     last: Option<Instant>,
 }
@@ -32,17 +32,11 @@ pub(super) fn tell(context: &Context, set: &SidecarSet, revision: &str) -> Optio
     let name = set.metadata.name.as_deref().unwrap_or_default();
     let index = context.index();
     let mut told = lock(&context.told);
-    if index.failed(name).next().is_none() {
-        told.remove(name);
-        return None;
-    }
     let told = told.entry(name.to_owned()).or_default();
     if told.revision != revision {
         *told = Told { revision: revision.to_owned(), pods: HashSet::new(), last: told.last };
     }
-    let failed: HashSet<&str> = index.failed(name).map(|(pod, _)| pod.uid.as_str()).collect();
-    told.pods.retain(|uid| failed.contains(uid.as_str()));
-    let news = failed.len() - told.pods.len();
+    let news = index.failed(name).filter(|(pod, _)| !told.pods.contains(&pod.uid)).count();
     if news == 0 {
         return None;
     }

@@ -132,16 +132,21 @@ pub fn judge(
         return Verdict::Done;
     }
     let gone = siblings.iter().all(|pod| pod.uid != eviction.pod_uid);
-    // Pods that are not ready and are to be replaced themselves would be waited for in vain.
-    let queued = siblings.iter().filter(|pod| pod.active && !pod.ready && pod.behind.is_some()).count();
-    let newer = |pod: &&Sibling| pod.active && pod.created > eviction.pod_created.0;
-    // As a Deployment counts new pods: ready for a while.
-    let is_fresh =
-        |pod: &&Sibling| pod.ready_changed.is_some_and(|since| now.duration_since(since) < patience.min_ready);
-    let fresh = siblings.iter().filter(newer).filter(|pod| pod.ready).filter(is_fresh).count();
+    let is_newer = |pod: &Sibling| pod.active && pod.created > eviction.pod_created.0;
+    let newer = || siblings.iter().filter(|pod| is_newer(pod));
+    // As a Deployment counts new pods: ready for a while. A node whose clock is behind does not cut the time.
+    let is_fresh = |pod: &Sibling| {
+        let since = pod.ready_changed.map(|since| since.max(pod.created).max(eviction.at.0));
+        pod.ready && since.is_some_and(|since| now.duration_since(since) < patience.min_ready)
+    };
+    let fresh = newer().filter(|pod| is_fresh(pod)).count();
+    // Older pods that are not ready and are to be replaced themselves would be waited for in vain.
+    let is_queued = |pod: &&Sibling| pod.active && !pod.ready && pod.behind.is_some() && !is_newer(pod);
+    let queued = siblings.iter().filter(is_queued).count();
     let whole = gone && replicas.is_some_and(|replicas| ready(siblings) + queued >= replicas + fresh);
     let upgrades = eviction.cause == EvictionCause::NotInPlace && eviction.revision == revision;
-    let failed = upgrades && siblings.iter().filter(newer).any(|pod| pod.behind.is_none() && !pod.ready);
+    let replacement = newer().filter(|pod| pod.behind.is_none()).min_by_key(|pod| pod.created);
+    let failed = upgrades && replacement.is_some_and(|pod| !pod.ready || is_fresh(pod));
     if !whole && age < patience.timeout {
         return Verdict::Open;
     }
@@ -149,7 +154,7 @@ pub fn judge(
         return Verdict::Failed;
     }
     let no_better = |behind| is_no_better(behind, eviction.cause);
-    let in_vain = siblings.iter().filter(newer).any(|pod| pod.behind.is_some_and(no_better));
+    let in_vain = newer().any(|pod| pod.behind.is_some_and(no_better));
     if in_vain { Verdict::InVain } else { Verdict::Done }
 }
 
@@ -191,12 +196,13 @@ pub fn record(
     now: Timestamp,
 ) -> Eviction {
     let Owner { api_version, kind, name, uid } = owner.clone();
-    let behind = siblings.iter().filter(|pod| pod.active && pod.behind.is_some());
+    // Whatever is younger came after this eviction.
+    let youngest = siblings.iter().filter(|pod| pod.active).map(|pod| pod.created).max();
     Eviction {
         namespace: pod.key.namespace.clone(),
         pod: pod.key.name.clone(),
         pod_uid: pod.uid.clone(),
-        pod_created: Time(behind.map(|pod| pod.created).max().unwrap_or(pod.created)),
+        pod_created: Time(youngest.unwrap_or(pod.created).max(pod.created)),
         owner_api_version: api_version,
         owner_kind: kind,
         owner_name: name,

@@ -40,7 +40,10 @@ pub fn injection_revision(
     let latest = strategy.new_pods == NewPods::Latest || !rollout.strategy.enabled;
     let needs_new_pods = changes_template(summary) || summary.evictable > 0;
     let only_way = needs_new_pods && !share_is_full && !rollout.strategy.paused;
-    if latest || only_way { newest() } else { stable.clone() }
+    // As long as nobody is left behind, or there is nobody at all.
+    let is_held = rollout.strategy.paused || rollout.has_partition() || summary.gate.allowed.is_some();
+    let none_behind = counts.updated == counts.matched && !is_held;
+    if latest || only_way || none_behind { newest() } else { stable.clone() }
 }
 
 /// Some pods differ from the newest in more than images. Without evictions not what keeps single pods from an image: a node, a

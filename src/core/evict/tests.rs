@@ -209,7 +209,30 @@ fn a_replacement_holds_the_slot_until_it_was_ready_for_a_while() {
     let judged = |pods: &[Sibling], now| judge(&evicted(), pods, Some(2), "r1", PATIENCE, at(now));
     assert_eq!(judged(&[old.clone(), ready_at(105)], 114), Verdict::Open);
     assert_eq!(judged(&[old.clone(), ready_at(105)], 115), Verdict::Done);
-    assert_eq!(judged(&[old, ready_at(90)], 105), Verdict::Done, "older pods need not prove themselves");
+    assert_eq!(judged(&[old.clone(), ready_at(90)], 110), Verdict::Open, "by a clock that is behind");
+    assert_eq!(judged(&[old, ready_at(90)], 111), Verdict::Done);
+    let late = |now| {
+        let new = Sibling { behind: None, ..ready_at(695) };
+        judge(&upgraded(), &[new], Some(1), "r1", PATIENCE, at(now))
+    };
+    assert_eq!(late(700), Verdict::Failed, "a crash loop that is up for a moment");
+    assert_eq!(late(705), Verdict::Done);
+}
+
+#[test]
+fn a_replacement_that_needs_to_be_replaced_itself_is_waited_for() {
+    let new = Sibling { ready: false, ..pod("new", 101, true) };
+    assert_eq!(judge(&evicted(), &[pod("other", 0, false), new], Some(2), "r1", PATIENCE, at(110)), Verdict::Open);
+}
+
+#[test]
+fn pods_that_come_after_a_ready_replacement_are_not_taken_for_it() {
+    let scaled = Sibling { ready: false, ..pod("scaled", 200, false) };
+    let pods = [pod("new", 101, false), scaled];
+    assert_eq!(judge(&upgraded(), &pods, Some(2), "r1", PATIENCE, at(9999)), Verdict::Done);
+    let pods = [pod("old", 0, true), pod("young", 50, false)];
+    let record = record(&pods[0], &pods, EvictionCause::NotInPlace, &owner("ReplicaSet"), "r1", at(100));
+    assert_eq!(record.pod_created.0, at(50), "nor are those that were there");
 }
 
 #[test]

@@ -13,7 +13,7 @@ pub fn lacks(eviction: &Eviction, siblings: &[Sibling], replicas: Option<usize>)
     }
     let newer = siblings.iter().filter(|pod| pod.active && pod.created > eviction.pod_created.0);
     let ready = ready(siblings);
-    match (newer.min_by_key(|pod| pod.ready), replicas) {
+    match (newer.min_by_key(|pod| pod.created), replicas) {
         (Some(pod), _) if !pod.ready => format!("its replacement {} is not ready", pod.key),
         (_, Some(replicas)) if ready < replicas => format!("{ready} of {replicas} pods are ready"),
         (None, _) => "there is no replacement yet".to_owned(),

@@ -68,8 +68,7 @@ pub(super) fn waits_for(summary: &Summary) -> String {
 
 /// Slots of maxUnavailable are free, and still nothing can be patched.
 fn blocked(summary: &Summary) -> String {
-    let full = summary.counts.slots >= summary.max_unavailable;
-    if summary.blocked_workloads == 0 || summary.remaining == 0 || summary.movable || full {
+    if summary.blocked_workloads == 0 || summary.remaining == 0 || summary.movable {
         return String::new();
     }
     let workloads = list(&summary.blocked, summary.blocked_workloads);

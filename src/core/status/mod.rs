@@ -154,6 +154,10 @@ fn joined(message: &str, more: &str) -> String {
 fn fully_rolled_out(course: &Course, summary: &Summary) -> bool {
     let (rollout, counts) = (&course.rollout, &summary.counts);
     // What is held back stays so while pods are made anew, or for a moment there are none.
+    // Nothing has proved it.
+    if counts.matched == 0 && rollout.stable.is_some() {
+        return false;
+    }
     let is_held = rollout.strategy.paused || rollout.has_partition() || summary.gate.allowed.is_some();
     if is_held && (counts.matched == 0 || counts.updated < counts.matched) {
         return false;

@@ -24,7 +24,7 @@ pub fn is_exceeded(rollout: &Rollout, counts: &Counts) -> bool {
     counts.failed > rollout.max_failed(counts.matched)
         || counts.failed_slots >= rollout.max_unavailable(counts.matched)
         || counts.failed_capped >= rollout.max_unready(counts.matched)
-        || (counts.locked_out > 0 && counts.locked_out >= counts.outdated)
+        || (counts.locked_out > 0 && counts.locked_out >= counts.outdated && counts.evictable == 0)
         // No node can pull it, of those that a plan looks at.
         || (counts.blocked > 0 && counts.blocked >= counts.outdated.min(SCANNED) && counts.updated_ready == 0)
 }

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
+use super::born;
 use super::evictions::{Fate, fate};
 use super::hot::{self, Need};
 use super::order::Standing;
-use super::progress::{Progress, after, cannot_start, deadline, has_seen, runs_on};
+use super::progress::{Progress, after, deadline, has_seen, runs_on};
 use super::resize;
 use super::rollout::Rollout;
 use crate::core::pod::{ContainerView, Mark, PodView, Update};
@@ -227,26 +228,10 @@ fn state(
         Some(Progress::Failed(reason)) if rollout.is_rolling() => (State::Failed(reason.clone()), None),
         Some(Progress::Undecided(_)) if pod.node.is_some() => (State::Undecided, None),
         _ if hot::is_reset_due(pod, mark, rollout, now) => reset_due(around),
+        _ if let Some(born) = born::state(pod, update, rollout, now) => born,
         _ if pod.ready => (State::Available, None),
-        _ if let Some(why) = born_broken(pod, update, rollout) => match rollout.retry_ends().filter(|end| now < *end) {
-            Some(end) => (State::Unready, Some(end)),
-            None => (State::Failed(why), None),
-        },
         _ => unready(pod, update, rollout, now),
     }
-}
-
-/// A pod that was made with the target's sidecars, one of which does not start: also a failure of the target. Not of a
-/// set's first revision, as there would be nothing to go back to.
-fn born_broken(pod: &PodView, update: Option<&Update>, rollout: &Rollout) -> Option<String> {
-    if update.is_some() || !rollout.is_rolling() || rollout.stable.is_none() {
-        return None;
-    }
-    let names = rollout.sidecars.iter().filter(|sidecar| sidecar.long_running).flat_map(Sidecar::container_names);
-    names.filter_map(|name| pod.container(&name).cloned()).find_map(|container| {
-        let reason = cannot_start(container.status.as_ref()?)?;
-        Some(format!("{}: {reason}", container.name))
-    })
 }
 
 fn reset_due(around: &Surroundings<'_>) -> (State, Option<Timestamp>) {

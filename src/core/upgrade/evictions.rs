@@ -134,10 +134,11 @@ impl Held {
     }
 
     /// The set's counters with the replacements that have failed: as failed updates in place do, they may use up the
-    /// budgets alone.
+    /// budgets alone. And without the pods that are left alone.
     pub(super) fn added_to(&self, counts: Counts) -> Counts {
         Counts {
             failed: counts.failed + self.failed,
+            evictable: counts.evictable.saturating_sub(self.left_alone),
             failed_slots: counts.failed_slots + self.failed_slots,
             failed_capped: counts.failed_capped + self.failed_capped,
             ..counts
@@ -195,9 +196,12 @@ impl Index {
             let place = if eviction.unready { &mut held.capped } else { &mut held.slots };
             *place += 1;
             if eviction.cause == EvictionCause::NotInPlace && eviction.revision == *revision {
-                let there = if self.has(eviction) { &mut held.leaving } else { &mut held.gone };
-                *there += 1;
                 let broken = is_broken(&broken, eviction);
+                // What it brought is there, and counts as updated.
+                if !eviction.failed && !broken {
+                    let there = if self.has(eviction) { &mut held.leaving } else { &mut held.gone };
+                    *there += 1;
+                }
                 if (eviction.failed || broken) && !is_retried {
                     let failed = if eviction.unready { &mut held.failed_capped } else { &mut held.failed_slots };
                     *failed += 1;
@@ -210,10 +214,12 @@ impl Index {
         held
     }
 
-    /// By UID of their owner: when the youngest failed pod was made.
+    /// By UID of their owner: when the youngest pod was made that was born broken.
     fn broken(&self, set: &str) -> BTreeMap<&str, Timestamp> {
         let mut broken = BTreeMap::new();
-        for (pod, _) in self.failed(set) {
+        let is_born = |pod: &PodView| pod.marks.get(set).is_some_and(|mark| mark.update.is_none());
+        let is_failed = |pod: &PodView| matches!(self.state(set, &pod.key), Some(State::Failed(_)));
+        for (pod, _) in self.failed(set).filter(|(pod, _)| is_born(pod) && is_failed(pod)) {
             if let Some(owner) = &pod.owner {
                 let youngest = broken.entry(owner.uid.as_str()).or_insert(pod.created);
                 *youngest = pod.created.max(*youngest);
@@ -231,7 +237,10 @@ impl Index {
     /// those whose replacement is named itself.
     pub(super) fn failed_evictions(&self, set: &str) -> Vec<String> {
         let reserved = self.desk(set).map(|desk| desk.reserved.as_slice()).unwrap_or_default();
-        let failed: Vec<&Eviction> = reserved.iter().filter(|eviction| eviction.failed && !eviction.in_vain).collect();
+        let target = self.set(set).map(|index| &index.rollout.revision);
+        let is_failed =
+            |eviction: &&Eviction| eviction.failed && !eviction.in_vain && Some(&eviction.revision) == target;
+        let failed: Vec<&Eviction> = reserved.iter().filter(is_failed).collect();
         let broken = if failed.is_empty() { BTreeMap::new() } else { self.broken(set) };
         let unnamed = failed.into_iter().filter(|eviction| !is_broken(&broken, eviction));
         unnamed
@@ -268,7 +277,7 @@ impl Index {
         let free = |all: usize, taken: usize| all.saturating_sub(taken + desk.planned);
         let gate = gate(rollout, &desk.remembered, counts, now);
         let may_move = free(share_left(rollout, counts, &gate, &held), 0);
-        let waiting = counts.evictable.saturating_sub(held.leaving + held.left_alone);
+        let waiting = counts.evictable.saturating_sub(held.leaving);
         Some(Leave {
             revision: rollout.revision.clone(),
             slots: free(rollout.max_unavailable(matched), counts.slots + held.slots),

@@ -1,7 +1,8 @@
 //! Upgrading the sidecars of running pods: who is where, who is next, and what to send.
 
 pub mod answer;
-pub mod budget;
+pub mod born;
+mod budget;
 pub mod course;
 mod entry;
 pub mod evictions;

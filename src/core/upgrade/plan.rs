@@ -82,7 +82,7 @@ impl Index {
         let patches: Vec<PodPatch> =
             keys.iter().filter_map(|key| pod_patch(&*self.get(key)?, &index.rollout, now)).collect();
         let pulls = situation.pulls();
-        let (summary, wake_at) = (situation.summary(&pulls), situation.wake_at());
+        let (summary, wake_at) = (situation.summary(&pulls), situation.wake_at(now));
         let desk = self.desk_mut(set);
         (desk.planned, desk.remembered) = (patches.len(), remembered.clone());
         Plan { patches, pulls, summary, wake_at }
@@ -172,26 +172,30 @@ impl<'a> Situation<'a> {
         self.share_left().min(self.counts.outdated).min(self.index.rollout.max_unavailable(self.counts.matched))
     }
 
-    fn wake_at(&self) -> Option<Timestamp> {
+    fn wake_at(&self, now: Timestamp) -> Option<Timestamp> {
         let pause_ends = match &self.gate.wait {
             Some(Wait::Until(until)) => Some(*until),
             _ => None,
         };
         // Nodes that failed are tried again.
         let again_at = self.blocked.again_at.filter(|_| self.next_batch() > 0);
-        self.index.next_due().into_iter().chain(pause_ends).chain(again_at).min()
+        // Replacements that had failed before a retry fail again.
+        let retry_ends = self.index.rollout.retry_ends().filter(|end| now < *end);
+        self.index.next_due().into_iter().chain(pause_ends).chain(again_at).chain(retry_ends).min()
     }
 
     fn summary(&self, pulls: &[Pull]) -> Summary {
         let Self { index, counts, held, gate, .. } = self;
-        let evictable = counts.evictable.saturating_sub(held.leaving + held.left_alone);
+        let evictable = counts.evictable.saturating_sub(held.leaving);
         let movable = counts.outdated.saturating_sub(counts.blocked) + evictable;
+        let max_unavailable = index.rollout.max_unavailable(counts.matched);
+        let is_full = counts.slots + held.slots >= max_unavailable;
         let pods = index.failed.iter().take(NAMED_PODS).map(|key| named(index, key));
         let replaced = self.all.failed_evictions(&index.rollout.set);
         let nodes = self.blocked.nodes.iter().map(|(node, why)| format!("node {node} ({why})"));
         Summary {
             keep_old: index.rollout.keep_old(counts.matched),
-            max_unavailable: index.rollout.max_unavailable(counts.matched),
+            max_unavailable,
             remaining: self.share_left().min(movable),
             evictable,
             evicting: held.moving(),
@@ -200,7 +204,7 @@ impl<'a> Situation<'a> {
             movable: !self.choose(1).is_empty(),
             slot_holders: index.slot_holders.iter().take(NAMED_PODS).map(|key| named(index, key)).collect(),
             unready: index.unready.iter().take(NAMED_PODS).map(ToString::to_string).collect(),
-            blocked_workloads: index.queues.blocked(),
+            blocked_workloads: if is_full { 0 } else { index.queues.blocked() },
             blocked: index.queues.blocked_workloads().take(NAMED_PODS).collect(),
             failed: pods.chain(replaced).chain(nodes).take(NAMED_PODS).collect(),
             not_in_place: index.not_in_place.iter().map(|(obstacle, pods)| (obstacle.clone(), *pods)).collect(),

@@ -55,7 +55,7 @@ pub fn progress(pod: &PodView, update: &Update, strategy: &Strategy, now: Timest
         Progress::Done if has_seen(pod, update.generation) => Progress::Done,
         Progress::Done if now < deadline => Progress::Undecided(Some(deadline)),
         Progress::Done => Progress::Failed("the kubelet has not seen it by podUpdateTimeoutSeconds".to_owned()),
-        other => other,
+        other @ Progress::Undecided(_) => other,
     }
 }
 
@@ -144,7 +144,7 @@ fn container_progress(
         let done = now >= done_at;
         return if done { Progress::Done } else { Progress::Undecided(Some(done_at)) };
     }
-    let evidence = evidence(status, replaced).filter(|_| has_seen(pod, update.generation));
+    let evidence = evidence(status, replaced.restart_count).filter(|_| has_seen(pod, update.generation));
     if now >= deadline && is_new(container, status, replaced) && changed_since(pod, status, deadline) {
         // It was decided long ago; a restart a week later is no failure of this update, but a crash loop is.
         return match evidence.filter(|_| status.waiting.is_some()) {
@@ -203,15 +203,10 @@ fn hold(container: &ContainerView, strategy: &Strategy) -> SignedDuration {
     seconds(strategy.min_ready_seconds.max(probe))
 }
 
-/// Why a container does not start, if the kubelet says so.
-pub(super) fn cannot_start(status: &ContainerStatus) -> Option<&str> {
-    status.waiting.as_deref().filter(|reason| FAILED_TO_START.contains(reason) || *reason == "CrashLoopBackOff")
-}
-
-/// What says that a container has failed, once the kubelet has seen the update.
-fn evidence(status: &ContainerStatus, replaced: &Replaced) -> Option<String> {
+/// What says that a container has failed, once the kubelet has seen the update. `before`: its restarts until then.
+pub(super) fn evidence(status: &ContainerStatus, before: i32) -> Option<String> {
     let waiting = status.waiting.as_deref();
-    let restarts = status.restart_count.saturating_sub(replaced.restart_count);
+    let restarts = status.restart_count.saturating_sub(before);
     match waiting {
         Some(reason) if FAILED_TO_START.contains(&reason) => Some(reason.to_owned()),
         // The old container may have been in a crash loop before; its count tells them apart.

@@ -37,8 +37,8 @@ pub struct Counts {
     pub outdated: usize,
     /// Cost one of maxUnavailable each.
     pub slots: usize,
-    /// At the target and done with their update, which took their readiness, or made with the target and broken when a retry
-    /// was asked for: they have until a deadline to become ready.
+    /// At the target and done with their update, which took their readiness, or made with the target: they have until a
+    /// deadline to become ready.
     pub recovering: usize,
     /// Of these, failed.
     pub failed_slots: usize,
@@ -167,7 +167,7 @@ impl SetIndex {
         count(&mut counts.failed_capped, entry.fills_cap && failed);
         count(&mut counts.selected, entry.selected);
         count(&mut counts.selected_updated, entry.selected && !behind);
-        let unready_anyway = *state == State::Unready && !entry.holds_slot;
+        let unready_anyway = *state == State::Unready && !entry.holds_slot && entry.check_at.is_none();
         let decided = failed || *state == State::Available || unready_anyway;
         count(&mut counts.selected_decided, entry.selected && decided);
         count(&mut counts.selected_not_in_place, entry.selected && matches!(state, State::NotInPlace(_)));

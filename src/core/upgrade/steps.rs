@@ -52,8 +52,7 @@ pub fn gate(rollout: &Rollout, remembered: &Remembered, counts: &Counts, now: Ti
         return Gate::default();
     }
     let number = |step: &Step| share(&step.replicas, counts.selected);
-    let not_in_place = if rollout.strategy.evicts { 0 } else { counts.selected_not_in_place };
-    let attainable = counts.selected - not_in_place - counts.blocked;
+    let attainable = counts.selected - (counts.selected_not_in_place - counts.evictable) - counts.blocked;
     let (mut reached, mut reached_at) = (remembered.step.min(steps.len()), remembered.step_reached_at);
     if remembered.steps_may_differ {
         // Any change of the spec comes here, a pause among them: it ends no step whose pods are in the middle of it.

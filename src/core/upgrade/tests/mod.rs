@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::testing::{self, SET, TestPod, at, hash, rollout};
 use super::*;
 
+mod born;
 mod course;
 mod evictions;
 mod hot;

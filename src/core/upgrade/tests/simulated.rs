@@ -53,7 +53,7 @@ fn an_image_set_back_to_a_revision_that_is_not_stable_any_more_costs_nothing_for
     fleet.pods.values_mut().next().unwrap().edit(see);
     fleet.observe();
     // Nobody can take it to the next revision in place.
-    let next = Rollout { changes: BTreeMap::new(), ..rollout("v2", json!({})) };
+    let next = Rollout { changes: BTreeMap::new(), shape: "another".to_owned(), ..rollout("v2", json!({})) };
     fleet.index.configure(next, at(fleet.now));
     let slots =
         |fleet: &mut Fleet, now: i64| fleet.index.plan(SET, &Remembered::default(), at(now), 0).summary.counts.slots;

@@ -131,6 +131,7 @@ fn a_replacement_that_is_born_broken_stops_the_rollout_at_once() {
         pod["spec"]["containers"][0]["image"] = json!("v2");
         pod["status"]["conditions"][0]["status"] = json!("False");
         pod["status"]["containerStatuses"][0]["state"] = json!({"waiting": {"reason": "CrashLoopBackOff"}});
+        pod["status"]["containerStatuses"][0]["restartCount"] = json!(1);
         pod["status"]["containerStatuses"][0]["ready"] = json!(false);
     });
     fleet.pods.insert(new.view().key, new);
