@@ -40,9 +40,9 @@ pub fn injection_revision(
     let latest = strategy.new_pods == NewPods::Latest || !rollout.strategy.enabled;
     let needs_new_pods = changes_template(summary) || summary.evictable > 0;
     let only_way = needs_new_pods && !share_is_full && !rollout.strategy.paused;
-    // As long as nobody is left behind, or there is nobody at all.
+    // Nobody is left behind, and no update is open; or there is nobody at all, and then all are made with the newest.
     let is_held = rollout.strategy.paused || rollout.has_partition() || summary.gate.allowed.is_some();
-    let none_behind = counts.updated == counts.matched && !is_held;
+    let none_behind = counts.updated == counts.matched && counts.slots + counts.capped == 0 && !is_held;
     if latest || only_way || none_behind { newest() } else { stable.clone() }
 }
 

@@ -83,3 +83,12 @@ fn without_pods_nothing_proves_a_revision_and_the_first_new_ones_get_it() {
     world.plan();
     assert_eq!(world.status().injection_revision, Some(hash("v2")), "the others, too");
 }
+
+#[test]
+fn new_pods_do_not_get_what_the_last_updates_have_not_proved() {
+    let mut world = world([TestPod::new("a")], json!({}));
+    let plan = world.plan();
+    world.fleet.send(&plan);
+    world.plan();
+    assert_eq!((world.status().updated_pods, world.status().injection_revision.clone()), (1, Some(hash("v1"))));
+}
