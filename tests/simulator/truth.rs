@@ -186,9 +186,10 @@ impl World {
             .filter_map(|pod| pod.ledger.records.get_mut(set))
             .filter_map(|record| {
                 record.settle(now);
-                // Once a revision is stable, its updates are not to blame for what is not ready, nor for a kubelet that
-                // is still busy with what came before them when their time is over.
-                let over = record.done || (record.unsettled && now >= record.at + TIMEOUT);
+                // Once a revision is stable, its updates are not to blame for what is not ready, nor, when their time is
+                // over, for a kubelet that has seen them and not acted, or is still busy with what came before them.
+                let late = now >= record.at + TIMEOUT;
+                let over = record.done || (late && (record.seen || record.unsettled));
                 record.recovered |= over && stable.as_ref() == Some(&record.revision);
                 counts(record).then_some(())
             })
