@@ -7,7 +7,7 @@ use sidecarset::core::pod::PodKey;
 
 use super::operator::{NODES, Operator, WRITE_TIMEOUT};
 use super::run::Run;
-use super::world::{Body, PodEvent, Request, SETS, World, second};
+use super::world::{Body, PodEvent, Request, SETS, World, error, second};
 
 const IMAGES: [&str; 8] = ["v1", "v2", "v2", "v3", "v3", "v4-nopull", "v5-crash", "v6-slow"];
 
@@ -40,6 +40,23 @@ pub const KINDS: [&str; 24] = [
 ];
 
 impl Run {
+    /// A patch is carried out, and the operator gets no clear answer; the watch hangs, and reads fail. Meanwhile the set
+    /// wants other pods than this one.
+    fn lose_an_answer(&mut self, time: i64) {
+        let world = &mut self.world;
+        let is_patch = |request: &Request| matches!(request.body, Body::Patch { .. });
+        let Some(place) = world.requests.iter().position(is_patch) else { return };
+        let Request { id, body, .. } = world.requests.swap_remove(place);
+        let Body::Patch { set, patch, .. } = &body else { return };
+        let is_canary = world.pods.get(&patch.key).is_some_and(|pod| pod.view.labels["tier"] == "canary");
+        let others = json!({"matchLabels": {"tier": if is_canary { "main" } else { "canary" }}});
+        world.edit(set, |set| set.spec.update_strategy.selector = serde_json::from_value(others).unwrap());
+        world.reads_fail_until = world.now + time;
+        world.watch_hangs_until = world.reads_fail_until;
+        world.serve(&body);
+        self.operator.reply(world, id, error(504, false), &mut self.rng, self.faults);
+    }
+
     pub fn disturb(&mut self) {
         let kind = self.rng.random_range(0..KINDS.len());
         let set = self.any_set();
@@ -55,7 +72,7 @@ impl Run {
         let now = self.world.now;
         let world = &mut self.world;
         match (what, pod) {
-            ("answer lost", _) => world.lose_an_answer([20_000, 40_000, 60_000][draw % 3]),
+            ("answer lost", _) => self.lose_an_answer([20_000, 40_000, 60_000][draw % 3]),
             ("image", _) => world.edit(&set, |set| set_image(set, list, IMAGES[draw % IMAGES.len()])),
             ("pause", _) => world.edit(&set, |set| set.spec.update_strategy.paused = draw % 3 == 0),
             ("budget", _) => world.edit(&set, |set| {
@@ -146,20 +163,6 @@ pub fn amount(rng: &mut impl Rng) -> Value {
 }
 
 impl World {
-    /// A patch is carried out, and nobody is told: its answer is lost, the watch hangs, and reads fail. Meanwhile the set
-    /// wants other pods than this one.
-    fn lose_an_answer(&mut self, time: i64) {
-        let is_patch = |request: &Request| matches!(request.body, Body::Patch { .. });
-        let Some(place) = self.requests.iter().position(is_patch) else { return };
-        let Body::Patch { set, patch, promise } = self.requests.swap_remove(place).body else { return };
-        self.reads_fail_until = self.now + time;
-        self.watch_hangs_until = self.reads_fail_until;
-        let is_canary = self.pods.get(&patch.key).is_some_and(|pod| pod.view.labels["tier"] == "canary");
-        self.serve(&Body::Patch { set: set.clone(), patch, promise });
-        let others = json!({"matchLabels": {"tier": if is_canary { "main" } else { "canary" }}});
-        self.edit(&set, |set| set.spec.update_strategy.selector = serde_json::from_value(others).unwrap());
-    }
-
     /// Somebody else writes a pod, of one set or of all.
     fn tamper(&mut self, key: &PodKey, set: Option<&str>, change: impl FnOnce(&mut Value)) {
         self.churn += 1;

@@ -14,6 +14,7 @@ pub struct Running {
     pub image: String,
     /// Containers that were started so far.
     pub number: i64,
+    pub started_at: i64,
     pub ready: bool,
     /// When it crashes, or is tried again, or becomes ready.
     next: Option<(i64, Event)>,
@@ -149,6 +150,9 @@ impl World {
 impl Running {
     fn happen(&mut self, event: Event, now: i64) {
         let is = |tag: &str| self.image.contains(tag);
+        if event == Event::Start {
+            self.started_at = now;
+        }
         self.next = match event {
             Event::Start if is("nopull") => Some((now + 60_000, Event::Start)),
             Event::Start if is("slow") => {

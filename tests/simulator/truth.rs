@@ -59,7 +59,11 @@ impl Ledger {
                         || (record.tampered && wanted())
                         || ((record.unsettled || record.tampered) && running.number > *started)
                 });
-            record.done_since = record.done_since.filter(|_| done).or(done.then_some(now));
+            // Nothing but the pod's own readiness tells when a container became ready: without it its start counts.
+            let started =
+                record.containers.keys().filter_map(|name| Some(kubelet.containers.get(name)?.started_at)).max();
+            let since = started.filter(|_| !view.ready).unwrap_or(now).max(record.at);
+            record.done_since = record.done_since.filter(|_| done).or(done.then_some(since));
             let ready = done && view.ready;
             record.ready_since = record.ready_since.filter(|_| ready).or(ready.then_some(now));
             record.settle(now);
@@ -93,8 +97,8 @@ impl World {
         // It keeps its slot also when it lost its readiness again, as the update may be to blame.
         let to_blame = |p: &Record| !p.recovered || (!before.ready && stable != Some(&p.revision));
         let in_flight = previous.as_ref().is_some_and(|p| p.was_ready && to_blame(p));
-        // A pod that is in a crash loop keeps its place under the cap, although it was ready for a moment.
-        let capped = previous.as_ref().is_some_and(|p| !p.was_ready && (!p.done || p.done_since.is_none()));
+        // A pod that is in a crash loop keeps its place under the cap, or its slot, although it was ready for a moment.
+        let capped = previous.as_ref().is_some_and(|p| (!p.was_ready && !p.done) || p.done_since.is_none());
         let mut containers = previous.filter(|p| !p.done).map(|p| p.containers).unwrap_or_default();
         if changed {
             containers.insert(container.to_owned(), (String::new(), 0));
@@ -186,9 +190,10 @@ impl World {
             .filter_map(|pod| pod.ledger.records.get_mut(set))
             .filter_map(|record| {
                 record.settle(now);
-                // Once a revision is stable, its updates are not to blame for what is not ready, nor for a kubelet that
-                // is still busy with what came before them when their time is over.
-                let over = record.done || (record.unsettled && now >= record.at + TIMEOUT);
+                // Once a revision is stable, its updates are not to blame for what is not ready, nor, when their time is
+                // over, for a kubelet that has seen them and not acted, or is still busy with what came before them.
+                let late = now >= record.at + TIMEOUT;
+                let over = record.done || (late && (record.seen || record.unsettled));
                 record.recovered |= over && stable.as_ref() == Some(&record.revision);
                 counts(record).then_some(())
             })

@@ -52,10 +52,10 @@ pub fn progress(pod: &PodView, update: &Update, strategy: &Strategy, now: Timest
     match result {
         Progress::Failed(reason) => Progress::Failed(reason),
         _ if let Some(reason) = crashed_beside(pod, update, strategy) => Progress::Failed(reason),
-        Progress::Done if has_seen(pod, update.generation) => Progress::Done,
-        Progress::Done if now < deadline => Progress::Undecided(Some(deadline)),
-        Progress::Done => Progress::Failed("the kubelet has not seen it by podUpdateTimeoutSeconds".to_owned()),
-        other @ Progress::Undecided(_) => other,
+        Progress::Done if !has_seen(pod, update.generation) => {
+            by_deadline("the kubelet has not seen it by podUpdateTimeoutSeconds".to_owned(), deadline, now)
+        }
+        other => other,
     }
 }
 
@@ -135,7 +135,7 @@ fn container_progress(
         return Progress::Undecided(None);
     }
     let deadline = deadline(update, strategy);
-    let Some(status) = &container.status else { return by_deadline(container, deadline, now) };
+    let Some(status) = &container.status else { return by_deadline(not_ready(container), deadline, now) };
     if let Some(ready_since) = new_and_ready_since(pod, container, status, replaced, update.at) {
         // The pod's readiness after the deadline is none of this update's business: it was decided by then. But a
         // container that started anew has to hold out anew, or a crash loop would be done each time it comes up.
@@ -158,7 +158,7 @@ fn container_progress(
     }
     match evidence {
         Some(reason) => Progress::Failed(format!("{}: {reason}", container.name)),
-        None => by_deadline(container, deadline, now),
+        None => by_deadline(not_ready(container), deadline, now),
     }
 }
 
@@ -218,11 +218,13 @@ pub(super) fn evidence(status: &ContainerStatus, before: i32) -> Option<String> 
     }
 }
 
-fn by_deadline(container: &ContainerView, deadline: Timestamp, now: Timestamp) -> Progress {
-    if now < deadline {
-        return Progress::Undecided(Some(deadline));
-    }
-    Progress::Failed(format!("{}: not ready by podUpdateTimeoutSeconds", container.name))
+fn not_ready(container: &ContainerView) -> String {
+    format!("{}: not ready by podUpdateTimeoutSeconds", container.name)
+}
+
+/// Nothing is decided before the deadline; after it, it has failed.
+fn by_deadline(failure: String, deadline: Timestamp, now: Timestamp) -> Progress {
+    if now < deadline { Progress::Undecided(Some(deadline)) } else { Progress::Failed(failure) }
 }
 
 /// The kubelet has seen this generation of the pod, as far as it says. Later ones are other people's changes.
