@@ -12,7 +12,6 @@ use crate::core::evict::Sibling;
 use crate::core::inject::{CompiledSet, CompiledSets};
 use crate::core::naked::is_naked;
 use crate::core::pod::{Owner, PodView, SlimPod};
-use crate::core::upgrade::evictions::Standing;
 
 /// The pods of an owner that the set selects.
 pub(super) async fn siblings(
@@ -44,13 +43,10 @@ pub(super) async fn siblings(
 fn sibling(context: &Context, set: &CompiledSet, sets: &CompiledSets, pod: SlimPod) -> Sibling {
     let naked = is_naked(&pod.metadata, set, sets);
     let pod = PodView::new(pod);
-    match context.index().evictable(&set.name, &pod, now()) {
-        _ if naked => Sibling::new(pod, Some(EvictionCause::NoSidecars)),
-        Some(Standing { held, counts }) => {
-            Sibling { held, counts, ..Sibling::new(pod, Some(EvictionCause::NotInPlace)) }
-        }
-        None => Sibling::new(pod, None),
+    if naked {
+        return Sibling::new(pod, Some(EvictionCause::NoSidecars));
     }
+    context.index().sibling(&set.name, pod, now())
 }
 
 /// How many pods the owner should have: none if it is gone, `None` if its kind is not one that is read.

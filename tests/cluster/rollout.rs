@@ -323,7 +323,7 @@ async fn a_living_pod_that_lost_its_label_gets_it_back() {
 async fn history_is_kept_to_its_limit_and_a_rollback_reuses_its_revision() {
     let world = World::shared("rollout-history").await;
     let set = |image: &str| {
-        let mut set = world.set(image, json!({}));
+        let mut set = world.set(image, json!({"minReadySeconds": 0}));
         set["spec"]["revisionHistoryLimit"] = json!(2);
         // Characters that the API server encodes differently from this program.
         set["spec"]["containers"][0]["args"] = json!(["<source> a & b </source>"]);
@@ -333,9 +333,11 @@ async fn history_is_kept_to_its_limit_and_a_rollback_reuses_its_revision() {
         Api::namespaced(world.client.clone(), "sidecarset-system");
     let ours = kube::api::ListParams::default().labels(&format!("sidecarset.dev/set={}", world.name));
     let mut hashes = Vec::new();
+    world.apply(&set("agent:v1")).await;
+    world.deploy(1).await;
     for image in ["agent:v1", "agent:v2", "agent:v3", "agent:v4", "agent:v2"] {
         world.apply(&set(image)).await;
-        let set = world.until_set("it is rolled out", |set| condition(set, "Ready") == "True").await;
+        let set = world.until_set("it is rolled out", |set| reason(set, "Ready") == "UpToDate").await;
         hashes.push(set.status.unwrap().update_revision.unwrap());
     }
     assert_eq!(hashes[1], hashes[4]);

@@ -294,7 +294,8 @@ impl Planner {
     fn evictable(&mut self) -> HashSet<PodKey> {
         // As after the last patch: what was planned is not counted again.
         let upgrades = self.index.leave(&self.name, 0, self.now).map_or(0, |leave| leave.upgrades);
-        let waits = |pod: &&Arc<PodView>| self.index.evictable(&self.name, pod, self.now).is_some();
+        let waits =
+            |pod: &&Arc<PodView>| self.index.sibling(&self.name, PodView::clone(pod), self.now).behind.is_some();
         let mut pods: Vec<&Arc<PodView>> = self.index.pods().filter(waits).collect();
         pods.sort_by_key(|pod| (pod.ready, Reverse(pod.created), Reverse(pod.key.clone())));
         pods.into_iter().take(upgrades).map(|pod| pod.key.clone()).collect()

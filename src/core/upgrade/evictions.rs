@@ -173,15 +173,6 @@ pub struct Candidate {
     pub owner: Owner,
 }
 
-/// What the index says of a pod that should be evicted because its change cannot be made in place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Standing {
-    /// It has its place in a budget already: the eviction takes no other.
-    pub held: bool,
-    /// It is ready, or its absence already counts in maxUnavailable.
-    pub counts: bool,
-}
-
 impl Index {
     /// What evictions hold, recorded or about to be.
     pub(super) fn held(&self, set: &str, index: &SetIndex, remembered: &Remembered, now: Timestamp) -> Held {
@@ -319,10 +310,17 @@ impl Index {
         self.set(set).is_some_and(|index| index.waiting.owners.contains_key(owner))
     }
 
-    /// Judges a pod that was just read: `None` if it is not to be evicted because its change cannot be made in place.
-    pub fn evictable(&self, set: &str, pod: &PodView, now: Timestamp) -> Option<Standing> {
-        let entry = self.judge(set, pod, now)?;
-        let evictable = entry.selected && matches!(entry.fate, Some(Fate::Evictable(_)));
-        evictable.then(|| Standing { held: cost(&entry) == Cost::Held, counts: entry.ready || entry.holds_slot })
+    /// A pod as one of its owner's, with what it needs an eviction for: to be upgraded, or nothing.
+    pub fn sibling(&self, set: &str, pod: PodView, now: Timestamp) -> Sibling {
+        let entry = self.judge(set, &pod, now);
+        let evictable = entry.filter(|entry| entry.selected && matches!(entry.fate, Some(Fate::Evictable(_))));
+        match evictable {
+            Some(entry) => Sibling {
+                held: cost(&entry) == Cost::Held,
+                counts: entry.ready || entry.holds_slot,
+                ..Sibling::new(pod, Some(EvictionCause::NotInPlace))
+            },
+            None => Sibling::new(pod, None),
+        }
     }
 }

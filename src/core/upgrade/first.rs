@@ -1,14 +1,13 @@
 //! Which pods would be evicted first: for who asks before anything is done.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use k8s_openapi::jiff::Timestamp;
 
 use super::index::Index;
 use crate::api::v1beta1::EvictionCause;
 use crate::core::evict::{self, MAX_KEPT, Next, Sibling};
-use crate::core::pod::{Owner, PodKey};
+use crate::core::pod::{Owner, PodKey, PodView};
 
 impl Index {
     /// The pods that would be evicted at once, beside the patches of the last plan, if every owner has the ready pods that
@@ -52,10 +51,8 @@ impl Index {
         }
         for pod in self.pods() {
             let Some(owner) = &pod.owner else { continue };
-            let standing = self.evictable(set, pod, now);
-            let pod = Sibling::new(Arc::unwrap_or_clone(Arc::clone(pod)), standing.map(|_| EvictionCause::NotInPlace));
-            let pod = standing.map_or(pod.clone(), |at| Sibling { held: at.held, counts: at.counts, ..pod });
-            siblings.entry(owner.uid.clone()).or_default().push(pod);
+            let sibling = self.sibling(set, PodView::clone(pod), now);
+            siblings.entry(owner.uid.clone()).or_default().push(sibling);
         }
         siblings
     }

@@ -12,7 +12,7 @@ use crate::core::new_pods::injection_revision;
 use crate::core::pod::{Owner, PodKey};
 use crate::core::revision::Change;
 use crate::core::status::verdict;
-use crate::core::upgrade::evictions::{Candidate, Standing};
+use crate::core::upgrade::evictions::Candidate;
 use crate::core::upgrade::testing::{self, SET, TestPod, at, hash, rollout};
 use crate::core::upgrade::{Index, Plan, Remembered, Rollout};
 
@@ -66,13 +66,7 @@ fn course(strategy: &Value) -> crate::core::upgrade::Course {
 /// The pods of an owner, as the task reads them.
 fn siblings(fleet: &Fleet, owner: &Owner) -> Vec<Sibling> {
     let views = fleet.pods.values().map(TestPod::view).filter(|pod| pod.owner.as_deref() == Some(owner));
-    let judge = |pod| match fleet.index.evictable(SET, &pod, at(fleet.now)) {
-        Some(Standing { held, counts }) => {
-            Sibling { held, counts, ..Sibling::new(pod, Some(EvictionCause::NotInPlace)) }
-        }
-        None => Sibling::new(pod, None),
-    };
-    views.map(judge).collect()
+    views.map(|pod| fleet.index.sibling(SET, pod, at(fleet.now))).collect()
 }
 
 fn upgrades(fleet: &Fleet) -> usize {
