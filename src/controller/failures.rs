@@ -9,9 +9,10 @@ use kube::Resource;
 use tokio::time::Instant;
 
 use super::context::{Context, lock};
-use crate::api::SidecarSet;
+use crate::api::{SidecarSet, keys};
 use crate::api::reasons::reason;
 use crate::core::pod::PodView;
+use crate::core::upgrade::course::annotation;
 use crate::runtime::events::Note;
 
 /// Events of one set at a time, and how often.
@@ -21,7 +22,8 @@ const EVERY: Duration = Duration::from_secs(10);
 /// What has been told about a set while this replica leads.
 #[derive(Debug, Default)]
 pub(super) struct Told {
-    revision: String,
+    /// The revision, and the annotation that asked for the last retry: each try is told of.
+    attempt: (String, Option<String>),
     /// UIDs of the pods. One that fails again was told of.
     pods: HashSet<String>,
     last: Option<Instant>,
@@ -33,8 +35,9 @@ pub(super) fn tell(context: &Context, set: &SidecarSet, revision: &str) -> Optio
     let index = context.index();
     let mut told = lock(&context.told);
     let told = told.entry(name.to_owned()).or_default();
-    if told.revision != revision {
-        *told = Told { revision: revision.to_owned(), pods: HashSet::new(), last: told.last };
+    let attempt = (revision.to_owned(), annotation(set, keys::RETRY).map(str::to_owned));
+    if told.attempt != attempt {
+        *told = Told { attempt, pods: HashSet::new(), last: told.last };
     }
     let news = index.failed(name).filter(|(pod, _)| !told.pods.contains(&pod.uid)).count();
     if news == 0 {

@@ -32,8 +32,7 @@ pub fn news(
     let of_cause = evictions.iter().filter(|eviction| eviction.cause == cause);
     let (in_vain, open): (Vec<&Eviction>, Vec<&Eviction>) = of_cause.partition(|eviction| eviction.in_vain);
     let pod = |eviction: &&Eviction| {
-        let lacks = lacking.get(&eviction.pod_uid).filter(|text| !text.is_empty());
-        let lacks = lacks.map(|text| format!(" ({text})")).unwrap_or_default();
+        let lacks = lacking.get(&eviction.pod_uid).map(|text| format!(" ({text})")).unwrap_or_default();
         format!("{}/{}{lacks}", eviction.namespace, eviction.pod)
     };
     let owner =
