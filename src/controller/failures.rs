@@ -9,8 +9,8 @@ use kube::Resource;
 use tokio::time::Instant;
 
 use super::context::{Context, lock};
-use crate::api::{SidecarSet, keys};
 use crate::api::reasons::reason;
+use crate::api::{SidecarSet, keys};
 use crate::core::pod::PodView;
 use crate::core::upgrade::course::annotation;
 use crate::runtime::events::Note;

@@ -249,7 +249,8 @@ proptest! {
             let mut once = BTreeSet::new();
             prop_assert!(open.into_iter().all(|eviction| once.insert(&eviction.owner_uid)), "two of one owner");
         }
-        for _ in 0..total + 6 {
+        // An eviction takes two rounds: it is judged when the watch has told of what it brought.
+        for _ in 0..2 * total + 6 {
             for step in [Step::Observe, Step::Plan, Step::Answer] {
                 sim.run(step)?;
             }
