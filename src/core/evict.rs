@@ -132,8 +132,7 @@ pub fn judge(
         return Verdict::Done;
     }
     let gone = siblings.iter().all(|pod| pod.uid != eviction.pod_uid);
-    let is_newer = |pod: &Sibling| pod.active && pod.created > eviction.pod_created.0;
-    let newer = || siblings.iter().filter(|pod| is_newer(pod));
+    let newer = || newer(eviction, siblings);
     // As a Deployment counts new pods: ready for a while. A node whose clock is behind does not cut the time.
     let is_fresh = |pod: &Sibling| {
         let since = pod.ready_changed.map(|since| since.max(pod.created).max(eviction.at.0));
@@ -141,7 +140,8 @@ pub fn judge(
     };
     let fresh = newer().filter(|pod| is_fresh(pod)).count();
     // Older pods that are not ready and are to be replaced themselves would be waited for in vain.
-    let is_queued = |pod: &&Sibling| pod.active && !pod.ready && pod.behind.is_some() && !is_newer(pod);
+    let is_older = |pod: &Sibling| pod.created <= eviction.pod_created.0;
+    let is_queued = |pod: &&Sibling| pod.active && !pod.ready && pod.behind.is_some() && is_older(pod);
     let queued = siblings.iter().filter(is_queued).count();
     let whole = gone && replicas.is_some_and(|replicas| ready(siblings) + queued >= replicas + fresh);
     let upgrades = eviction.cause == EvictionCause::NotInPlace && eviction.revision == revision;
@@ -162,6 +162,11 @@ pub fn judge(
 /// revision, has.
 fn is_no_better(behind: EvictionCause, cause: EvictionCause) -> bool {
     behind == EvictionCause::NoSidecars || cause == EvictionCause::NotInPlace
+}
+
+/// Pods of the owner that came after this eviction.
+fn newer<'a>(eviction: &Eviction, siblings: &'a [Sibling]) -> impl Iterator<Item = &'a Sibling> {
+    siblings.iter().filter(|pod| pod.active && pod.created > eviction.pod_created.0)
 }
 
 fn ready(siblings: &[Sibling]) -> usize {

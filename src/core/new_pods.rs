@@ -41,9 +41,14 @@ pub fn injection_revision(
     let needs_new_pods = changes_template(summary) || summary.evictable > 0;
     let only_way = needs_new_pods && !share_is_full && !rollout.strategy.paused;
     // Nobody is left behind, and no update is open; or there is nobody at all, and then all are made with the newest.
-    let is_held = rollout.strategy.paused || rollout.has_partition() || summary.gate.allowed.is_some();
-    let none_behind = counts.updated == counts.matched && counts.slots + counts.capped == 0 && !is_held;
+    let none_behind =
+        counts.updated == counts.matched && counts.slots + counts.capped == 0 && !is_held(course, summary);
     if latest || only_way || none_behind { newest() } else { stable.clone() }
+}
+
+/// Somebody keeps a part of the pods from the newest: by a pause, partition or steps.
+pub(super) fn is_held(course: &Course, summary: &Summary) -> bool {
+    course.rollout.strategy.paused || course.rollout.has_partition() || summary.gate.allowed.is_some()
 }
 
 /// Some pods differ from the newest in more than images. Without evictions not what keeps single pods from an image: a node, a

@@ -206,7 +206,7 @@ impl Planner {
             Some(_) => Vec::new(),
             None => self.index.evict_first(&self.name, &self.evicted, self.now),
         };
-        let given_up = self.course.rollout.mode == Mode::Stopped || first.summary.exceeded;
+        let given_up = self.course.is_stopped(&first.summary);
         let carried = self.index.pods().map(|pod| {
             let (action, why) = self.fate_of_carrier(pod, &movable, &evictable, given_up);
             Row { action, why, pod: pod.key.clone() }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Sibling, ready};
+use super::{Sibling, newer, ready};
 use crate::api::v1beta1::{Eviction, EvictionCause};
 use crate::core::naked::NAMED;
 
@@ -11,9 +11,8 @@ pub fn lacks(eviction: &Eviction, siblings: &[Sibling], replicas: Option<usize>)
     if siblings.iter().any(|pod| pod.uid == eviction.pod_uid) {
         return "it is terminating".to_owned();
     }
-    let newer = siblings.iter().filter(|pod| pod.active && pod.created > eviction.pod_created.0);
     let ready = ready(siblings);
-    match (newer.min_by_key(|pod| pod.created), replicas) {
+    match (newer(eviction, siblings).min_by_key(|pod| pod.created), replicas) {
         (Some(pod), _) if !pod.ready => format!("its replacement {} is not ready", pod.key),
         (_, Some(replicas)) if ready < replicas => format!("{ready} of {replicas} pods are ready"),
         (None, _) => "there is no replacement yet".to_owned(),

@@ -9,7 +9,7 @@ mod verdict;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
-use super::new_pods::injection_revision;
+use super::new_pods::{injection_revision, is_held};
 use super::revision;
 use super::upgrade::course::{Course, annotation};
 use super::upgrade::{Mode, ObstacleKind, Summary};
@@ -152,14 +152,13 @@ fn joined(message: &str, more: &str) -> String {
 /// Nothing more can be brought to the target: what is left behind cannot be, for reasons of single pods, or until it is
 /// recreated. In the second case at least one new pod has proved the revision.
 fn fully_rolled_out(course: &Course, summary: &Summary) -> bool {
-    let (rollout, counts) = (&course.rollout, &summary.counts);
-    // What is held back stays so while pods are made anew, or for a moment there are none.
+    let counts = &summary.counts;
     // Nothing has proved it.
-    if counts.matched == 0 && rollout.stable.is_some() {
+    if counts.matched == 0 && course.rollout.stable.is_some() {
         return false;
     }
-    let is_held = rollout.strategy.paused || rollout.has_partition() || summary.gate.allowed.is_some();
-    if is_held && (counts.matched == 0 || counts.updated < counts.matched) {
+    // What is held back stays so while pods are made anew, or for a moment there are none.
+    if is_held(course, summary) && (counts.matched == 0 || counts.updated < counts.matched) {
         return false;
     }
     let has = |kind: ObstacleKind| summary.not_in_place.iter().any(|(obstacle, _)| obstacle.kind == kind);

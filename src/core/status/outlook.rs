@@ -21,7 +21,7 @@ pub struct Outlook {
 
 /// See [`Outlook`]. `summary` is that of a plan of this course.
 pub fn outlook(course: &Course, summary: &Summary) -> Outlook {
-    let stopped = course.rollout.mode == Mode::Stopped || summary.exceeded;
+    let stopped = course.is_stopped(summary);
     Outlook {
         given_up: given_up(course, summary),
         steps: if stopped { String::new() } else { steps(course, summary) },

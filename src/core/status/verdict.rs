@@ -77,7 +77,7 @@ pub fn verdict(course: &Course, summary: &Summary) -> Verdict {
         let text = "running pods are left alone: updateStrategy.type is NotUpdate";
         return Verdict::fine(reason::NOT_UPDATE, format!("{line}; {text}"));
     }
-    if rollout.mode == Mode::Stopped || summary.exceeded {
+    if course.is_stopped(summary) {
         let text = message::given_up(course, summary);
         if let Some(stable) = course.way_back.as_ref().filter(|_| rollout.mode == Mode::Forward) {
             return Verdict::moving(reason::ROLLING_BACK, format!("{line}; going back to {stable}, {text}"));

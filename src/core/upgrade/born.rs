@@ -1,10 +1,10 @@
 //! Pods that were made with the target's sidecars, and never updated in place: their first minutes prove the revision as
 //! an update does, or show that it is broken.
 
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use k8s_openapi::jiff::Timestamp;
 
 use super::entry::State;
-use super::progress::{after, evidence};
+use super::progress::{after, evidence, seconds};
 use super::rollout::Rollout;
 use crate::core::pod::{PodView, Update};
 use crate::core::revision::Sidecar;
@@ -21,7 +21,6 @@ pub(super) fn state(
         return None;
     }
     let strategy = &rollout.strategy;
-    let seconds = |seconds: i32| SignedDuration::from_secs(seconds.into());
     // A node whose clock is behind would cut the hold time.
     let since = pod.ready_changed.unwrap_or(pod.created).max(pod.created);
     let proved_at = after(since, seconds(strategy.min_ready_seconds));

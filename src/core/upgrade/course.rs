@@ -2,6 +2,7 @@
 
 use k8s_openapi::jiff::Timestamp;
 
+use super::plan::Summary;
 use super::rollout::{Mode, Rollout};
 use super::steps::Remembered;
 use crate::api::selector::SelectorError;
@@ -26,6 +27,13 @@ pub struct Course {
     pub stray_approval: Option<String>,
     /// Value of the annotation that would try it again.
     pub next_retry: String,
+}
+
+impl Course {
+    /// The revision is given up and pods do not go back, or it is about to be.
+    pub fn is_stopped(&self, summary: &Summary) -> bool {
+        self.rollout.mode == Mode::Stopped || summary.exceeded
+    }
 }
 
 /// Decides the course. `target` is the revision of the spec, `history` the known ones.

@@ -232,6 +232,6 @@ pub(super) fn has_seen(pod: &PodView, generation: i64) -> bool {
     pod.observed_generation.is_none_or(|observed| observed >= generation)
 }
 
-fn seconds(seconds: i32) -> SignedDuration {
+pub(super) fn seconds(seconds: i32) -> SignedDuration {
     SignedDuration::from_secs(i64::from(seconds))
 }

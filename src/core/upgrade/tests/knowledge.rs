@@ -19,10 +19,8 @@ fn an_image_set_back_before_the_kubelet_saw_it_change_costs_nothing_for_ever() {
     let pod = fleet.pods.values_mut().next().unwrap();
     pod.edit(|pod| pod["status"]["observedGeneration"] = pod["metadata"]["generation"].clone());
     fleet.observe();
-    let slots =
-        |fleet: &mut Fleet, now: i64| fleet.index.plan(SET, &Remembered::default(), at(now), 0).summary.counts.slots;
-    assert_eq!(slots(&mut fleet, 10), 1);
-    assert_eq!(slots(&mut fleet, 10_000), 0);
+    assert_eq!(fleet.slots(10), 1);
+    assert_eq!(fleet.slots(10_000), 0);
 }
 
 #[test]

@@ -103,6 +103,11 @@ impl Fleet {
         sent
     }
 
+    /// Slots that are taken at this second.
+    fn slots(&mut self, now: i64) -> usize {
+        self.index.plan(SET, &Remembered::default(), at(now), 0).summary.counts.slots
+    }
+
     fn reason(&mut self, image: &str, strategy: &Value) -> String {
         let summary = self.plan(image, strategy).summary;
         verdict(&testing::course(image, strategy.clone()), &summary).reason.to_owned()

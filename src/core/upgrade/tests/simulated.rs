@@ -55,10 +55,8 @@ fn an_image_set_back_to_a_revision_that_is_not_stable_any_more_costs_nothing_for
     // Nobody can take it to the next revision in place.
     let next = Rollout { changes: BTreeMap::new(), shape: "another".to_owned(), ..rollout("v2", json!({})) };
     fleet.index.configure(next, at(fleet.now));
-    let slots =
-        |fleet: &mut Fleet, now: i64| fleet.index.plan(SET, &Remembered::default(), at(now), 0).summary.counts.slots;
-    assert_eq!(slots(&mut fleet, 599), 1);
-    assert_eq!(slots(&mut fleet, 600), 0);
+    assert_eq!(fleet.slots(599), 1);
+    assert_eq!(fleet.slots(600), 0);
 }
 
 #[test]
@@ -71,12 +69,10 @@ fn an_image_that_is_put_right_costs_a_slot_until_the_kubelet_has_seen_it() {
     fleet.index.configure(stable, at(0));
     let plan = fleet.index.plan(SET, &Remembered::default(), at(0), usize::MAX);
     assert_eq!(fleet.send(&plan).len(), 1);
-    let slots =
-        |fleet: &mut Fleet, now: i64| fleet.index.plan(SET, &Remembered::default(), at(now), 0).summary.counts.slots;
-    assert_eq!(slots(&mut fleet, 10_000), 1, "it may stop the container at any time");
+    assert_eq!(fleet.slots(10_000), 1, "it may stop the container at any time");
     fleet.pods.values_mut().next().unwrap().edit(see);
     fleet.observe();
-    assert_eq!(slots(&mut fleet, 10_000), 0);
+    assert_eq!(fleet.slots(10_000), 0);
 }
 
 #[test]
