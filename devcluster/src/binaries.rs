@@ -37,10 +37,12 @@ pub enum Tool {
     Scheduler,
     /// The fake kubelets.
     Kwok,
+    /// The kubelet of a real node. The control plane's requirements in `go.mod` cover it.
+    Kubelet,
 }
 
 impl Tool {
-    /// All of them, in the order in which they are built.
+    /// Those of every cluster, in the order in which they are built.
     pub const ALL: [Self; 5] = [Self::Etcd, Self::Kwok, Self::ApiServer, Self::Scheduler, Self::ControllerManager];
 
     /// The file name of the binary.
@@ -51,6 +53,7 @@ impl Tool {
             Self::ControllerManager => "kube-controller-manager",
             Self::Scheduler => "kube-scheduler",
             Self::Kwok => "kwok",
+            Self::Kubelet => "kubelet",
         }
     }
 
@@ -61,6 +64,7 @@ impl Tool {
             Self::ControllerManager => "k8s.io/kubernetes/cmd/kube-controller-manager",
             Self::Scheduler => "k8s.io/kubernetes/cmd/kube-scheduler",
             Self::Kwok => "sigs.k8s.io/kwok/cmd/kwok",
+            Self::Kubelet => "k8s.io/kubernetes/cmd/kubelet",
         }
     }
 }
@@ -70,18 +74,20 @@ impl Tool {
 pub struct Binaries(BTreeMap<Tool, PathBuf>);
 
 impl Binaries {
-    /// Finds all programs and builds the missing ones; blocks for minutes the first time.
-    pub fn ensure() -> Result<Self, Error> {
+    /// Finds the programs of every cluster and these `more`, and builds the missing ones; blocks for minutes the first
+    /// time.
+    pub fn ensure(more: &[Tool]) -> Result<Self, Error> {
+        let tools: Vec<Tool> = Tool::ALL.iter().chain(more).copied().collect();
         let cache = cache_folder().join(cache_key());
-        if let Some(found) = Self::find(&cache) {
+        if let Some(found) = Self::find(&tools, &cache) {
             return Ok(found);
         }
         fs::create_dir_all(&cache).map_err(Error::file("create", &cache))?;
         // Parallel tests meet here: one builds, the others wait for it and then find everything.
         let _lock = lock(&cache.join("lock"))?;
-        let missing: Vec<Tool> = Tool::ALL.into_iter().filter(|tool| locate(*tool, &cache).is_none()).collect();
+        let missing: Vec<Tool> = tools.iter().copied().filter(|tool| locate(*tool, &cache).is_none()).collect();
         build(&missing, &cache)?;
-        Self::find(&cache).ok_or_else(|| Error::File {
+        Self::find(&tools, &cache).ok_or_else(|| Error::File {
             action: "find the binaries in",
             path: cache,
             source: std::io::ErrorKind::NotFound.into(),
@@ -98,8 +104,8 @@ impl Binaries {
         self.0.iter().map(|(tool, path)| (tool.name(), path.as_path()))
     }
 
-    fn find(cache: &Path) -> Option<Self> {
-        Tool::ALL.into_iter().map(|tool| Some((tool, locate(tool, cache)?))).collect::<Option<_>>().map(Self)
+    fn find(tools: &[Tool], cache: &Path) -> Option<Self> {
+        tools.iter().map(|tool| Some((*tool, locate(*tool, cache)?))).collect::<Option<_>>().map(Self)
     }
 }
 
@@ -148,7 +154,7 @@ fn build(tools: &[Tool], cache: &Path) -> Result<(), Error> {
     }
     let bin = cache.join("bin");
     fs::create_dir_all(&bin).map_err(Error::file("create", &bin))?;
-    say("devcluster: building the control plane, once; this takes some minutes");
+    say("devcluster: building servers, once; this takes some minutes");
     for (index, tool) in tools.iter().enumerate() {
         let started = Instant::now();
         say(&format!("devcluster: [{}/{}] {} …", index + 1, tools.len(), tool.name()));

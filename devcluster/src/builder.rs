@@ -12,11 +12,12 @@ pub struct Builder {
     pub(crate) kubelet_versions: Vec<String>,
     pub(crate) data_dir: Option<PathBuf>,
     pub(crate) kwok: bool,
+    pub(crate) real_node: bool,
 }
 
 impl Default for Builder {
     fn default() -> Self {
-        Self { nodes: 3, kubelet_versions: Vec::new(), data_dir: None, kwok: true }
+        Self { nodes: 3, kubelet_versions: Vec::new(), data_dir: None, kwok: true, real_node: false }
     }
 }
 
@@ -40,7 +41,16 @@ impl Builder {
         self
     }
 
-    /// Only the control plane: no kubelets and no nodes, so pods stay pending.
+    /// Adds a real node, [`node::NAME`](crate::node::NAME), on which containers run: kubelet, containerd and runc. A taint
+    /// keeps pods off it that do not name the node or tolerate [`node::REAL`](crate::node::REAL).
+    ///
+    /// Needs root and some packages; [`start`](Self::start) says what is missing ([`Error::NoNode`]).
+    pub fn real_node(mut self) -> Self {
+        self.real_node = true;
+        self
+    }
+
+    /// No simulated nodes: without a real one, pods stay pending.
     pub fn without_kwok(mut self) -> Self {
         self.kwok = false;
         self

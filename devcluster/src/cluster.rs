@@ -11,12 +11,15 @@ use tokio::task::spawn_blocking;
 
 use crate::{
     Builder, Error,
-    binaries::Binaries,
+    binaries::{Binaries, Tool},
     client,
     data::DataFolder,
+    node::Prepared,
     nodes,
-    pki::Pki,
+    pki::{Identity, Pki},
     ready,
+    registry::Registry,
+    requirements::Machine,
     server::Server,
     servers::{self, Plan, Ports},
     stages,
@@ -29,6 +32,7 @@ const ATTEMPTS: usize = 5;
 pub struct DevCluster {
     // Declared before `data`: the servers are gone before their folder is removed.
     servers: Mutex<Vec<Server>>,
+    _registry: Option<Registry>,
     plan: Plan,
     config: Config,
     client: Client,
@@ -94,27 +98,34 @@ impl DevCluster {
     }
 
     pub(crate) async fn launch(options: Builder) -> Result<Self, Error> {
-        let binaries = in_background(Binaries::ensure).await?;
+        // Before anything is built.
+        let machine = options.real_node.then(Machine::check).transpose()?;
+        let more: &[Tool] = if options.real_node { &[Tool::Kubelet] } else { &[] };
+        let binaries = in_background(|| Binaries::ensure(more)).await?;
         let mut attempt = 1;
         loop {
-            match Self::attempt(&options, binaries.clone()).await {
+            match Self::attempt(&options, binaries.clone(), machine.as_ref()).await {
                 Err(error) if error.port_was_taken() && attempt < ATTEMPTS => attempt += 1,
                 result => return result,
             }
         }
     }
 
-    async fn attempt(options: &Builder, binaries: Binaries) -> Result<Self, Error> {
+    async fn attempt(options: &Builder, binaries: Binaries, machine: Option<&Machine>) -> Result<Self, Error> {
         let data = DataFolder::create(options.data_dir.as_deref())?;
         let folder = data.path().to_owned();
-        let plan = Plan { binaries, kubeconfig: folder.join("kubeconfig"), folder, ports: Ports::choose()? };
+        let ports = Ports::choose()?;
+        let plan =
+            Plan { binaries, kubeconfig: folder.join("kubeconfig"), folder, ports, real_node: machine.is_some() };
         let pki = Pki::generate()?;
         pki.write(&plan.folder.join("pki"))?;
-        pki.write_kubeconfig(&server_url(plan.ports), &plan.kubeconfig)?;
+        let url = server_url(ports);
+        pki.write_kubeconfig(Identity::Admin, &url, &plan.kubeconfig)?;
+        let node = machine.map(|machine| Prepared::new(machine, &pki, &url, &plan.folder)).transpose()?;
         let config = client::configure(&plan.kubeconfig).await?;
         let client = client::connect(&config)?;
-        let servers = start(options, &plan, &client, &data.logs()).await?;
-        Ok(Self { servers: Mutex::new(servers), plan, config, client, data })
+        let (servers, registry) = start(options, &plan, node, &client, &data.logs()).await?;
+        Ok(Self { servers: Mutex::new(servers), _registry: registry, plan, config, client, data })
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Server>> {
@@ -139,23 +150,35 @@ impl Drop for DevCluster {
 }
 
 /// Each server as soon as what it needs answers; the slow starts overlap.
-async fn start(options: &Builder, plan: &Plan, client: &Client, logs: &Path) -> Result<Vec<Server>, Error> {
+async fn start(
+    options: &Builder,
+    plan: &Plan,
+    node: Option<Prepared>,
+    client: &Client,
+    logs: &Path,
+) -> Result<(Vec<Server>, Option<Registry>), Error> {
     let mut servers = vec![Server::spawn(&plan.etcd(), logs)?];
     ready::until("etcd", &servers, logs, async || ready::listening(plan.ports.etcd).await).await?;
     servers.push(Server::spawn(&plan.api_server(), logs)?);
     ready::until("kube-apiserver", &servers, logs, async || ready::alive(client).await).await?;
     servers.push(Server::spawn(&plan.controller_manager(), logs)?);
     servers.push(Server::spawn(&plan.scheduler(), logs)?);
-    let mut nodes = 0;
+    let (mut nodes, mut registry) = (0, None);
+    if let Some(node) = node {
+        let (server, kept) = node.start(plan, logs)?;
+        servers.push(server);
+        registry = Some(kept);
+        nodes += 1;
+    }
     if options.kwok {
         servers.push(Server::spawn(&plan.kwok(&stages::write(&plan.folder)?), logs)?);
         nodes::register(client, options.nodes, &options.kubelet_versions).await?;
-        nodes = options.nodes + options.kubelet_versions.len();
+        nodes += options.nodes + options.kubelet_versions.len();
     }
     ready::until("kube-apiserver", &servers, logs, async || ready::api_server(client).await).await?;
     ready::until("the ServiceAccount default", &servers, logs, async || ready::service_account(client).await).await?;
     ready::until("the nodes", &servers, logs, async || ready::nodes(client, nodes).await).await?;
-    Ok(servers)
+    Ok((servers, registry))
 }
 
 fn server_url(ports: Ports) -> String {

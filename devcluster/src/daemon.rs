@@ -30,6 +30,15 @@ pub struct Daemon {
     folder: PathBuf,
 }
 
+/// The nodes of a detached cluster.
+#[derive(Debug, Clone, Copy)]
+pub struct Nodes {
+    /// How many simulated ones.
+    pub simulated: usize,
+    /// Whether there is a real one too.
+    pub real: bool,
+}
+
 /// What `up` found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Up {
@@ -77,7 +86,7 @@ impl Daemon {
     }
 
     /// Starts `program serve` detached, unless it runs already, and waits until the cluster is ready.
-    pub async fn up(&self, program: &Path, nodes: usize) -> Result<Up, Error> {
+    pub async fn up(&self, program: &Path, nodes: Nodes) -> Result<Up, Error> {
         if self.is_running() {
             return self.wait_ready(&mut || true).await.map(|()| Up::WasRunning);
         }
@@ -86,7 +95,9 @@ impl Daemon {
         let output = File::create(&log).map_err(Error::file("create", &log))?;
         let errors = output.try_clone().map_err(Error::file("open", &log))?;
         let mut child = Command::new(program)
-            .args(["serve", "--nodes", &nodes.to_string(), "--kubeconfig"])
+            .args(["serve", "--nodes", &nodes.simulated.to_string()])
+            .args(nodes.real.then_some(["--node", "real"]).iter().flatten())
+            .arg("--kubeconfig")
             .arg(&self.kubeconfig)
             .stdin(Stdio::null())
             .stdout(output)
@@ -110,14 +121,15 @@ impl Daemon {
     }
 
     /// Runs the cluster until SIGTERM or SIGINT.
-    pub async fn serve(&self, nodes: usize) -> Result<(), Error> {
+    pub async fn serve(&self, nodes: Nodes) -> Result<(), Error> {
         let pid_file = self.lock().await?;
         let listen =
             |kind| signal(kind).map_err(|source| Error::Process { name: "the signal handler".to_owned(), source });
         let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
         // The terminal that `up` was typed in may be closed.
         let _hangup = listen(SignalKind::hangup())?;
-        let starting = DevCluster::builder().nodes(nodes).data_dir(self.folder.join("data")).start();
+        let builder = DevCluster::builder().nodes(nodes.simulated).data_dir(self.folder.join("data"));
+        let starting = if nodes.real { builder.real_node() } else { builder }.start();
         let cluster = tokio::select! {
             cluster = starting => Some(cluster?),
             _ = terminate.recv() => None,

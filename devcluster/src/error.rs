@@ -25,6 +25,12 @@ pub enum Error {
         /// What the compiler said.
         output: String,
     },
+    /// A real node cannot run on this machine.
+    #[error("a real node cannot run here, it needs:\n- {}", missing.join("\n- "))]
+    NoNode {
+        /// Everything that is missing.
+        missing: Vec<String>,
+    },
     /// A file or folder could not be read or written.
     #[error("{action} {path}: {source}")]
     File {

@@ -1,7 +1,7 @@
 //! A real Kubernetes control plane on this machine, for tests and for trying things out.
 //!
 //! etcd, kube-apiserver, kube-controller-manager and kube-scheduler run as plain processes on 127.0.0.1;
-//! KWOK plays the kubelets, with Stages of our own that show the phases of a real one.
+//! KWOK plays the kubelets, with Stages of our own that show the phases of a real one; a real node can be added.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), devcluster::Error> {
@@ -15,6 +15,8 @@
 
 pub mod binaries;
 pub mod daemon;
+pub mod images;
+pub mod node;
 
 mod builder;
 mod client;
@@ -24,6 +26,8 @@ mod error;
 mod nodes;
 mod pki;
 mod ready;
+mod registry;
+mod requirements;
 mod server;
 mod servers;
 mod stages;

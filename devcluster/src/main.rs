@@ -7,11 +7,11 @@ use std::{
     process::{ExitCode, ExitStatus},
 };
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use devcluster::{
     DevCluster, Error,
-    binaries::Binaries,
-    daemon::{Daemon, Down, Up},
+    binaries::{Binaries, Tool},
+    daemon::{self, Daemon, Down, Up},
 };
 use tokio::{
     process::Command,
@@ -19,7 +19,7 @@ use tokio::{
     task::spawn_blocking,
 };
 
-/// A real Kubernetes control plane on this machine, with KWOK as the kubelet.
+/// A real Kubernetes control plane on this machine, with KWOK as the kubelet and, if wanted, one real node.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Cli {
@@ -38,15 +38,18 @@ enum Verb {
     },
     /// Start a cluster, run a command with KUBECONFIG set, and end the cluster
     Run {
-        /// Number of nodes
-        #[arg(long, default_value_t = 3)]
-        nodes: usize,
+        #[command(flatten)]
+        nodes: Nodes,
         /// The command and its arguments
         #[arg(last = true, required = true)]
         command: Vec<OsString>,
     },
     /// Build the servers, if that has not been done yet, and print where they are
-    Build,
+    Build {
+        /// What a node of this kind needs, too
+        #[arg(long, value_name = "KIND")]
+        node: Option<Kind>,
+    },
     /// Run a cluster in the foreground (what `up` starts in the background)
     #[command(hide = true)]
     Serve(Target),
@@ -56,9 +59,30 @@ enum Verb {
 struct Target {
     #[command(flatten)]
     place: Place,
-    /// Number of nodes
+    #[command(flatten)]
+    nodes: Nodes,
+}
+
+#[derive(Debug, Clone, Copy, Args)]
+struct Nodes {
+    /// Number of simulated nodes
     #[arg(long, default_value_t = 3)]
     nodes: usize,
+    /// Add a node of another kind
+    #[arg(long, value_name = "KIND")]
+    node: Option<Kind>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    /// kubelet, containerd and runc on this machine; needs root
+    Real,
+}
+
+impl From<Nodes> for daemon::Nodes {
+    fn from(nodes: Nodes) -> Self {
+        Self { simulated: nodes.nodes, real: nodes.node == Some(Kind::Real) }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -74,7 +98,7 @@ async fn main() -> ExitCode {
         Verb::Up(target) => up(&target).await,
         Verb::Down { place } => down(&place).await,
         Verb::Run { nodes, command } => run(nodes, &command).await,
-        Verb::Build => build().await,
+        Verb::Build { node } => build(node).await,
         Verb::Serve(target) => serve(&target).await,
     };
     result.unwrap_or_else(|error| {
@@ -84,10 +108,10 @@ async fn main() -> ExitCode {
 }
 
 async fn up(target: &Target) -> Result<ExitCode, Error> {
-    binaries().await?;
+    binaries(target.nodes.node).await?;
     let daemon = Daemon::at(&target.place.kubeconfig)?;
     let program = std::env::current_exe().map_err(process("find this program"))?;
-    if daemon.up(&program, target.nodes).await? == Up::WasRunning {
+    if daemon.up(&program, target.nodes.into()).await? == Up::WasRunning {
         eprintln!("devcluster: already up");
     }
     println!("export KUBECONFIG={}", daemon.kubeconfig().display());
@@ -103,23 +127,25 @@ async fn down(place: &Place) -> Result<ExitCode, Error> {
 }
 
 async fn serve(target: &Target) -> Result<ExitCode, Error> {
-    Daemon::at(&target.place.kubeconfig)?.serve(target.nodes).await?;
+    Daemon::at(&target.place.kubeconfig)?.serve(target.nodes.into()).await?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn build() -> Result<ExitCode, Error> {
-    for (_, path) in binaries().await?.iter() {
+async fn build(node: Option<Kind>) -> Result<ExitCode, Error> {
+    for (_, path) in binaries(node).await?.iter() {
         println!("{}", path.display());
     }
     Ok(ExitCode::SUCCESS)
 }
 
-async fn run(nodes: usize, command: &[OsString]) -> Result<ExitCode, Error> {
+async fn run(nodes: Nodes, command: &[OsString]) -> Result<ExitCode, Error> {
     let Some((program, arguments)) = command.split_first() else { return Ok(ExitCode::FAILURE) };
     let mut interrupt = signal(SignalKind::interrupt()).map_err(process("the signal handler"))?;
     let mut terminate = signal(SignalKind::terminate()).map_err(process("the signal handler"))?;
+    let builder = DevCluster::builder().nodes(nodes.nodes);
+    let builder = if nodes.node == Some(Kind::Real) { builder.real_node() } else { builder };
     let cluster = tokio::select! {
-        cluster = DevCluster::builder().nodes(nodes).start() => cluster?,
+        cluster = builder.start() => cluster?,
         _ = interrupt.recv() => return Ok(ExitCode::from(130)),
         _ = terminate.recv() => return Ok(ExitCode::from(143)),
     };
@@ -159,8 +185,11 @@ fn exit_code(status: ExitStatus) -> ExitCode {
     u8::try_from(code).map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
-async fn binaries() -> Result<Binaries, Error> {
-    spawn_blocking(Binaries::ensure).await.map_err(|error| process("the build")(error.into()))?
+async fn binaries(node: Option<Kind>) -> Result<Binaries, Error> {
+    let more = node.map(|Kind::Real| Tool::Kubelet);
+    spawn_blocking(move || Binaries::ensure(more.as_slice()))
+        .await
+        .map_err(|error| process("the build")(error.into()))?
 }
 
 fn process(name: &str) -> impl FnOnce(std::io::Error) -> Error + use<> {

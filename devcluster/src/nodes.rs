@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::Node;
 use kube::{Api, Client, api::PostParams};
 use serde_json::{Value, json};
 
-use crate::{Error, binaries::KUBERNETES_VERSION};
+use crate::{Error, binaries::KUBERNETES_VERSION, node::REAL};
 
 /// Keeps pods that did not ask for it off a node with another kubelet version.
 pub(crate) const OTHER_KUBELET: &str = "devcluster.sidecarset.dev/kubelet";
@@ -69,5 +69,5 @@ pub(crate) fn is_ready(node: &Node) -> bool {
     let status = node.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
     let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
     status.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
-        && taints.iter().all(|taint| taint.key == OTHER_KUBELET)
+        && taints.iter().all(|taint| [OTHER_KUBELET, REAL].contains(&taint.key.as_str()))
 }

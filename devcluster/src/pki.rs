@@ -8,7 +8,7 @@ use rcgen::{
 };
 use serde_json::json;
 
-use crate::Error;
+use crate::{Error, node};
 
 /// Certificate and key, as PEM.
 #[derive(Debug)]
@@ -17,12 +17,22 @@ struct Pair {
     key: String,
 }
 
+/// Whom a kubeconfig speaks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Identity {
+    /// Group `system:masters`.
+    Admin,
+    /// The real node's user and group; `system:masters` gives it the rights, as the API server only knows RBAC.
+    Kubelet,
+}
+
 /// What is written to the `pki` folder and into the kubeconfig.
 #[derive(Debug)]
 pub(crate) struct Pki {
     authority: Pair,
     server: Pair,
     admin: Pair,
+    kubelet: Pair,
     token_key: KeyPair,
 }
 
@@ -49,7 +59,15 @@ impl Pki {
         admin.distinguished_name.push(DnType::OrganizationName, "system:masters");
         admin.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
 
+        let mut kubelet = CertificateParams::default();
+        kubelet.distinguished_name.push(DnType::CommonName, format!("system:node:{}", node::NAME));
+        for group in ["system:nodes", "system:masters"] {
+            kubelet.distinguished_name.push(DnType::OrganizationName, group);
+        }
+        kubelet.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+
         Ok(Self {
+            kubelet: sign(&kubelet, &issuer)?,
             server: sign(&server, &issuer)?,
             admin: sign(&admin, &issuer)?,
             authority,
@@ -57,7 +75,7 @@ impl Pki {
         })
     }
 
-    /// Writes `ca.crt`, `ca.key`, `server.crt`, `server.key`, `sa.key` and `sa.pub` to `folder`.
+    /// Writes `ca.crt`, `ca.key`, `server.crt`, `server.key`, `admin.crt`, `admin.key`, `sa.key` and `sa.pub` to `folder`.
     pub(crate) fn write(&self, folder: &Path) -> Result<(), Error> {
         fs::create_dir_all(folder).map_err(Error::file("create", folder))?;
         let files = [
@@ -65,6 +83,8 @@ impl Pki {
             ("ca.key", self.authority.key.clone()),
             ("server.crt", self.server.certificate.clone()),
             ("server.key", self.server.key.clone()),
+            ("admin.crt", self.admin.certificate.clone()),
+            ("admin.key", self.admin.key.clone()),
             ("sa.key", self.token_key.serialize_pem()),
             // kube-apiserver does not take the public half out of a PKCS#8 key.
             ("sa.pub", self.token_key.public_key_pem()),
@@ -76,8 +96,17 @@ impl Pki {
         Ok(())
     }
 
-    /// Writes the administrator's kubeconfig, with everything inline so that the file can be copied.
-    pub(crate) fn write_kubeconfig(&self, server: &str, path: &Path) -> Result<(), Error> {
+    /// The certificate of the authority, as PEM.
+    pub(crate) fn authority(&self) -> &str {
+        &self.authority.certificate
+    }
+
+    /// Writes a kubeconfig, with everything inline so that the file can be copied.
+    pub(crate) fn write_kubeconfig(&self, identity: Identity, server: &str, path: &Path) -> Result<(), Error> {
+        let (user, pair) = match identity {
+            Identity::Admin => ("admin", &self.admin),
+            Identity::Kubelet => ("kubelet", &self.kubelet),
+        };
         let encode = |text: &str| BASE64_STANDARD.encode(text);
         let config = json!({
             "apiVersion": "v1",
@@ -87,11 +116,11 @@ impl Pki {
                 "server": server,
                 "certificate-authority-data": encode(&self.authority.certificate),
             }}],
-            "users": [{"name": "admin", "user": {
-                "client-certificate-data": encode(&self.admin.certificate),
-                "client-key-data": encode(&self.admin.key),
+            "users": [{"name": user, "user": {
+                "client-certificate-data": encode(&pair.certificate),
+                "client-key-data": encode(&pair.key),
             }}],
-            "contexts": [{"name": "devcluster", "context": {"cluster": "devcluster", "user": "admin"}}],
+            "contexts": [{"name": "devcluster", "context": {"cluster": "devcluster", "user": user}}],
         });
         fs::write(path, format!("{config:#}\n")).map_err(Error::file("write", path))
     }

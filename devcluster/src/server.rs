@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io,
-    os::unix::process::CommandExt as _,
+    os::{fd::OwnedFd, unix::process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
     sync::{Mutex, PoisonError},
@@ -45,17 +45,27 @@ pub(crate) struct Server {
 impl Server {
     /// Starts the server; its output is appended to `<logs>/<name>.log`.
     pub(crate) fn spawn(command: &ServerCommand, logs: &Path) -> Result<Self, Error> {
+        Self::supervise(SUPERVISOR, command, None, logs)
+    }
+
+    /// Starts it under another supervising script, which gets `held` as its stdout.
+    pub(crate) fn supervise(
+        script: &str,
+        command: &ServerCommand,
+        held: Option<OwnedFd>,
+        logs: &Path,
+    ) -> Result<Self, Error> {
         let log = logs.join(format!("{}.log", command.name));
         let output = File::options().create(true).append(true).open(&log).map_err(Error::file("open", &log))?;
         let errors = output.try_clone().map_err(Error::file("open", &log))?;
         let process = |source| Error::Process { name: command.name.to_owned(), source };
         let mut supervisor = Command::new("sh")
-            .args(["-c", SUPERVISOR, command.name])
+            .args(["-c", script, command.name])
             .arg(&command.program)
             .args(&command.arguments)
             .envs(command.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::piped())
-            .stdout(output)
+            .stdout(held.map_or_else(|| Stdio::from(output), Stdio::from))
             .stderr(errors)
             // A group of its own: Ctrl-C in a terminal reaches us, and we end the servers in order.
             .process_group(0)

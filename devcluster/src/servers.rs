@@ -5,6 +5,7 @@ use std::{net::TcpListener, path::Path};
 use crate::{
     Error,
     binaries::{Binaries, Tool},
+    node::REAL,
     server::ServerCommand,
 };
 
@@ -36,6 +37,7 @@ pub(crate) struct Plan {
     pub(crate) folder: std::path::PathBuf,
     pub(crate) kubeconfig: std::path::PathBuf,
     pub(crate) ports: Ports,
+    pub(crate) real_node: bool,
 }
 
 impl Plan {
@@ -80,7 +82,7 @@ impl Plan {
 
     /// Default admission plugins, RBAC, tokens, webhooks by URL.
     pub(crate) fn api_server(&self) -> ServerCommand {
-        self.command(
+        let mut command = self.command(
             Tool::ApiServer,
             [
                 format!("--etcd-servers=http://127.0.0.1:{}", self.ports.etcd),
@@ -104,7 +106,16 @@ impl Plan {
                 "--max-mutating-requests-inflight=2000".to_owned(),
                 "--profiling=false".to_owned(),
             ],
-        )
+        );
+        if self.real_node {
+            // Logs, exec and port forwarding; nothing resolves the node's name.
+            command.arguments.extend([
+                "--kubelet-preferred-address-types=InternalIP".to_owned(),
+                format!("--kubelet-client-certificate={}", self.pki("admin.crt")),
+                format!("--kubelet-client-key={}", self.pki("admin.key")),
+            ]);
+        }
+        command
     }
 
     /// All default controllers, fast enough for 1,000 pods at once.
@@ -149,14 +160,14 @@ impl Plan {
         )
     }
 
-    /// The kubelets of all nodes.
+    /// The kubelets of all nodes but the real one.
     pub(crate) fn kwok(&self, config: &Path) -> ServerCommand {
         let mut command = self.command(
             Tool::Kwok,
             [
                 self.kubeconfig_flag(),
                 format!("--config={}", shown(config)),
-                "--manage-all-nodes=true".to_owned(),
+                format!("--manage-nodes-with-label-selector=!{REAL}"),
                 "--node-lease-duration-seconds=40".to_owned(),
                 "--cidr=10.244.0.0/16".to_owned(),
                 "--node-ip=10.0.0.1".to_owned(),

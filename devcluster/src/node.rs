@@ -1,0 +1,148 @@
+//! One real node: kubelet, containerd and runc as processes of this machine, in namespaces of their own.
+//!
+//! `node/supervise.sh` makes what the kernel does not take back by itself (a bridge, cgroups) and removes it;
+//! `node/node.sh` is process 1 of the node, with whose end everything else of it ends.
+
+use std::{
+    fs,
+    os::{
+        fd::OwnedFd,
+        linux::net::SocketAddrExt as _,
+        unix::net::{SocketAddr, UnixListener},
+    },
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    Error,
+    binaries::Tool,
+    images::{HOST, Images},
+    pki::{Identity, Pki},
+    registry::Registry,
+    requirements::Machine,
+    server::{Server, ServerCommand},
+    servers::Plan,
+};
+
+/// The name of the real node.
+pub const NAME: &str = "node-real";
+/// The label of the real node, and the key of the taint (`NoSchedule`) that keeps pods off it that do not ask for it.
+pub const REAL: &str = "devcluster.sidecarset.dev/real";
+
+const SUPERVISOR: &str = include_str!("../node/supervise.sh");
+const NODE: &str = include_str!("../node/node.sh");
+const CONTAINERD: &str = include_str!("../node/containerd.toml");
+const KUBELET: &str = include_str!("../node/kubelet.yaml");
+const CNI: &str = include_str!("../node/cni.conflist");
+const HOSTS: &str = include_str!("../node/hosts.toml");
+
+/// How many real nodes one machine can have at once.
+const SLOTS: u8 = 100;
+/// Not the kubelet's usual port: a kubelet of this machine may listen there on all addresses.
+const PORT: u16 = 20_250;
+
+/// A name and a network that no other real node of this machine has.
+#[derive(Debug)]
+struct Slot {
+    number: u8,
+    // An abstract socket: the claim ends with the last process that has it, and leaves no file.
+    claim: OwnedFd,
+}
+
+impl Slot {
+    fn take() -> Result<Self, Error> {
+        let claim = |number: u8| {
+            let address = SocketAddr::from_abstract_name(format!("sidecarset-devcluster-node-{number}")).ok()?;
+            UnixListener::bind_addr(&address).ok().map(|socket| Self { number, claim: socket.into() })
+        };
+        let none = || Error::NoNode { missing: vec![format!("a free place: {SLOTS} real nodes are running")] };
+        (0..SLOTS).find_map(claim).ok_or_else(none)
+    }
+
+    /// Of the bridge and of the root cgroup.
+    fn name(&self) -> String {
+        format!("sidecarset{}", self.number)
+    }
+
+    fn address(&self) -> String {
+        format!("10.213.{}.1", self.number)
+    }
+
+    fn subnet(&self) -> String {
+        format!("10.213.{}.0/24", self.number)
+    }
+}
+
+/// A node whose files are written.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    machine: Machine,
+    slot: Slot,
+    files: PathBuf,
+    registry: Registry,
+}
+
+impl Prepared {
+    /// Makes the images, starts the registry and writes the configuration into `<data folder>/node`.
+    pub(crate) fn new(machine: &Machine, pki: &Pki, server: &str, folder: &Path) -> Result<Self, Error> {
+        let files = folder.join("node");
+        let (slot, images) = (Slot::take()?, Images::make(&machine.busybox)?);
+        for folder in [files.join("cni"), files.join("registries").join(HOST)] {
+            fs::create_dir_all(&folder).map_err(Error::file("create", &folder))?;
+        }
+        images.write(&files.join("images.tar"))?;
+        let registry = Registry::start(images)?;
+        let fill = |text: &str| {
+            text.replace("{name}", &slot.name())
+                .replace("{address}", &slot.address())
+                .replace("{subnet}", &slot.subnet())
+                .replace("{port}", &PORT.to_string())
+                .replace("{taint}", REAL)
+                .replace("{registry}", &registry.address().to_string())
+        };
+        let hosts = format!("registries/{HOST}/hosts.toml");
+        let texts = [
+            ("containerd.toml", CONTAINERD),
+            ("kubelet.yaml", KUBELET),
+            ("cni/devcluster.conflist", CNI),
+            (&hosts, HOSTS),
+            // Nothing that runs here looks names up.
+            ("resolv.conf", "nameserver 127.0.0.1\n"),
+            ("ca.crt", pki.authority()),
+        ];
+        for (name, text) in texts {
+            let path = files.join(name);
+            fs::write(&path, fill(text)).map_err(Error::file("write", &path))?;
+        }
+        pki.write_kubeconfig(Identity::Kubelet, server, &files.join("kubeconfig"))?;
+        Ok(Self { machine: machine.clone(), slot, files, registry })
+    }
+
+    /// Starts containerd, imports the images and starts the kubelet; the registry is to be kept as long as the server.
+    pub(crate) fn start(self, plan: &Plan, logs: &Path) -> Result<(Server, Registry), Error> {
+        let shown = |path: &Path| path.display().to_string();
+        let (kubelet, plugins) = (plan.binaries.path(Tool::Kubelet), &self.machine.plugins);
+        let mut arguments = ["-c", NODE, "node"].map(String::from).to_vec();
+        arguments.extend([&self.files, &kubelet, plugins].map(|path| shown(path)));
+        arguments.extend([
+            "--config=/mnt/kubelet.yaml".to_owned(),
+            "--kubeconfig=/mnt/kubeconfig".to_owned(),
+            format!("--hostname-override={NAME}"),
+            format!("--node-ip={}", self.slot.address()),
+            format!("--node-labels={REAL}=true"),
+        ]);
+        let command = ServerCommand {
+            name: "node",
+            program: PathBuf::from("sh"),
+            arguments,
+            environment: vec![
+                ("BRIDGE", self.slot.name()),
+                ("ADDRESS", format!("{}/24", self.slot.address())),
+                ("PATH", self.machine.path),
+            ],
+        };
+        // The supervisor holds the claim: it cleans up even when we cannot.
+        let server = Server::supervise(SUPERVISOR, &command, Some(self.slot.claim), logs)?;
+        Ok((server, self.registry))
+    }
+}
