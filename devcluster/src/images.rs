@@ -1,4 +1,18 @@
 //! The images of the real node: one static program with many names, made here because there is no registry to ask.
+//!
+//! All but `devcluster.test/pause:v1` run `node/container.sh`, which says what its environment changes:
+//!
+//! | Name | Containers |
+//! |---|---|
+//! | `devcluster.test/app:v1`, `devcluster.test/sidecar:v1` and `:v2` | run until SIGTERM, ready at once |
+//! | `devcluster.test/sidecar:same` | the same digest as `:v1` |
+//! | `devcluster.test/sidecar:crash` | end with 7 after a second, ready until then |
+//! | `devcluster.test/sidecar:slowstart` | are ready after 5 s, if a probe asks |
+//! | `devcluster.test/sidecar:noready` | are never ready, if a probe asks |
+//! | `devcluster.test/pulled/…` | the same, but the image is not there: it is pulled from the cluster's own registry |
+//! | `devcluster.test/slow/…` | pulling takes 5 s |
+//! | `devcluster.test/broken/…` | pulling fails: the registry answers 500 |
+//! | any other name below `devcluster.test` | pulling fails: the registry answers 404 |
 
 use std::{fs, io, path::Path};
 
@@ -10,6 +24,12 @@ use crate::Error;
 
 /// The host in the names of all images.
 pub const HOST: &str = "devcluster.test";
+
+/// Names that the real node has from the start.
+pub(crate) const IMPORTED: &[&str] = &[""];
+/// Names that it pulls. Contents of their own: an image that the kubelet has pulled under one name is pulled again under
+/// another, even if it is there (imagePullCredentialsVerificationPolicy).
+pub(crate) const SERVED: &[&str] = &["pulled/", "slow/"];
 
 /// What every container of these images runs.
 const PROGRAM: &str = include_str!("../node/container.sh");
@@ -38,8 +58,8 @@ const IMAGES: [Image; 7] = [
 /// One name and the manifest that it stands for.
 #[derive(Debug, Clone)]
 pub(crate) struct Tagged {
-    /// Without the host, such as `sidecar`.
-    pub(crate) repository: &'static str,
+    /// Without the host, such as `slow/sidecar`.
+    pub(crate) repository: String,
     /// Such as `v1`.
     pub(crate) tag: &'static str,
     /// `sha256:…`, one of the blobs.
@@ -54,16 +74,18 @@ pub(crate) struct Images {
 }
 
 impl Images {
-    /// Makes the images around this busybox, which must be linked statically. The same busybox gives the same digests.
-    pub(crate) fn make(busybox: &Path) -> Result<Self, Error> {
+    /// Makes the images around this busybox, which must be linked statically, once with each of the prefixes. The same
+    /// busybox gives the same digests.
+    pub(crate) fn make(busybox: &Path, prefixes: &[&str]) -> Result<Self, Error> {
         let program = fs::read(busybox).map_err(Error::file("read", busybox))?;
         let layer = layer(&program).map_err(Error::file("pack", busybox))?;
         let mut images = Self::default();
         let layer = images.add(LAYER, layer);
-        for image in &IMAGES {
-            let manifest = images.describe(image, &layer);
+        for (prefix, image) in prefixes.iter().flat_map(|prefix| IMAGES.iter().map(move |image| (prefix, image))) {
+            let repository = format!("{prefix}{}", image.repository);
+            let manifest = images.describe(image, &repository, &layer);
             images.names.extend(image.tags.iter().map(|tag| Tagged {
-                repository: image.repository,
+                repository: repository.clone(),
                 tag,
                 manifest: manifest.clone(),
             }));
@@ -105,8 +127,8 @@ impl Images {
     }
 
     /// Adds configuration and manifest, and returns the manifest's digest.
-    fn describe(&mut self, image: &Image, layer: &Value) -> String {
-        let name = format!("IMAGE={}:{}", image.repository, image.tags.first().unwrap_or(&""));
+    fn describe(&mut self, image: &Image, repository: &str, layer: &Value) -> String {
+        let name = format!("IMAGE={repository}:{}", image.tags.first().unwrap_or(&""));
         let defaults = ["PATH=/bin", "CONFIG=", "READY_AFTER=0", "EXIT_AFTER=", "TAIL=", &name];
         let environment: Vec<&str> = defaults.into_iter().chain(image.environment.iter().copied()).collect();
         let command =
@@ -179,9 +201,9 @@ mod tests {
     #[test]
     fn tags_of_one_image_have_one_digest_and_all_others_differ() {
         let program = tempfile::NamedTempFile::new().unwrap();
-        let images = Images::make(program.path()).unwrap();
+        let images = Images::make(program.path(), IMPORTED).unwrap();
         let digest = |tag: &str| {
-            let named = images.names.iter().find(|name| (name.repository, name.tag) == ("sidecar", tag));
+            let named = images.names.iter().find(|name| (name.repository.as_str(), name.tag) == ("sidecar", tag));
             named.unwrap().manifest.clone()
         };
         assert_eq!(digest("v1"), digest("same"));

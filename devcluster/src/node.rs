@@ -16,7 +16,7 @@ use std::{
 use crate::{
     Error,
     binaries::Tool,
-    images::{HOST, Images},
+    images::{HOST, IMPORTED, Images, SERVED},
     pki::{Identity, Pki},
     registry::Registry,
     requirements::Machine,
@@ -86,12 +86,12 @@ impl Prepared {
     /// Makes the images, starts the registry and writes the configuration into `<data folder>/node`.
     pub(crate) fn new(machine: &Machine, pki: &Pki, server: &str, folder: &Path) -> Result<Self, Error> {
         let files = folder.join("node");
-        let (slot, images) = (Slot::take()?, Images::make(&machine.busybox)?);
+        let slot = Slot::take()?;
         for folder in [files.join("cni"), files.join("registries").join(HOST)] {
             fs::create_dir_all(&folder).map_err(Error::file("create", &folder))?;
         }
-        images.write(&files.join("images.tar"))?;
-        let registry = Registry::start(images)?;
+        Images::make(&machine.busybox, IMPORTED)?.write(&files.join("images.tar"))?;
+        let registry = Registry::start(Images::make(&machine.busybox, SERVED)?)?;
         let fill = |text: &str| {
             text.replace("{name}", &slot.name())
                 .replace("{address}", &slot.address())

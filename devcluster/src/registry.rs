@@ -112,21 +112,20 @@ fn answer(client: &TcpStream, images: &Images) -> io::Result<()> {
     out.flush()
 }
 
-/// `/v2/<repository>/manifests/<tag or digest>` or `/v2/<repository>/blobs/<digest>`; the first part of the repository
-/// may be `pulled`, `slow` or `broken`.
+/// `/v2/<repository>/manifests/<tag or digest>` or `/v2/<repository>/blobs/<digest>`.
 fn find<'a>(path: &str, images: &'a Images) -> Answer<'a> {
     let path = path.split('?').next().unwrap_or_default();
     if path == "/v2/" {
         return Answer { status: "200 OK", kind: "application/json", digest: "", content: b"{}" };
     }
-    let parts: Vec<&str> = path.trim_start_matches("/v2/").split('/').collect();
-    let [behaviour @ ("pulled" | "slow" | "broken"), repository, kind, reference] = parts[..] else { return NOT_FOUND };
-    if behaviour == "broken" {
+    let parts: Vec<&str> = path.trim_start_matches("/v2/").rsplitn(3, '/').collect();
+    let [reference, kind, repository] = parts[..] else { return NOT_FOUND };
+    if repository.starts_with("broken/") {
         return BROKEN;
     }
-    let named = images.names.iter().find(|name| (name.repository, name.tag) == (repository, reference));
+    let named = images.names.iter().find(|name| (name.repository.as_str(), name.tag) == (repository, reference));
     // Only names wait: what containerd has already, it does not ask for by digest.
-    if behaviour == "slow" && named.is_some() {
+    if repository.starts_with("slow/") && named.is_some() {
         thread::sleep(SLOW);
     }
     let digest = named.map_or(reference, |name| name.manifest.as_str());

@@ -1,0 +1,265 @@
+//! The real node: containers run, images are pulled, and nothing is left of it.
+//!
+//! Where a real node cannot run, these tests say so and pass; with `SIDECARSET_REQUIRE_NODE=1` they fail.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub, dead_code)]
+
+mod common;
+
+use std::{
+    env, fs,
+    io::{BufRead as _, BufReader, Write as _},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use common::{Recorded, create, phase, ready, restarts, status, until, waiting};
+use devcluster::{DevCluster, Error, node};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::Api;
+use serde_json::{Value, json};
+use tokio::sync::OnceCell;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_devcluster");
+
+/// The cluster of all tests here, or none if this machine cannot run a real node.
+async fn cluster() -> Option<&'static DevCluster> {
+    static CLUSTER: OnceCell<Option<DevCluster>> = OnceCell::const_new();
+    CLUSTER
+        .get_or_init(async || unless_skipped(DevCluster::builder().nodes(1).real_node().start().await))
+        .await
+        .as_ref()
+}
+
+/// Fails on every error but the one that says that a real node cannot run here.
+fn unless_skipped<T>(result: Result<T, Error>) -> Option<T> {
+    match result {
+        Err(error @ Error::NoNode { .. }) if env::var("SIDECARSET_REQUIRE_NODE").as_deref() != Ok("1") => {
+            // Straight to the terminal: the output of a test that passes is not shown.
+            writeln!(std::io::stderr(), "SKIPPED: {error}").unwrap();
+            None
+        }
+        result => Some(result.unwrap()),
+    }
+}
+
+fn container(name: &str, image: &str, port: u16) -> Value {
+    json!({
+        "name": name, "image": image,
+        "env": [{"name": "PORT", "value": port.to_string()}],
+        "readinessProbe": {"httpGet": {"path": "/ready", "port": port}, "periodSeconds": 1},
+    })
+}
+
+/// An app, an ordinary and a native sidecar, on the real node.
+fn with_sidecars() -> Value {
+    let mut native = container("native", "devcluster.test/sidecar:v1", 8082);
+    native["restartPolicy"] = json!("Always");
+    json!({
+        "nodeName": node::NAME, "terminationGracePeriodSeconds": 2,
+        "initContainers": [native],
+        "containers": [
+            container("app", "devcluster.test/app:v1", 8080),
+            container("side", "devcluster.test/sidecar:v1", 8081),
+        ],
+    })
+}
+
+/// One container that is not restarted, on the real node.
+fn alone(image: &str) -> Value {
+    json!({
+        "nodeName": node::NAME, "terminationGracePeriodSeconds": 0,
+        "containers": [{"name": "only", "image": image}],
+    })
+}
+
+fn container_id<'a>(pod: &'a Pod, name: &str) -> &'a str {
+    status(pod, name).and_then(|it| it.container_id.as_deref()).unwrap_or_default()
+}
+
+#[tokio::test]
+async fn a_changed_image_restarts_only_its_container() {
+    let Some(cluster) = cluster().await else { return };
+    let begin = Instant::now();
+    let pod = Recorded::start(&cluster.client(), "sidecars", with_sidecars()).await;
+    pod.is_ready().await;
+    println!("pod ready after {:?}", begin.elapsed());
+    for (list, name) in [("containers", "side"), ("initContainers", "native")] {
+        let begin = Instant::now();
+        let before = pod.set_images(list, &[(name, "devcluster.test/sidecar:v2")]).await;
+        let after = pod
+            .reaches("the new sidecar ready", |pod| {
+                container_id(pod, name) != container_id(&before, name)
+                    && restarts(pod, name) == 1
+                    && status(pod, name).is_some_and(|it| it.ready)
+                    && ready(pod) == Some(true)
+            })
+            .await;
+        println!("{name} replaced and ready after {:?}", begin.elapsed());
+        for other in ["app", "side", "native"].into_iter().filter(|other| *other != name) {
+            assert_eq!(status(&after, other), status(&before, other));
+        }
+        assert_eq!(after.metadata.uid, before.metadata.uid);
+        assert_eq!(after.status.unwrap().pod_ip, before.status.unwrap().pod_ip);
+    }
+    pod.delete().await;
+}
+
+#[tokio::test]
+async fn kwok_and_the_real_node_leave_each_other_alone() {
+    let Some(cluster) = cluster().await else { return };
+    let client = cluster.client();
+    let node = Api::<Node>::all(client.clone()).get(node::NAME).await.unwrap();
+    let info = node.status.unwrap().node_info.unwrap();
+    assert_eq!(info.kubelet_version, devcluster::binaries::KUBERNETES_VERSION);
+    assert!(info.container_runtime_version.starts_with("containerd://"));
+    // KWOK has every image at once; here, nobody pretends to have this one.
+    let missing = Recorded::start(&client, "missing", alone("devcluster.test/app:missing")).await;
+    // A pod that names no node goes to KWOK's, because of the taint.
+    let simulated = json!({"containers": [{"name": "only", "image": "devcluster.test/app:v1"}]});
+    let simulated = Recorded::start(&client, "simulated", simulated).await;
+    let pod = simulated.is_ready().await;
+    assert!(container_id(&pod, "only").starts_with("sim://"));
+    missing.reaches("a failed pull", |pod| waiting(pod, "only") == "ErrImagePull").await;
+    let asked_for = json!({
+        "nodeSelector": {node::REAL: "true"}, "tolerations": [{"key": node::REAL, "operator": "Exists"}],
+        "terminationGracePeriodSeconds": 0,
+        "containers": [{"name": "only", "image": "devcluster.test/app:v1"}],
+    });
+    let asked_for = Recorded::start(&client, "asked-for", asked_for).await;
+    assert!(container_id(&asked_for.is_ready().await, "only").starts_with("containerd://"));
+    missing.reaches("still waiting", |pod| waiting(pod, "only") == "ImagePullBackOff").await;
+    assert!(missing.history().iter().all(|pod| ready(pod) != Some(true)));
+    for pod in [missing, simulated, asked_for] {
+        pod.delete().await;
+    }
+}
+
+#[tokio::test]
+async fn images_are_pulled_from_the_cluster_s_registry() {
+    let Some(cluster) = cluster().await else { return };
+    let client = cluster.client();
+    let begin = Instant::now();
+    let start = async |name: &str, image: &str| Recorded::start(&client, name, alone(image)).await;
+    let broken = start("broken", "devcluster.test/broken/app:v1").await;
+    let slow = start("slow", "devcluster.test/slow/app:v1").await;
+    let pulled = start("pulled", "devcluster.test/pulled/app:v1").await;
+    let pod = pulled.is_ready().await;
+    assert!(begin.elapsed() < Duration::from_secs(5), "one slow pull holds up the others");
+    assert!(status(&pod, "only").unwrap().image_id.starts_with("devcluster.test/pulled/app@sha256:"));
+    broken.reaches("a failed pull", |pod| waiting(pod, "only") == "ErrImagePull").await;
+    slow.is_ready().await;
+    assert!(begin.elapsed() > Duration::from_secs(5));
+    for pod in [broken, slow, pulled] {
+        pod.delete().await;
+    }
+}
+
+#[tokio::test]
+async fn images_behave_as_their_tags_say() {
+    let Some(cluster) = cluster().await else { return };
+    let client = cluster.client();
+    let start = async |tag: &str| {
+        let spec = json!({
+            "nodeName": node::NAME, "terminationGracePeriodSeconds": 2,
+            "containers": [container("only", &format!("devcluster.test/sidecar:{tag}"), 8081)],
+        });
+        Recorded::start(&client, tag, spec).await
+    };
+    let begin = Instant::now();
+    let (crash, slowstart, noready) = (start("crash").await, start("slowstart").await, start("noready").await);
+    let pod = crash.reaches("a crash", |pod| restarts(pod, "only") >= 1).await;
+    let last = status(&pod, "only").unwrap().last_state.clone().unwrap().terminated.unwrap();
+    assert_eq!(last.exit_code, 7);
+    slowstart.is_ready().await;
+    assert!(begin.elapsed() > Duration::from_secs(5));
+    assert!(noready.history().iter().all(|pod| ready(pod) != Some(true)));
+    assert_eq!(phase(noready.history().last().unwrap()), "Running");
+    let begin = Instant::now();
+    noready.delete().await;
+    assert!(begin.elapsed() < Duration::from_secs(2), "SIGTERM was not heeded");
+    for pod in [crash, slowstart] {
+        pod.delete().await;
+    }
+}
+
+/// `devcluster run --node real`, its kubeconfig, and the name of the node's bridge and cgroups.
+fn run() -> (Child, PathBuf, String) {
+    let mut child = Command::new(PROGRAM)
+        .args(["run", "--nodes", "0", "--node", "real", "--", "sh", "-c", "echo $KUBECONFIG; read -r code; exit $code"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    assert!(!line.is_empty(), "the cluster did not start");
+    let kubeconfig = PathBuf::from(line.trim());
+    let network = fs::read(kubeconfig.with_file_name("node").join("cni/devcluster.conflist")).unwrap();
+    let network: Value = serde_json::from_slice(&network).unwrap();
+    (child, kubeconfig, network["plugins"][0]["bridge"].as_str().unwrap().to_owned())
+}
+
+/// What the machine has of the node with this name and data folder: its bridge, cgroups and processes. A cgroup stays
+/// as long as a container of it runs.
+fn traces(name: &str, folder: &Path) -> Vec<String> {
+    let link = Path::new("/sys/class/net").join(name);
+    let cgroups = Command::new("find").args(["/sys/fs/cgroup", "-type", "d", "-name", name]).output().unwrap();
+    let cgroups = String::from_utf8(cgroups.stdout).unwrap();
+    let folder = folder.display().to_string();
+    let lines =
+        fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
+    let processes =
+        lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " ")).filter(|line| line.contains(&folder));
+    let link = link.exists().then(|| link.display().to_string());
+    link.into_iter().chain(cgroups.lines().map(str::to_owned)).chain(processes).collect()
+}
+
+/// What a node could change for the whole machine.
+fn machine() -> Vec<String> {
+    let sysctls = ["vm/overcommit_memory", "kernel/panic", "kernel/panic_on_oops", "net/ipv4/ip_forward"];
+    let sysctls = sysctls.iter().map(|name| Path::new("/proc/sys").join(name));
+    let files = sysctls.chain([PathBuf::from("/proc/self/mounts")]).map(|path| fs::read_to_string(path).unwrap());
+    let folders =
+        ["/run/containerd", "/run/netns", "/var/lib/cni", "/var/lib/kubelet", "/var/log/containers", "/var/log/pods"];
+    files.chain(folders.iter().map(|path| Path::new(path).exists().to_string())).collect()
+}
+
+/// Starts a node with a pod on it, ends it, and looks whether anything is left.
+async fn comes_and_goes(name: &str, end: impl FnOnce(&mut Child)) {
+    // Says whether a node can run here, and builds the servers.
+    if cluster().await.is_none() {
+        return;
+    }
+    let before = machine();
+    let begin = Instant::now();
+    let (mut child, kubeconfig, bridge) = run();
+    println!("{name}: node ready after {:?}", begin.elapsed());
+    let folder = kubeconfig.parent().unwrap();
+    let config = kube::config::Kubeconfig::read_from(&kubeconfig).unwrap();
+    let config =
+        kube::Config::from_custom_kubeconfig(config, &kube::config::KubeConfigOptions::default()).await.unwrap();
+    let pods: Api<Pod> = Api::default_namespaced(kube::Client::try_from(config).unwrap());
+    create(&pods, json!({"metadata": {"name": name}, "spec": with_sidecars()})).await;
+    until("the pod is ready", async || (ready(&pods.get(name).await.unwrap()) == Some(true)).then_some(())).await;
+    println!("{name}: pod ready after {:?}", begin.elapsed());
+    assert!(traces(&bridge, folder).len() > 3);
+    let begin = Instant::now();
+    end(&mut child);
+    tokio::task::spawn_blocking(move || child.wait().unwrap()).await.unwrap();
+    until("the end of the node", async || traces(&bridge, folder).is_empty().then_some(())).await;
+    println!("{name}: gone after {:?}", begin.elapsed());
+    assert_eq!(machine(), before);
+    let _ = fs::remove_dir_all(folder);
+    assert!(!folder.exists());
+}
+
+#[tokio::test]
+async fn a_node_that_is_ended_leaves_nothing_behind() {
+    comes_and_goes("ended", |child| child.stdin.as_mut().unwrap().write_all(b"0\n").unwrap()).await;
+}
+
+#[tokio::test]
+async fn a_node_whose_parent_is_killed_leaves_nothing_behind() {
+    comes_and_goes("killed", |child| child.kill().unwrap()).await;
+}
