@@ -14,11 +14,14 @@ CARGO_DENY_VERSION := 0.20.2
 CARGO_DENY_DIR := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sidecarset-tools/cargo-deny-$(CARGO_DENY_VERSION)
 CARGO_DENY := $(CARGO_DENY_DIR)/bin/cargo-deny
 
+# What the real node was tested with; a distribution's later fixes of these versions are welcome.
+NODE_PACKAGES := containerd=1.6.* runc=1.1.* containernetworking-plugins=1.1.* busybox-static=1:1.35.*
+
 # $(call part,name,command): runs the command and prints how long it took.
 part = @start=$$SECONDS; echo "== $(1)"; { $(2); }; status=$$?; echo "== $(1): $$((SECONDS - start)) s"; exit $$status
 
 .PHONY: help build bench test test-unit lint fmt generate verify verify-generated verify-deny run demo \
-        devcluster-up devcluster-down tools deps
+        devcluster-up devcluster-down node-packages tools deps
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,11 +80,14 @@ demo: build ## show it all on a fresh devcluster, 2 minutes once built; KEEP=1 l
 	$(RELEASE)/devcluster build
 	@BIN=$(RELEASE) KEEP=$(KEEP) tests/demo/demo.sh
 
-devcluster-up: deps ## start a devcluster that stays, with its kubeconfig in target/devcluster
-	@$(CARGO) run --locked --quiet --package devcluster -- up --kubeconfig $(KUBECONFIG_DEV)
+devcluster-up: deps ## start a devcluster that stays, with its kubeconfig in target/devcluster; NODE=real adds a real node
+	@$(CARGO) run --locked --quiet --package devcluster -- up $(if $(NODE),--node $(NODE)) --kubeconfig $(KUBECONFIG_DEV)
 
 devcluster-down: ## end it
 	@$(CARGO) run --locked --quiet --package devcluster -- down --kubeconfig $(KUBECONFIG_DEV)
+
+node-packages: ## install what a real node needs (Debian 12, as root)
+	apt-get install --yes --no-install-recommends iproute2 $(NODE_PACKAGES)
 
 deps: ## say what is missing on this machine
 	@missing=; \

@@ -12,6 +12,7 @@ use devcluster::{
     DevCluster, Error,
     binaries::{Binaries, Tool},
     daemon::{self, Daemon, Down, Up},
+    node,
 };
 use tokio::{
     process::Command,
@@ -108,6 +109,10 @@ async fn main() -> ExitCode {
 }
 
 async fn up(target: &Target) -> Result<ExitCode, Error> {
+    if target.nodes.node == Some(Kind::Real) {
+        // Before anything is built.
+        node::check()?;
+    }
     binaries(target.nodes.node).await?;
     let daemon = Daemon::at(&target.place.kubeconfig)?;
     let program = std::env::current_exe().map_err(process("find this program"))?;

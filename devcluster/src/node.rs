@@ -41,6 +41,11 @@ const SLOTS: u8 = 100;
 /// Not the kubelet's usual port: a kubelet of this machine may listen there on all addresses.
 const PORT: u16 = 20_250;
 
+/// Says in one error, [`Error::NoNode`], what this machine lacks for a real node.
+pub fn check() -> Result<(), Error> {
+    Machine::check().map(drop)
+}
+
 /// A name and a network that no other real node of this machine has.
 #[derive(Debug)]
 struct Slot {

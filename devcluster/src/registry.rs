@@ -126,6 +126,7 @@ fn find<'a>(path: &str, images: &'a Images) -> Answer<'a> {
     let named = images.names.iter().find(|name| (name.repository.as_str(), name.tag) == (repository, reference));
     // Only names wait: what containerd has already, it does not ask for by digest.
     if repository.starts_with("slow/") && named.is_some() {
+        #[expect(clippy::disallowed_methods, reason = "this thread is no runtime's")]
         thread::sleep(SLOW);
     }
     let digest = named.map_or(reference, |name| name.manifest.as_str());

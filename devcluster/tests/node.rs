@@ -36,7 +36,7 @@ fn unless_skipped<T>(result: Result<T, Error>) -> Option<T> {
     match result {
         Err(error @ Error::NoNode { .. }) if env::var("SIDECARSET_REQUIRE_NODE").as_deref() != Ok("1") => {
             // Straight to the terminal: the output of a test that passes is not shown.
-            writeln!(std::io::stderr(), "SKIPPED: {error}").unwrap();
+            std::io::stderr().write_all(format!("SKIPPED: {error}\n").as_bytes()).unwrap();
             None
         }
         result => Some(result.unwrap()),
