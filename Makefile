@@ -20,7 +20,7 @@ NODE_PACKAGES := containerd=1.6.* runc=1.1.* containernetworking-plugins=1.1.* b
 # $(call part,name,command): runs the command and prints how long it took.
 part = @start=$$SECONDS; echo "== $(1)"; { $(2); }; status=$$?; echo "== $(1): $$((SECONDS - start)) s"; exit $$status
 
-.PHONY: help build bench test test-unit lint fmt generate verify verify-generated verify-deny run demo \
+.PHONY: help build bench test test-node test-unit lint fmt generate verify verify-generated verify-deny run demo \
         devcluster-up devcluster-down node-packages tools deps
 
 help: ## show this list
@@ -32,6 +32,9 @@ build: deps ## build the operator and the devcluster, optimised
 test: deps ## run every test; the first run builds the devcluster's servers (about 6 minutes)
 	$(call part,devcluster binaries,$(CARGO) run --locked --quiet --package devcluster -- build)
 	$(call part,test,$(CARGO) test --locked --workspace)
+
+test-node: deps ## run the tests of a real node, which must be able to run here (make node-packages, as root)
+	SIDECARSET_REQUIRE_NODE=1 $(CARGO) test --locked --package devcluster --test node
 
 bench: deps ## inject one pod among up to 5,000 sets; patch 1,000 pods, compared with a bare client
 	$(CARGO) bench --locked --bench inject

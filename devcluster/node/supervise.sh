@@ -8,7 +8,7 @@ exec 3<&0 </dev/null 9>&1 1>&2
 clean() {
     ip link delete "$bridge"
     for attempt in $(seq 100); do
-        left=$(find /sys/fs/cgroup -depth -type d \( -path "*/$bridge" -o -path "*/$bridge/*" \) ! -exec rmdir {} \; -print)
+        left=$(find /sys/fs/cgroup/"$bridge" /sys/fs/cgroup/*/"$bridge" -depth -type d ! -exec rmdir {} \; -print)
         [ -z "$left" ] && return
         sleep 0.05
     done
@@ -17,6 +17,10 @@ clean() {
 # The kubelet wants its root cgroup to exist, on cgroup v1 in every hierarchy.
 prepare() {
     if [ -f /sys/fs/cgroup/cgroup.controllers ]; then
+        # Where systemd runs, most are on already; they stay on.
+        for controller in cpu cpuset hugetlb io memory pids; do
+            echo "+$controller" >/sys/fs/cgroup/cgroup.subtree_control
+        done 2>/dev/null
         mkdir "/sys/fs/cgroup/$bridge"
     else
         while read -r _ folder type _; do

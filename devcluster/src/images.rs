@@ -155,7 +155,7 @@ impl Images {
 }
 
 /// The name that Go, and so the image format, has for this machine's architecture.
-pub(crate) fn go_architecture() -> &'static str {
+fn go_architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",

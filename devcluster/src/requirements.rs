@@ -46,16 +46,14 @@ impl Machine {
 
     fn look() -> (Self, Vec<String>) {
         let mut missing = Vec::new();
-        if !rustix::process::geteuid().is_root() {
+        if rustix::process::geteuid().is_root() {
+            // Root of a container may lack them.
+            let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+            let lacking = CAPABILITIES.iter().filter(|(bit, _)| !has(&status, *bit));
+            missing.extend(lacking.map(|(_, name)| format!("the capability {name}")));
+        } else {
             missing.push("root: it mounts, and makes a bridge and cgroups".to_owned());
         }
-        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-        missing.extend(
-            CAPABILITIES
-                .iter()
-                .filter(|(bit, _)| !has(&status, *bit))
-                .map(|(_, name)| format!("the capability {name}")),
-        );
         let folders = folders();
         missing.extend(
             PROGRAMS
