@@ -1,6 +1,7 @@
 #!/bin/sh
 # Process 1 of every test container. /www/ready says whether it is ready; port $PORT serves it over HTTP, too.
-# $READY_AFTER: seconds until then, or "never"; $EXIT_AFTER: seconds until it ends with code 7, or empty.
+# $READY_AFTER: seconds until then, or "never"; $EXIT_AFTER: seconds until it ends with $EXIT_CODE, or empty;
+# $TAIL: a file to follow, or empty.
 trap 'echo "$IMAGE: terminated"; exit 0' TERM
 echo "$IMAGE: started, CONFIG=$CONFIG"
 mkdir -p /www && echo "$IMAGE" >/www/index.html
@@ -8,8 +9,7 @@ httpd -p "$PORT" -h /www
 if [ -n "$EXIT_AFTER" ]; then
     touch /www/ready
     sleep "$EXIT_AFTER" & wait $!
-    echo "$IMAGE: failing"
-    exit 7
+    exit "$EXIT_CODE"
 fi
 if [ "$READY_AFTER" != never ]; then
     sleep "$READY_AFTER" & wait $!

@@ -129,7 +129,7 @@ impl Images {
     /// Adds configuration and manifest, and returns the manifest's digest.
     fn describe(&mut self, image: &Image, repository: &str, layer: &Value) -> String {
         let name = format!("IMAGE={repository}:{}", image.tags.first().unwrap_or(&""));
-        let defaults = ["PATH=/bin", "CONFIG=", "READY_AFTER=0", "EXIT_AFTER=", "TAIL=", &name];
+        let defaults = ["PATH=/bin", "CONFIG=", "READY_AFTER=0", "EXIT_AFTER=", "EXIT_CODE=7", "TAIL=", &name];
         let environment: Vec<&str> = defaults.into_iter().chain(image.environment.iter().copied()).collect();
         let command =
             if image.repository == "pause" { json!(["/bin/sleep", "2147483647"]) } else { json!(["/bin/run"]) };
