@@ -4,7 +4,8 @@
 //! `node/node.sh` is process 1 of the node, with whose end everything else of it ends.
 
 use std::{
-    fs,
+    env, fs,
+    io::{self, Write as _},
     os::{
         fd::OwnedFd,
         linux::net::SocketAddrExt as _,
@@ -44,6 +45,22 @@ const PORT: u16 = 20_250;
 /// Says in one error, [`Error::NoNode`], what this machine lacks for a real node.
 pub fn check() -> Result<(), Error> {
     Machine::check().map(drop)
+}
+
+/// Set to 1, a machine that cannot run a real node fails the tests that need one.
+pub const REQUIRE_VARIABLE: &str = "SIDECARSET_REQUIRE_NODE";
+
+/// For tests: `None`, and `SKIPPED: …` on the terminal, if all that is wrong is that this machine cannot run a real node
+/// ([`Error::NoNode`]), unless [`REQUIRE_VARIABLE`] is 1.
+pub fn or_skip<T>(result: Result<T, Error>) -> Result<Option<T>, Error> {
+    match result {
+        Err(error @ Error::NoNode { .. }) if env::var(REQUIRE_VARIABLE).as_deref() != Ok("1") => {
+            // Straight to the terminal: the output of a test that passes is not shown.
+            let _ = io::stderr().write_all(format!("SKIPPED: {error}\n").as_bytes());
+            Ok(None)
+        }
+        result => result.map(Some),
+    }
 }
 
 /// A name and a network that no other real node of this machine has.

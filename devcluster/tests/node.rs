@@ -6,7 +6,7 @@
 mod common;
 
 use std::{
-    env, fs,
+    fs,
     io::{BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -14,7 +14,7 @@ use std::{
 };
 
 use common::{Recorded, create, phase, ready, restarts, status, until, waiting};
-use devcluster::{DevCluster, Error, node};
+use devcluster::{DevCluster, node};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::Api;
 use serde_json::{Value, json};
@@ -26,21 +26,9 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_devcluster");
 async fn cluster() -> Option<&'static DevCluster> {
     static CLUSTER: OnceCell<Option<DevCluster>> = OnceCell::const_new();
     CLUSTER
-        .get_or_init(async || unless_skipped(DevCluster::builder().nodes(1).real_node().start().await))
+        .get_or_init(async || node::or_skip(DevCluster::builder().nodes(1).real_node().start().await).unwrap())
         .await
         .as_ref()
-}
-
-/// Fails on every error but the one that says that a real node cannot run here.
-fn unless_skipped<T>(result: Result<T, Error>) -> Option<T> {
-    match result {
-        Err(error @ Error::NoNode { .. }) if env::var("SIDECARSET_REQUIRE_NODE").as_deref() != Ok("1") => {
-            // Straight to the terminal: the output of a test that passes is not shown.
-            std::io::stderr().write_all(format!("SKIPPED: {error}\n").as_bytes()).unwrap();
-            None
-        }
-        result => Some(result.unwrap()),
-    }
 }
 
 fn container(name: &str, image: &str, port: u16) -> Value {

@@ -20,21 +20,24 @@ pub const DEADLINE: Duration = Duration::from_secs(90);
 /// The shared cluster with its operator, started by the first test that asks.
 pub fn shared() -> &'static PathBuf {
     static SHARED: OnceLock<PathBuf> = OnceLock::new();
-    SHARED.get_or_init(|| {
-        let (sender, receiver) = std::sync::mpsc::channel();
-        // A thread of its own: each test has a runtime that ends with it. The processes end with this process.
-        std::thread::spawn(move || {
-            let runtime = tokio::runtime::Runtime::new().unwrap();
-            runtime.block_on(async move {
-                let cluster = DevCluster::start().await.unwrap();
-                let kubeconfig = cluster.kubeconfig().to_owned();
-                let _operator = Operator::start(&kubeconfig, "shared", &[]).await;
-                sender.send(kubeconfig).unwrap();
-                std::future::pending::<()>().await;
-            });
+    SHARED.get_or_init(|| for_all_tests(async || Some(DevCluster::start().await.unwrap())).unwrap())
+}
+
+/// Starts a cluster with an operator that live as long as this process; `None` if there is no cluster to be had.
+pub fn for_all_tests(start: impl AsyncFnOnce() -> Option<DevCluster> + Send + 'static) -> Option<PathBuf> {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    // A thread of its own: each test has a runtime that ends with it. The processes end with this process.
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async move {
+            let Some(cluster) = start().await else { return sender.send(None).unwrap() };
+            let kubeconfig = cluster.kubeconfig().to_owned();
+            let _operator = Operator::start(&kubeconfig, "shared", &[]).await;
+            sender.send(Some(kubeconfig)).unwrap();
+            std::future::pending::<()>().await;
         });
-        receiver.recv_timeout(Duration::from_mins(15)).expect("the shared cluster starts")
-    })
+    });
+    receiver.recv_timeout(Duration::from_mins(15)).expect("the shared cluster starts")
 }
 
 /// A client for the runtime of this test.
