@@ -7,6 +7,7 @@
 #[allow(dead_code)] // the tests with simulated kubelets use the rest
 #[path = "../cluster/common/mod.rs"]
 mod common;
+mod failures;
 mod order;
 mod place;
 mod upgrade;

@@ -80,6 +80,49 @@ fn evidence_of_failure_counts_once_the_status_is_fresh() {
     assert_eq!(judge(3, crashed), Progress::Failed("agent: CrashLoopBackOff".into()));
 }
 
+/// The old container has ended, and there is no new one.
+fn down(state: Value) -> impl FnOnce(&mut Value) {
+    move |pod: &mut Value| {
+        agent(pod)["ready"] = json!(false);
+        agent(pod)["state"] = state;
+    }
+}
+
+fn pull_of(image: &str) -> Value {
+    json!({"waiting": {"reason": "ImagePullBackOff", "message": format!("Back-off pulling image \"{image}\": not found")}})
+}
+
+#[test]
+fn a_pull_that_failed_for_another_image_is_no_evidence() {
+    assert_eq!(judge(3, down(pull_of("v2"))), Progress::Failed("agent: ImagePullBackOff".into()));
+    assert_eq!(judge(3, down(pull_of("docker.io/library/v2"))), Progress::Failed("agent: ImagePullBackOff".into()));
+    assert_eq!(judge(599, down(pull_of("v20"))), Progress::Undecided(Some(at(600))), "the pull of v2 may be under way");
+}
+
+#[test]
+fn a_native_sidecar_that_is_not_started_again_fails_without_a_reason() {
+    let stopped = || down(json!({"terminated": {"exitCode": 0, "reason": "Completed"}}));
+    assert_eq!(judge(59, stopped()), Progress::Undecided(Some(at(60))));
+    assert_eq!(judge(60, stopped()), Progress::Failed("agent: stopped, and no new container was started".into()));
+}
+
+#[test]
+fn a_container_that_was_down_before_its_update_may_stay_so_while_the_image_is_pulled() {
+    let mut fleet = Fleet::of(1);
+    let pod = fleet.pods.values_mut().next().unwrap();
+    pod.edit(down(json!({"terminated": {"exitCode": 0, "reason": "Completed"}})));
+    pod.ready(false, at(-10));
+    fleet.observe();
+    let plan = fleet.plan("v2", &json!({}));
+    assert_eq!(fleet.send(&plan).len(), 1);
+    let pod = fleet.pods.values_mut().next().unwrap();
+    pod.edit(|pod| pod["status"]["observedGeneration"] = json!(2));
+    let (view, strategy) = (pod.view(), rollout("v2", json!({})).strategy);
+    let update = view.marks[SET].update.as_ref().unwrap();
+    assert!(update.containers["agent"].down);
+    assert_eq!(progress(&view, update, &strategy, at(599)), Progress::Undecided(Some(at(600))));
+}
+
 #[test]
 fn restarts_with_an_error_are_a_failure() {
     let restarted = |pod: &mut Value| {
