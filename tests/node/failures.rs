@@ -11,7 +11,7 @@ use kube::{Api, ResourceExt};
 use serde_json::json;
 
 use crate::common::eventually;
-use crate::common::world::{container_image, is_ready, reason};
+use crate::common::world::{condition, container_image, is_ready, reason};
 use crate::place::{NATIVE, ORDINARY, agent, fleet, untouched};
 
 const PODS: usize = 4;
@@ -96,4 +96,22 @@ async fn a_crashing_image_of_an_ordinary_sidecar_is_rolled_back() {
 #[tokio::test]
 async fn a_crashing_image_of_a_native_sidecar_is_rolled_back() {
     is_rolled_back("crash-native", NATIVE, "sidecar:crash").await;
+}
+
+#[tokio::test]
+async fn a_good_image_after_a_missing_one_does_not_fail_while_it_is_pulled() {
+    let strategy = json!({"maxUnavailable": "100%", "minReadySeconds": 1, "podUpdateTimeoutSeconds": 3600});
+    let Some(world) = fleet("slow-after-missing", ORDINARY, 2, &strategy).await else { return };
+    world.apply(&agent(&world, ORDINARY, "sidecar:missing", &strategy)).await;
+    world.until_set("the revision is given up", |set| reason(set, "Stalled") == "FailureBudgetExceeded").await;
+    // The registry takes 5 s, and all the while the kubelet says why the image before could not be pulled.
+    world.apply(&agent(&world, ORDINARY, "slow/sidecar:v1", &strategy)).await;
+    world
+        .until_set("the good image is rolled out", |set| {
+            let status = set.status.as_ref().unwrap();
+            assert_eq!(status.failed_pods, 0, "{status:?}");
+            condition(set, "Ready") == "True" && status.updated_ready_pods == 2
+        })
+        .await;
+    world.end().await;
 }

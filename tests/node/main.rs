@@ -10,4 +10,6 @@ mod common;
 mod failures;
 mod order;
 mod place;
+mod policies;
+mod prepull;
 mod upgrade;

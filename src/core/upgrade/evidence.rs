@@ -13,9 +13,9 @@ use crate::core::pod::{ContainerStatus, Replaced};
 /// The kubelet's status may describe the old container for this long after our request.
 pub(super) const STALE_STATUS: SignedDuration = SignedDuration::from_secs(3);
 
-/// Longer than the back-off (10 s, 20 s, …) of an image that the pod has had two times in the last minutes, as after going
-/// to and fro: it is no failure, and looks the same.
-const BACK_OFF: SignedDuration = SignedDuration::from_secs(60);
+/// For signs that may pass by themselves: longer than the back-off (10 s, 20 s, 40 s, …) of an image that the pod has had
+/// several times in the last minutes, as after going to and fro.
+const DOUBT: SignedDuration = SignedDuration::from_secs(60);
 
 /// Waiting reasons about the image itself; their message quotes it.
 const NOT_PULLED: [&str; 4] = ["ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName"];
@@ -35,14 +35,15 @@ pub(super) struct Evidence {
 /// What speaks against a container that an update was to replace. Asked only once the kubelet has seen the update.
 pub(super) fn of_update(status: &ContainerStatus, replaced: &Replaced) -> Option<Evidence> {
     let is_awaited = status.id == replaced.id && status.running_since.is_none();
-    match status.waiting.as_deref() {
-        Some(reason) if is_awaited && NOT_PULLED.contains(&reason) && !status.names_image => None,
-        // One that did not run anyway may be terminated for as long as the new image is pulled.
-        None if is_awaited && !replaced.down => {
-            Some(Evidence { reason: "stopped, and no new container was started".to_owned(), patience: BACK_OFF })
-        }
-        _ => of_container(status, replaced.restart_count).map(|reason| Evidence { reason, patience: STALE_STATUS }),
-    }
+    let (reason, patience) = match status.waiting.as_deref() {
+        Some(reason) if is_awaited && NOT_PULLED.contains(&reason) && !status.names_image => return None,
+        // Perhaps still the words about the image before, while this one is pulled.
+        Some(reason) if is_awaited && NOT_CREATED.contains(&reason) && replaced.down => (reason.to_owned(), DOUBT),
+        // One that did not run anyway may stay terminated while its image is pulled; one that ran does not.
+        None if is_awaited && !replaced.down => ("stopped, and no new container was started".to_owned(), DOUBT),
+        _ => (of_container(status, replaced.restart_count)?, STALE_STATUS),
+    };
+    Some(Evidence { reason, patience })
 }
 
 /// What speaks against a container of which there were `before` restarts when it had its chance.

@@ -106,11 +106,11 @@ fn a_native_sidecar_that_is_not_started_again_fails_without_a_reason() {
     assert_eq!(judge(60, stopped()), Progress::Failed("agent: stopped, and no new container was started".into()));
 }
 
-#[test]
-fn a_container_that_was_down_before_its_update_may_stay_so_while_the_image_is_pulled() {
+/// Judges at a time a pod whose sidecar was in this state before its update, and still is.
+fn judge_unchanged(now: i64, state: Value) -> Progress {
     let mut fleet = Fleet::of(1);
     let pod = fleet.pods.values_mut().next().unwrap();
-    pod.edit(down(json!({"terminated": {"exitCode": 0, "reason": "Completed"}})));
+    pod.edit(down(state));
     pod.ready(false, at(-10));
     fleet.observe();
     let plan = fleet.plan("v2", &json!({}));
@@ -118,9 +118,17 @@ fn a_container_that_was_down_before_its_update_may_stay_so_while_the_image_is_pu
     let pod = fleet.pods.values_mut().next().unwrap();
     pod.edit(|pod| pod["status"]["observedGeneration"] = json!(2));
     let (view, strategy) = (pod.view(), rollout("v2", json!({})).strategy);
-    let update = view.marks[SET].update.as_ref().unwrap();
-    assert!(update.containers["agent"].down);
-    assert_eq!(progress(&view, update, &strategy, at(599)), Progress::Undecided(Some(at(600))));
+    progress(&view, view.marks[SET].update.as_ref().unwrap(), &strategy, at(now))
+}
+
+#[test]
+fn what_was_down_before_its_update_may_stay_so_while_the_image_is_pulled() {
+    let ended = json!({"terminated": {"exitCode": 0, "reason": "Completed"}});
+    assert_eq!(judge_unchanged(599, ended), Progress::Undecided(Some(at(600))));
+    assert_eq!(judge_unchanged(599, pull_of("v1")), Progress::Undecided(Some(at(600))));
+    let not_created = || json!({"waiting": {"reason": "RunContainerError", "message": "no such file"}});
+    assert_eq!(judge_unchanged(59, not_created()), Progress::Undecided(Some(at(60))));
+    assert_eq!(judge_unchanged(60, not_created()), Progress::Failed("agent: RunContainerError".into()));
 }
 
 #[test]
