@@ -8,7 +8,8 @@
 
 use k8s_openapi::jiff::SignedDuration;
 
-use crate::core::pod::{ContainerStatus, Replaced};
+use crate::core::pod::{ContainerStatus, PodView, Replaced, Update};
+use crate::core::revision::List;
 
 /// The kubelet's status may describe the old container for this long after our request.
 pub(super) const STALE_STATUS: SignedDuration = SignedDuration::from_secs(3);
@@ -22,6 +23,9 @@ const NOT_PULLED: [&str; 4] = ["ErrImagePull", "ImagePullBackOff", "ErrImageNeve
 
 /// Other waiting reasons of a container that cannot be started.
 const NOT_CREATED: [&str; 3] = ["CreateContainerConfigError", "CreateContainerError", "RunContainerError"];
+
+/// Of a container that ended, without a word why there is no new one.
+const STOPPED: &str = "stopped, and no new container was started";
 
 /// A sign of failure.
 #[derive(Debug)]
@@ -40,10 +44,29 @@ pub(super) fn of_update(status: &ContainerStatus, replaced: &Replaced) -> Option
         // Perhaps still the words about the image before, while this one is pulled.
         Some(reason) if is_awaited && NOT_CREATED.contains(&reason) && replaced.down => (reason.to_owned(), DOUBT),
         // One that did not run anyway may stay terminated while its image is pulled; one that ran does not.
-        None if is_awaited && !replaced.down => ("stopped, and no new container was started".to_owned(), DOUBT),
+        None if is_awaited && !replaced.down => (STOPPED.to_owned(), DOUBT),
         _ => (of_container(status, replaced.restart_count)?, STALE_STATUS),
     };
     Some(Evidence { reason, patience })
+}
+
+/// What an update waits for that has neither worked nor failed, if the kubelet says so.
+pub(super) fn waits_for(pod: &PodView, update: &Update) -> Option<String> {
+    update.containers.iter().find_map(|(name, replaced)| {
+        let container = pod.container(name)?;
+        let status = container.status.as_ref()?;
+        let is_old = status.id == replaced.id;
+        let text = match &status.waiting {
+            Some(reason) => reason,
+            None if is_old && status.running_since.is_none() => STOPPED,
+            // Kubelets wait for the probe of an init container before they look at its image.
+            None if is_old && status.is_starting && container.list == List::Init => {
+                "replaced when the startupProbe of the old container has succeeded or given up"
+            }
+            None => return None,
+        };
+        Some(format!("{name}: {text}"))
+    })
 }
 
 /// What speaks against a container of which there were `before` restarts when it had its chance.
