@@ -6,6 +6,8 @@ SHELL := bash
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 RELEASE := $(TARGET)/release
+# Tests are compiled with the programs they start; `cargo run` would compile most of it once more, with other features.
+TESTED := $(TARGET)/debug
 DEVCLUSTER := $(CARGO) run --locked --quiet --package devcluster --
 KUBECONFIG_DEV := target/devcluster/kubeconfig
 CRD := crds/sidecarsets.yaml
@@ -34,14 +36,16 @@ build: deps ## build the operator and the devcluster, optimised
 	$(CARGO) build --release --locked --workspace --bins
 
 test: deps ## run every test; the first run builds the devcluster's servers (about 6 minutes)
-	$(call part,devcluster binaries,$(DEVCLUSTER) build)
-	$(call part,kubelet,$(DEVCLUSTER) build --node real > /dev/null || [ "$$SIDECARSET_REQUIRE_NODE" != 1 ])
+	$(call part,compile,$(CARGO) test --locked --workspace --no-run)
+	$(call part,devcluster binaries,$(TESTED)/devcluster build)
+	$(call part,kubelet,$(TESTED)/devcluster build --node real > /dev/null || [ "$$SIDECARSET_REQUIRE_NODE" != 1 ])
 	$(call part,test,$(CARGO) test --locked --workspace)
 
 # More tests at once than cores: they mostly wait.
 test-node: deps ## run the tests of a real node, which must be able to run here (make node-packages)
-	$(call part,devcluster binaries,$(DEVCLUSTER) build --node real)
-	$(call part,test,SIDECARSET_REQUIRE_NODE=1 $(CARGO) test --locked --workspace --test node -- --test-threads=4)
+	$(call part,compile,$(CARGO) test --locked --workspace --test node --no-run)
+	$(call part,devcluster binaries,$(TESTED)/devcluster build --node real)
+	$(call part,test,SIDECARSET_REQUIRE_NODE=1 $(CARGO) test --locked --workspace --test node --no-fail-fast -- --test-threads=4)
 
 bench: deps ## inject one pod among up to 5,000 sets; patch 1,000 pods, compared with a bare client
 	$(CARGO) bench --locked --bench inject
