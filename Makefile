@@ -90,7 +90,7 @@ verify-deny: $(CARGO_DENY)
 run: build ## run the operator on the cluster of the current KUBECONFIG, from outside; Ctrl-C ends it
 	exec $(RELEASE)/sidecarset-operator run --local
 
-demo: deps ## show it all on a fresh devcluster, 2 minutes once built; NODE=real with real containers; KEEP=1 leaves it running
+demo: deps ## show it all on a fresh devcluster, 2 minutes once built; NODE=real: real containers; KEEP=1: leave it running
 	$(CARGO) build --release --locked --workspace --bin devcluster
 	$(RELEASE)/devcluster build $(WITH_NODE)
 	@$(MAKE) --no-print-directory build
