@@ -175,7 +175,7 @@ the_app_writes() {
     kubectl exec "$pod" --container nginx -- sh -c "echo $1 >>$LOG"
     wait_for 20 "the agent of $pod reads the line" the_agent_read "$1"
 }
-the_agent_read() { kubectl logs "$pod" --container fluentd | grep --quiet --line-regexp "$1"; }
+the_agent_read() { grep --quiet --line-regexp "$1" <<<"$(kubectl logs "$pod" --container fluentd)"; }
 
 # nothing_moves SECONDS IMAGE: the number of pods with the image stays the same.
 nothing_moves() {
@@ -212,7 +212,7 @@ shown kubectl get sidecarset
 identities >"$WORK/before"
 agents >"$WORK/agents-before"
 if real; then
-    pod=$(pods '{.metadata.name}' | head -n 1)
+    pod=$(pods '{.metadata.name}' | sed -n 1p)
     the_app_writes "GET /before"
     shown kubectl logs "$pod" --container fluentd
 fi
