@@ -3,8 +3,9 @@
 //!
 //! Observed on kubelets 1.35 and 1.36 (`docs/kubelet.md`): the old container is killed before the new image is pulled. Until
 //! a new container runs, `containerID` and `restartCount` stay the old one's, and the reason is the one of the last attempt,
-//! also while another image is pulled already. `CrashLoopBackOff` then says only that this pod has tried the image in the
-//! last minutes, and will again. A failed pull of a native sidecar that exits with 0 reads `terminated`, and nothing else.
+//! also while another image is pulled already. A failed pull soon reads `CrashLoopBackOff`; one of a native sidecar that
+//! exits with 0 reads `terminated`, and nothing else. Both are also what a good image shows that this pod has had in the
+//! last minutes, as after going to and fro: its start waits 10 s, then 20 s, up to 5 min.
 
 use k8s_openapi::jiff::SignedDuration;
 
@@ -14,8 +15,7 @@ use crate::core::revision::List;
 /// The kubelet's status may describe the old container for this long after our request.
 pub(super) const STALE_STATUS: SignedDuration = SignedDuration::from_secs(3);
 
-/// For signs that may pass by themselves: longer than the back-off (10 s, 20 s, 40 s, …) of an image that the pod has had
-/// several times in the last minutes, as after going to and fro.
+/// For what may pass by itself; longer than the first three of these waits.
 const DOUBT: SignedDuration = SignedDuration::from_secs(60);
 
 /// Waiting reasons about the image itself; their message quotes it.
@@ -39,12 +39,17 @@ pub(super) struct Evidence {
 /// What speaks against a container that an update was to replace. Asked only once the kubelet has seen the update.
 pub(super) fn of_update(status: &ContainerStatus, replaced: &Replaced) -> Option<Evidence> {
     let is_awaited = status.id == replaced.id && status.running_since.is_none();
+    // A container that was never replaced is no reason for the kubelet to wait before it starts another.
+    let unless_it_waits = if replaced.restart_count == 0 { STALE_STATUS } else { DOUBT };
     let (reason, patience) = match status.waiting.as_deref() {
         Some(reason) if is_awaited && NOT_PULLED.contains(&reason) && !status.names_image => return None,
         // Perhaps still the words about the image before, while this one is pulled.
         Some(reason) if is_awaited && NOT_CREATED.contains(&reason) && replaced.down => (reason.to_owned(), DOUBT),
+        Some("CrashLoopBackOff") if is_awaited && !replaced.down => {
+            ("CrashLoopBackOff before its first start".to_owned(), unless_it_waits)
+        }
         // One that did not run anyway may stay terminated while its image is pulled; one that ran does not.
-        None if is_awaited && !replaced.down => (STOPPED.to_owned(), DOUBT),
+        None if is_awaited && !replaced.down => (STOPPED.to_owned(), unless_it_waits),
         _ => (of_container(status, replaced.restart_count)?, STALE_STATUS),
     };
     Some(Evidence { reason, patience })
