@@ -250,6 +250,7 @@ watch_until 120 "$BAD_IMAGE" stopped_by_budget
 nothing_moves 5 "$BAD_IMAGE"
 touched=$(with_image "$BAD_IMAGE")
 ((touched >= 1 && touched <= BUDGET)) || fail "$touched pods got the bad image, expected 1 to $BUDGET"
+[[ $(field .status.failedPods) == "$touched" ]] || fail "$touched pods got the bad image, $(field .status.failedPods) count as failed"
 say "$touched of $PODS pods got the bad image, the budget is $BUDGET"
 shown kubectl get sidecarset "$SET" --output wide
 

@@ -177,7 +177,7 @@ fn is_to_prove(pod: &PodView, mark: &Mark, name: &str, rollout: &Rollout, now: T
 /// stopped for it.
 pub(super) fn judge(pod: &PodView, mark: &Mark, rollout: &Rollout, now: Timestamp) -> Option<Progress> {
     let update = mark.update.as_ref()?;
-    let judged = progress(pod, update, &rollout.strategy, now);
+    let judged = progress(pod, update, rollout, now);
     if judged != Progress::Done {
         return Some(judged);
     }

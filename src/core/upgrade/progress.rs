@@ -5,9 +5,9 @@
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
-use super::evidence::{self, Evidence};
+use super::evidence::{self, Evidence, STALE_STATUS};
 use super::resize;
-use super::rollout::Strategy;
+use super::rollout::{Mode, Rollout, Strategy};
 use crate::core::pod::{ContainerStatus, ContainerView, PodView, Replaced, Update};
 
 /// A 1.35 kubelet lets a container with a startupProbe inherit readiness until the first probe: period + this.
@@ -25,12 +25,13 @@ pub enum Progress {
 }
 
 /// Judges the update that the pod's annotation records.
-pub fn progress(pod: &PodView, update: &Update, strategy: &Strategy, now: Timestamp) -> Progress {
+pub fn progress(pod: &PodView, update: &Update, rollout: &Rollout, now: Timestamp) -> Progress {
+    let strategy = &rollout.strategy;
     let deadline = deadline(update, strategy);
     let mut result = Progress::Done;
     for (name, replaced) in &update.containers {
         let step = match pod.container(name) {
-            Some(container) => container_progress(pod, container, replaced, update, strategy, now),
+            Some(container) => container_progress(pod, container, replaced, update, rollout, now),
             None => Progress::Failed(format!("{name}: the pod has no such container")),
         };
         result = worse(result, step);
@@ -114,20 +115,20 @@ fn container_progress(
     container: &ContainerView,
     replaced: &Replaced,
     update: &Update,
-    strategy: &Strategy,
+    rollout: &Rollout,
     now: Timestamp,
 ) -> Progress {
     // Nothing is expected of a pod without a node; it will start with the new image.
     if pod.node.is_none() {
         return Progress::Undecided(None);
     }
-    let deadline = deadline(update, strategy);
+    let deadline = deadline(update, &rollout.strategy);
     let Some(status) = &container.status else { return by_deadline(not_ready(container), deadline, now) };
     if let Some(ready_since) = new_and_ready_since(pod, container, status, replaced, update.at) {
         // The pod's readiness after the deadline is none of this update's business: it was decided by then. But a
         // container that started anew has to hold out anew, or a crash loop would be done each time it comes up.
         let from = status.running_since.filter(|_| ready_since > deadline).unwrap_or(ready_since);
-        let done_at = after(from, hold(container, strategy));
+        let done_at = after(from, hold(container, &rollout.strategy));
         let done = now >= done_at;
         return if done { Progress::Done } else { Progress::Undecided(Some(done_at)) };
     }
@@ -141,6 +142,8 @@ fn container_progress(
     }
     match evidence {
         Some(Evidence { reason, patience }) => {
+            // Of a revision that is given up, a failure does not become doubtful again because its words have changed.
+            let patience = if rollout.mode == Mode::Stopped { patience.min(STALE_STATUS) } else { patience };
             let counts_at = after(update.at, patience).min(deadline);
             by_deadline(format!("{}: {reason}", container.name), counts_at, now)
         }

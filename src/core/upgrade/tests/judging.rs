@@ -6,7 +6,7 @@ use super::Fleet;
 use crate::core::revision::Template;
 use crate::core::upgrade::progress::{Progress, progress};
 use crate::core::upgrade::testing::{self, SET, TestPod, at, rollout};
-use crate::core::upgrade::{Remembered, Rollout};
+use crate::core::upgrade::{Mode, Remembered, Rollout};
 
 /// Judges a pod whose sidecar was updated at time 0 and changed by `edit` since.
 fn judge(now: i64, edit: impl FnOnce(&mut Value)) -> Progress {
@@ -17,7 +17,7 @@ fn judge(now: i64, edit: impl FnOnce(&mut Value)) -> Progress {
     pod.edit(|pod| pod["status"]["observedGeneration"] = json!(2));
     pod.edit(edit);
     let view = pod.view();
-    progress(&view, view.marks[SET].update.as_ref().unwrap(), &rollout("v2", json!({})).strategy, at(now))
+    progress(&view, view.marks[SET].update.as_ref().unwrap(), &rollout("v2", json!({})), at(now))
 }
 
 fn agent(pod: &mut Value) -> &mut Value {
@@ -119,11 +119,18 @@ fn a_container_that_is_not_started_has_failed_unless_the_kubelet_may_make_its_im
             "it may be the third time that the pod gets this image"
         );
         assert_eq!(again(60), failed());
+        let running = json!({"running": {"startedAt": at(-9).to_string()}});
+        let given_up = judge_in(Mode::Stopped, running, 3, 4, state);
+        assert_eq!(given_up, failed(), "what was ErrImagePull a second ago has failed still");
     }
 }
 
 /// Judges a pod whose sidecar was in one state before its update, after so many restarts, and now is in another.
 fn judge_since(before: Value, restarts: i32, now: i64, state: Value) -> Progress {
+    judge_in(Mode::Forward, before, restarts, now, state)
+}
+
+fn judge_in(mode: Mode, before: Value, restarts: i32, now: i64, state: Value) -> Progress {
     let mut fleet = Fleet::of(1);
     let pod = fleet.pods.values_mut().next().unwrap();
     pod.edit(|pod| {
@@ -136,8 +143,8 @@ fn judge_since(before: Value, restarts: i32, now: i64, state: Value) -> Progress
     let pod = fleet.pods.values_mut().next().unwrap();
     pod.edit(|pod| pod["status"]["observedGeneration"] = json!(2));
     pod.edit(down(state));
-    let (view, strategy) = (pod.view(), rollout("v2", json!({})).strategy);
-    progress(&view, view.marks[SET].update.as_ref().unwrap(), &strategy, at(now))
+    let (view, rollout) = (pod.view(), Rollout { mode, ..rollout("v2", json!({})) });
+    progress(&view, view.marks[SET].update.as_ref().unwrap(), &rollout, at(now))
 }
 
 #[test]

@@ -206,9 +206,9 @@ fn workload(pod: &PodView) -> String {
 }
 
 fn is_unavailable(pod: &PodView, now: i64) -> bool {
-    let strategy = rollout("v1", json!({})).strategy;
+    let rollout = rollout("v1", json!({}));
     let update = pod.marks[SET].update.as_ref();
-    !pod.ready || update.is_some_and(|update| progress(pod, update, &strategy, at(now)) != Progress::Done)
+    !pod.ready || update.is_some_and(|update| progress(pod, update, &rollout, at(now)) != Progress::Done)
 }
 
 /// Pods and unavailable pods by workload.

@@ -52,7 +52,7 @@ proptest! {
                     let taken = plan.patches.iter().filter(|p| {
                         let view = fleet.pods[&p.key].view();
                         view.ready && view.marks[SET].update.as_ref().is_none_or(|u| !u.was_ready
-                            || progress(&view, u, &rollout("v1", strategy.clone()).strategy, at(fleet.now)) == Progress::Done)
+                            || progress(&view, u, &rollout("v1", strategy.clone()), at(fleet.now)) == Progress::Done)
                     }).count();
                     prop_assert!(taken == 0 || before + taken <= max, "{before} + {taken} > {max}");
                     fleet.send(&plan);
