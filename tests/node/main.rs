@@ -7,6 +7,11 @@
 #[allow(dead_code)] // the tests with simulated kubelets use the rest
 #[path = "../cluster/common/mod.rs"]
 mod common;
+mod hot;
+mod logs;
 mod order;
 mod place;
+mod programs;
+mod requests;
+mod traffic;
 mod upgrade;
