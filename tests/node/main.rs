@@ -13,5 +13,6 @@ mod order;
 mod place;
 mod programs;
 mod requests;
+mod restarts;
 mod traffic;
 mod upgrade;
