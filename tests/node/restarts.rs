@@ -11,8 +11,6 @@ use crate::place::{container, real, status};
 use crate::programs::set_with;
 
 const PODS: usize = 6;
-/// As many pods as are updated when something dies.
-const MOMENTS: [usize; 3] = [1, 3, 5];
 const MAX_UNAVAILABLE: usize = 2;
 /// Leases of three seconds, so that a successor need not be waited for long.
 const SHORT_LEASE: [&str; 1] = ["--lease-duration-seconds=3"];
@@ -39,16 +37,16 @@ async fn until_done(world: &World) {
         .await;
 }
 
-/// Rolls out v2 to some pods, and calls `strike` at each of the moments. Within the budget every pod is patched once, and only
+/// Rolls out v2 to some pods, and calls `strike` each time that so many of them are patched. Within the budget every pod is patched once, and only
 /// sidecars are restarted; returns how often.
-async fn rolls_out(world: &World, mut strike: impl AsyncFnMut()) -> Vec<i32> {
+async fn rolls_out(world: &World, moments: &[usize], mut strike: impl AsyncFnMut()) -> Vec<i32> {
     world.apply(&set(world, "sidecar:v1")).await;
     world.deploy_pods(PODS, real(json!({"containers": [unprobed("app", "app:v1", 8080)]}))).await;
     until_done(world).await;
     let before = world.pods().await;
     let budget = BudgetWatcher::start(world.api());
     world.apply_without_waiting(&set(world, "sidecar:v2")).await;
-    for moment in MOMENTS {
+    for &moment in moments {
         let updated = eventually("so many pods are patched", async || {
             let updated = world.with_image("devcluster.test/sidecar:v2").await;
             if updated >= moment { Ok(updated) } else { Err(updated) }
@@ -80,7 +78,7 @@ async fn a_rollout_goes_on_over_restarts_of_the_kubelet() {
     let Some(cluster) = cluster().await else { return };
     let operator = Operator::start(cluster.kubeconfig(), "kubelet", &[]).await;
     let world = World::new(cluster.kubeconfig(), "kubelet").await;
-    let restarts = rolls_out(&world, async || cluster.restart_kubelet().await.unwrap()).await;
+    let restarts = rolls_out(&world, &[1, 3, 5], async || cluster.restart_kubelet().await.unwrap()).await;
     // A container that the old kubelet has created, but not started, is made anew by the next one, and counted twice.
     assert!(restarts.iter().all(|count| (1..=2).contains(count)), "{restarts:?}");
     assert!(operator.terminate());
@@ -88,12 +86,12 @@ async fn a_rollout_goes_on_over_restarts_of_the_kubelet() {
 }
 
 #[tokio::test]
-async fn a_rollout_is_finished_by_the_successors_of_operators_that_are_killed() {
+async fn a_rollout_is_finished_by_the_successor_of_an_operator_that_is_killed() {
     let Some(cluster) = cluster().await else { return };
     let start = async || Operator::start(cluster.kubeconfig(), "same-name", &SHORT_LEASE).await;
     let mut operator = Some(start().await);
     let world = World::new(cluster.kubeconfig(), "operator").await;
-    let restarts = rolls_out(&world, async || {
+    let restarts = rolls_out(&world, &[3], async || {
         operator.take().unwrap().kill();
         operator = Some(start().await);
     })
