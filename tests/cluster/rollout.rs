@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::common::budget::BudgetWatcher;
 use crate::common::eventually;
-use crate::common::world::{World, condition, container_image, identities, is_ready, reason};
+use crate::common::world::{World, condition, container_image, identities, reason};
 
 #[tokio::test]
 async fn a_new_image_reaches_all_pods_in_place_and_in_batches() {

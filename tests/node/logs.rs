@@ -65,8 +65,8 @@ async fn no_line_is_lost(name: &str, list: &str) {
     let delivered = delivered(&after, written).await;
     let mut once = delivered.clone();
     once.dedup();
-    let all: Vec<u64> = (1..=*once.last().unwrap()).collect();
-    assert_eq!(once, all, "every line, in order");
+    let gap = once.iter().zip(1..).find(|(number, expected)| **number != *expected);
+    assert_eq!(gap, None, "a line that is missing or out of order, and the one expected there");
     // A line that was delivered, but not yet noted when the old collector ended, comes twice.
     let twice = delivered.len() - once.len();
     assert!(twice <= 1, "{twice} lines came twice");

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 /// A request that takes longer has failed.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Between two requests of one client.
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -74,6 +74,14 @@ impl Client {
     /// All requests that have ended.
     pub fn seen(&self) -> Vec<Asked> {
         self.seen.lock().unwrap().clone()
+    }
+
+    /// All requests that have ended; panics with the first that has failed.
+    pub fn without_failure(&self) -> Vec<Asked> {
+        let seen = self.seen();
+        let failed: Vec<_> = seen.iter().filter(|asked| asked.answer.is_err()).collect();
+        assert!(failed.is_empty(), "{} of {} requests failed, first {:?}", failed.len(), seen.len(), failed[0]);
+        seen
     }
 
     /// Waits for the answers to `count` requests that begin after this.

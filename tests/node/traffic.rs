@@ -47,8 +47,7 @@ async fn interruption(world: &World, list: &str, image: &str, strategy: Value) -
 
     assert_eq!(container_image(&after, "proxy"), format!("devcluster.test/{image}"));
     assert_eq!(status(&after, "app"), status(&pod, "app"));
-    let failed: Vec<_> = direct.seen().into_iter().filter(|asked| asked.answer.is_err()).collect();
-    assert!(failed.is_empty(), "the application itself: {failed:?}");
+    direct.without_failure();
     let seen = through.seen();
     let gap = Interruption::of(&seen).expect("the old proxy ends before the new one begins");
     assert!(begin < gap.begin && gap.end < end, "requests failed before or after the upgrade");
