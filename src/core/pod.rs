@@ -219,6 +219,8 @@ pub struct ContainerStatus {
     pub running_since: Option<Timestamp>,
     /// Reason why it waits, for example `ImagePullBackOff`.
     pub waiting: Option<String>,
+    /// The message of that reason quotes the image of the spec. Also if there is no message.
+    pub names_image: bool,
     /// Exit code of the last container that ended here.
     pub exit_code: Option<i32>,
     /// When it ended.
@@ -303,12 +305,12 @@ fn containers(
         list,
         index,
         restarts_on_resize: ["cpu", "memory"].map(|name| restarts_on_resize(&container, name)),
-        startup_period: container.startup_probe.map(|probe| probe.period_seconds.unwrap_or(10)),
+        startup_period: container.startup_probe.as_ref().map(|probe| probe.period_seconds.unwrap_or(10)),
         status: statuses
             .iter()
             .enumerate()
             .find(|(_, status)| status.name == container.name)
-            .map(|(index, status)| container_status(index, status, &container.resources)),
+            .map(|(index, status)| container_status(index, status, &container)),
         resources: (container.resources != Resources::default()).then(|| Box::new(container.resources)),
         name: container.name,
         image: container.image.unwrap_or_default(),
@@ -331,8 +333,11 @@ fn resize_trouble(condition: &SlimCondition) -> Option<Box<ResizeTrouble>> {
     trouble.then(|| Box::new(ResizeTrouble { reason: reason.to_owned(), message }))
 }
 
-fn container_status(index: usize, status: &SlimContainerStatus, wanted: &Resources) -> ContainerStatus {
+fn container_status(index: usize, status: &SlimContainerStatus, container: &SlimContainer) -> ContainerStatus {
     let state = status.state.as_ref();
+    let waiting = state.and_then(|state| state.waiting.as_ref());
+    let message = waiting.and_then(|waiting| waiting.message.as_ref());
+    let image = container.image.as_deref().unwrap_or_default();
     let last_state = status.last_state.as_ref();
     let ended = [state, last_state].into_iter().flatten().find_map(|state| state.terminated.as_ref());
     ContainerStatus {
@@ -343,10 +348,12 @@ fn container_status(index: usize, status: &SlimContainerStatus, wanted: &Resourc
         running_since: state
             .and_then(|state| state.running.as_ref())
             .map(|running| running.started_at.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0)),
-        waiting: state.and_then(|state| state.waiting.as_ref()).and_then(|waiting| waiting.reason.clone()),
+        waiting: waiting.and_then(|waiting| waiting.reason.clone()),
+        // `Back-off pulling image "agent:v2"`, `failed to pull and unpack image "docker.io/library/agent:v2": not found`.
+        names_image: message.is_none_or(|message| message.contains(&format!("{image}\""))),
         exit_code: ended.map(|ended| ended.exit_code),
         ended_at: ended.and_then(|ended| ended.finished_at.as_ref()).map(|time| time.0),
-        has_resources: status.resources.as_ref().map(|actual| wanted.are_applied(actual)),
+        has_resources: status.resources.as_ref().map(|actual| container.resources.are_applied(actual)),
     }
 }
 

@@ -3,10 +3,9 @@
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
-use crate::common::eventually;
-use crate::common::world::{World, condition, container_image, is_ready};
-use crate::place::{real, status, world};
-use crate::programs::{FRONT, TWIN, running, set_with};
+use crate::common::world::{World, container_image};
+use crate::place::{NATIVE, ORDINARY, real, set_with, settled, status, world};
+use crate::programs::{FRONT, TWIN, running};
 use crate::requests::Client;
 
 const IDLE: &str = "idle:v1";
@@ -18,7 +17,7 @@ async fn apply(world: &World, list: &str, image: &str) {
         json!({"upgradeType": "HotUpgrade", "hotUpgradeEmptyImage": format!("devcluster.test/{IDLE}")});
     mesh["readinessProbe"] = json!({"exec": {"command": ["test", "-e", "/www/ready"]}, "periodSeconds": 1});
     mesh["volumeMounts"] = json!([{"name": "hand-over", "mountPath": "/hand-over"}]);
-    let mut set = set_with(world, list, mesh, json!({"minReadySeconds": 2}));
+    let mut set = set_with(world, list, mesh, &json!({"minReadySeconds": 2}));
     set["spec"]["volumes"] = json!([{"name": "hand-over", "emptyDir": {}}]);
     world.apply(&set).await;
 }
@@ -37,30 +36,23 @@ fn restarts(pod: &Pod) -> [i32; 3] {
     ["mesh-1", "mesh-2", "app"].map(|name| status(pod, name).restart_count)
 }
 
-/// Waits for the end of a hot upgrade that leaves these images.
-async fn until_reset(world: &World, expected: [&str; 2]) -> Pod {
-    world.until_set("the rollout ends", |set| condition(set, "Ready") == "True").await;
-    eventually("one twin is reset", async || {
-        let pod: Pod = world.api().get("web").await.unwrap();
-        if images(&pod) == expected && is_ready(&pod) { Ok(pod) } else { Err(pod.status) }
-    })
-    .await
-}
-
 async fn no_request_fails(name: &str, list: &str) {
     let Some(world) = world(name).await else { return };
     apply(&world, list, "sidecar:v1").await;
     world.pod("web", application()).await.unwrap();
-    let pod = until_reset(&world, ["sidecar:v1", IDLE]).await;
+    let pod = settled(&world, "web").await;
+    assert_eq!(images(&pod), ["sidecar:v1", IDLE]);
     let client = Client::start(&pod, 8080, "");
     client.asks(20).await;
     apply(&world, list, "sidecar:v2").await;
-    let pod = until_reset(&world, [IDLE, "sidecar:v2"]).await;
+    let pod = settled(&world, "web").await;
+    assert_eq!(images(&pod), [IDLE, "sidecar:v2"]);
     assert_eq!(restarts(&pod), [1, 1, 0], "one restart of each twin, none of the application");
     client.asks(20).await;
     apply(&world, list, "sidecar:v1").await;
-    let pod = until_reset(&world, ["sidecar:v1", IDLE]).await;
-    assert_eq!(restarts(&pod), [2, 2, 0], "the next one goes the other way");
+    let pod = settled(&world, "web").await;
+    assert_eq!(images(&pod), ["sidecar:v1", IDLE], "the next one goes the other way");
+    assert_eq!(restarts(&pod), [2, 2, 0]);
     client.asks(20).await;
 
     let seen = client.without_failure();
@@ -73,10 +65,10 @@ async fn no_request_fails(name: &str, list: &str) {
 
 #[tokio::test]
 async fn no_request_fails_while_ordinary_twins_hand_over() {
-    no_request_fails("hot-ordinary", "containers").await;
+    no_request_fails("hot-ordinary", ORDINARY).await;
 }
 
 #[tokio::test]
 async fn no_request_fails_while_native_twins_hand_over() {
-    no_request_fails("hot-native", "initContainers").await;
+    no_request_fails("hot-native", NATIVE).await;
 }

@@ -1,14 +1,14 @@
 //! A log collector like fluentd: it reads the application's file over a volume that it shares, across its own upgrade.
 
+use k8s_openapi::api::core::v1::Pod;
 use kube::api::LogParams;
 use serde_json::{Value, json};
 
 use crate::common::eventually;
-use crate::common::world::{World, condition, is_ready};
-use crate::place::{real, status, world};
-use crate::programs::{COLLECTOR, WRITER, running, set_with};
+use crate::common::world::World;
+use crate::place::{NATIVE, ORDINARY, real, set_with, settled, status, world};
+use crate::programs::{COLLECTOR, WRITER, running};
 use crate::requests::get;
-use k8s_openapi::api::core::v1::Pod;
 
 /// A pod whose application logs into a file on an emptyDir.
 fn writer() -> Value {
@@ -21,7 +21,7 @@ fn writer() -> Value {
 async fn apply(world: &World, list: &str, image: &str) {
     let mut collector = running(COLLECTOR, "collector", image, 8081);
     collector["shareVolumePolicy"] = json!({"type": "enabled"});
-    world.apply(&set_with(world, list, collector, json!({"minReadySeconds": 1}))).await;
+    world.apply(&set_with(world, list, collector, &json!({"minReadySeconds": 1}))).await;
 }
 
 /// The numbers of the lines in a file of the volume.
@@ -45,21 +45,12 @@ async fn no_line_is_lost(name: &str, list: &str) {
     let Some(world) = world(name).await else { return };
     apply(&world, list, "sidecar:v1").await;
     world.pod("web", writer()).await.unwrap();
-    let before = eventually("the pod is ready", async || {
-        let pod = world.pods().await.remove(0);
-        if is_ready(&pod) { Ok(pod) } else { Err(pod.status) }
-    })
-    .await;
+    let before = settled(&world, "web").await;
     delivered(&before, 100).await;
     apply(&world, list, "sidecar:v2").await;
-    let after = eventually("the collector is replaced", async || {
-        let pod: Pod = world.api().get("web").await.unwrap();
-        let collector = status(&pod, "collector");
-        if collector.restart_count == 1 && is_ready(&pod) { Ok(pod) } else { Err(collector) }
-    })
-    .await;
-    world.until_set("the rollout ends", |set| condition(set, "Ready") == "True").await;
+    let after = settled(&world, "web").await;
     assert_eq!(status(&after, "app"), status(&before, "app"));
+    assert_eq!(status(&after, "collector").restart_count, 1);
 
     let written = *lines(&after, "app.log").await.last().unwrap();
     let delivered = delivered(&after, written).await;
@@ -80,10 +71,10 @@ async fn no_line_is_lost(name: &str, list: &str) {
 
 #[tokio::test]
 async fn an_ordinary_log_collector_loses_no_line_when_it_is_upgraded() {
-    no_line_is_lost("logs-ordinary", "containers").await;
+    no_line_is_lost("logs-ordinary", ORDINARY).await;
 }
 
 #[tokio::test]
 async fn a_native_log_collector_loses_no_line_when_it_is_upgraded() {
-    no_line_is_lost("logs-native", "initContainers").await;
+    no_line_is_lost("logs-native", NATIVE).await;
 }

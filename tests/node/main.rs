@@ -7,10 +7,13 @@
 #[allow(dead_code)] // the tests with simulated kubelets use the rest
 #[path = "../cluster/common/mod.rs"]
 mod common;
+mod failures;
 mod hot;
 mod logs;
 mod order;
 mod place;
+mod policies;
+mod prepull;
 mod programs;
 mod requests;
 mod restarts;

@@ -1,8 +1,7 @@
-//! What test images are given to run as `$RUN`, and the sets that bring it.
+//! What test images are given to run as `$RUN`.
 
 use serde_json::{Value, json};
 
-use crate::common::world::World;
 use crate::place::container;
 
 /// Forwards each connection to the application's port 8080.
@@ -21,15 +20,4 @@ pub fn running(script: &str, name: &str, image: &str, port: u16) -> Value {
     let mut container = container(name, image, port);
     container["env"].as_array_mut().unwrap().push(json!({"name": "RUN", "value": script}));
     container
-}
-
-/// A set with this one sidecar in one of the two lists.
-pub fn set_with(world: &World, list: &str, mut sidecar: Value, strategy: Value) -> Value {
-    if list == "initContainers" {
-        sidecar["restartPolicy"] = json!("Always");
-    }
-    let mut set = world.set("", strategy);
-    set["spec"]["containers"] = json!([]);
-    set["spec"][list] = json!([sidecar]);
-    set
 }

@@ -6,9 +6,8 @@ use serde_json::{Value, json};
 use crate::common::budget::BudgetWatcher;
 use crate::common::eventually;
 use crate::common::operator::Operator;
-use crate::common::world::{World, condition, identities};
-use crate::place::{container, real, status};
-use crate::programs::set_with;
+use crate::common::world::{World, identities};
+use crate::place::{ORDINARY, container, real, set_with, status, until_done};
 
 const PODS: usize = 6;
 const MAX_UNAVAILABLE: usize = 2;
@@ -25,16 +24,7 @@ fn unprobed(name: &str, image: &str, port: u16) -> Value {
 
 fn set(world: &World, image: &str) -> Value {
     let strategy = json!({"maxUnavailable": MAX_UNAVAILABLE, "minReadySeconds": 1, "podUpdateTimeoutSeconds": 60});
-    set_with(world, "containers", unprobed("agent", image, 8081), strategy)
-}
-
-async fn until_done(world: &World) {
-    let pods = i32::try_from(PODS).unwrap();
-    world
-        .until_set("all pods are updated", |set| {
-            condition(set, "Ready") == "True" && set.status.as_ref().unwrap().updated_ready_pods == pods
-        })
-        .await;
+    set_with(world, ORDINARY, unprobed("agent", image, 8081), &strategy)
 }
 
 /// Rolls out v2 to some pods, and calls `strike` each time that so many of them are patched. Within the budget every pod is patched once, and only
@@ -42,7 +32,7 @@ async fn until_done(world: &World) {
 async fn rolls_out(world: &World, moments: &[usize], mut strike: impl AsyncFnMut()) -> Vec<i32> {
     world.apply(&set(world, "sidecar:v1")).await;
     world.deploy_pods(PODS, real(json!({"containers": [unprobed("app", "app:v1", 8080)]}))).await;
-    until_done(world).await;
+    until_done(world, PODS).await;
     let before = world.pods().await;
     let budget = BudgetWatcher::start(world.api());
     world.apply_without_waiting(&set(world, "sidecar:v2")).await;
@@ -55,7 +45,7 @@ async fn rolls_out(world: &World, moments: &[usize], mut strike: impl AsyncFnMut
         println!("{}: strike with {updated} pods patched", world.name);
         strike().await;
     }
-    until_done(world).await;
+    until_done(world, PODS).await;
     let after = world.pods().await;
     assert_eq!(world.with_image("devcluster.test/sidecar:v2").await, PODS);
     assert_eq!(identities(&after, "agent"), identities(&before, "agent"));

@@ -65,6 +65,9 @@ pub struct Replaced {
     pub restart_count: i32,
     /// The image that this container runs.
     pub image: String,
+    /// It did not run then. What the kubelet says of it may be about an image before, until a new container runs.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub down: bool,
 }
 
 /// The marks of all sets, by set.

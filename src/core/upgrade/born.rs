@@ -4,7 +4,8 @@
 use k8s_openapi::jiff::Timestamp;
 
 use super::entry::State;
-use super::progress::{after, evidence, seconds};
+use super::evidence;
+use super::progress::{after, seconds};
 use super::rollout::Rollout;
 use crate::core::pod::{PodView, Update};
 use crate::core::revision::Sidecar;
@@ -44,7 +45,7 @@ pub(super) fn state(
 fn broken(pod: &PodView, rollout: &Rollout) -> Option<String> {
     let names = rollout.sidecars.iter().filter(|sidecar| sidecar.long_running).flat_map(Sidecar::container_names);
     names.filter_map(|name| pod.container(&name).cloned()).find_map(|container| {
-        let reason = evidence(container.status.as_ref()?, 0)?;
+        let reason = evidence::of_container(container.status.as_ref()?, 0)?;
         Some(format!("{}: {reason}", container.name))
     })
 }

@@ -6,6 +6,7 @@ mod budget;
 pub mod course;
 mod entry;
 pub mod evictions;
+mod evidence;
 mod first;
 mod hot;
 pub mod index;

@@ -114,7 +114,11 @@ fn record(
             id: status.map(|status| status.id.clone()).unwrap_or_default(),
             restart_count: status.map_or(0, |status| status.restart_count),
             image: container.image.clone(),
+            down: false,
         });
+    }
+    for (name, replaced) in &mut containers {
+        replaced.down = !runs(pod, name);
     }
     Update {
         revision: rollout.revision.clone(),
@@ -133,6 +137,11 @@ fn others(pod: &PodView, rollout: &Rollout) -> BTreeMap<String, Option<Timestamp
     let own: Vec<String> = rollout.sidecars.iter().flat_map(Sidecar::container_names).collect();
     let others = pod.containers.iter().filter(|container| !own.contains(&container.name));
     others.filter_map(|other| Some((other.name.clone(), other.status.as_ref()?.ended_at))).collect()
+}
+
+fn runs(pod: &PodView, name: &str) -> bool {
+    let status = pod.container(name).and_then(|container| container.status.as_ref());
+    status.is_some_and(|status| status.running_since.is_some())
 }
 
 fn still_running(pod: &PodView, name: &str, replaced: &Replaced) -> bool {

@@ -1,30 +1,17 @@
 //! How far an in-place update of one pod has come, judged by its containers and not by the pod.
 //!
-//! Observed on kubelets 1.35: `observedGeneration` moves before the old container is stopped; `status.image` and
-//! `imageID` may stay equal; a new container may inherit `ready` from the old one; a missing image may show no reason.
+//! Observed on kubelets 1.35 and 1.36: `observedGeneration` moves before the old container is stopped; `status.image` and
+//! `imageID` may stay equal; a new container may inherit `ready` from the old one.
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
+use super::evidence::{self, Evidence};
 use super::resize;
 use super::rollout::Strategy;
 use crate::core::pod::{ContainerStatus, ContainerView, PodView, Replaced, Update};
 
-/// The kubelet's status may describe the old container for this long after our request.
-pub(super) const STALE_STATUS: SignedDuration = SignedDuration::from_secs(3);
-
 /// A 1.35 kubelet lets a container with a startupProbe inherit readiness until the first probe: period + this.
 const STARTUP_MARGIN_SECONDS: i32 = 2;
-
-/// Waiting reasons that mean failure once the kubelet has seen the update.
-const FAILED_TO_START: [&str; 7] = [
-    "ErrImagePull",
-    "ImagePullBackOff",
-    "ErrImageNeverPull",
-    "InvalidImageName",
-    "CreateContainerConfigError",
-    "CreateContainerError",
-    "RunContainerError",
-];
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -144,20 +131,19 @@ fn container_progress(
         let done = now >= done_at;
         return if done { Progress::Done } else { Progress::Undecided(Some(done_at)) };
     }
-    let evidence = evidence(status, replaced.restart_count).filter(|_| has_seen(pod, update.generation));
+    let evidence = evidence::of_update(status, replaced).filter(|_| has_seen(pod, update.generation));
     if now >= deadline && is_new(container, status, replaced) && changed_since(pod, status, deadline) {
         // It was decided long ago; a restart a week later is no failure of this update, but a crash loop is.
         return match evidence.filter(|_| status.waiting.is_some()) {
-            Some(reason) => Progress::Failed(format!("{}: {reason}", container.name)),
+            Some(evidence) => Progress::Failed(format!("{}: {}", container.name, evidence.reason)),
             None => Progress::Done,
         };
     }
-    let fresh = after(update.at, STALE_STATUS);
-    if now < fresh {
-        return Progress::Undecided(Some(fresh));
-    }
     match evidence {
-        Some(reason) => Progress::Failed(format!("{}: {reason}", container.name)),
+        Some(Evidence { reason, patience }) => {
+            let counts_at = after(update.at, patience).min(deadline);
+            by_deadline(format!("{}: {reason}", container.name), counts_at, now)
+        }
         None => by_deadline(not_ready(container), deadline, now),
     }
 }
@@ -201,21 +187,6 @@ fn new_and_ready_since(
 fn hold(container: &ContainerView, strategy: &Strategy) -> SignedDuration {
     let probe = container.startup_period.map_or(0, |period| period + STARTUP_MARGIN_SECONDS);
     seconds(strategy.min_ready_seconds.max(probe))
-}
-
-/// What says that a container has failed, once the kubelet has seen the update. `before`: its restarts until then.
-pub(super) fn evidence(status: &ContainerStatus, before: i32) -> Option<String> {
-    let waiting = status.waiting.as_deref();
-    let restarts = status.restart_count.saturating_sub(before);
-    match waiting {
-        Some(reason) if FAILED_TO_START.contains(&reason) => Some(reason.to_owned()),
-        // The old container may have been in a crash loop before; its count tells them apart.
-        Some("CrashLoopBackOff") if restarts > 0 => Some("CrashLoopBackOff".to_owned()),
-        _ => {
-            let code = status.exit_code.filter(|code| *code != 0 && restarts >= 2)?;
-            Some(format!("restarted {restarts} times, last exit code {code}"))
-        }
-    }
 }
 
 fn not_ready(container: &ContainerView) -> String {

@@ -12,8 +12,9 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::entry::{Obstacle, ObstacleKind};
+use super::evidence::STALE_STATUS;
 use super::patch::{PodPatch, pointer, readiness_test, test};
-use super::progress::{Progress, STALE_STATUS, after, deadline, has_seen};
+use super::progress::{Progress, after, deadline, has_seen};
 use super::rollout::{Rollout, Strategy};
 use crate::api::keys;
 use crate::api::quantity::Resource;

@@ -80,6 +80,57 @@ fn evidence_of_failure_counts_once_the_status_is_fresh() {
     assert_eq!(judge(3, crashed), Progress::Failed("agent: CrashLoopBackOff".into()));
 }
 
+/// The old container has ended, and there is no new one.
+fn down(state: Value) -> impl FnOnce(&mut Value) {
+    move |pod: &mut Value| {
+        agent(pod)["ready"] = json!(false);
+        agent(pod)["state"] = state;
+    }
+}
+
+fn pull_of(image: &str) -> Value {
+    json!({"waiting": {"reason": "ImagePullBackOff", "message": format!("Back-off pulling image \"{image}\": not found")}})
+}
+
+#[test]
+fn a_pull_that_failed_for_another_image_is_no_evidence() {
+    assert_eq!(judge(3, down(pull_of("v2"))), Progress::Failed("agent: ImagePullBackOff".into()));
+    assert_eq!(judge(3, down(pull_of("docker.io/library/v2"))), Progress::Failed("agent: ImagePullBackOff".into()));
+    assert_eq!(judge(599, down(pull_of("v20"))), Progress::Undecided(Some(at(600))), "the pull of v2 may be under way");
+}
+
+#[test]
+fn a_native_sidecar_that_is_not_started_again_fails_without_a_reason() {
+    let stopped = || down(json!({"terminated": {"exitCode": 0, "reason": "Completed"}}));
+    assert_eq!(judge(59, stopped()), Progress::Undecided(Some(at(60))));
+    assert_eq!(judge(60, stopped()), Progress::Failed("agent: stopped, and no new container was started".into()));
+}
+
+/// Judges at a time a pod whose sidecar was in this state before its update, and still is.
+fn judge_unchanged(now: i64, state: Value) -> Progress {
+    let mut fleet = Fleet::of(1);
+    let pod = fleet.pods.values_mut().next().unwrap();
+    pod.edit(down(state));
+    pod.ready(false, at(-10));
+    fleet.observe();
+    let plan = fleet.plan("v2", &json!({}));
+    assert_eq!(fleet.send(&plan).len(), 1);
+    let pod = fleet.pods.values_mut().next().unwrap();
+    pod.edit(|pod| pod["status"]["observedGeneration"] = json!(2));
+    let (view, strategy) = (pod.view(), rollout("v2", json!({})).strategy);
+    progress(&view, view.marks[SET].update.as_ref().unwrap(), &strategy, at(now))
+}
+
+#[test]
+fn what_was_down_before_its_update_may_stay_so_while_the_image_is_pulled() {
+    let ended = json!({"terminated": {"exitCode": 0, "reason": "Completed"}});
+    assert_eq!(judge_unchanged(599, ended), Progress::Undecided(Some(at(600))));
+    assert_eq!(judge_unchanged(599, pull_of("v1")), Progress::Undecided(Some(at(600))));
+    let not_created = || json!({"waiting": {"reason": "RunContainerError", "message": "no such file"}});
+    assert_eq!(judge_unchanged(59, not_created()), Progress::Undecided(Some(at(60))));
+    assert_eq!(judge_unchanged(60, not_created()), Progress::Failed("agent: RunContainerError".into()));
+}
+
 #[test]
 fn restarts_with_an_error_are_a_failure() {
     let restarted = |pod: &mut Value| {

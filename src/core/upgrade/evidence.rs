@@ -1,0 +1,60 @@
+//! What says that a container has failed, before its deadline: the words of the kubelet, which may be about an image that
+//! is not wanted any more.
+//!
+//! Observed on kubelets 1.35 and 1.36 (`docs/kubelet.md`): the old container is killed before the new image is pulled. Until
+//! a new container runs, `containerID` and `restartCount` stay the old one's, and the reason is the one of the last attempt,
+//! also while another image is pulled already. `CrashLoopBackOff` then says only that this pod has tried the image in the
+//! last minutes, and will again. A failed pull of a native sidecar that exits with 0 reads `terminated`, and nothing else.
+
+use k8s_openapi::jiff::SignedDuration;
+
+use crate::core::pod::{ContainerStatus, Replaced};
+
+/// The kubelet's status may describe the old container for this long after our request.
+pub(super) const STALE_STATUS: SignedDuration = SignedDuration::from_secs(3);
+
+/// For signs that may pass by themselves: longer than the back-off (10 s, 20 s, 40 s, …) of an image that the pod has had
+/// several times in the last minutes, as after going to and fro.
+const DOUBT: SignedDuration = SignedDuration::from_secs(60);
+
+/// Waiting reasons about the image itself; their message quotes it.
+const NOT_PULLED: [&str; 4] = ["ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName"];
+
+/// Other waiting reasons of a container that cannot be started.
+const NOT_CREATED: [&str; 3] = ["CreateContainerConfigError", "CreateContainerError", "RunContainerError"];
+
+/// A sign of failure.
+#[derive(Debug)]
+pub(super) struct Evidence {
+    /// Such as `ErrImagePull`.
+    pub(super) reason: String,
+    /// It counts if it is still there so long after the update.
+    pub(super) patience: SignedDuration,
+}
+
+/// What speaks against a container that an update was to replace. Asked only once the kubelet has seen the update.
+pub(super) fn of_update(status: &ContainerStatus, replaced: &Replaced) -> Option<Evidence> {
+    let is_awaited = status.id == replaced.id && status.running_since.is_none();
+    let (reason, patience) = match status.waiting.as_deref() {
+        Some(reason) if is_awaited && NOT_PULLED.contains(&reason) && !status.names_image => return None,
+        // Perhaps still the words about the image before, while this one is pulled.
+        Some(reason) if is_awaited && NOT_CREATED.contains(&reason) && replaced.down => (reason.to_owned(), DOUBT),
+        // One that did not run anyway may stay terminated while its image is pulled; one that ran does not.
+        None if is_awaited && !replaced.down => ("stopped, and no new container was started".to_owned(), DOUBT),
+        _ => (of_container(status, replaced.restart_count)?, STALE_STATUS),
+    };
+    Some(Evidence { reason, patience })
+}
+
+/// What speaks against a container of which there were `before` restarts when it had its chance.
+pub(super) fn of_container(status: &ContainerStatus, before: i32) -> Option<String> {
+    let restarts = status.restart_count.saturating_sub(before);
+    match status.waiting.as_deref() {
+        Some(reason) if NOT_PULLED.contains(&reason) || NOT_CREATED.contains(&reason) => Some(reason.to_owned()),
+        Some("CrashLoopBackOff") if restarts > 0 => Some("CrashLoopBackOff".to_owned()),
+        _ => {
+            let code = status.exit_code.filter(|code| *code != 0 && restarts >= 2)?;
+            Some(format!("restarted {restarts} times, last exit code {code}"))
+        }
+    }
+}
