@@ -6,6 +6,9 @@ SHELL := bash
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 RELEASE := $(TARGET)/release
+# Tests are compiled with the programs they start; `cargo run` would compile most of it once more, with other features.
+TESTED := $(TARGET)/debug
+DEVCLUSTER := $(CARGO) run --locked --quiet --package devcluster --
 KUBECONFIG_DEV := target/devcluster/kubeconfig
 CRD := crds/sidecarsets.yaml
 
@@ -15,7 +18,10 @@ CARGO_DENY_DIR := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sidecarset-tools/cargo-
 CARGO_DENY := $(CARGO_DENY_DIR)/bin/cargo-deny
 
 # What the real node was tested with; a distribution's later fixes of these versions are welcome.
-NODE_PACKAGES := containerd=1.6.* runc=1.1.* containernetworking-plugins=1.1.* busybox-static=1:1.35.*
+NODE_PACKAGES := iproute2=* containerd=1.6.* runc=1.1.* containernetworking-plugins=1.1.* busybox-static=1:1.35.*
+
+# NODE=real asks for a real node.
+WITH_NODE = $(if $(NODE),--node $(NODE))
 
 # $(call part,name,command): runs the command and prints how long it took.
 part = @start=$$SECONDS; echo "== $(1)"; { $(2); }; status=$$?; echo "== $(1): $$((SECONDS - start)) s"; exit $$status
@@ -30,11 +36,16 @@ build: deps ## build the operator and the devcluster, optimised
 	$(CARGO) build --release --locked --workspace --bins
 
 test: deps ## run every test; the first run builds the devcluster's servers (about 6 minutes)
-	$(call part,devcluster binaries,$(CARGO) run --locked --quiet --package devcluster -- build)
+	$(call part,compile,$(CARGO) test --locked --workspace --no-run)
+	$(call part,devcluster binaries,$(TESTED)/devcluster build)
+	$(call part,kubelet,$(TESTED)/devcluster build --node real > /dev/null || [ "$$SIDECARSET_REQUIRE_NODE" != 1 ])
 	$(call part,test,$(CARGO) test --locked --workspace)
 
-test-node: deps ## run the tests of a real node, which must be able to run here (make node-packages, as root)
-	SIDECARSET_REQUIRE_NODE=1 $(CARGO) test --locked --package devcluster --test node
+# More tests at once than cores: they mostly wait.
+test-node: deps ## run the tests of a real node, which must be able to run here (make node-packages)
+	$(call part,compile,$(CARGO) test --locked --workspace --test node --no-run)
+	$(call part,devcluster binaries,$(TESTED)/devcluster build --node real)
+	$(call part,test,SIDECARSET_REQUIRE_NODE=1 $(CARGO) test --locked --workspace --test node --no-fail-fast -- --test-threads=4)
 
 bench: deps ## inject one pod among up to 5,000 sets; patch 1,000 pods, compared with a bare client
 	$(CARGO) bench --locked --bench inject
@@ -79,18 +90,27 @@ verify-deny: $(CARGO_DENY)
 run: build ## run the operator on the cluster of the current KUBECONFIG, from outside; Ctrl-C ends it
 	exec $(RELEASE)/sidecarset-operator run --local
 
-demo: build ## show it all on a fresh devcluster, 2 minutes once built; KEEP=1 leaves the cluster running
-	$(RELEASE)/devcluster build
-	@BIN=$(RELEASE) KEEP=$(KEEP) tests/demo/demo.sh
+demo: deps ## show it all on a fresh devcluster, 2 minutes once built; NODE=real: real containers; KEEP=1: leave it running
+	$(CARGO) build --release --locked --workspace --bin devcluster
+	$(RELEASE)/devcluster build $(WITH_NODE)
+	@$(MAKE) --no-print-directory build
+	@BIN=$(RELEASE) NODE=$(NODE) KEEP=$(KEEP) tests/demo/demo.sh
 
 devcluster-up: deps ## start a devcluster that stays, with its kubeconfig in target/devcluster; NODE=real adds a real node
-	@$(CARGO) run --locked --quiet --package devcluster -- up $(if $(NODE),--node $(NODE)) --kubeconfig $(KUBECONFIG_DEV)
+	@$(DEVCLUSTER) up $(WITH_NODE) --kubeconfig $(KUBECONFIG_DEV)
 
 devcluster-down: ## end it
-	@$(CARGO) run --locked --quiet --package devcluster -- down --kubeconfig $(KUBECONFIG_DEV)
+	@$(DEVCLUSTER) down --kubeconfig $(KUBECONFIG_DEV)
 
 node-packages: ## install what a real node needs (Debian 12, as root)
-	apt-get install --yes --no-install-recommends iproute2 $(NODE_PACKAGES)
+	@installed() { [[ "$$(dpkg-query --show --showformat '$${db:Status-Status}=$${Version}' $$1 2>&1)" == installed=$$2 ]]; }; \
+	missing=; set -f; \
+	for package in $(NODE_PACKAGES); do installed $${package%%=*} "$${package#*=}" || missing+=" $$package"; done; \
+	[ -n "$$missing" ] || exit 0; \
+	command -v apt-get > /dev/null || { echo "no apt-get here; devcluster/README.md says what a real node needs"; exit 1; }; \
+	echo "installing$$missing"; \
+	export DEBIAN_FRONTEND=noninteractive; \
+	apt-get update -qq && apt-get install -qq --yes --no-install-recommends $$missing > /dev/null
 
 deps: ## say what is missing on this machine
 	@missing=; \

@@ -26,7 +26,7 @@ pub enum Error {
         output: String,
     },
     /// A real node cannot run on this machine.
-    #[error("a real node cannot run here, it needs:\n- {}", missing.join("\n- "))]
+    #[error("a real node cannot run here, it needs:\n- {}\n(Debian 12's packages: make node-packages)", missing.join("\n- "))]
     NoNode {
         /// Everything that is missing.
         missing: Vec<String>,

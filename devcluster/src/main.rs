@@ -109,10 +109,6 @@ async fn main() -> ExitCode {
 }
 
 async fn up(target: &Target) -> Result<ExitCode, Error> {
-    if target.nodes.node == Some(Kind::Real) {
-        // Before anything is built.
-        node::check()?;
-    }
     binaries(target.nodes.node).await?;
     let daemon = Daemon::at(&target.place.kubeconfig)?;
     let program = std::env::current_exe().map_err(process("find this program"))?;
@@ -191,6 +187,10 @@ fn exit_code(status: ExitStatus) -> ExitCode {
 }
 
 async fn binaries(node: Option<Kind>) -> Result<Binaries, Error> {
+    if node == Some(Kind::Real) {
+        // Nothing is built for a node that cannot run here.
+        node::check()?;
+    }
     let more = node.map(|Kind::Real| Tool::Kubelet);
     spawn_blocking(move || Binaries::ensure(more.as_slice()))
         .await

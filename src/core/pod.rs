@@ -92,6 +92,7 @@ struct SlimContainerStatus {
     #[serde(rename = "containerID")]
     container_id: Option<String>,
     ready: bool,
+    started: Option<bool>,
     restart_count: i32,
     state: Option<ContainerState>,
     last_state: Option<ContainerState>,
@@ -213,6 +214,8 @@ pub struct ContainerStatus {
     pub id: String,
     /// The container's own readiness.
     pub ready: bool,
+    /// It runs, and its startupProbe has not succeeded.
+    pub is_starting: bool,
     /// Restarts, those we caused included.
     pub restart_count: i32,
     /// When the container started, if it runs.
@@ -344,6 +347,7 @@ fn container_status(index: usize, status: &SlimContainerStatus, container: &Slim
         index,
         id: status.container_id.clone().unwrap_or_default(),
         ready: status.ready,
+        is_starting: status.started == Some(false) && state.is_some_and(|state| state.running.is_some()),
         restart_count: status.restart_count,
         running_since: state
             .and_then(|state| state.running.as_ref())

@@ -2,14 +2,17 @@
 # The story of the project on a fresh devcluster. `make demo` builds what this needs and calls it.
 #
 #   BIN    folder with the binaries devcluster and sidecarset-operator (default target/release)
+#   NODE   real: one node that runs containers, instead of simulated ones; devcluster/README.md says what it needs
 #   KEEP   not empty: leave the cluster and the operator running at the end
 #
+# With a real node an agent's log shows more: it reads what the application writes, before and after its upgrade.
 # Every wait has a deadline; any step that does not happen ends the demo with a message and a non-zero status.
 set -euo pipefail
 export LC_ALL=C
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 BIN=$(realpath "${BIN:-target/release}")
+NODE=${NODE:-}
 KEEP=${KEEP:-}
 SAMPLE=config/samples/fluentd-logs.yaml
 SET=log-agent
@@ -17,7 +20,26 @@ PODS=20
 BUDGET=4 # maxUnavailable: 20% of 20 pods
 OLD_IMAGE=fluent/fluentd:v1.17-1
 NEW_IMAGE=fluent/fluentd:v1.18-1
-BAD_IMAGE=fluent/fluentd:nopull # the kubelets of the devcluster answer ErrImagePull to this tag
+BAD_IMAGE=fluent/fluentd:nopull # the simulated kubelets answer ErrImagePull to this tag
+APP_IMAGE=nginx:1.27
+KUBELETS="simulated kubelets"
+LOG=/var/log/nginx/access.log
+
+# What the sample's manifests get below `image:` of the agent and `spec:` of the pods.
+AGENT=
+PLACE=
+real() { [[ $NODE == real ]]; }
+if real; then
+    # There is no registry to ask: these images come with the node. Their program is told by a variable what to follow.
+    OLD_IMAGE=devcluster.test/sidecar:v1
+    NEW_IMAGE=devcluster.test/sidecar:v2
+    BAD_IMAGE=devcluster.test/sidecar:missing
+    APP_IMAGE=devcluster.test/app:v1
+    KUBELETS="a real kubelet with containerd"
+    AGENT="\n      command: [sh, -c, touch $LOG; exec run]\n      env: [{name: TAIL, value: $LOG}]"
+    PLACE='\n      nodeSelector: {devcluster.sidecarset.dev/real: "true"}'
+    PLACE+='\n      tolerations: [{key: devcluster.sidecarset.dev/real, operator: Exists}]'
+fi
 
 WORK=$(mktemp -d "${TMPDIR:-/tmp}/sidecarset-demo.XXXXXX")
 export KUBECONFIG=$WORK/kubeconfig # nothing of the user's is touched
@@ -87,8 +109,11 @@ trap 'exit 143' TERM
 # --------------------------------------------------------------------------------------------- what the cluster says
 
 # The sample holds the set and the application; the set goes first, with the image that is asked for.
-the_set() { sed -e '/^---$/,$d' -e "s|image: fluent/fluentd:.*|image: $1|" "$SAMPLE"; }
-the_app() { sed -e '1,/^---$/d' -e "s|replicas: .*|replicas: $PODS|" "$SAMPLE"; }
+the_set() { sed -e '/^---$/,$d' -e "s|image: fluent/fluentd:.*|image: $1$AGENT|" "$SAMPLE"; }
+the_app() {
+    sed -e '1,/^---$/d' -e "s|replicas: .*|replicas: $PODS|" -e "s|image: nginx:.*|image: $APP_IMAGE|" \
+        -e "s|^    spec:$|&$PLACE|" "$SAMPLE"
+}
 apply_image() {
     say "kubectl apply: image $1"
     the_set "$1" | kubectl apply -f - | sed 's/^/     /'
@@ -144,6 +169,14 @@ bar() { printf '%.*s%.*s %2d/%d' "$1" '####################' $((PODS - $1)) '...
 
 at_least() { (($(with_image "$1") >= $2)); }
 
+# the_app_writes LINE: into the log file that the agent follows, in the pod $pod; until the agent has read it.
+the_app_writes() {
+    say "$ kubectl exec $pod --container nginx -- sh -c 'echo $1 >>$LOG'"
+    kubectl exec "$pod" --container nginx -- sh -c "echo $1 >>$LOG"
+    wait_for 20 "the agent of $pod reads the line" the_agent_read "$1"
+}
+the_agent_read() { grep --quiet --line-regexp "$1" <<<"$(kubectl logs "$pod" --container fluentd)"; }
+
 # nothing_moves SECONDS IMAGE: the number of pods with the image stays the same.
 nothing_moves() {
     local before after
@@ -157,13 +190,13 @@ nothing_moves() {
 
 # ------------------------------------------------------------------------------------------------------------- story
 
-title "1. A fresh cluster: etcd, API server, controllers, scheduler, simulated kubelets; and the operator beside it"
-"$BIN/devcluster" up --kubeconfig "$KUBECONFIG" >/dev/null
+title "1. A fresh cluster: etcd, API server, controllers, scheduler, $KUBELETS; and the operator beside it"
+"$BIN/devcluster" up --kubeconfig "$KUBECONFIG" ${NODE:+--node "$NODE" --nodes 0} >/dev/null
 shown kubectl get nodes
 nohup "$BIN/sidecarset-operator" run --local --webhook-address 127.0.0.1:0 --health-address 127.0.0.1:0 \
     >"$WORK/operator.log" 2>&1 </dev/null &
 OPERATOR=$!
-wait_for 60 "the operator gets ready" grep --quiet 'operator is ready' "$WORK/operator.log"
+wait_for 60 "the operator gets ready" grep --quiet --no-messages 'operator is ready' "$WORK/operator.log"
 say "the operator is ready (process $OPERATOR)"
 
 title "2. A SidecarSet with a log agent, then $PODS nginx pods that know nothing of it"
@@ -178,6 +211,11 @@ shown kubectl get pods --selector app=nginx \
 shown kubectl get sidecarset
 identities >"$WORK/before"
 agents >"$WORK/agents-before"
+if real; then
+    pod=$(pods '{.metadata.name}' | sed -n 1p)
+    the_app_writes "GET /before"
+    shown kubectl logs "$pod" --container fluentd
+fi
 
 title "3. A new image, in place: one pod first, until somebody approves"
 strategy '{"steps":[{"replicas":1,"pause":{}}]}'
@@ -199,6 +237,12 @@ title "5. Resume, and finish"
 strategy '{"paused":false,"steps":null}'
 watch_until 180 "$NEW_IMAGE" rolled_out "$NEW_IMAGE"
 shown kubectl wait --for=condition=Ready --timeout=30s "sidecarset/$SET"
+if real; then
+    the_app_writes "GET /after"
+    say "the agent that was replaced, and the one that runs:"
+    shown kubectl logs "$pod" --container fluentd --previous
+    shown kubectl logs "$pod" --container fluentd
+fi
 
 title "6. A bad image: the failure budget stops it"
 apply_image "$BAD_IMAGE"
@@ -234,5 +278,10 @@ if grep --quiet --invert-match ' .* .' "$WORK/before"; then fail "a pod showed n
 cmp --silent "$WORK/before" "$WORK/after" || fail "a pod was recreated or an nginx container restarted: $(diff "$WORK/before" "$WORK/after")"
 [[ $(join "$WORK/agents-before" "$WORK/agents-after" | awk '$2 != $3' | wc -l) == "$PODS" ]] ||
     fail "a fluentd container was not replaced"
+if real; then
+    started() { printf '.status.containerStatuses[?(@.name=="%s")].state.running.startedAt' "$1"; }
+    shown kubectl get pods --selector app=nginx \
+        --output "custom-columns=NAME:.metadata.name,NGINX SINCE:$(started nginx),FLUENTD SINCE:$(started fluentd)"
+fi
 
 title "Done: $PODS pods, two upgrades and one failed one, no pod recreated, no nginx restarted"

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::common::eventually;
 use crate::common::world::{condition, container_image, is_ready, reason};
-use crate::place::{NATIVE, ORDINARY, agent, fleet, untouched};
+use crate::place::{NATIVE, ORDINARY, agent, application, fleet, probe, until_done, untouched, world};
 
 const PODS: usize = 4;
 
@@ -113,5 +113,32 @@ async fn a_good_image_after_a_missing_one_does_not_fail_while_it_is_pulled() {
             condition(set, "Ready") == "True" && status.updated_ready_pods == 2
         })
         .await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_native_sidecar_that_never_starts_goes_back_when_its_startup_probe_has_given_up() {
+    let strategy = json!({
+        "maxUnavailable": 1, "minReadySeconds": 1, "podUpdateTimeoutSeconds": 5, "failurePolicy": {"action": "Rollback"},
+    });
+    let probed = |world: &_, image: &str| {
+        let mut set = agent(world, NATIVE, image, &strategy);
+        let mut probe = probe(8081);
+        probe["failureThreshold"] = json!(30);
+        set["spec"][NATIVE][0]["startupProbe"] = probe;
+        set
+    };
+    let Some(world) = world("never-started").await else { return };
+    world.apply(&probed(&world, "sidecar:v1")).await;
+    world.deploy_pods(1, application()).await;
+    until_done(&world, 1).await;
+    world.apply(&probed(&world, "sidecar:noready")).await;
+    world
+        .until_set("it is said what the way back waits for", |set| {
+            let message = set.status.as_ref().unwrap().message.clone().unwrap_or_default();
+            message.contains("agent: replaced when the startupProbe of the old container has succeeded or given up")
+        })
+        .await;
+    world.until_set("the pod is back", |set| reason(set, "Stalled") == "RolledBack").await;
     world.end().await;
 }

@@ -7,6 +7,7 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::born;
 use super::evictions::{Fate, fate};
+use super::evidence;
 use super::hot::{self, Need};
 use super::order::Standing;
 use super::progress::{Progress, after, deadline, has_seen, runs_on};
@@ -159,9 +160,11 @@ pub(super) fn entry(pod: &PodView, rollout: &Rollout, around: &Surroundings<'_>)
         selected: rollout.strategy.selector.as_ref().is_none_or(|selector| selector.matches(&pod.labels)),
         rank: rank(pod),
         standing: Standing::new(pod, &rollout.strategy),
-        waits_for: update
-            .filter(|_| unfinished)
-            .and_then(|update| second_try(pod, mark, rollout, around.now).or_else(|| resize::waits_for(pod, update))),
+        waits_for: update.filter(|_| unfinished).and_then(|update| {
+            second_try(pod, mark, rollout, around.now)
+                .or_else(|| resize::waits_for(pod, update))
+                .or_else(|| evidence::waits_for(pod, update))
+        }),
         check_at: match judged {
             Some(Progress::Undecided(at)) => at.into_iter().chain(check_at).min(),
             _ => check_at,

@@ -3,18 +3,19 @@
 //!
 //! Observed on kubelets 1.35 and 1.36 (`docs/kubelet.md`): the old container is killed before the new image is pulled. Until
 //! a new container runs, `containerID` and `restartCount` stay the old one's, and the reason is the one of the last attempt,
-//! also while another image is pulled already. `CrashLoopBackOff` then says only that this pod has tried the image in the
-//! last minutes, and will again. A failed pull of a native sidecar that exits with 0 reads `terminated`, and nothing else.
+//! also while another image is pulled already. A failed pull soon reads `CrashLoopBackOff`; one of a native sidecar that
+//! exits with 0 reads `terminated`, and nothing else. Both are also what a good image shows that this pod has had in the
+//! last minutes, as after going to and fro: its start waits 10 s, then 20 s, up to 5 min.
 
 use k8s_openapi::jiff::SignedDuration;
 
-use crate::core::pod::{ContainerStatus, Replaced};
+use crate::core::pod::{ContainerStatus, PodView, Replaced, Update};
+use crate::core::revision::List;
 
 /// The kubelet's status may describe the old container for this long after our request.
 pub(super) const STALE_STATUS: SignedDuration = SignedDuration::from_secs(3);
 
-/// For signs that may pass by themselves: longer than the back-off (10 s, 20 s, 40 s, …) of an image that the pod has had
-/// several times in the last minutes, as after going to and fro.
+/// For what may pass by itself; longer than the first three of these waits.
 const DOUBT: SignedDuration = SignedDuration::from_secs(60);
 
 /// Waiting reasons about the image itself; their message quotes it.
@@ -22,6 +23,9 @@ const NOT_PULLED: [&str; 4] = ["ErrImagePull", "ImagePullBackOff", "ErrImageNeve
 
 /// Other waiting reasons of a container that cannot be started.
 const NOT_CREATED: [&str; 3] = ["CreateContainerConfigError", "CreateContainerError", "RunContainerError"];
+
+/// Of a container that ended, without a word why there is no new one.
+const STOPPED: &str = "stopped, and no new container was started";
 
 /// A sign of failure.
 #[derive(Debug)]
@@ -35,15 +39,39 @@ pub(super) struct Evidence {
 /// What speaks against a container that an update was to replace. Asked only once the kubelet has seen the update.
 pub(super) fn of_update(status: &ContainerStatus, replaced: &Replaced) -> Option<Evidence> {
     let is_awaited = status.id == replaced.id && status.running_since.is_none();
+    // A container that was never replaced is no reason for the kubelet to wait before it starts another.
+    let unless_it_waits = if replaced.restart_count == 0 { STALE_STATUS } else { DOUBT };
     let (reason, patience) = match status.waiting.as_deref() {
         Some(reason) if is_awaited && NOT_PULLED.contains(&reason) && !status.names_image => return None,
         // Perhaps still the words about the image before, while this one is pulled.
         Some(reason) if is_awaited && NOT_CREATED.contains(&reason) && replaced.down => (reason.to_owned(), DOUBT),
+        Some("CrashLoopBackOff") if is_awaited && !replaced.down => {
+            ("CrashLoopBackOff before its first start".to_owned(), unless_it_waits)
+        }
         // One that did not run anyway may stay terminated while its image is pulled; one that ran does not.
-        None if is_awaited && !replaced.down => ("stopped, and no new container was started".to_owned(), DOUBT),
+        None if is_awaited && !replaced.down => (STOPPED.to_owned(), unless_it_waits),
         _ => (of_container(status, replaced.restart_count)?, STALE_STATUS),
     };
     Some(Evidence { reason, patience })
+}
+
+/// What an update waits for that has neither worked nor failed, if the kubelet says so.
+pub(super) fn waits_for(pod: &PodView, update: &Update) -> Option<String> {
+    update.containers.iter().find_map(|(name, replaced)| {
+        let container = pod.container(name)?;
+        let status = container.status.as_ref()?;
+        let is_old = status.id == replaced.id;
+        let text = match &status.waiting {
+            Some(reason) => reason,
+            None if is_old && status.running_since.is_none() => STOPPED,
+            // Kubelets wait for the probe of an init container before they look at its image.
+            None if is_old && status.is_starting && container.list == List::Init => {
+                "replaced when the startupProbe of the old container has succeeded or given up"
+            }
+            None => return None,
+        };
+        Some(format!("{name}: {text}"))
+    })
 }
 
 /// What speaks against a container of which there were `before` restarts when it had its chance.

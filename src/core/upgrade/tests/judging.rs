@@ -72,10 +72,11 @@ fn evidence_of_failure_counts_once_the_status_is_fresh() {
     assert_eq!(judge(2, waiting("ErrImagePull")), Progress::Undecided(Some(at(3))));
     assert_eq!(judge(3, waiting("ErrImagePull")), Progress::Failed("agent: ErrImagePull".into()));
     assert_eq!(judge(3, waiting("ContainerCreating")), Progress::Undecided(Some(at(600))));
-    assert_eq!(judge(3, waiting("CrashLoopBackOff")), Progress::Undecided(Some(at(600))), "the old one's");
+    let reason = "agent: CrashLoopBackOff before its first start";
+    assert_eq!(judge(3, waiting("CrashLoopBackOff")), Progress::Failed(reason.into()));
     let crashed = |pod: &mut Value| {
+        replaced(pod, 1);
         waiting("CrashLoopBackOff")(pod);
-        agent(pod)["restartCount"] = json!(1);
     };
     assert_eq!(judge(3, crashed), Progress::Failed("agent: CrashLoopBackOff".into()));
 }
@@ -100,35 +101,55 @@ fn a_pull_that_failed_for_another_image_is_no_evidence() {
 }
 
 #[test]
-fn a_native_sidecar_that_is_not_started_again_fails_without_a_reason() {
-    let stopped = || down(json!({"terminated": {"exitCode": 0, "reason": "Completed"}}));
-    assert_eq!(judge(59, stopped()), Progress::Undecided(Some(at(60))));
-    assert_eq!(judge(60, stopped()), Progress::Failed("agent: stopped, and no new container was started".into()));
+fn a_container_that_is_not_started_has_failed_unless_the_kubelet_may_make_its_image_wait() {
+    let ended = json!({"terminated": {"exitCode": 0, "reason": "Completed"}});
+    let in_back_off =
+        json!({"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 20s restarting failed container"}});
+    let states = [
+        (ended, "stopped, and no new container was started"),
+        (in_back_off, "CrashLoopBackOff before its first start"),
+    ];
+    for (state, text) in states {
+        let failed = || Progress::Failed(format!("agent: {text}"));
+        assert_eq!(judge(3, down(state.clone())), failed());
+        let again = |now| judge_since(json!({"running": {"startedAt": at(-9).to_string()}}), 3, now, state.clone());
+        assert_eq!(
+            again(59),
+            Progress::Undecided(Some(at(60))),
+            "it may be the third time that the pod gets this image"
+        );
+        assert_eq!(again(60), failed());
+    }
 }
 
-/// Judges at a time a pod whose sidecar was in this state before its update, and still is.
-fn judge_unchanged(now: i64, state: Value) -> Progress {
+/// Judges a pod whose sidecar was in one state before its update, after so many restarts, and now is in another.
+fn judge_since(before: Value, restarts: i32, now: i64, state: Value) -> Progress {
     let mut fleet = Fleet::of(1);
     let pod = fleet.pods.values_mut().next().unwrap();
-    pod.edit(down(state));
-    pod.ready(false, at(-10));
+    pod.edit(|pod| {
+        agent(pod)["state"] = before;
+        agent(pod)["restartCount"] = json!(restarts);
+    });
     fleet.observe();
     let plan = fleet.plan("v2", &json!({}));
     assert_eq!(fleet.send(&plan).len(), 1);
     let pod = fleet.pods.values_mut().next().unwrap();
     pod.edit(|pod| pod["status"]["observedGeneration"] = json!(2));
+    pod.edit(down(state));
     let (view, strategy) = (pod.view(), rollout("v2", json!({})).strategy);
     progress(&view, view.marks[SET].update.as_ref().unwrap(), &strategy, at(now))
 }
 
 #[test]
 fn what_was_down_before_its_update_may_stay_so_while_the_image_is_pulled() {
+    let unchanged = |now: i64, state: Value| judge_since(state.clone(), 0, now, state);
     let ended = json!({"terminated": {"exitCode": 0, "reason": "Completed"}});
-    assert_eq!(judge_unchanged(599, ended), Progress::Undecided(Some(at(600))));
-    assert_eq!(judge_unchanged(599, pull_of("v1")), Progress::Undecided(Some(at(600))));
+    assert_eq!(unchanged(599, ended), Progress::Undecided(Some(at(600))));
+    assert_eq!(unchanged(599, pull_of("v1")), Progress::Undecided(Some(at(600))));
+    assert_eq!(unchanged(599, json!({"waiting": {"reason": "CrashLoopBackOff"}})), Progress::Undecided(Some(at(600))));
     let not_created = || json!({"waiting": {"reason": "RunContainerError", "message": "no such file"}});
-    assert_eq!(judge_unchanged(59, not_created()), Progress::Undecided(Some(at(60))));
-    assert_eq!(judge_unchanged(60, not_created()), Progress::Failed("agent: RunContainerError".into()));
+    assert_eq!(unchanged(59, not_created()), Progress::Undecided(Some(at(60))));
+    assert_eq!(unchanged(60, not_created()), Progress::Failed("agent: RunContainerError".into()));
 }
 
 #[test]
