@@ -25,7 +25,8 @@ for name in vm/overcommit_memory vm/panic_on_oom kernel/panic kernel/panic_on_oo
     fi
 done
 
-# The node ends with either of its servers. Process 1 gets only signals that it has a trap for.
+# The node ends with either of its servers, unless the kubelet was to be killed. Process 1 gets only signals that it has a
+# trap for.
 trap 'exit 1' TERM
 { containerd --config /mnt/containerd.toml || true; echo "containerd has ended"; kill -TERM 1; } &
 attempt=0
@@ -35,5 +36,21 @@ until ctr version >/dev/null 2>&1; do
     sleep 0.05
 done
 ctr --namespace k8s.io images import /mnt/images.tar
-{ /mnt/kubelet "$@" || true; echo "the kubelet has ended"; kill -TERM 1; } &
+mkfifo /mnt/restart-kubelet
+exec 5<>/mnt/restart-kubelet
+{
+    while true; do
+        /mnt/kubelet "$@" 5>&- & echo $! >/mnt/kubelet.pid
+        wait $! || true
+        [ -e /run/restart-kubelet ] || break
+        rm /run/restart-kubelet
+    done
+    echo "the kubelet has ended"
+    kill -TERM 1
+} &
+# Each line that is written here kills the kubelet, which is then started again.
+while read -r _ <&5; do
+    touch /run/restart-kubelet
+    kill -KILL "$(cat /mnt/kubelet.pid)" || true
+done &
 wait

@@ -14,7 +14,7 @@ use crate::{
     binaries::{Binaries, Tool},
     client,
     data::DataFolder,
-    node::Prepared,
+    node::{Kubelet, Prepared},
     nodes,
     pki::{Identity, Pki},
     ready,
@@ -90,6 +90,17 @@ impl DevCluster {
         ready::until("kube-apiserver", &new, &self.data.logs(), async || ready::api_server(&client).await).await?;
         self.lock().extend(new);
         Ok(())
+    }
+
+    /// Kills the kubelet of the real node, starts it again and waits until it works; the containers live on.
+    ///
+    /// For tests, one call at a time. Without a real node it is an error.
+    pub async fn restart_kubelet(&self) -> Result<(), Error> {
+        let (kubelet, client) = (Kubelet::of(self.data.path()), self.client());
+        let old = kubelet.pid();
+        kubelet.kill()?;
+        let works = async || kubelet.is_another_than(&old) && ready::kubelet(&client).await;
+        ready::until("the kubelet", &[], &self.data.logs(), works).await
     }
 
     /// Ends all servers and removes the data folder, unless it was chosen by the caller.

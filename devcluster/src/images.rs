@@ -9,6 +9,7 @@
 //! | `devcluster.test/sidecar:crash` | end with 7 after a second, ready until then |
 //! | `devcluster.test/sidecar:slowstart` | are ready after 5 s, if a probe asks |
 //! | `devcluster.test/sidecar:noready` | are never ready, if a probe asks |
+//! | `devcluster.test/idle:v1` | the same as `app:v1`, even if they are given a script to run |
 //! | `devcluster.test/pulled/…` | the same, but the image is not there: it is pulled from the cluster's own registry |
 //! | `devcluster.test/slow/…` | pulling takes 5 s |
 //! | `devcluster.test/broken/…` | pulling fails: the registry answers 500 |
@@ -45,9 +46,10 @@ struct Image {
 }
 
 /// Two tags of one image have the same digest.
-const IMAGES: [Image; 7] = [
+const IMAGES: [Image; 8] = [
     Image { repository: "pause", tags: &["v1"], environment: &[] },
     Image { repository: "app", tags: &["v1"], environment: &["PORT=8080"] },
+    Image { repository: "idle", tags: &["v1"], environment: &["PORT=8081"] },
     Image { repository: "sidecar", tags: &["v1", "same"], environment: &["PORT=8081"] },
     Image { repository: "sidecar", tags: &["v2"], environment: &["PORT=8081"] },
     Image { repository: "sidecar", tags: &["crash"], environment: &["PORT=8081", "EXIT_AFTER=1"] },
@@ -129,10 +131,13 @@ impl Images {
     /// Adds configuration and manifest, and returns the manifest's digest.
     fn describe(&mut self, image: &Image, repository: &str, layer: &Value) -> String {
         let name = format!("IMAGE={repository}:{}", image.tags.first().unwrap_or(&""));
-        let defaults = ["PATH=/bin", "CONFIG=", "READY_AFTER=0", "EXIT_AFTER=", "EXIT_CODE=7", "TAIL=", &name];
+        let defaults = ["PATH=/bin", "CONFIG=", "READY_AFTER=0", "EXIT_AFTER=", "EXIT_CODE=7", "TAIL=", "RUN=", &name];
         let environment: Vec<&str> = defaults.into_iter().chain(image.environment.iter().copied()).collect();
-        let command =
-            if image.repository == "pause" { json!(["/bin/sleep", "2147483647"]) } else { json!(["/bin/run"]) };
+        let command = match image.repository {
+            "pause" => json!(["/bin/sleep", "2147483647"]),
+            "idle" => json!(["/bin/run", "idle"]),
+            _ => json!(["/bin/run"]),
+        };
         let config = json!({
             "created": "1970-01-01T00:00:00Z", "os": "linux", "architecture": go_architecture(),
             "config": {"Env": environment, "Cmd": command},

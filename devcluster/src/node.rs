@@ -4,7 +4,8 @@
 //! `node/node.sh` is process 1 of the node, with whose end everything else of it ends.
 
 use std::{
-    env, fs,
+    env,
+    fs::{self, File},
     io::{self, Write as _},
     os::{
         fd::OwnedFd,
@@ -37,6 +38,8 @@ const KUBELET: &str = include_str!("../node/kubelet.yaml");
 const CNI: &str = include_str!("../node/cni.conflist");
 const HOSTS: &str = include_str!("../node/hosts.toml");
 
+/// The folder of its files in that of the cluster.
+const FILES: &str = "node";
 /// How many real nodes one machine can have at once.
 const SLOTS: u8 = 100;
 /// Not the kubelet's usual port: a kubelet of this machine may listen there on all addresses.
@@ -95,6 +98,38 @@ impl Slot {
     }
 }
 
+/// The kubelet of a running node, as far as `node/node.sh` lets others at it.
+#[derive(Debug)]
+pub(crate) struct Kubelet {
+    files: PathBuf,
+}
+
+impl Kubelet {
+    /// That of the cluster with this data folder.
+    pub(crate) fn of(folder: &Path) -> Self {
+        Self { files: folder.join(FILES) }
+    }
+
+    /// Its process ID inside the node; empty in the moment when it is written.
+    pub(crate) fn pid(&self) -> String {
+        fs::read_to_string(self.files.join("kubelet.pid")).unwrap_or_default()
+    }
+
+    /// Whether it was started after the one with this process ID.
+    pub(crate) fn is_another_than(&self, old: &str) -> bool {
+        let pid = self.pid();
+        !pid.is_empty() && pid != old
+    }
+
+    /// Has it killed with SIGKILL and started again.
+    pub(crate) fn kill(&self) -> Result<(), Error> {
+        let path = self.files.join("restart-kubelet");
+        // Opened for both, a pipe does not wait for its reader.
+        let pipe = File::options().read(true).write(true).open(&path);
+        pipe.and_then(|mut pipe| pipe.write_all(b"\n")).map_err(Error::file("write", &path))
+    }
+}
+
 /// A node whose files are written.
 #[derive(Debug)]
 pub(crate) struct Prepared {
@@ -107,7 +142,7 @@ pub(crate) struct Prepared {
 impl Prepared {
     /// Makes the images, starts the registry and writes the configuration into `<data folder>/node`.
     pub(crate) fn new(machine: &Machine, pki: &Pki, server: &str, folder: &Path) -> Result<Self, Error> {
-        let files = folder.join("node");
+        let files = folder.join(FILES);
         let slot = Slot::take()?;
         for folder in [files.join("cni"), files.join("registries").join(HOST)] {
             fs::create_dir_all(&folder).map_err(Error::file("create", &folder))?;

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{Node, ServiceAccount};
 use kube::{Api, Client, api::ListParams};
 use tokio::{net::TcpStream, time::sleep};
 
-use crate::{Error, nodes, server::Server};
+use crate::{Error, node, nodes, server::Server};
 
 const PATIENCE: Duration = Duration::from_mins(1);
 const PAUSE: Duration = Duration::from_millis(25);
@@ -54,6 +54,14 @@ pub(crate) async fn api_server(client: &Client) -> bool {
 pub(crate) async fn service_account(client: &Client) -> bool {
     let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), "default");
     accounts.get_opt("default").await.is_ok_and(|account| account.is_some())
+}
+
+/// Whether the kubelet of the real node answers, and says that it takes pods.
+pub(crate) async fn kubelet(client: &Client) -> bool {
+    let health = http::Request::get(format!("/api/v1/nodes/{}/proxy/healthz", node::NAME)).body(Vec::new());
+    let Ok(request) = health else { return false };
+    let nodes: Api<Node> = Api::all(client.clone());
+    client.request_text(request).await.is_ok() && nodes.get(node::NAME).await.is_ok_and(|node| nodes::is_ready(&node))
 }
 
 /// Whether `count` nodes take pods.

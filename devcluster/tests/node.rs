@@ -95,6 +95,43 @@ async fn a_changed_image_restarts_only_its_container() {
 }
 
 #[tokio::test]
+async fn containers_live_on_when_the_kubelet_is_restarted() {
+    // A cluster of its own: the other tests need their kubelet.
+    let cluster = node::or_skip(DevCluster::builder().nodes(0).real_node().start().await).unwrap();
+    let Some(cluster) = cluster else { return };
+    let pod = Recorded::start(&cluster.client(), "sidecars", with_sidecars()).await;
+    let before = pod.is_ready().await;
+    for _ in 0..2 {
+        let begin = Instant::now();
+        cluster.restart_kubelet().await.unwrap();
+        println!("kubelet restarted after {:?}", begin.elapsed());
+    }
+    // The kubelet that works now knows them: it restarts what is changed, and nothing else.
+    pod.set_images("containers", &[("side", "devcluster.test/sidecar:v2")]).await;
+    let after = pod.reaches("the new sidecar", |pod| restarts(pod, "side") == 1 && ready(pod) == Some(true)).await;
+    for name in ["app", "native"] {
+        let identity = |pod: &Pod| (container_id(pod, name).to_owned(), restarts(pod, name));
+        assert_eq!(identity(&after), identity(&before));
+    }
+    drop(pod);
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_node_ends_when_its_kubelet_does() {
+    let cluster = node::or_skip(DevCluster::builder().nodes(0).real_node().start().await).unwrap();
+    let Some(cluster) = cluster else { return };
+    let network = network(cluster.data_dir());
+    let address = network["ipam"]["ranges"][0][0]["subnet"].as_str().unwrap().replace(".0/24", ".1");
+    let is_kubelet = |line: &str| line.starts_with("/mnt/kubelet ") && line.contains(&format!("--node-ip={address} "));
+    let (pid, _) = processes().into_iter().find(|(_, line)| is_kubelet(line)).unwrap();
+    assert!(Command::new("kill").args(["-s", "KILL", &pid]).status().unwrap().success());
+    let link = Path::new("/sys/class/net").join(network["bridge"].as_str().unwrap());
+    until("the end of the node", async || (!link.exists()).then_some(())).await;
+    cluster.stop().await;
+}
+
+#[tokio::test]
 async fn kwok_and_the_real_node_leave_each_other_alone() {
     let Some(cluster) = cluster().await else { return };
     let client = cluster.client();
@@ -189,9 +226,24 @@ fn run() -> (Child, PathBuf, String) {
     BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
     assert!(!line.is_empty(), "the cluster did not start");
     let kubeconfig = PathBuf::from(line.trim());
-    let network = fs::read(kubeconfig.with_file_name("node").join("cni/devcluster.conflist")).unwrap();
-    let network: Value = serde_json::from_slice(&network).unwrap();
-    (child, kubeconfig, network["plugins"][0]["bridge"].as_str().unwrap().to_owned())
+    let bridge = network(kubeconfig.parent().unwrap())["bridge"].as_str().unwrap().to_owned();
+    (child, kubeconfig, bridge)
+}
+
+/// The network of the real node in this data folder: its `bridge` and addresses.
+fn network(folder: &Path) -> Value {
+    let file = fs::read(folder.join("node/cni/devcluster.conflist")).unwrap();
+    let mut network: Value = serde_json::from_slice(&file).unwrap();
+    network["plugins"][0].take()
+}
+
+/// IDs and command lines of all processes, arguments separated and ended by a space.
+fn processes() -> Vec<(String, String)> {
+    let line = |entry: fs::DirEntry| {
+        let line = fs::read(entry.path().join("cmdline")).ok()?;
+        Some((entry.file_name().into_string().ok()?, String::from_utf8_lossy(&line).replace('\0', " ")))
+    };
+    fs::read_dir("/proc").unwrap().flatten().filter_map(line).collect()
 }
 
 /// What the machine has of the node with this name and data folder: its bridge, cgroups and processes. A cgroup stays
@@ -201,10 +253,7 @@ fn traces(name: &str, folder: &Path) -> Vec<String> {
     let cgroups = Command::new("find").args(["/sys/fs/cgroup", "-type", "d", "-name", name]).output().unwrap();
     let cgroups = String::from_utf8(cgroups.stdout).unwrap();
     let folder = folder.display().to_string();
-    let lines =
-        fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
-    let processes =
-        lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " ")).filter(|line| line.contains(&folder));
+    let processes = processes().into_iter().map(|(_, line)| line).filter(|line| line.contains(&folder));
     let link = link.exists().then(|| link.display().to_string());
     link.into_iter().chain(cgroups.lines().map(str::to_owned)).chain(processes).collect()
 }

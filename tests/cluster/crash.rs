@@ -15,10 +15,10 @@ use kube::{Api, Client};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
+use crate::common::budget::BudgetWatcher;
 use crate::common::operator::Operator;
 use crate::common::world::{World, condition, identities};
 use crate::common::{client, eventually};
-use crate::rollout::BudgetWatcher;
 
 /// Leases of three seconds, so that a successor need not be waited for long.
 const SHORT_LEASE: [&str; 1] = ["--lease-duration-seconds=3"];

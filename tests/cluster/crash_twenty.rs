@@ -4,9 +4,9 @@ use devcluster::DevCluster;
 use kube::ResourceExt;
 use serde_json::json;
 
+use crate::common::budget::BudgetWatcher;
 use crate::common::operator::Operator;
 use crate::common::world::{World, condition, identities};
-use crate::rollout::BudgetWatcher;
 
 /// A short lease, so that a successor need not be waited for long; taken over at once by the same identity.
 const SHORT_LEASE: [&str; 1] = ["--lease-duration-seconds=3"];

@@ -6,8 +6,8 @@ use kube::ResourceExt;
 use kube::api::PostParams;
 use serde_json::{Value, json};
 
+use crate::common::budget::BudgetWatcher;
 use crate::common::world::{World, condition, container_image};
-use crate::rollout::BudgetWatcher;
 
 #[tokio::test]
 async fn at_most_one_pod_of_each_deployment_is_unavailable() {

@@ -8,8 +8,14 @@
 #[path = "../cluster/common/mod.rs"]
 mod common;
 mod failures;
+mod hot;
+mod logs;
 mod order;
 mod place;
 mod policies;
 mod prepull;
+mod programs;
+mod requests;
+mod restarts;
+mod traffic;
 mod upgrade;

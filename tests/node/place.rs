@@ -9,7 +9,7 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::common::for_all_tests;
-use crate::common::world::{World, condition};
+use crate::common::world::{World, condition, is_ready};
 
 /// A namespace in the cluster of all tests, or none if this machine cannot run a real node.
 pub async fn world(name: &str) -> Option<World> {
@@ -52,13 +52,17 @@ pub const NATIVE: &str = "initContainers";
 
 /// A set with the sidecar `agent`, which heeds `readinessProbe`s, in one of the two lists.
 pub fn agent(world: &World, list: &str, image: &str, strategy: &Value) -> Value {
-    let mut agent = container("agent", image, 8081);
+    set_with(world, list, container("agent", image, 8081), strategy)
+}
+
+/// A set with this sidecar in one of the two lists.
+pub fn set_with(world: &World, list: &str, mut sidecar: Value, strategy: &Value) -> Value {
     if list == NATIVE {
-        agent["restartPolicy"] = json!("Always");
+        sidecar["restartPolicy"] = json!("Always");
     }
     let mut set = world.set("", strategy.clone());
     set["spec"][ORDINARY] = json!([]);
-    set["spec"][list] = json!([agent]);
+    set["spec"][list] = json!([sidecar]);
     set
 }
 
@@ -81,6 +85,12 @@ pub async fn until_done(world: &World, pods: usize) {
                 && usize::try_from(status.updated_ready_pods) == Ok(pods)
         })
         .await;
+}
+
+/// The same for a world of this one pod; returns it.
+pub async fn settled(world: &World, pod: &str) -> Pod {
+    until_done(world, 1).await;
+    world.until_pod(pod, "the pod is ready", is_ready).await
 }
 
 /// Everything of the pods that an upgrade of `agent` must leave alone.

@@ -1,5 +1,6 @@
 //! What the tests share: a cluster, an operator, waiting, and the words to talk about sets and pods.
 
+pub mod budget;
 pub mod operator;
 pub mod raw;
 pub mod world;

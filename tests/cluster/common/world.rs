@@ -118,6 +118,16 @@ impl World {
         pods
     }
 
+    /// Waits until this pod satisfies `probe`.
+    pub async fn until_pod(&self, name: &str, what: &str, probe: impl Fn(&Pod) -> bool) -> Pod {
+        let pods: Api<Pod> = self.api();
+        eventually(what, async || {
+            let pod = pods.get(name).await.unwrap();
+            if probe(&pod) { Ok(pod) } else { Err(pod.status) }
+        })
+        .await
+    }
+
     /// Creates a pod from a spec, with the label that the set selects.
     pub async fn pod(&self, name: &str, spec: Value) -> Result<Pod, kube::Error> {
         let pod = json!({"metadata": {"name": name, "labels": {"app": self.name}}, "spec": spec});

@@ -1,0 +1,109 @@
+//! The kubelet or the operator dies in the middle of a rollout. Each test has a cluster of its own, as the others need both.
+
+use devcluster::{DevCluster, node};
+use serde_json::{Value, json};
+
+use crate::common::budget::BudgetWatcher;
+use crate::common::eventually;
+use crate::common::operator::Operator;
+use crate::common::world::{World, container_image, identities};
+use crate::place::{ORDINARY, container, real, set_with, status, until_done};
+
+const PODS: usize = 6;
+const MAX_UNAVAILABLE: usize = 2;
+/// Leases of three seconds, so that a successor need not be waited for long.
+const SHORT_LEASE: [&str; 1] = ["--lease-duration-seconds=3"];
+
+/// When something dies: when so many pods …
+#[derive(Debug, Clone, Copy)]
+enum Moment {
+    /// … are patched.
+    Patched(usize),
+    /// … are patched, and all of those run the new container.
+    Replaced(usize),
+}
+
+impl Moment {
+    async fn comes(self, world: &World) {
+        eventually("so many pods are updated", async || {
+            let pods = world.pods().await;
+            let patched = pods.iter().filter(|pod| !container_image(pod, "agent").ends_with("/sidecar:v1")).count();
+            let replaced = pods.iter().filter(|pod| status(pod, "agent").restart_count > 0).count();
+            let is_now = match self {
+                Self::Patched(count) => patched >= count,
+                Self::Replaced(count) => replaced >= count && replaced == patched,
+            };
+            if is_now { Ok(()) } else { Err((patched, replaced)) }
+        })
+        .await;
+    }
+}
+
+/// Without probes: until the first answer to a probe, a kubelet that was restarted takes running containers for not ready, and
+/// pods that are not ready may be upgraded beside the budget.
+fn unprobed(name: &str, image: &str, port: u16) -> Value {
+    let mut container = container(name, image, port);
+    container.as_object_mut().unwrap().remove("readinessProbe");
+    container
+}
+
+fn set(world: &World, image: &str) -> Value {
+    let strategy = json!({"maxUnavailable": MAX_UNAVAILABLE, "minReadySeconds": 2, "podUpdateTimeoutSeconds": 60});
+    set_with(world, ORDINARY, unprobed("agent", image, 8081), &strategy)
+}
+
+/// Rolls out another image to some pods, and calls `strike` at each of the moments. Within the budget every pod is patched once,
+/// its sidecar is restarted once, and nothing else is.
+async fn rolls_out(world: &World, image: &str, moments: &[Moment], mut strike: impl AsyncFnMut()) {
+    world.apply(&set(world, "sidecar:v1")).await;
+    world.deploy_pods(PODS, real(json!({"containers": [unprobed("app", "app:v1", 8080)]}))).await;
+    until_done(world, PODS).await;
+    let before = world.pods().await;
+    let budget = BudgetWatcher::start(world.api());
+    world.apply_without_waiting(&set(world, image)).await;
+    for moment in moments {
+        moment.comes(world).await;
+        strike().await;
+    }
+    until_done(world, PODS).await;
+    let after = world.pods().await;
+    assert_eq!(world.with_image(&format!("devcluster.test/{image}")).await, PODS);
+    assert_eq!(identities(&after, "agent"), identities(&before, "agent"));
+    for (before, after) in before.iter().zip(&after) {
+        assert_eq!(after.metadata.generation, before.metadata.generation.map(|it| it + 1), "patched once");
+        assert_eq!(["agent", "app"].map(|name| status(after, name).restart_count), [1, 0]);
+    }
+    let worst = budget.worst();
+    assert!((1..=MAX_UNAVAILABLE).contains(&worst), "{worst} pods were unavailable at once");
+}
+
+async fn cluster() -> Option<DevCluster> {
+    node::or_skip(DevCluster::builder().nodes(0).real_node().start().await).unwrap()
+}
+
+#[tokio::test]
+async fn a_rollout_goes_on_over_restarts_of_the_kubelet() {
+    let Some(cluster) = cluster().await else { return };
+    let operator = Operator::start(cluster.kubeconfig(), "kubelet", &[]).await;
+    let world = World::new(cluster.kubeconfig(), "kubelet").await;
+    // Not while it pulls or starts a container: what it leaves then looks like an image that fails.
+    let moments = [Moment::Replaced(2), Moment::Replaced(4)];
+    rolls_out(&world, "sidecar:v2", &moments, async || cluster.restart_kubelet().await.unwrap()).await;
+    assert!(operator.terminate());
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_rollout_is_finished_by_the_successor_of_an_operator_that_is_killed() {
+    let Some(cluster) = cluster().await else { return };
+    let start = async || Operator::start(cluster.kubeconfig(), "same-name", &SHORT_LEASE).await;
+    let mut operator = Some(start().await);
+    let world = World::new(cluster.kubeconfig(), "operator").await;
+    rolls_out(&world, "sidecar:v2", &[Moment::Patched(3)], async || {
+        operator.take().unwrap().kill();
+        operator = Some(start().await);
+    })
+    .await;
+    assert!(operator.unwrap().terminate());
+    cluster.stop().await;
+}
