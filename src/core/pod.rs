@@ -224,7 +224,7 @@ pub struct ContainerStatus {
     pub waiting: Option<String>,
     /// The message of that reason quotes the image of the spec. Also if there is no message.
     pub names_image: bool,
-    /// Exit code of the last container that ended here.
+    /// Exit code of the last container that ended here, if it had ever run.
     pub exit_code: Option<i32>,
     /// When it ended.
     pub ended_at: Option<Timestamp>,
@@ -343,6 +343,8 @@ fn container_status(index: usize, status: &SlimContainerStatus, container: &Slim
     let image = container.image.as_deref().unwrap_or_default();
     let last_state = status.last_state.as_ref();
     let ended = [state, last_state].into_iter().flatten().find_map(|state| state.terminated.as_ref());
+    // A kubelet that ends while it starts a container leaves exit code 128, `StartError`, of one started in 1970.
+    let ended = ended.filter(|ended| ended.started_at.as_ref().is_none_or(|at| at.0 != Timestamp::UNIX_EPOCH));
     ContainerStatus {
         index,
         id: status.container_id.clone().unwrap_or_default(),

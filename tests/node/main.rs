@@ -13,7 +13,6 @@ mod logs;
 mod order;
 mod place;
 mod policies;
-mod prepull;
 mod programs;
 mod requests;
 mod restarts;

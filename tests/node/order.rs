@@ -2,7 +2,6 @@
 
 use serde_json::{Value, json};
 
-use crate::common::eventually;
 use crate::common::world::{World, is_ready, lists};
 use crate::place::{application, container, probe, started_at, world};
 
@@ -23,11 +22,7 @@ async fn sidecars_start_in_the_declared_order_each_when_the_one_before_has_start
     world.apply(&set).await;
     let created = world.pod("ordered", application()).await.unwrap();
     assert_eq!(lists(&created), (vec!["app"], vec!["proxy", "mysql-client"]));
-    let pod = eventually("the pod is ready", async || {
-        let pod = world.pods().await.remove(0);
-        if is_ready(&pod) { Ok(pod) } else { Err(pod.status) }
-    })
-    .await;
+    let pod = world.until_pod("ordered", "the pod is ready", is_ready).await;
     let [proxy, client, app] = ["proxy", "mysql-client", "app"].map(|name| started_at(&pod, name).unwrap());
     // Whole seconds: 5 s may show as 4.
     assert!(client.duration_since(proxy).as_secs() >= 4, "{proxy} {client}");

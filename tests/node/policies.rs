@@ -20,11 +20,7 @@ async fn an_ordinary_sidecar_in_a_pod_that_is_never_restarted_is_left_alone_with
     let mut spec = application();
     spec["restartPolicy"] = json!("Never");
     world.pod("never", spec).await.unwrap();
-    let before = eventually("the pod is ready", async || {
-        let pod = world.pods().await.remove(0);
-        if is_ready(&pod) { Ok(pod) } else { Err(pod.status) }
-    })
-    .await;
+    let before = world.until_pod("never", "the pod is ready", is_ready).await;
     world.apply(&agent(&world, ORDINARY, "sidecar:v2", &strategy())).await;
     let set = world.until_set("it is not updated", |set| reason(set, "Ready") == "NotInPlace").await;
     let message = set.status.unwrap().message.unwrap();

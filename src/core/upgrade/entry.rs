@@ -8,6 +8,7 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use super::born;
 use super::evictions::{Fate, fate};
 use super::evidence;
+use super::hiccup;
 use super::hot::{self, Need};
 use super::order::Standing;
 use super::progress::{Progress, after, deadline, has_seen, runs_on};
@@ -77,6 +78,8 @@ pub(super) type Rank = (bool, u8, Reverse<Timestamp>, Reverse<i32>, Reverse<Time
 pub(super) struct Entry {
     pub(super) state: State,
     pub(super) ready: bool,
+    /// Not ready, but it was a moment ago: costs what a ready pod costs.
+    pub(super) in_hiccup: bool,
     /// Was ready when patched and is not available now: costs one of maxUnavailable.
     pub(super) holds_slot: bool,
     /// Was not ready when patched and is undecided or failed.
@@ -150,11 +153,13 @@ pub(super) fn entry(pod: &PodView, rollout: &Rollout, around: &Surroundings<'_>)
     let (state, check_at) = state(pod, mark, judged.as_ref(), rollout, around);
     let unanswered = matches!(state, State::Unanswered(_));
     let undone = judged.as_ref().is_some_and(|progress| *progress != Progress::Done);
+    let hiccup_ends = hiccup::ends(pod, around.now).filter(|_| state == State::Outdated);
     let unfinished = state == State::ResetDue || (undone && !is_over(pod, mark, &state, rollout, around.now));
     Some(Entry {
         fate: fate(pod, &state, rollout),
         state,
         ready: pod.ready,
+        in_hiccup: hiccup_ends.is_some(),
         holds_slot: was_ready && (unfinished || lost_readiness(pod, mark, rollout)) || (unanswered && pod.ready),
         fills_cap: update.is_some() && !was_ready && unfinished && pod.node.is_some() || (unanswered && !pod.ready),
         selected: rollout.strategy.selector.as_ref().is_none_or(|selector| selector.matches(&pod.labels)),
@@ -166,8 +171,8 @@ pub(super) fn entry(pod: &PodView, rollout: &Rollout, around: &Surroundings<'_>)
                 .or_else(|| evidence::waits_for(pod, update))
         }),
         check_at: match judged {
-            Some(Progress::Undecided(at)) => at.into_iter().chain(check_at).min(),
-            _ => check_at,
+            Some(Progress::Undecided(at)) => at.into_iter().chain(check_at).chain(hiccup_ends).min(),
+            _ => check_at.into_iter().chain(hiccup_ends).min(),
         },
     })
 }

@@ -5,7 +5,8 @@
 //! a new container runs, `containerID` and `restartCount` stay the old one's, and the reason is the one of the last attempt,
 //! also while another image is pulled already. A failed pull soon reads `CrashLoopBackOff`; one of a native sidecar that
 //! exits with 0 reads `terminated`, and nothing else. Both are also what a good image shows that this pod has had in the
-//! last minutes, as after going to and fro: its start waits 10 s, then 20 s, up to 5 min.
+//! last minutes, as after going to and fro: its start waits 10 s, then 20 s, up to 5 min. A kubelet that is restarted while it
+//! pulls shows any container as `terminated` until it has pulled.
 
 use k8s_openapi::jiff::SignedDuration;
 
@@ -40,16 +41,16 @@ pub(super) struct Evidence {
 pub(super) fn of_update(status: &ContainerStatus, replaced: &Replaced) -> Option<Evidence> {
     let is_awaited = status.id == replaced.id && status.running_since.is_none();
     // A container that was never replaced is no reason for the kubelet to wait before it starts another.
-    let unless_it_waits = if replaced.restart_count == 0 { STALE_STATUS } else { DOUBT };
+    let unless_put_off = if replaced.restart_count == 0 { STALE_STATUS } else { DOUBT };
     let (reason, patience) = match status.waiting.as_deref() {
         Some(reason) if is_awaited && NOT_PULLED.contains(&reason) && !status.names_image => return None,
         // Perhaps still the words about the image before, while this one is pulled.
         Some(reason) if is_awaited && NOT_CREATED.contains(&reason) && replaced.down => (reason.to_owned(), DOUBT),
         Some("CrashLoopBackOff") if is_awaited && !replaced.down => {
-            ("CrashLoopBackOff before its first start".to_owned(), unless_it_waits)
+            ("CrashLoopBackOff before its first start".to_owned(), unless_put_off)
         }
         // One that did not run anyway may stay terminated while its image is pulled; one that ran does not.
-        None if is_awaited && !replaced.down => (STOPPED.to_owned(), unless_it_waits),
+        None if is_awaited && !replaced.down => (STOPPED.to_owned(), DOUBT),
         _ => (of_container(status, replaced.restart_count)?, STALE_STATUS),
     };
     Some(Evidence { reason, patience })

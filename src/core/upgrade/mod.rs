@@ -8,6 +8,7 @@ mod entry;
 pub mod evictions;
 mod evidence;
 mod first;
+mod hiccup;
 mod hot;
 pub mod index;
 pub mod metadata;

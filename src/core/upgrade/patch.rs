@@ -9,6 +9,7 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::entry::lost_readiness;
+use super::hiccup;
 use super::hot;
 use super::metadata::MetadataChange;
 use super::progress::Progress;
@@ -98,7 +99,7 @@ fn record(
     // A pod that an earlier update made unready keeps its slot: otherwise each new image would free one.
     let lost_by_us =
         previous.is_some_and(|update| update.was_ready) && (unfinished.is_some() || lost_readiness(pod, mark, rollout));
-    let was_ready = pod.ready || lost_by_us;
+    let was_ready = pod.ready || hiccup::ends(pod, now).is_some() || lost_by_us;
     let mut containers: BTreeMap<String, Replaced> = previous.map(|u| u.containers.clone()).unwrap_or_default();
     containers.retain(|name, replaced| {
         let is_changed = changed.iter().any(|changed| changed.container.name == *name);

@@ -25,6 +25,15 @@ impl BudgetWatcher {
 
     /// The same for the pods with these labels only.
     pub fn of(pods: Api<Pod>, labels: &str) -> Self {
+        Self::count(pods, labels, |pod| !is_ready(pod) || update_is_open(pod))
+    }
+
+    /// Counts only updates that cannot be done: other reasons make pods unready, too.
+    pub fn of_updates(pods: Api<Pod>) -> Self {
+        Self::count(pods, "", update_is_open)
+    }
+
+    fn count(pods: Api<Pod>, labels: &str, is_unavailable: impl Fn(&Pod) -> bool + Send + 'static) -> Self {
         let config = watcher::Config::default().labels(labels);
         let worst = Arc::new(AtomicUsize::new(0));
         let seen = Arc::clone(&worst);
@@ -34,10 +43,10 @@ impl BudgetWatcher {
             while let Some(event) = events.next().await {
                 // The watch tries again by itself, and lists what it has missed.
                 let Ok(pod) = event.inspect_err(|error| println!("the budget's watch: {error}")) else { continue };
-                if is_ready(&pod) && !update_is_open(&pod) {
-                    unavailable.remove(&pod.name_any());
-                } else {
+                if is_unavailable(&pod) {
                     unavailable.insert(pod.name_any());
+                } else {
+                    unavailable.remove(&pod.name_any());
                 }
                 seen.fetch_max(unavailable.len(), Ordering::SeqCst);
             }

@@ -106,12 +106,13 @@ fn a_container_that_is_not_started_has_failed_unless_the_kubelet_may_make_its_im
     let in_back_off =
         json!({"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 20s restarting failed container"}});
     let states = [
-        (ended, "stopped, and no new container was started"),
-        (in_back_off, "CrashLoopBackOff before its first start"),
+        (ended, "stopped, and no new container was started", 60),
+        (in_back_off, "CrashLoopBackOff before its first start", 3),
     ];
-    for (state, text) in states {
+    for (state, text, patience) in states {
         let failed = || Progress::Failed(format!("agent: {text}"));
-        assert_eq!(judge(3, down(state.clone())), failed());
+        assert_eq!(judge(patience - 1, down(state.clone())), Progress::Undecided(Some(at(patience))));
+        assert_eq!(judge(patience, down(state.clone())), failed());
         let again = |now| judge_since(json!({"running": {"startedAt": at(-9).to_string()}}), 3, now, state.clone());
         assert_eq!(
             again(59),
@@ -168,6 +169,18 @@ fn restarts_with_an_error_are_a_failure() {
         agent(pod)["lastState"] = json!({"terminated": {"exitCode": 7}});
     };
     assert_eq!(judge(10, restarted), Progress::Failed("agent: restarted 2 times, last exit code 7".into()));
+}
+
+#[test]
+fn a_start_that_the_end_of_the_kubelet_broke_off_is_no_crash() {
+    let broken_off = |pod: &mut Value| {
+        replaced(pod, 9);
+        agent(pod)["restartCount"] = json!(2);
+        agent(pod)["ready"] = json!(false);
+        let end = json!({"exitCode": 128, "reason": "StartError", "startedAt": "1970-01-01T00:00:00Z"});
+        agent(pod)["lastState"] = json!({ "terminated": end });
+    };
+    assert_eq!(judge(10, broken_off), Progress::Undecided(Some(at(600))));
 }
 
 #[test]

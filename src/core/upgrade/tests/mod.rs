@@ -181,6 +181,32 @@ fn unready_pods_go_first_and_cost_nothing() {
 }
 
 #[test]
+fn pods_that_were_ready_a_moment_ago_cost_what_ready_ones_do() {
+    let strategy = json!({"maxUnavailable": 1});
+    let mut fleet = Fleet::of(4);
+    let all: Vec<String> = (0..4).map(|i| format!("web-{i}")).collect();
+    fleet.set_ready(&all, false);
+    let plan = fleet.plan("v2", &strategy);
+    let first = fleet.send(&plan);
+    assert_eq!((first.len(), plan.wake_at), (1, Some(at(fleet.now + 30))), "a kubelet may have been restarted");
+    let pod = fleet.pods.values().find(|pod| first.contains(&pod.view().key.name)).unwrap().view();
+    assert!(pod.marks[SET].update.as_ref().unwrap().was_ready, "it holds the slot");
+    fleet.now += 30;
+    let plan = fleet.plan("v2", &strategy);
+    assert_eq!(fleet.send(&plan).len(), 1, "by now they are not ready: as many as the cap allows");
+}
+
+#[test]
+fn a_pod_whose_container_has_ended_is_not_ready_at_once() {
+    let ended = |pod: &mut Value| pod["status"]["containerStatuses"][1]["state"] = json!({"waiting": {"reason": "x"}});
+    let mut crashed = TestPod::new("crashed").with(ended);
+    crashed.ready(false, at(0));
+    let mut fleet = Fleet::new([crashed, TestPod::new("web")]);
+    let plan = fleet.plan("v2", &json!({"maxUnavailable": 1}));
+    assert_eq!(fleet.send(&plan), ["crashed", "web"]);
+}
+
+#[test]
 fn unready_pods_in_flight_are_capped() {
     let mut fleet = Fleet::new((0..30).map(|i| unready(&format!("web-{i}"))));
     let plan = fleet.plan("bad", &json!({}));
@@ -340,7 +366,7 @@ fn a_pod_that_an_old_rollout_updated_costs_nothing_when_it_is_unready_later() {
     }
     fleet.now = 10_000;
     let now = at(fleet.now);
-    fleet.pods.values_mut().next().unwrap().ready(false, now);
+    fleet.pods.values_mut().next().unwrap().ready(false, at(fleet.now - 60));
     fleet.observe();
     let mut next = rollout("v3", json!({}));
     next.stable = Some(hash("v2"));

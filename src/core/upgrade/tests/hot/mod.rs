@@ -348,7 +348,7 @@ fn partition_and_steps_do_not_hold_a_reset_back() {
 #[test]
 fn a_reset_of_a_pod_that_holds_no_slot_takes_one() {
     let mut world = World::new();
-    world.pod.ready(false, at(0));
+    world.pod.ready(false, at(-60));
     world.observe();
     world.send(NEW);
     world.kubelets();
