@@ -9,7 +9,11 @@ use crate::Error;
 
 const NODES: &str = include_str!("../stages/nodes.yaml");
 const PODS: &str = include_str!("../stages/pods.yaml");
-const STATUS: &str = include_str!("../stages/status.tpl");
+/// What the Stages share, as YAML has no way to share it between documents.
+const SHARED: [(&str, &str); 2] = [
+    ("#include status.tpl", include_str!("../stages/status.tpl")),
+    ("#include changed.jq", include_str!("../stages/changed.jq")),
+];
 const OPTIONS: &str = include_str!("../stages/options.yaml");
 
 /// Writes the configuration and returns its path.
@@ -20,15 +24,16 @@ pub(crate) fn write(folder: &Path) -> Result<PathBuf, Error> {
     Ok(path)
 }
 
-/// The Stages differ in when they fire; what the status then becomes is one template for all. YAML has no way to share
-/// it between documents, so the line `#include status.tpl` is replaced here, at its own indentation.
+/// The Stages differ in when they fire; what the status then becomes is one template for all. A line that names a shared
+/// file is replaced by it here, at its own indentation.
 fn pods() -> String {
-    PODS.lines()
-        .map(|line| line.find("#include status.tpl").map_or_else(|| line.to_owned(), indented))
-        .collect::<Vec<_>>()
-        .join("\n")
+    let whole = |line: &str| {
+        let found = SHARED.iter().find_map(|(name, text)| Some((line.find(name)?, text)));
+        found.map_or_else(|| line.to_owned(), |(width, text)| indented(width, text))
+    };
+    PODS.lines().map(whole).collect::<Vec<_>>().join("\n")
 }
 
-fn indented(width: usize) -> String {
-    STATUS.lines().map(|line| format!("{:width$}{line}", "")).collect::<Vec<_>>().join("\n")
+fn indented(width: usize, text: &str) -> String {
+    text.lines().map(|line| format!("{:width$}{line}", "")).collect::<Vec<_>>().join("\n")
 }

@@ -29,25 +29,43 @@
   {{- $running := hasKey $state "running" -}}
   {{- $waiting := default dict $state.waiting -}}
   {{- $reason := default "" $waiting.reason -}}
-  {{- $pulling := or (eq $reason "ErrImagePull") (eq $reason "ImagePullBackOff") -}}
-  {{- $unborn := and (not $id) (not $pulling) -}}
-  {{- $awaits := and $pulling (contains (printf "%q" $c.image) (default "" $waiting.message)) -}}
+  {{- $native := not (or $app $plain) -}}
+  {{- $last := default dict (get (default dict $s.lastState) "terminated") -}}
+  {{- $gone := default dict $state.terminated -}}
+  {{- /* What is said of the end of a container that was killed names the image that could not be started after it. */ -}}
+  {{- $text := printf "%s %s" (default "" $waiting.message) (default "" (ternary $gone $last (hasKey $state "terminated")).message) -}}
+  {{- $unborn := and (not $id) (not (contains "\"" $text)) -}}
   {{- $current := hasSuffix (printf "#%s" $c.image) $id -}}
-  {{- $settled := or $awaits (hasKey $state "terminated") (and $current (or $running (eq $reason "CrashLoopBackOff"))) -}}
+  {{- $returns := or $native $always (and (eq $pod.spec.restartPolicy "OnFailure") (ne (toString $gone.exitCode) "0")) -}}
+  {{- $over := and $gone (or $plain (not $returns)) -}}
+  {{- /* As in changed.jq. */ -}}
+  {{- $settled := $current -}}
+  {{- if $running }}{{ if and $native (not $s.started) }}{{ $settled = true }}{{ end -}}
+  {{- else if contains "\"" $text }}{{ $settled = contains (printf "%q" $c.image) $text -}}
+  {{- else if $over }}{{ $settled = true }}{{ end -}}
+  {{- $long := contains ":longpull" $c.image -}}
+  {{- $backOff := printf "back-off 5s restarting failed container=%s pod=%s_%s" $c.name $pod.metadata.name $pod.metadata.namespace -}}
 
   {{- $do := "keep" -}}
   {{- if and $unborn $blocked }}{{ $do = "block" -}}
   {{- else if $unborn }}{{ $do = "replace" -}}
-  {{- else if not $settled }}{{ if eq $step "sync" }}{{ $do = "replace" }}{{ end -}}
+  {{- else if not $settled -}}
+    {{- if eq $step (ternary "pulled" "sync" $long) }}{{ $do = "replace" -}}
+    {{- else if and (eq $step "unready") $long $s.ready (hasKey $c "readinessProbe") }}{{ $do = "unready" }}{{ end -}}
+  {{- else if and (eq $step "probe") $running (eq (default "" $last.message) "not probed yet") }}{{ $do = "probe" -}}
   {{- else if and (eq $step "ready") $running (not (contains ":slow" $id)) }}{{ $do = "ready" -}}
   {{- else if and (eq $step "ready-slow") $running }}{{ $do = "ready" -}}
   {{- else if and (eq $step "back-off") (eq $reason "ErrImagePull") }}{{ $do = "back-off" -}}
+  {{- else if and (eq $step "back-off") (eq $reason "ImagePullBackOff") $id }}{{ $do = "crash-back-off" -}}
   {{- else if and (eq $step "crash") $running $s.ready (contains ":crash" $id) }}{{ $do = "crash" -}}
-  {{- else if and (eq $step "restart") (eq $reason "CrashLoopBackOff") }}{{ $do = "replace" -}}
+  {{- else if and (eq $step "crashed") (eq (toString $gone.exitCode) "7") (not $over) -}}
+    {{- $do = ternary "crash-back-off" "replace" (hasSuffix (printf "#%s" $c.image) (default "" $last.containerID)) -}}
+  {{- else if and (eq $step "restart") (or (eq $reason "CrashLoopBackOff") (contains ":backoff" $text)) }}{{ $do = "replace" -}}
   {{- else if and (eq $step "complete") $app $running (has $c.name $completes) }}{{ $do = "end" -}}
   {{- end -}}
 
   {{- $end := dict "exitCode" 0 "reason" "Completed" "containerID" $id "finishedAt" $now -}}
+  {{- if contains ":sigterm" $id }}{{ $_ := set $end "exitCode" 143 }}{{ $_ := set $end "reason" "Error" }}{{ end -}}
   {{- if $running }}{{ $_ := set $end "startedAt" $state.running.startedAt }}{{ end -}}
 
   {{- if eq $do "block" -}}
@@ -57,29 +75,38 @@
   {{- else if eq $do "back-off" -}}
     {{- $message := printf "Back-off pulling image %q: ErrImagePull: not found" $c.image -}}
     {{- $_ := set $s "state" (dict "waiting" (dict "reason" "ImagePullBackOff" "message" $message)) -}}
+  {{- else if eq $do "unready" -}}
+    {{- $_ := set $s "ready" false -}}
+  {{- else if eq $do "probe" -}}
+    {{- $_ := set $s "ready" false }}{{ $_ := set $s "started" false }}{{ $_ := unset $last "message" -}}
+  {{- else if eq $do "crash-back-off" -}}
+    {{- if $gone }}{{ $_ := set $s "lastState" (dict "terminated" $gone) }}{{ end -}}
+    {{- $_ := set $s "state" (dict "waiting" (dict "reason" "CrashLoopBackOff" "message" $backOff)) -}}
   {{- else if or (eq $do "crash") (eq $do "end") -}}
     {{- $_ := set $s "ready" false }}{{ $_ := set $s "started" false -}}
     {{- if eq $do "crash" }}{{ $_ := set $end "exitCode" 7 }}{{ $_ := set $end "reason" "Error" }}{{ end -}}
-    {{- if or (eq $do "end") (and $app (eq $pod.spec.restartPolicy "Never")) -}}
-      {{- $_ := set $s "state" (dict "terminated" $end) -}}
-    {{- else -}}
-      {{- $_ := set $s "lastState" (dict "terminated" $end) -}}
-      {{- $message := printf "back-off 5s restarting failed container=%s pod=%s_%s" $c.name $pod.metadata.name $pod.metadata.namespace -}}
-      {{- $_ := set $s "state" (dict "waiting" (dict "reason" "CrashLoopBackOff" "message" $message)) -}}
-    {{- end -}}
-  {{- else if and (eq $do "replace") (contains ":nopull" $c.image) -}}
+    {{- $_ := set $s "state" (dict "terminated" $end) -}}
+  {{- else if and (eq $do "replace") (or (contains ":nopull" $c.image) (and (contains ":backoff" $c.image) $id (ne $step "restart"))) -}}
     {{- /* The old container is killed before the new image is known to exist. */ -}}
     {{- $_ := set $s "ready" false }}{{ $_ := set $s "started" false -}}
-    {{- if and $running $app (not $always) -}}
+    {{- if not $running }}{{ $end = ternary $gone $last (hasKey $state "terminated") }}{{ end -}}
+    {{- $fails := ne (toString $end.exitCode) "0" -}}
+    {{- $for := printf "killed for %q" $c.image -}}
+    {{- if and $running $app (not $always) (not (and $fails (eq $pod.spec.restartPolicy "OnFailure"))) -}}
       {{- /* A real kubelet starts it never again in such a pod, not even after a rollback. */ -}}
       {{- $_ := set $s "state" (dict "terminated" $end) -}}
+    {{- else if and $id $native (not $fails) (not $waiting) -}}
+      {{- $_ := set $s "state" (dict "terminated" (set $end "message" $for)) -}}
     {{- else -}}
-      {{- if $running }}{{ $_ := set $s "lastState" (dict "terminated" $end) }}{{ end -}}
+      {{- if $id }}{{ $_ := set $s "lastState" (dict "terminated" (set $end "message" $for)) }}{{ end -}}
       {{- $message := printf "failed to pull image %q: not found" $c.image -}}
       {{- $_ := set $s "state" (dict "waiting" (dict "reason" "ErrImagePull" "message" $message)) -}}
+      {{- if contains ":backoff" $c.image }}{{ $_ := set $s "state" (dict "waiting" (dict "reason" "CrashLoopBackOff" "message" $backOff)) }}{{ end -}}
     {{- end -}}
   {{- else if eq $do "replace" -}}
-    {{- if $running }}{{ $_ := set $s "lastState" (dict "terminated" $end) }}{{ end -}}
+    {{- if $running }}{{ $last = $end }}{{ else if $gone }}{{ $last = $gone }}{{ end -}}
+    {{- $_ := unset $last "message" -}}
+    {{- if $id }}{{ $_ := set $s "lastState" (dict "terminated" $last) }}{{ end -}}
     {{- if $id }}{{ $_ := set $s "restartCount" (add $s.restartCount 1) }}{{ end -}}
     {{- $new := printf "sim://%s-%s-%v#%s" (trunc 8 $pod.metadata.uid) $c.name $s.restartCount $c.image -}}
     {{- $_ := set $s "containerID" $new -}}
@@ -100,9 +127,10 @@
       {{- $_ := set $s "started" false -}}
       {{- $_ := set $s "state" (dict "terminated" (merge (dict "containerID" $new "exitCode" 128 "reason" "StartError") $end)) -}}
     {{- else -}}
-      {{- $startup := hasKey $c "startupProbe" -}}
-      {{- $_ := set $s "started" (not $startup) -}}
-      {{- $_ := set $s "ready" (not (or $startup (hasKey $c "readinessProbe") (contains ":slow" $c.image))) -}}
+      {{- $inherits := and $id $s.started (hasKey $c "startupProbe") -}}
+      {{- if $inherits }}{{ $_ := set $last "message" "not probed yet" }}{{ end -}}
+      {{- $_ := set $s "started" (or $inherits (not (hasKey $c "startupProbe"))) -}}
+      {{- $_ := set $s "ready" (and $s.started (not (hasKey $c "readinessProbe")) (or $inherits (not (contains ":slow" $c.image)))) -}}
       {{- $_ := set $s "state" (dict "running" (dict "startedAt" $now)) -}}
     {{- end -}}
   {{- end -}}

@@ -4,6 +4,7 @@
 mod common;
 
 use common::{Recorded, cluster, condition, observed, phase, ready, restarts, status, waiting};
+use k8s_openapi::api::core::v1::{ContainerStateTerminated, Pod};
 use kube::{
     ResourceExt as _,
     api::{Patch, PatchParams},
@@ -17,6 +18,16 @@ fn probe() -> Value {
 /// An app and a sidecar, without probes.
 fn two() -> Value {
     json!({"containers": [{"name": "app", "image": "nginx:1"}, {"name": "side", "image": "org/side:1"}]})
+}
+
+/// How a container ended that does not run, if nothing is said of what it waits for.
+fn end<'a>(pod: &'a Pod, name: &str) -> Option<&'a ContainerStateTerminated> {
+    status(pod, name)?.state.as_ref()?.terminated.as_ref()
+}
+
+/// How the container before this one ended.
+fn last_end<'a>(pod: &'a Pod, name: &str) -> &'a ContainerStateTerminated {
+    status(pod, name).unwrap().last_state.as_ref().unwrap().terminated.as_ref().unwrap()
 }
 
 async fn start(name: &str, spec: Value) -> Recorded {
@@ -134,18 +145,142 @@ async fn containers_start_in_order() {
 }
 
 #[tokio::test]
-async fn an_image_that_cannot_be_pulled() {
+async fn a_failed_pull_in_place_reads_as_a_crash_loop_without_a_restart() {
     let pod = start("nopull", two()).await;
     let before = pod.set_images("containers", &[("side", "org/side:nopull-1")]).await;
     let failed = pod.reaches("ErrImagePull", |pod| waiting(pod, "side") == "ErrImagePull").await;
     assert!(ready(&failed) == Some(false) && phase(&failed) == "Running");
-    let waits = pod.reaches("ImagePullBackOff", |pod| waiting(pod, "side") == "ImagePullBackOff").await;
+    pod.reaches("ImagePullBackOff", |pod| waiting(pod, "side") == "ImagePullBackOff").await;
+    let waits = pod.reaches("CrashLoopBackOff", |pod| waiting(pod, "side") == "CrashLoopBackOff").await;
     assert_eq!(restarts(&waits, "side"), 0);
-    assert_eq!(status(&before, "side").unwrap().container_id, status(&waits, "side").unwrap().container_id);
+    let (old, new) = (status(&before, "side").unwrap(), status(&waits, "side").unwrap());
+    assert_eq!(old.container_id, new.container_id);
+    assert_eq!(last_end(&waits, "side").container_id, old.container_id);
     assert_eq!(status(&before, "app"), status(&waits, "app"));
+    pod.forget();
+    pod.reaches("another try", |pod| waiting(pod, "side") == "ErrImagePull" && restarts(pod, "side") == 0).await;
+    pod.reaches("CrashLoopBackOff", |pod| waiting(pod, "side") == "CrashLoopBackOff").await;
+    // The same image that the killed container had.
     pod.set_images("containers", &[("side", "org/side:1")]).await;
     let back = pod.is_ready().await;
     assert_eq!(restarts(&back, "side"), 1);
+    assert_eq!(last_end(&back, "side").message, None);
+    pod.delete().await;
+}
+
+/// An app and a native sidecar with this image, and what the sidecar's entry has besides.
+fn with_native(image: &str, more: &Value) -> Value {
+    let mut native = json!({"name": "native", "image": image, "restartPolicy": "Always"});
+    native.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    json!({"initContainers": [native], "containers": [{"name": "app", "image": "nginx:1"}]})
+}
+
+#[tokio::test]
+async fn a_native_sidecar_that_exits_with_0_stays_terminated_after_a_failed_pull() {
+    let pod = start("native-nopull", with_native("n:1", &json!({}))).await;
+    let before = pod.set_images("initContainers", &[("native", "n:nopull")]).await;
+    let ended = pod.reaches("terminated", |pod| end(pod, "native").is_some()).await;
+    assert_eq!(ready(&ended), Some(false));
+    // Another change, seen through to its end, shows that this is all that is said.
+    pod.set_images("containers", &[("app", "nginx:2")]).await;
+    let later = pod.reaches("app replaced", |pod| restarts(pod, "app") == 1).await;
+    assert_eq!(status(&later, "native"), status(&ended, "native"));
+    let after = status(&later, "native").unwrap();
+    assert_eq!((after.restart_count, after.last_state.clone().unwrap_or_default().terminated), (0, None));
+    let end = end(&later, "native").unwrap();
+    assert_eq!((end.exit_code, end.reason.as_deref()), (0, Some("Completed")));
+    assert_eq!(end.container_id, status(&before, "native").unwrap().container_id);
+    pod.set_images("initContainers", &[("native", "n:1")]).await;
+    let back = pod.is_ready().await;
+    assert_eq!(restarts(&back, "native"), 1);
+    pod.delete().await;
+}
+
+#[tokio::test]
+async fn a_native_sidecar_that_sigterm_kills_waits_after_a_failed_pull() {
+    let pod = start("native-sigterm", with_native("n:sigterm-1", &json!({}))).await;
+    pod.set_images("initContainers", &[("native", "n:nopull")]).await;
+    let failed = pod.reaches("ErrImagePull", |pod| waiting(pod, "native") == "ErrImagePull").await;
+    assert_eq!(last_end(&failed, "native").exit_code, 143);
+    assert!(pod.history().iter().all(|pod| end(pod, "native").is_none()));
+    pod.delete().await;
+}
+
+#[tokio::test]
+async fn an_image_in_back_off_reads_as_a_failed_pull_and_then_runs() {
+    let pod = start("back-off", two()).await;
+    pod.set_images("containers", &[("side", "org/side:backoff")]).await;
+    let waits = pod.reaches("CrashLoopBackOff", |pod| waiting(pod, "side") == "CrashLoopBackOff").await;
+    assert_eq!((restarts(&waits, "side"), ready(&waits)), (0, Some(false)));
+    pod.reaches("ready", |pod| restarts(pod, "side") == 1 && ready(pod) == Some(true)).await;
+    pod.delete().await;
+    let pod = start("back-off-native", with_native("n:1", &json!({}))).await;
+    pod.set_images("initContainers", &[("native", "n:backoff")]).await;
+    pod.reaches("terminated", |pod| end(pod, "native").is_some() && restarts(pod, "native") == 0).await;
+    pod.reaches("ready", |pod| restarts(pod, "native") == 1 && ready(pod) == Some(true)).await;
+    pod.delete().await;
+}
+
+#[tokio::test]
+async fn during_a_long_pull_the_killed_container_looks_ready_unless_a_probe_asks() {
+    let mut spec = two();
+    spec["containers"]
+        .as_array_mut()
+        .unwrap()
+        .push(json!({"name": "probed", "image": "p:1", "readinessProbe": probe()}));
+    let pod = start("longpull", spec).await;
+    pod.set_images("containers", &[("side", "org/side:longpull")]).await;
+    let begin = pod.reaches("observed", observed).await;
+    pod.reaches("replaced", |pod| restarts(pod, "side") == 1).await;
+    assert!(pod.history().iter().all(|pod| ready(pod) == Some(true)));
+    let before = pod.set_images("containers", &[("probed", "p:longpull")]).await;
+    let unready = pod.reaches("unready", |pod| ready(pod) == Some(false)).await;
+    let (old, new) = (status(&before, "probed").unwrap(), status(&unready, "probed").unwrap());
+    assert_eq!((&old.container_id, &old.state, new.ready), (&new.container_id, &new.state, false));
+    pod.reaches("replaced", |pod| restarts(pod, "probed") == 1 && ready(pod) == Some(true)).await;
+    assert_eq!(status(&begin, "app"), status(&before, "app"));
+    pod.delete().await;
+}
+
+#[tokio::test]
+async fn during_a_long_pull_the_reason_of_the_failure_before_it_stays() {
+    let pod = start("longpull-after", two()).await;
+    pod.set_images("containers", &[("side", "org/side:nopull")]).await;
+    pod.reaches("ErrImagePull", |pod| waiting(pod, "side") == "ErrImagePull").await;
+    pod.set_images("containers", &[("side", "org/side:longpull")]).await;
+    let observed = pod.reaches("observed", observed).await;
+    assert!(waiting(&observed, "side").contains("ImagePull"));
+    let state = status(&observed, "side").unwrap().state.clone().unwrap();
+    assert!(state.waiting.unwrap().message.unwrap().contains("org/side:nopull"));
+    pod.reaches("replaced", |pod| restarts(pod, "side") == 1 && ready(pod) == Some(true)).await;
+    pod.delete().await;
+}
+
+#[tokio::test]
+async fn a_new_container_looks_started_and_ready_until_its_startup_probe_reports() {
+    let mut spec = two();
+    spec["containers"][1]["startupProbe"] = probe();
+    let pod = start("stale-ready", spec).await;
+    pod.set_images("containers", &[("side", "org/side:2")]).await;
+    let stale = pod.reaches("replaced", |pod| restarts(pod, "side") == 1).await;
+    assert!(ready(&stale) == Some(true) && status(&stale, "side").unwrap().started == Some(true));
+    pod.reaches("unready", |pod| ready(pod) == Some(false)).await;
+    pod.forget();
+    let proved = pod.is_ready().await;
+    assert_eq!(status(&proved, "side").unwrap().container_id, status(&stale, "side").unwrap().container_id);
+    pod.delete().await;
+}
+
+#[tokio::test]
+async fn a_native_sidecar_is_not_replaced_before_its_startup_probe_has_passed() {
+    let pod = start("native-startup", with_native("n:1", &json!({"startupProbe": probe()}))).await;
+    pod.set_images("initContainers", &[("native", "n:slow")]).await;
+    let started = |pod: &_| status(pod, "native").unwrap().started == Some(true);
+    pod.reaches("not started", |pod| restarts(pod, "native") == 1 && !started(pod)).await;
+    pod.set_images("initContainers", &[("native", "n:2")]).await;
+    pod.reaches("observed", |pod| observed(pod) && restarts(pod, "native") == 1 && !started(pod)).await;
+    pod.reaches("replaced", |pod| restarts(pod, "native") == 2).await;
+    assert!(pod.history().iter().any(|pod| restarts(pod, "native") == 1 && started(pod)));
     pod.delete().await;
 }
 
@@ -180,11 +315,13 @@ async fn an_image_that_crashes() {
     let pod = start("crash", two()).await;
     pod.set_images("containers", &[("side", "org/side:crash")]).await;
     pod.reaches("ready once", |pod| restarts(pod, "side") == 1 && ready(pod) == Some(true)).await;
+    let ended = pod.reaches("ended", |pod| end(pod, "side").is_some()).await;
+    assert_eq!((end(&ended, "side").unwrap().exit_code, ready(&ended)), (7, Some(false)));
+    // The first time it is started again at once.
     let crashed = pod.reaches("back-off", |pod| waiting(pod, "side") == "CrashLoopBackOff").await;
-    assert!(restarts(&crashed, "side") == 1 && ready(&crashed) == Some(false));
-    let last = status(&crashed, "side").unwrap().last_state.as_ref().unwrap().terminated.as_ref().unwrap();
-    assert_eq!(last.exit_code, 7);
-    pod.reaches("crash again", |pod| restarts(pod, "side") == 2 && waiting(pod, "side") == "CrashLoopBackOff").await;
+    assert!(restarts(&crashed, "side") == 2 && ready(&crashed) == Some(false));
+    assert_eq!(last_end(&crashed, "side").exit_code, 7);
+    pod.reaches("crash again", |pod| restarts(pod, "side") == 3 && waiting(pod, "side") == "CrashLoopBackOff").await;
     pod.set_images("containers", &[("side", "org/side:1")]).await;
     let back = pod.is_ready().await;
     assert!(status(&back, "side").unwrap().container_id.as_ref().unwrap().ends_with("#org/side:1"));
@@ -228,11 +365,23 @@ async fn in_a_pod_that_never_restarts_a_failed_pull_is_final() {
     spec["restartPolicy"] = json!("Never");
     let pod = start("never", spec).await;
     pod.set_images("containers", &[("side", "org/side:nopull")]).await;
-    let ended = |pod: &_| status(pod, "side").unwrap().state.as_ref().unwrap().terminated.is_some();
-    pod.reaches("ended", ended).await;
+    pod.reaches("ended", |pod| end(pod, "side").is_some()).await;
+    pod.set_images("containers", &[("app", "nginx:2"), ("side", "org/side:1")]).await;
+    let after = pod.reaches("app replaced", |pod| restarts(pod, "app") == 1).await;
+    assert!(observed(&after) && end(&after, "side").is_some());
+    pod.delete().await;
+}
+
+#[tokio::test]
+async fn with_on_failure_a_container_that_sigterm_kills_recovers_from_a_failed_pull() {
+    let mut spec = two();
+    spec["restartPolicy"] = json!("OnFailure");
+    spec["containers"][1]["image"] = json!("org/side:sigterm");
+    let pod = start("on-failure", spec).await;
+    pod.set_images("containers", &[("side", "org/side:nopull")]).await;
+    pod.reaches("ErrImagePull", |pod| waiting(pod, "side") == "ErrImagePull").await;
     pod.set_images("containers", &[("side", "org/side:1")]).await;
-    let after = pod.reaches("observed", observed).await;
-    assert!(ended(&after));
+    pod.reaches("ready", |pod| restarts(pod, "side") == 1 && ready(pod) == Some(true)).await;
     pod.delete().await;
 }
 

@@ -47,7 +47,11 @@ async fn an_image_that_crashes_is_given_up_and_tried_again_on_request() {
         let listed = events.list(&ListParams::default()).await.unwrap().items;
         let about: Vec<Event> =
             listed.into_iter().filter(|e| e.reason.as_deref() == Some("SidecarUpgradeFailed")).collect();
-        let text = |e: &Event| e.message.clone().unwrap_or_default().contains("CrashLoopBackOff");
+        // A crash loop does not always say so.
+        let text = |e: &Event| {
+            let message = e.message.clone().unwrap_or_default();
+            message.contains("CrashLoopBackOff") || message.contains("last exit code 7")
+        };
         if about.len() >= 2 && about.iter().all(text) { Ok(()) } else { Err(about) }
     })
     .await;

@@ -59,7 +59,8 @@ impl Run {
             let text = format!("{name}: the status is of generation {:?}: {message}", status.observed_generation);
             self.world.violate("e: convergence", text);
         }
-        let bad = self.world.pods.values().any(|pod| !pod.view.ready);
+        // One in a crash loop may be ready just now.
+        let bad = self.world.pods.values().any(|pod| !pod.view.ready || !pod.kubelet.is_settled(pod.view.generation));
         let stable = match reason.as_str() {
             "UpToDate" => self.world.behind_selector(name, status.update_revision.as_deref().unwrap_or_default()) == 0,
             "SelectorReached" => {

@@ -153,7 +153,8 @@ impl Operator {
             PodEvent::InitDone => {
                 let listed = self.listed.take().unwrap_or_default();
                 let gone = self.index.pods().filter(|pod| !listed.contains(&pod.key));
-                let gone: Vec<_> = gone.map(|pod| (pod.key.clone(), pod.uid.clone(), now)).collect();
+                let mut gone: Vec<_> = gone.map(|pod| (pod.key.clone(), pod.uid.clone(), now)).collect();
+                gone.sort();
                 self.vanishing.extend(gone);
                 if self.may_plan() {
                     let lost = unlabelled.into_iter().map(|pod| (pod.key.clone(), pod.uid.clone(), now));

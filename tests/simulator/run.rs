@@ -7,6 +7,7 @@ use sidecarset::api::SidecarSet;
 use sidecarset::core::pod::PodKey;
 
 use super::disturb::amount;
+use super::kubelet::STARTUP_PERIOD;
 use super::operator::{NODES, Operator, WRITE_TIMEOUT};
 use super::truth::TIMEOUT;
 use super::world::{Reply, SETS, World, error};
@@ -41,9 +42,10 @@ pub fn run(seed: u64, mask: u32, trace: bool) -> Outcome {
     let mut rng = XorShiftRng::seed_from_u64(seed);
     let mut world = World { trace: trace.then(Vec::new), ..World::default() };
     let hold = [0, 2, 5][rng.random_range(0..3)];
+    let startup = rng.random_bool(0.3);
     let sets = rng.random_range(1..=SETS.len());
     for (name, ..) in SETS.iter().take(sets) {
-        let set = set(name, hold, &mut rng);
+        let set = set(name, hold, startup, &mut rng);
         world.edit_new(set);
     }
     for i in 0..rng.random_range(1..8) {
@@ -65,11 +67,14 @@ pub fn run(seed: u64, mask: u32, trace: bool) -> Outcome {
     run.finish()
 }
 
-fn set(name: &str, hold: i64, rng: &mut impl Rng) -> SidecarSet {
+fn set(name: &str, hold: i64, startup: bool, rng: &mut impl Rng) -> SidecarSet {
     let (_, list, container) = SETS.iter().find(|(set, ..)| *set == name).unwrap();
     let mut entry = json!({"name": container, "image": "v1"});
     if *list == "initContainers" {
         entry["restartPolicy"] = json!("Always");
+    }
+    if startup {
+        entry["startupProbe"] = json!({"periodSeconds": STARTUP_PERIOD / 1000});
     }
     let mut object = json!({
         "apiVersion": "sidecarset.dev/v1beta1", "kind": "SidecarSet",

@@ -49,15 +49,14 @@ impl Ledger {
         for record in self.records.values_mut() {
             record.settle(now);
             record.seen = view.observed_generation.is_none_or(|observed| observed >= record.generation);
+            // What came of two changes in quick succession, the status alone can tell.
+            let unclear = record.unsettled || record.tampered;
             let done = (record.seen || record.unsettled)
                 && record.containers.iter().all(|(name, (image, started))| {
-                    let Some(running) = kubelet.containers.get(name).filter(|running| running.ready) else {
-                        return false;
-                    };
+                    let Some(running) = kubelet.containers.get(name) else { return false };
                     let wanted = || view.container(name).is_some_and(|container| container.image == running.image);
-                    running.image == *image
-                        || (record.tampered && wanted())
-                        || ((record.unsettled || record.tampered) && running.number > *started)
+                    let works = running.ready && (running.image == *image || (record.tampered && wanted()));
+                    works || (unclear && running.says_ready() && running.number > *started)
                 });
             // Nothing but the pod's own readiness tells when a container became ready: without it its start counts.
             let started =

@@ -12,7 +12,7 @@ use sidecarset::core::pod::{PodKey, PodView, SlimPod};
 use sidecarset::core::revision::{History, Revision, Template};
 use sidecarset::core::upgrade::patch::PodPatch;
 
-use super::kubelet::Kubelet;
+use super::kubelet::{Kubelet, Pulls};
 use super::truth::Ledger;
 
 /// The sets: name, list, container. `mesh` is a native sidecar.
@@ -87,6 +87,7 @@ pub struct World {
     pub version: u64,
     pub uids: u64,
     pub pods: BTreeMap<PodKey, Pod>,
+    pub pulls: Pulls,
     pub sets: BTreeMap<String, SidecarSet>,
     pub history: BTreeMap<String, History>,
     pub watch: VecDeque<PodEvent>,
@@ -170,7 +171,9 @@ impl World {
             for list in ["containers", "initContainers"] {
                 for entry in template.entries(list) {
                     let place = containers[list].as_array_mut().unwrap();
-                    place.push(json!({"name": entry["name"], "image": entry["image"]}));
+                    let known = entry.as_object().unwrap().iter();
+                    let known = known.filter(|(key, _)| ["name", "image", "startupProbe"].contains(&key.as_str()));
+                    place.push(known.map(|(key, value)| (key.clone(), value.clone())).collect());
                 }
             }
         }
