@@ -13,6 +13,9 @@ use crate::core::pod::{ContainerStatus, ContainerView, PodView, Replaced, Update
 /// A 1.35 kubelet lets a container with a startupProbe inherit readiness until the first probe: period + this.
 const STARTUP_MARGIN_SECONDS: i32 = 2;
 
+/// Exit codes after SIGKILL and SIGTERM.
+const KILLED: [i32; 2] = [137, 143];
+
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Progress {
@@ -61,7 +64,9 @@ fn crashed_beside(pod: &PodView, update: &Update, strategy: &Strategy) -> Option
         let status = pod.container(name)?.status.as_ref().filter(|status| status.ended_at > *ended_before)?;
         let code = status.exit_code.filter(|code| *code != 0)?;
         let in_time = status.ended_at.is_some_and(|ended| ended <= soak_ends);
-        in_time.then(|| format!("{name}: crashed with exit code {code} after the sidecar's update"))
+        // Killed, perhaps because somebody else has changed its image or resources since.
+        let was_asked = KILLED.contains(&code) && pod.generation > update.generation;
+        (in_time && !was_asked).then(|| format!("{name}: crashed with exit code {code} after the sidecar's update"))
     })
 }
 
@@ -133,9 +138,13 @@ fn container_progress(
         return if done { Progress::Done } else { Progress::Undecided(Some(done_at)) };
     }
     let evidence = evidence::of_update(status, replaced).filter(|_| has_seen(pod, update.generation));
-    if now >= deadline && is_new(container, status, replaced) && changed_since(pod, status, deadline) {
+    // The first container with the new image, and it came when the time was over.
+    let is_late = replaced.image != container.image
+        && status.restart_count <= replaced.restart_count.saturating_add(1)
+        && status.running_since.is_some_and(|since| since > deadline);
+    if now >= deadline && !is_late && is_new(container, status, replaced) && changed_since(pod, status, deadline) {
         // It was decided long ago; a restart a week later is no failure of this update, but a crash loop is.
-        return match evidence.filter(|_| status.waiting.is_some()) {
+        return match evidence.filter(|_| status.running_since.is_none()) {
             Some(evidence) => Progress::Failed(format!("{}: {}", container.name, evidence.reason)),
             None => Progress::Done,
         };

@@ -196,6 +196,19 @@ fn a_restart_a_week_later_is_no_failure() {
 }
 
 #[test]
+fn a_container_that_first_starts_when_the_time_is_over_is_not_done_before_it_is_ready() {
+    let late = |ready: bool| {
+        move |pod: &mut Value| {
+            replaced(pod, 700);
+            agent(pod)["ready"] = json!(ready);
+            pod["status"]["conditions"][0]["lastTransitionTime"] = json!(at(if ready { 701 } else { 1 }).to_string());
+        }
+    };
+    assert!(matches!(judge(702, late(false)), Progress::Failed(_)));
+    assert_eq!(judge(705, late(true)), Progress::Done);
+}
+
+#[test]
 fn a_crash_loop_is_not_done_because_its_time_is_over() {
     let up = |pod: &mut Value| {
         replaced(pod, 700);
@@ -211,6 +224,13 @@ fn a_crash_loop_is_not_done_because_its_time_is_over() {
         agent(pod)["state"] = json!({"waiting": {"reason": "CrashLoopBackOff"}});
     };
     assert_eq!(judge(702, down), Progress::Failed("agent: CrashLoopBackOff".into()));
+    // All that a kubelet shows of a container without probes between two starts.
+    let ended = |pod: &mut Value| {
+        up(pod);
+        agent(pod)["ready"] = json!(false);
+        agent(pod)["state"] = json!({"terminated": {"exitCode": 7}});
+    };
+    assert_eq!(judge(702, ended), Progress::Failed("agent: restarted 9 times, last exit code 7".into()));
 }
 
 #[test]
@@ -245,6 +265,14 @@ fn an_application_that_crashes_within_the_hold_time_is_a_failure() {
     assert_eq!(judge(9, crashed(0, 3)), Progress::Done, "it ended by itself");
     let before = |pod: &mut Value| app_crashed(pod, 137, 20);
     assert_eq!(judge(30, before), failed, "while the sidecar is not ready yet");
+    let changed = |code: i32| {
+        move |pod: &mut Value| {
+            crashed(code, 3)(pod);
+            pod["metadata"]["generation"] = json!(3);
+        }
+    };
+    assert_eq!(judge(9, changed(143)), Progress::Done, "killed for an image that somebody else has set since");
+    assert!(matches!(judge(9, changed(1)), Progress::Failed(_)));
 }
 
 #[test]
