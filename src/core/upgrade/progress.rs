@@ -13,8 +13,8 @@ use crate::core::pod::{ContainerStatus, ContainerView, PodView, Replaced, Update
 /// A 1.35 kubelet lets a container with a startupProbe inherit readiness until the first probe: period + this.
 const STARTUP_MARGIN_SECONDS: i32 = 2;
 
-/// Exit codes after SIGKILL and SIGTERM.
-const KILLED: [i32; 2] = [137, 143];
+/// Exit code after SIGTERM: it was asked to end, for example because somebody else has changed its image.
+const TERMINATED: i32 = 143;
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,11 +62,9 @@ fn crashed_beside(pod: &PodView, update: &Update, strategy: &Strategy) -> Option
     };
     update.others.iter().filter(|(name, _)| !replaced(name)).find_map(|(name, ended_before)| {
         let status = pod.container(name)?.status.as_ref().filter(|status| status.ended_at > *ended_before)?;
-        let code = status.exit_code.filter(|code| *code != 0)?;
+        let code = status.exit_code.filter(|code| ![0, TERMINATED].contains(code))?;
         let in_time = status.ended_at.is_some_and(|ended| ended <= soak_ends);
-        // Killed, perhaps because somebody else has changed its image or resources since.
-        let was_asked = KILLED.contains(&code) && pod.generation > update.generation;
-        (in_time && !was_asked).then(|| format!("{name}: crashed with exit code {code} after the sidecar's update"))
+        in_time.then(|| format!("{name}: crashed with exit code {code} after the sidecar's update"))
     })
 }
 

@@ -8,6 +8,7 @@ use super::*;
 mod born;
 mod course;
 mod evictions;
+mod hiccup;
 mod hot;
 mod in_place;
 mod judging;
@@ -178,32 +179,6 @@ fn unready_pods_go_first_and_cost_nothing() {
     let mut fleet = Fleet::new([TestPod::new("a"), unready("b"), TestPod::new("c")]);
     let plan = fleet.plan("v2", &json!({}));
     assert_eq!(fleet.send(&plan), ["b", "a"]);
-}
-
-#[test]
-fn pods_that_were_ready_a_moment_ago_cost_what_ready_ones_do() {
-    let strategy = json!({"maxUnavailable": 1});
-    let mut fleet = Fleet::of(4);
-    let all: Vec<String> = (0..4).map(|i| format!("web-{i}")).collect();
-    fleet.set_ready(&all, false);
-    let plan = fleet.plan("v2", &strategy);
-    let first = fleet.send(&plan);
-    assert_eq!((first.len(), plan.wake_at), (1, Some(at(fleet.now + 30))), "a kubelet may have been restarted");
-    let pod = fleet.pods.values().find(|pod| first.contains(&pod.view().key.name)).unwrap().view();
-    assert!(pod.marks[SET].update.as_ref().unwrap().was_ready, "it holds the slot");
-    fleet.now += 30;
-    let plan = fleet.plan("v2", &strategy);
-    assert_eq!(fleet.send(&plan).len(), 1, "by now they are not ready: as many as the cap allows");
-}
-
-#[test]
-fn a_pod_whose_container_has_ended_is_not_ready_at_once() {
-    let ended = |pod: &mut Value| pod["status"]["containerStatuses"][1]["state"] = json!({"waiting": {"reason": "x"}});
-    let mut crashed = TestPod::new("crashed").with(ended);
-    crashed.ready(false, at(0));
-    let mut fleet = Fleet::new([crashed, TestPod::new("web")]);
-    let plan = fleet.plan("v2", &json!({"maxUnavailable": 1}));
-    assert_eq!(fleet.send(&plan), ["crashed", "web"]);
 }
 
 #[test]
