@@ -56,10 +56,13 @@ fn set(world: &World, image: &str) -> Value {
 /// its sidecar is restarted once, and nothing else is.
 async fn rolls_out(world: &World, image: &str, moments: &[Moment], mut strike: impl AsyncFnMut()) {
     world.apply(&set(world, "sidecar:v1")).await;
-    world.deploy_pods(PODS, application()).await;
+    let mut pods = application();
+    // Long enough for the operator to see what a kubelet says that was restarted, until this probe answers.
+    pods["containers"][0]["readinessProbe"]["periodSeconds"] = json!(5);
+    world.deploy_pods(PODS, pods).await;
     until_done(world, PODS).await;
     let before = world.pods().await;
-    // A kubelet that is restarted says that running containers are not ready, until their probes answer.
+    // Not of pods that are not ready: for a while, those of a restarted kubelet are not.
     let budget = BudgetWatcher::of_updates(world.api());
     world.apply_without_waiting(&set(world, image)).await;
     for moment in moments {

@@ -56,7 +56,8 @@ impl Ledger {
                     let Some(running) = kubelet.containers.get(name) else { return false };
                     let wanted = || view.container(name).is_some_and(|container| container.image == running.image);
                     let works = running.ready && (running.image == *image || (record.tampered && wanted()));
-                    works || (unclear && running.says_ready() && running.number > *started)
+                    // Set back by hand to what still seems to run, nothing need be started.
+                    works || (unclear && running.says_ready() && (record.tampered || running.number > *started))
                 });
             // Nothing but the pod's own readiness tells when a container became ready: without it its start counts.
             let started =
@@ -98,6 +99,9 @@ impl World {
         let in_flight = previous.as_ref().is_some_and(|p| p.was_ready && to_blame(p));
         // A pod that is in a crash loop keeps its place under the cap, or its slot, although it was ready for a moment.
         let capped = previous.as_ref().is_some_and(|p| (!p.was_ready && !p.done) || p.done_since.is_none());
+        // The operator may count a pod that is not ready as one that was a moment ago; it must keep to it then.
+        let is_counted = pod.view.marks[set].update.as_ref().is_some_and(|update| update.was_ready);
+        let costs_slot = before.ready || is_counted;
         let mut containers = previous.filter(|p| !p.done).map(|p| p.containers).unwrap_or_default();
         if changed {
             containers.insert(container.to_owned(), (String::new(), 0));
@@ -110,7 +114,7 @@ impl World {
             revision: promise.revision.clone(),
             generation: pod.view.generation,
             at: now,
-            was_ready: before.ready || in_flight,
+            was_ready: costs_slot || in_flight,
             containers,
             unsettled: !pod.kubelet.is_settled(before.generation),
             seen: false,
@@ -131,11 +135,11 @@ impl World {
         }
         let slots = self.count(set, |record| record.was_ready && !record.recovered);
         let cap = self.count(set, |record| !record.was_ready && !record.done);
-        if before.ready && !in_flight && slots > promise.max_unavailable {
+        if costs_slot && !in_flight && slots > promise.max_unavailable {
             let text = format!("{key} of {set}: {slots} unavailable, {} allowed", promise.max_unavailable);
             self.violate("a: maxUnavailable", text);
         }
-        if !before.ready && !in_flight && !capped && cap > promise.max_unready {
+        if !costs_slot && !in_flight && !capped && cap > promise.max_unready {
             let text = format!("{key} of {set}: {cap} in flight, {} allowed", promise.max_unready);
             self.violate("a: the cap of unready pods", text);
         }
