@@ -140,7 +140,7 @@ fn container_progress(
     let is_late = replaced.image != container.image
         && status.restart_count <= replaced.restart_count.saturating_add(1)
         && status.running_since.is_some_and(|since| since > deadline);
-    if now >= deadline && !is_late && is_new(container, status, replaced) && changed_since(pod, status, deadline) {
+    if now >= deadline && !is_late && is_new(pod, container, status, replaced) && changed_since(pod, status, deadline) {
         // It was decided long ago; a restart a week later is no failure of this update, but a crash loop is.
         return match evidence.filter(|_| status.running_since.is_none()) {
             Some(evidence) => Progress::Failed(format!("{}: {}", container.name, evidence.reason)),
@@ -159,9 +159,10 @@ fn container_progress(
 }
 
 /// Another container than the one that was replaced. A burst of updates that ends on the image that still runs restarts
-/// nothing.
-fn is_new(container: &ContainerView, status: &ContainerStatus, replaced: &Replaced) -> bool {
-    (status.id != replaced.id && !status.id.is_empty()) || replaced.image == container.image
+/// nothing; that it still runs is known when the kubelet has seen the last of them, as it sees none while it pulls.
+fn is_new(pod: &PodView, container: &ContainerView, status: &ContainerStatus, replaced: &Replaced) -> bool {
+    (status.id != replaced.id && !status.id.is_empty())
+        || (replaced.image == container.image && has_seen(pod, pod.generation))
 }
 
 /// The containers that an update was to replace run on unharmed.
@@ -187,7 +188,7 @@ fn new_and_ready_since(
     replaced: &Replaced,
     at: Timestamp,
 ) -> Option<Timestamp> {
-    let started = status.running_since.filter(|_| is_new(container, status, replaced) && status.ready)?;
+    let started = status.running_since.filter(|_| is_new(pod, container, status, replaced) && status.ready)?;
     let pod_ready = pod.ready_changed.filter(|_| pod.ready).unwrap_or(started);
     // The old container, back on its own image: the kubelet may still be about to replace it. A new one did not start
     // before it was asked for; a node whose clock is behind would cut the hold time.

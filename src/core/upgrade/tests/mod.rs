@@ -224,11 +224,15 @@ fn going_back_before_the_kubelet_looked_is_done_without_a_restart() {
     fleet.send(&plan);
     let plan = fleet.plan("v1", &json!({}));
     fleet.send(&plan);
-    let pod = fleet.pods.values_mut().next().unwrap();
-    pod.edit(|pod| pod["status"]["observedGeneration"] = pod["metadata"]["generation"].clone());
-    fleet.observe();
-    assert_eq!(fleet.reason("v1", &json!({})), "RollingUpdate", "the kubelet may still be about to act");
-    fleet.now = 5;
+    let seen = |fleet: &mut Fleet, generation: i64| {
+        let pod = fleet.pods.values_mut().next().unwrap();
+        pod.edit(|pod| pod["status"]["observedGeneration"] = json!(generation));
+        fleet.observe();
+    };
+    seen(&mut fleet, 2);
+    fleet.now = 50;
+    assert_eq!(fleet.reason("v1", &json!({})), "RollingUpdate", "it pulls v2, and has killed v1");
+    seen(&mut fleet, 3);
     assert_eq!(fleet.reason("v1", &json!({})), "UpToDate");
 }
 
