@@ -56,8 +56,7 @@ impl Ledger {
                     let Some(running) = kubelet.containers.get(name) else { return false };
                     let wanted = || view.container(name).is_some_and(|container| container.image == running.image);
                     let works = running.ready && (running.image == *image || (record.tampered && wanted()));
-                    // Set back by hand to what still seems to run, nothing need be started.
-                    works || (unclear && running.says_ready() && (record.tampered || running.number > *started))
+                    works || (unclear && running.says_ready() && running.number > *started)
                 });
             // Nothing but the pod's own readiness tells when a container became ready: without it its start counts.
             let started =
