@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use sidecarset::api::SidecarSet;
 use sidecarset::core::pod::{PodKey, PodView};
 
-use super::kubelet::Kubelet;
+use super::kubelet::{Kubelet, STARTUP_PERIOD};
 use super::world::{APP_IMAGE, Pod, Promise, SETS, World};
 
 /// `podUpdateTimeoutSeconds` of all sets.
@@ -39,6 +39,9 @@ pub struct Record {
     /// Since when the new containers have been ready, whatever the pod is.
     done_since: Option<i64>,
     pub done: bool,
+    /// From when on new containers may be believed that inherited their readiness. That the startupProbe has found them
+    /// not ready may be news that come late.
+    believed_at: Option<i64>,
     /// Somebody else changed the label or an image since.
     pub tampered: bool,
 }
@@ -63,6 +66,14 @@ impl Ledger {
                 record.containers.keys().filter_map(|name| Some(kubelet.containers.get(name)?.started_at)).max();
             let since = started.filter(|_| !view.ready).unwrap_or(now).max(record.at);
             record.done_since = record.done_since.filter(|_| done).or(done.then_some(since));
+            let claims = |(name, (image, started)): (&String, &(String, i64))| {
+                let running = kubelet.containers.get(name)?;
+                let is_new = running.says_ready() && running.number > *started && running.image == *image;
+                is_new.then_some(running.started_at + STARTUP_PERIOD + 1_000)
+            };
+            let claims: Option<Vec<i64>> = record.containers.iter().map(claims).collect();
+            record.believed_at =
+                record.believed_at.or(claims.filter(|_| view.ready).and_then(|at| at.into_iter().max()));
             let ready = done && view.ready;
             record.ready_since = record.ready_since.filter(|_| ready).or(ready.then_some(now));
             record.settle(now);
@@ -77,6 +88,9 @@ impl Record {
         let lasted = |since: Option<i64>| since.is_some_and(|since| now - since >= hold || since >= deadline - 1_000);
         self.recovered |= self.seen && lasted(self.ready_since);
         self.done |= self.seen && lasted(self.done_since);
+        let is_believed = self.seen && self.believed_at.is_some_and(|at| now >= at);
+        self.recovered |= is_believed;
+        self.done |= is_believed;
     }
 }
 
@@ -122,6 +136,7 @@ impl World {
             recovered: false,
             done_since: None,
             done: false,
+            believed_at: None,
             tampered: false,
         };
         pod.ledger.records.insert(set.to_owned(), record);
