@@ -355,12 +355,25 @@ fn container_status(index: usize, status: &SlimContainerStatus, container: &Slim
             .and_then(|state| state.running.as_ref())
             .map(|running| running.started_at.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0)),
         waiting: waiting.and_then(|waiting| waiting.reason.clone()),
-        // `Back-off pulling image "agent:v2"`, `failed to pull and unpack image "docker.io/library/agent:v2": not found`.
-        names_image: message.is_none_or(|message| message.contains(&format!("{image}\""))),
+        names_image: message.is_none_or(|message| names(message, image)),
         exit_code: ended.map(|ended| ended.exit_code),
         ended_at: ended.and_then(|ended| ended.finished_at.as_ref()).map(|time| time.0),
         has_resources: status.resources.as_ref().map(|actual| container.resources.are_applied(actual)),
     }
+}
+
+/// Whether a message about a pull may be about this image: it quotes the image, or none. Kubelets quote what the spec says
+/// (`Back-off pulling image "agent:v2"`), containerd the whole name, with the digest in place of the tag if there are both
+/// (`failed to pull and unpack image "docker.io/library/agent:latest": not found`), others none.
+fn names(message: &str, image: &str) -> bool {
+    let (named, digest) = image.split_once('@').map_or((image, None), |(named, digest)| (named, Some(digest)));
+    let path = named.rfind('/').map_or(0, |slash| slash + 1);
+    let name = named[path..].find(':').map_or(named, |colon| &named[..path + colon]);
+    let quoted = |reference: String| message.contains(&format!("{reference}\""));
+    let tagged = if name == named { format!("{named}:latest") } else { named.to_owned() };
+    !message.contains('"')
+        || quoted(image.to_owned())
+        || digest.map_or_else(|| quoted(tagged), |digest| quoted(format!("{name}@{digest}")))
 }
 
 /// Kubelets from 1.32 on restart a native sidecar for a new image (kubernetes#126525). `None`: not a version.
@@ -372,7 +385,24 @@ pub fn restarts_native_sidecars(kubelet: &str) -> Option<bool> {
 
 #[cfg(test)]
 mod tests {
-    use super::restarts_native_sidecars;
+    use super::{names, restarts_native_sidecars};
+
+    #[test]
+    fn a_message_names_an_image_as_the_spec_or_the_runtime_writes_it() {
+        let about = |image: &str| format!("failed to pull and unpack image \"{image}\": not found");
+        for (message, image, expected) in [
+            (about("agent:v2"), "agent:v2", true),
+            (about("docker.io/library/agent:v2"), "agent:v2", true),
+            (about("docker.io/library/agent:latest"), "agent", true),
+            (about("r.test:5000/agent:latest"), "r.test:5000/agent", true),
+            (about("r.test/agent@sha256:1"), "r.test/agent:v2@sha256:1", true),
+            ("reading manifest v2 in r.test/agent: manifest unknown".to_owned(), "r.test/agent:v2", true),
+            (about("agent:v20"), "agent:v2", false),
+            (about("agent:v1"), "agent", false),
+        ] {
+            assert_eq!(names(&message, image), expected, "{message} {image}");
+        }
+    }
 
     #[test]
     fn kubelets_from_1_32_on_restart_native_sidecars() {

@@ -70,8 +70,9 @@ impl Run {
             "NoPods" | "NotUpdate" | "NotInPlace" | "PartitionReached" | "Paused" | "WaitingForApproval" => true,
             "FailureBudgetExceeded" | "RolledBack" => status.aborted_revision.is_some(),
             "PodsFailed" | "ProgressDeadlineExceeded" | "PodsNotReady" => bad,
-            // Without a hold time that outlives it a crash loop is available for a moment each time, which is progress.
-            "RollingUpdate" => bad && self.hold <= 2,
+            // Without a hold time that outlives it a crash loop is available for a moment each time, which is progress; else it
+            // may be tried again just now.
+            "RollingUpdate" => bad && (self.hold <= 2 || self.world.pods.values().any(|pod| pod.kubelet.will_crash())),
             _ => false,
         };
         if !stable {

@@ -96,6 +96,11 @@ impl Kubelet {
         !self.is_busy(generation) && self.containers.values().all(stays)
     }
 
+    /// A container runs that will crash.
+    pub fn will_crash(&self) -> bool {
+        self.containers.values().flat_map(|running| &running.timers).any(|(_, event)| *event == Event::Crash)
+    }
+
     fn is_busy(&self, generation: i64) -> bool {
         self.generation < generation || self.syncing.is_some() || self.held
     }

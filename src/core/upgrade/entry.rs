@@ -92,7 +92,7 @@ pub(super) struct Entry {
     /// What eviction could do for it.
     pub(super) fate: Option<Fate>,
     pub(super) check_at: Option<Timestamp>,
-    /// What the kubelet says of a resize that it has not made yet.
+    /// What an unfinished update waits for, if the kubelet says so.
     pub(super) waits_for: Option<String>,
 }
 
@@ -153,15 +153,17 @@ pub(super) fn entry(pod: &PodView, rollout: &Rollout, around: &Surroundings<'_>)
     let (state, check_at) = state(pod, mark, judged.as_ref(), rollout, around);
     let unanswered = matches!(state, State::Unanswered(_));
     let undone = judged.as_ref().is_some_and(|progress| *progress != Progress::Done);
-    let hiccup_ends = hiccup::ends(pod, around.now).filter(|_| state == State::Outdated);
+    let hiccup_ends = hiccup::ends(pod, around.now);
+    let counts_as_ready = pod.ready || hiccup_ends.is_some();
     let unfinished = state == State::ResetDue || (undone && !is_over(pod, mark, &state, rollout, around.now));
     Some(Entry {
         fate: fate(pod, &state, rollout),
         state,
         ready: pod.ready,
         in_hiccup: hiccup_ends.is_some(),
-        holds_slot: was_ready && (unfinished || lost_readiness(pod, mark, rollout)) || (unanswered && pod.ready),
-        fills_cap: update.is_some() && !was_ready && unfinished && pod.node.is_some() || (unanswered && !pod.ready),
+        holds_slot: was_ready && (unfinished || lost_readiness(pod, mark, rollout)) || (unanswered && counts_as_ready),
+        fills_cap: update.is_some() && !was_ready && unfinished && pod.node.is_some()
+            || (unanswered && !counts_as_ready),
         selected: rollout.strategy.selector.as_ref().is_none_or(|selector| selector.matches(&pod.labels)),
         rank: rank(pod),
         standing: Standing::new(pod, &rollout.strategy),

@@ -19,6 +19,12 @@ pub(super) const STALE_STATUS: SignedDuration = SignedDuration::from_secs(3);
 /// For what may pass by itself; longer than the first three of these waits.
 const DOUBT: SignedDuration = SignedDuration::from_secs(60);
 
+/// A container that has crashed once, and not just before, is started again sooner than this.
+pub(super) const RESTART: SignedDuration = SignedDuration::from_secs(10);
+
+/// Exit code after SIGTERM: it was asked to end, for example because somebody has changed its image.
+pub(super) const TERMINATED: i32 = 143;
+
 /// Waiting reasons about the image itself; their message quotes it.
 const NOT_PULLED: [&str; 4] = ["ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName"];
 
@@ -82,7 +88,7 @@ pub(super) fn of_container(status: &ContainerStatus, before: i32) -> Option<Stri
         Some(reason) if NOT_PULLED.contains(&reason) || NOT_CREATED.contains(&reason) => Some(reason.to_owned()),
         Some("CrashLoopBackOff") if restarts > 0 => Some("CrashLoopBackOff".to_owned()),
         _ => {
-            let code = status.exit_code.filter(|code| *code != 0 && restarts >= 2)?;
+            let code = status.exit_code.filter(|code| ![0, TERMINATED].contains(code) && restarts >= 2)?;
             Some(format!("restarted {restarts} times, last exit code {code}"))
         }
     }

@@ -5,16 +5,13 @@
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
-use super::evidence::{self, Evidence, STALE_STATUS};
+use super::evidence::{self, Evidence, RESTART, STALE_STATUS, TERMINATED};
 use super::resize;
 use super::rollout::{Mode, Rollout, Strategy};
 use crate::core::pod::{ContainerStatus, ContainerView, PodView, Replaced, Update};
 
 /// A 1.35 kubelet lets a container with a startupProbe inherit readiness until the first probe: period + this.
 const STARTUP_MARGIN_SECONDS: i32 = 2;
-
-/// Exit code after SIGTERM: it was asked to end, for example because somebody else has changed its image.
-const TERMINATED: i32 = 143;
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,6 +124,11 @@ fn container_progress(
     }
     let deadline = deadline(update, &rollout.strategy);
     let Some(status) = &container.status else { return by_deadline(not_ready(container), deadline, now) };
+    // Back on the image that it had. The kubelet may have killed it for the other one, and says so when it has pulled that.
+    let is_back = status.id == replaced.id && replaced.image == container.image;
+    if is_back && now < deadline && !has_seen(pod, pod.generation) {
+        return Progress::Undecided(Some(deadline));
+    }
     if let Some(ready_since) = new_and_ready_since(pod, container, status, replaced, update.at) {
         // The pod's readiness after the deadline is none of this update's business: it was decided by then. But a
         // container that started anew has to hold out anew, or a crash loop would be done each time it comes up.
@@ -136,14 +138,18 @@ fn container_progress(
         return if done { Progress::Done } else { Progress::Undecided(Some(done_at)) };
     }
     let evidence = evidence::of_update(status, replaced).filter(|_| has_seen(pod, update.generation));
-    // The first container with the new image, and it came when the time was over.
-    let is_late = replaced.image != container.image
-        && status.restart_count <= replaced.restart_count.saturating_add(1)
-        && status.running_since.is_some_and(|since| since > deadline);
-    if now >= deadline && !is_late && is_new(pod, container, status, replaced) && changed_since(pod, status, deadline) {
+    if now >= deadline
+        && !is_late(container, status, replaced, update, &rollout.strategy, now)
+        && is_new(container, status, replaced)
+        && changed_since(pod, status, deadline)
+    {
         // It was decided long ago; a restart a week later is no failure of this update, but a crash loop is.
         return match evidence.filter(|_| status.running_since.is_none()) {
-            Some(evidence) => Progress::Failed(format!("{}: {}", container.name, evidence.reason)),
+            Some(evidence) => {
+                let ended = status.ended_at.filter(|_| status.waiting.is_none());
+                let counts_at = ended.map_or(deadline, |ended| after(ended, RESTART));
+                by_deadline(format!("{}: {}", container.name, evidence.reason), counts_at, now)
+            }
             None => Progress::Done,
         };
     }
@@ -158,11 +164,25 @@ fn container_progress(
     }
 }
 
+/// The first container with the new image, which came when the time of the update was over, and has its time now.
+fn is_late(
+    container: &ContainerView,
+    status: &ContainerStatus,
+    replaced: &Replaced,
+    update: &Update,
+    strategy: &Strategy,
+    now: Timestamp,
+) -> bool {
+    let is_first = status.restart_count <= replaced.restart_count.saturating_add(1);
+    let is_timely =
+        |since: Timestamp| since > deadline(update, strategy) && now < after(since, seconds(strategy.timeout_seconds));
+    replaced.image != container.image && is_first && status.running_since.is_some_and(is_timely)
+}
+
 /// Another container than the one that was replaced. A burst of updates that ends on the image that still runs restarts
-/// nothing; that it still runs is known when the kubelet has seen the last of them, as it sees none while it pulls.
-fn is_new(pod: &PodView, container: &ContainerView, status: &ContainerStatus, replaced: &Replaced) -> bool {
-    (status.id != replaced.id && !status.id.is_empty())
-        || (replaced.image == container.image && has_seen(pod, pod.generation))
+/// nothing.
+fn is_new(container: &ContainerView, status: &ContainerStatus, replaced: &Replaced) -> bool {
+    (status.id != replaced.id && !status.id.is_empty()) || replaced.image == container.image
 }
 
 /// The containers that an update was to replace run on unharmed.
@@ -188,7 +208,7 @@ fn new_and_ready_since(
     replaced: &Replaced,
     at: Timestamp,
 ) -> Option<Timestamp> {
-    let started = status.running_since.filter(|_| is_new(pod, container, status, replaced) && status.ready)?;
+    let started = status.running_since.filter(|_| is_new(container, status, replaced) && status.ready)?;
     let pod_ready = pod.ready_changed.filter(|_| pod.ready).unwrap_or(started);
     // The old container, back on its own image: the kubelet may still be about to replace it. A new one did not start
     // before it was asked for; a node whose clock is behind would cut the hold time.

@@ -94,7 +94,7 @@ impl Queues {
         if waits {
             let place = Place { priority: entry.standing.priority, rank: entry.rank, key: key.clone() };
             // What is unavailable already takes nothing from its workload.
-            let room = if is_unavailable(entry) { &None } else { workload };
+            let room = if is_unavailable(entry) && !entry.in_hiccup { &None } else { workload };
             let is_open = room.as_ref().is_none_or(|workload| self.workloads.has_room(workload));
             self.by_cost[cost(entry) as usize].change(room, &entry.standing.class, place, is_open, add);
         }

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::Fleet;
+use super::order::owned;
 use crate::core::upgrade::testing::{SET, TestPod, at};
 
 #[test]
@@ -23,13 +24,26 @@ fn pods_that_were_ready_a_moment_ago_cost_what_ready_ones_do() {
 
 #[test]
 fn a_pod_whose_containers_do_not_run_is_not_ready_at_once() {
-    let ended = |pod: &mut Value| pod["status"]["containerStatuses"][1]["state"] = json!({"waiting": {"reason": "x"}});
+    let waits = |pod: &mut Value| pod["status"]["containerStatuses"][1]["state"] = json!({"waiting": {"reason": "x"}});
     let unborn = |pod: &mut Value| pod["status"]["containerStatuses"] = json!([]);
-    for state in [ended, unborn] {
+    let crashed = |pod: &mut Value| {
+        let end = json!({"exitCode": 7, "finishedAt": at(-1).to_string()});
+        pod["status"]["containerStatuses"][1]["state"] = json!({ "terminated": end });
+    };
+    for state in [waits, crashed, unborn] {
         let mut unready = TestPod::new("unready").with(state);
         unready.ready(false, at(0));
         let mut fleet = Fleet::new([unready, TestPod::new("web")]);
         let plan = fleet.plan("v2", &json!({"maxUnavailable": 1}));
         assert_eq!(fleet.send(&plan), ["unready", "web"]);
     }
+}
+
+#[test]
+fn pods_that_were_ready_a_moment_ago_leave_their_workload_no_room() {
+    let strategy = json!({"maxUnavailable": 4, "maxUnavailablePerWorkload": 1});
+    let mut fleet = Fleet::new((0..4).map(|i| owned("app", &format!("web-{i}"))));
+    let names: Vec<String> = (0..4).map(|i| format!("web-{i}")).collect();
+    fleet.set_ready(&names, false);
+    assert_eq!(fleet.plan("v2", &strategy).patches, []);
 }

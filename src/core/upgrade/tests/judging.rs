@@ -206,6 +206,7 @@ fn a_container_that_first_starts_when_the_time_is_over_is_not_done_before_it_is_
     };
     assert!(matches!(judge(702, late(false)), Progress::Failed(_)));
     assert_eq!(judge(705, late(true)), Progress::Done);
+    assert_eq!(judge(1300, late(false)), Progress::Done, "its time is over, too");
 }
 
 #[test]

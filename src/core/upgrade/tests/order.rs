@@ -17,7 +17,7 @@ fn labelled(name: &str, key: &str, value: &str) -> TestPod {
 }
 
 /// A pod of a Deployment.
-fn owned(deployment: &str, name: &str) -> TestPod {
+pub(super) fn owned(deployment: &str, name: &str) -> TestPod {
     labelled(name, "pod-template-hash", "5d4f").with(|pod| {
         let owner = format!("{deployment}-5d4f");
         pod["metadata"]["ownerReferences"] =
