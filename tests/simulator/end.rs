@@ -71,8 +71,11 @@ impl Run {
             "FailureBudgetExceeded" | "RolledBack" => status.aborted_revision.is_some(),
             "PodsFailed" | "ProgressDeadlineExceeded" | "PodsNotReady" => bad,
             // Without a hold time that outlives it a crash loop is available for a moment each time, which is progress; else it
-            // may be tried again just now.
-            "RollingUpdate" => bad && (self.hold <= 2 || self.world.pods.values().any(|pod| pod.kubelet.will_crash())),
+            // may be tried again just now, or have crashed just before.
+            "RollingUpdate" => {
+                bad && (self.hold <= 2
+                    || self.world.pods.values().any(|pod| pod.kubelet.is_up_to_crash(self.world.now)))
+            }
             _ => false,
         };
         if !stable {

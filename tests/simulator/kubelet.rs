@@ -96,9 +96,12 @@ impl Kubelet {
         !self.is_busy(generation) && self.containers.values().all(stays)
     }
 
-    /// A container runs that will crash.
-    pub fn will_crash(&self) -> bool {
-        self.containers.values().flat_map(|running| &running.timers).any(|(_, event)| *event == Event::Crash)
+    /// A container runs that will crash, or did a moment ago: for that long it may be an accident.
+    pub fn is_up_to_crash(&self, now: i64) -> bool {
+        let will_crash = |running: &Running| running.timers.iter().any(|(_, event)| *event == Event::Crash);
+        let has_crashed =
+            |running: &Running| running.ended.is_some_and(|(_, at)| running.crashes > 0 && now - at <= 10_000);
+        self.containers.values().any(|running| will_crash(running) || has_crashed(running))
     }
 
     fn is_busy(&self, generation: i64) -> bool {
