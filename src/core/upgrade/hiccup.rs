@@ -27,6 +27,6 @@ pub(super) fn ends(pod: &PodView, now: Timestamp) -> Option<Timestamp> {
             || status.running_since.map_or(container.list == List::Ordinary, |since| since >= lost_at)
     };
     let ran_on = runs_on && !with_status().any(has_changed);
-    // Of a clock that is ahead, no more is believed than that it has just happened.
+    // The node's clock may be ahead, but not by more than that.
     Some(after(lost_at, HICCUP)).filter(|end| ran_on && now < *end && lost_at <= after(now, HICCUP))
 }
