@@ -110,10 +110,12 @@ impl World {
         // It keeps its slot also when it lost its readiness again, as the update may be to blame.
         let to_blame = |p: &Record| !p.recovered || (!before.ready && stable != Some(&p.revision));
         let in_flight = previous.as_ref().is_some_and(|p| p.was_ready && to_blame(p));
+        let had_slot = previous.as_ref().is_some_and(|p| p.was_ready);
         // A pod that is in a crash loop keeps its place under the cap, or its slot, although it was ready for a moment.
         let capped = previous.as_ref().is_some_and(|p| (!p.was_ready && !p.done) || p.done_since.is_none());
         // The operator may count a pod that is not ready as one that was a moment ago; it must keep to it then.
-        let is_counted = pod.view.marks[set].update.as_ref().is_some_and(|update| update.was_ready);
+        let claims = pod.view.marks[set].update.as_ref().is_some_and(|update| update.was_ready);
+        let is_counted = claims && !had_slot;
         let costs_slot = before.ready || is_counted;
         let mut containers = previous.filter(|p| !p.done).map(|p| p.containers).unwrap_or_default();
         if changed {

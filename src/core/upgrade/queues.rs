@@ -93,8 +93,7 @@ impl Queues {
         }
         if waits {
             let place = Place { priority: entry.standing.priority, rank: entry.rank, key: key.clone() };
-            // What is unavailable already takes nothing from its workload.
-            let room = if is_unavailable(entry) && !entry.in_hiccup { &None } else { workload };
+            let room = if needs_room(entry) { workload } else { &None };
             let is_open = room.as_ref().is_none_or(|workload| self.workloads.has_room(workload));
             self.by_cost[cost(entry) as usize].change(room, &entry.standing.class, place, is_open, add);
         }
@@ -317,6 +316,11 @@ fn member(entry: &Entry, waits: bool) -> Member {
 /// Not ready, or in an update: it counts against its workload, whatever the reason.
 fn is_unavailable(entry: &Entry) -> bool {
     !entry.ready || entry.holds_slot || entry.fills_cap
+}
+
+/// What is unavailable already takes nothing from its workload, unless that may be over in a moment.
+fn needs_room(entry: &Entry) -> bool {
+    !is_unavailable(entry) || (entry.in_hiccup && !entry.holds_slot && !entry.fills_cap)
 }
 
 pub(super) fn cost(entry: &Entry) -> Cost {

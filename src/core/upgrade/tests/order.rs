@@ -1,6 +1,6 @@
 //! Which pods are patched first, and how many of each workload.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -258,7 +258,11 @@ proptest! {
                             prop_assert!(*unavailable <= limit_of(*pods), "{unavailable} of {pods} of {}", workload(&view));
                         }
                     }
-                    for view in fleet.pods.values().map(TestPod::view).filter(|view| view.ready && limit == usize::MAX) {
+                    // One that was ready a moment ago takes room as if it were, and counts as unavailable all the same.
+                    let chosen = plan.patches.iter().map(|patch| fleet.pods[&patch.key].view());
+                    let unready: BTreeSet<String> = chosen.filter(|view| !view.ready).map(|view| workload(&view)).collect();
+                    let has_turn = |view: &PodView| view.ready && limit == usize::MAX && !unready.contains(&workload(view));
+                    for view in fleet.pods.values().map(TestPod::view).filter(has_turn) {
                         let chosen = plan.patches.iter().any(|patch| patch.key == view.key);
                         let (pods, unavailable) = census[&workload(&view)];
                         if !chosen && fleet.index.state(SET, &view.key) == Some(&State::Outdated) {
