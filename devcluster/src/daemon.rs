@@ -18,7 +18,7 @@ use tokio::{
     time::sleep,
 };
 
-use crate::{DevCluster, Error, server::tail};
+use crate::{Builder, DevCluster, Error, server::tail};
 
 const PAUSE: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -30,13 +30,21 @@ pub struct Daemon {
     folder: PathBuf,
 }
 
-/// The nodes of a detached cluster.
+/// The nodes of a cluster.
 #[derive(Debug, Clone, Copy)]
 pub struct Nodes {
     /// How many simulated ones.
     pub simulated: usize,
     /// Whether there is a real one too.
     pub real: bool,
+}
+
+impl Nodes {
+    /// A cluster with these nodes.
+    pub fn builder(self) -> Builder {
+        let builder = DevCluster::builder().nodes(self.simulated);
+        if self.real { builder.real_node() } else { builder }
+    }
 }
 
 /// What `up` found.
@@ -128,8 +136,7 @@ impl Daemon {
         let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
         // The terminal that `up` was typed in may be closed.
         let _hangup = listen(SignalKind::hangup())?;
-        let builder = DevCluster::builder().nodes(nodes.simulated).data_dir(self.folder.join("data"));
-        let starting = if nodes.real { builder.real_node() } else { builder }.start();
+        let starting = nodes.builder().data_dir(self.folder.join("data")).start();
         let cluster = tokio::select! {
             cluster = starting => Some(cluster?),
             _ = terminate.recv() => None,

@@ -9,7 +9,7 @@ use std::{
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use devcluster::{
-    DevCluster, Error,
+    Error,
     binaries::{Binaries, Tool},
     daemon::{self, Daemon, Down, Up},
     node,
@@ -143,10 +143,8 @@ async fn run(nodes: Nodes, command: &[OsString]) -> Result<ExitCode, Error> {
     let Some((program, arguments)) = command.split_first() else { return Ok(ExitCode::FAILURE) };
     let mut interrupt = signal(SignalKind::interrupt()).map_err(process("the signal handler"))?;
     let mut terminate = signal(SignalKind::terminate()).map_err(process("the signal handler"))?;
-    let builder = DevCluster::builder().nodes(nodes.nodes);
-    let builder = if nodes.node == Some(Kind::Real) { builder.real_node() } else { builder };
     let cluster = tokio::select! {
-        cluster = builder.start() => cluster?,
+        cluster = daemon::Nodes::from(nodes).builder().start() => cluster?,
         _ = interrupt.recv() => return Ok(ExitCode::from(130)),
         _ = terminate.recv() => return Ok(ExitCode::from(143)),
     };

@@ -3,28 +3,14 @@
 
 mod common;
 
-use std::{
-    fs,
-    io::{BufRead as _, BufReader},
-    net::TcpStream,
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-};
+use std::{fs, net::TcpStream, path::Path};
 
-use common::until;
+use common::{processes_of, run, until};
 use devcluster::DevCluster;
 use k8s_openapi::api::core::v1::{Namespace, Node};
 use kube::{Api, api::ListParams};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_devcluster");
-
-/// The processes whose command line names this folder: the servers and their supervisors.
-fn processes(folder: &Path) -> Vec<String> {
-    let folder = folder.display().to_string();
-    let entries = fs::read_dir("/proc").unwrap().flatten();
-    let lines = entries.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
-    lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " ")).filter(|line| line.contains(&folder)).collect()
-}
 
 fn port(url: &str) -> u16 {
     url.rsplit(':').next().unwrap().parse().unwrap()
@@ -35,7 +21,7 @@ fn is_open(port: u16) -> bool {
 }
 
 async fn gone(folder: &Path, port: u16) {
-    until("the end of all processes", async || processes(folder).is_empty().then_some(())).await;
+    until("the end of all processes", async || processes_of(folder).is_empty().then_some(())).await;
     assert!(!is_open(port));
 }
 
@@ -44,25 +30,11 @@ fn server_of(kubeconfig: &Path) -> u16 {
     port(config["clusters"][0]["cluster"]["server"].as_str().unwrap())
 }
 
-/// `devcluster run` with a command that prints its KUBECONFIG and then waits for us.
-fn run() -> (Child, PathBuf) {
-    let mut child = Command::new(PROGRAM)
-        .args(["run", "--nodes", "1", "--", "sh", "-c", "echo $KUBECONFIG; read -r code; exit $code"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-    assert!(!line.is_empty(), "the cluster did not start");
-    (child, PathBuf::from(line.trim()))
-}
-
 #[tokio::test]
 async fn a_killed_parent_takes_its_children_along() {
-    let (mut child, kubeconfig) = run();
+    let (mut child, kubeconfig) = run(&["--nodes", "1"]);
     let (folder, port) = (kubeconfig.parent().unwrap(), server_of(&kubeconfig));
-    assert!(is_open(port) && processes(folder).len() >= 5);
+    assert!(is_open(port) && processes_of(folder).len() >= 5);
     // SIGKILL: no handler, no destructor.
     child.kill().unwrap();
     child.wait().unwrap();
@@ -73,7 +45,7 @@ async fn a_killed_parent_takes_its_children_along() {
 
 #[tokio::test]
 async fn run_passes_the_exit_code_on() {
-    let (mut child, kubeconfig) = run();
+    let (mut child, kubeconfig) = run(&["--nodes", "1"]);
     let port = server_of(&kubeconfig);
     std::io::Write::write_all(child.stdin.as_mut().unwrap(), b"7\n").unwrap();
     let status = tokio::task::spawn_blocking(move || child.wait().unwrap()).await.unwrap();
@@ -133,6 +105,6 @@ async fn up_and_down() {
     let (line, note) = devcluster("up").await;
     assert_eq!((line, note.as_str()), (expected, "devcluster: already up\n"));
     assert_eq!(devcluster("down").await.1, "devcluster: stopped\n");
-    assert!(!is_open(port) && !kubeconfig.exists() && processes(folder.path()).is_empty());
+    assert!(!is_open(port) && !kubeconfig.exists() && processes_of(folder.path()).is_empty());
     assert_eq!(devcluster("down").await.1, "devcluster: not running\n");
 }

@@ -7,21 +7,19 @@ mod common;
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Write as _},
+    io::Write as _,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command},
     time::{Duration, Instant},
 };
 
-use common::{Recorded, create, phase, ready, restarts, status, until, waiting};
+use common::{Recorded, create, phase, processes, processes_of, ready, restarts, run, status, until, waiting};
 use devcluster::{DevCluster, node};
 use k8s_openapi::api::core::v1::{Event, Node, Pod};
 use k8s_openapi::jiff::Timestamp;
 use kube::{Api, api::ListParams};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
-
-const PROGRAM: &str = env!("CARGO_BIN_EXE_devcluster");
 
 /// The cluster of all tests here, or none if this machine cannot run a real node.
 async fn cluster() -> Option<&'static DevCluster> {
@@ -214,36 +212,11 @@ async fn images_behave_as_their_tags_say() {
     }
 }
 
-/// `devcluster run --node real`, its kubeconfig, and the name of the node's bridge and cgroups.
-fn run() -> (Child, PathBuf, String) {
-    let mut child = Command::new(PROGRAM)
-        .args(["run", "--nodes", "0", "--node", "real", "--", "sh", "-c", "echo $KUBECONFIG; read -r code; exit $code"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-    assert!(!line.is_empty(), "the cluster did not start");
-    let kubeconfig = PathBuf::from(line.trim());
-    let bridge = network(kubeconfig.parent().unwrap())["bridge"].as_str().unwrap().to_owned();
-    (child, kubeconfig, bridge)
-}
-
 /// The network of the real node in this data folder: its `bridge` and addresses.
 fn network(folder: &Path) -> Value {
     let file = fs::read(folder.join("node/cni/devcluster.conflist")).unwrap();
     let mut network: Value = serde_json::from_slice(&file).unwrap();
     network["plugins"][0].take()
-}
-
-/// IDs and command lines of all processes, arguments separated and ended by a space.
-fn processes() -> Vec<(String, String)> {
-    let line = |entry: fs::DirEntry| {
-        let line = fs::read(entry.path().join("cmdline")).ok()?;
-        Some((entry.file_name().into_string().ok()?, String::from_utf8_lossy(&line).replace('\0', " ")))
-    };
-    fs::read_dir("/proc").unwrap().flatten().filter_map(line).collect()
 }
 
 /// What the machine has of the node with this name and data folder: its bridge, cgroups and processes. A cgroup stays
@@ -252,10 +225,8 @@ fn traces(name: &str, folder: &Path) -> Vec<String> {
     let link = Path::new("/sys/class/net").join(name);
     let cgroups = Command::new("find").args(["/sys/fs/cgroup", "-type", "d", "-name", name]).output().unwrap();
     let cgroups = String::from_utf8(cgroups.stdout).unwrap();
-    let folder = folder.display().to_string();
-    let processes = processes().into_iter().map(|(_, line)| line).filter(|line| line.contains(&folder));
     let link = link.exists().then(|| link.display().to_string());
-    link.into_iter().chain(cgroups.lines().map(str::to_owned)).chain(processes).collect()
+    link.into_iter().chain(cgroups.lines().map(str::to_owned)).chain(processes_of(folder)).collect()
 }
 
 /// What a node could change for the whole machine.
@@ -276,9 +247,11 @@ async fn comes_and_goes(name: &str, end: impl FnOnce(&mut Child)) {
     }
     let before = machine();
     let begin = Instant::now();
-    let (mut child, kubeconfig, bridge) = run();
+    let (mut child, kubeconfig) = run(&["--nodes", "0", "--node", "real"]);
     println!("{name}: node ready after {:?}", begin.elapsed());
     let folder = kubeconfig.parent().unwrap();
+    let network = network(folder);
+    let bridge = network["bridge"].as_str().unwrap();
     let config = kube::config::Kubeconfig::read_from(&kubeconfig).unwrap();
     let config =
         kube::Config::from_custom_kubeconfig(config, &kube::config::KubeConfigOptions::default()).await.unwrap();
@@ -286,11 +259,11 @@ async fn comes_and_goes(name: &str, end: impl FnOnce(&mut Child)) {
     create(&pods, json!({"metadata": {"name": name}, "spec": with_sidecars()})).await;
     until("the pod is ready", async || (ready(&pods.get(name).await.unwrap()) == Some(true)).then_some(())).await;
     println!("{name}: pod ready after {:?}", begin.elapsed());
-    assert!(traces(&bridge, folder).len() > 3);
+    assert!(traces(bridge, folder).len() > 3);
     let begin = Instant::now();
     end(&mut child);
     tokio::task::spawn_blocking(move || child.wait().unwrap()).await.unwrap();
-    until("the end of the node", async || traces(&bridge, folder).is_empty().then_some(())).await;
+    until("the end of the node", async || traces(bridge, folder).is_empty().then_some(())).await;
     println!("{name}: gone after {:?}", begin.elapsed());
     assert_eq!(machine(), before);
     let _ = fs::remove_dir_all(folder);

@@ -6,8 +6,8 @@ use kube::api::PostParams;
 use serde_json::{Value, json};
 
 use crate::common::eventually;
-use crate::common::world::{condition, container_image, is_ready, reason};
-use crate::place::{NATIVE, ORDINARY, agent, application, real, status, world};
+use crate::common::world::{container_image, is_ready, reason};
+use crate::place::{NATIVE, ORDINARY, agent, application, real, status, until_done, world};
 
 fn strategy() -> Value {
     json!({"maxUnavailable": "100%", "minReadySeconds": 1})
@@ -45,11 +45,7 @@ async fn a_job_completes_after_its_native_sidecar_was_upgraded() {
     });
     let jobs = world.api::<Job>();
     jobs.create(&PostParams::default(), &serde_json::from_value(job).unwrap()).await.unwrap();
-    world
-        .until_set("the pod is counted", |set| {
-            condition(set, "Ready") == "True" && set.status.as_ref().unwrap().updated_ready_pods == 1
-        })
-        .await;
+    until_done(&world, 1).await;
     let before = world.pods().await.remove(0);
     world.apply(&agent(&world, NATIVE, "sidecar:v2", &strategy())).await;
     eventually("the Job completes", async || {

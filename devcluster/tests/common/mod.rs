@@ -1,6 +1,10 @@
 //! What the tests share: one cluster per test binary, waiting, and a record of what happened to a pod.
 
 use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -33,6 +37,37 @@ pub async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T 
         assert!(Instant::now() < deadline, "not within 30 s: {what}");
         tokio::time::sleep(Duration::from_millis(25)).await;
     }
+}
+
+/// `devcluster run` with these further arguments and a command that prints its KUBECONFIG and then waits for us.
+pub fn run(arguments: &[&str]) -> (Child, PathBuf) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_devcluster"))
+        .arg("run")
+        .args(arguments)
+        .args(["--", "sh", "-c", "echo $KUBECONFIG; read -r code; exit $code"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    assert!(!line.is_empty(), "the cluster did not start");
+    (child, PathBuf::from(line.trim()))
+}
+
+/// IDs and command lines of all processes, arguments separated and ended by a space.
+pub fn processes() -> Vec<(String, String)> {
+    let line = |entry: fs::DirEntry| {
+        let line = fs::read(entry.path().join("cmdline")).ok()?;
+        Some((entry.file_name().into_string().ok()?, String::from_utf8_lossy(&line).replace('\0', " ")))
+    };
+    fs::read_dir("/proc").unwrap().flatten().filter_map(line).collect()
+}
+
+/// The command lines that name this folder: those of the servers and their supervisors.
+pub fn processes_of(folder: &Path) -> Vec<String> {
+    let folder = folder.display().to_string();
+    processes().into_iter().map(|(_, line)| line).filter(|line| line.contains(&folder)).collect()
 }
 
 /// Creates a namespace that takes pods, and returns its name.

@@ -96,6 +96,13 @@ pub(super) struct Entry {
     pub(super) waits_for: Option<String>,
 }
 
+impl Entry {
+    /// It is ready, or was a moment ago: to touch it costs a slot.
+    pub(super) fn counts_as_ready(&self) -> bool {
+        self.ready || self.in_hiccup
+    }
+}
+
 /// The apiserver did not accept a patch, or did not say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Refusal {

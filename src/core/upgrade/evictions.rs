@@ -317,7 +317,7 @@ impl Index {
         match evictable {
             Some(entry) => Sibling {
                 held: cost(&entry) == Cost::Held,
-                counts: entry.ready || entry.in_hiccup || entry.holds_slot,
+                counts: entry.counts_as_ready() || entry.holds_slot,
                 ..Sibling::new(pod, Some(EvictionCause::NotInPlace))
             },
             None => Sibling::new(pod, None),

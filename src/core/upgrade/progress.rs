@@ -156,7 +156,7 @@ fn container_progress(
     match evidence {
         Some(Evidence { reason, patience }) => {
             // Of a revision that is given up, a failure does not become doubtful again because its words have changed.
-            let patience = if rollout.mode == Mode::Stopped { patience.min(STALE_STATUS) } else { patience };
+            let patience = if rollout.mode == Mode::Stopped { STALE_STATUS } else { patience };
             let counts_at = after(update.at, patience).min(deadline);
             by_deadline(format!("{}: {reason}", container.name), counts_at, now)
         }

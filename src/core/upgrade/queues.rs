@@ -324,7 +324,7 @@ fn needs_room(entry: &Entry) -> bool {
 }
 
 pub(super) fn cost(entry: &Entry) -> Cost {
-    match (entry.holds_slot, entry.ready || entry.in_hiccup, entry.fills_cap) {
+    match (entry.holds_slot, entry.counts_as_ready(), entry.fills_cap) {
         (true, _, _) | (false, false, true) => Cost::Held,
         // Also a pod that was unready when last patched: it is ready now, so patching it costs a slot.
         (false, true, _) => Cost::Ready,
