@@ -2,10 +2,8 @@
 //!
 //! It reads text, not syntax: comments are removed, `use` trees are spelled out, and what is left is searched for paths.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 /// The longest file that is still read in one go.
 const MAX_LINES: usize = 450;

@@ -1,14 +1,12 @@
 //! Finds the server binaries, or builds them once from the Go module beside this crate.
 
-use std::{
-    collections::BTreeMap,
-    env,
-    fs::{self, File},
-    io::Write,
-    path::{Path, PathBuf},
-    process::Command,
-    time::Instant,
-};
+use std::collections::BTreeMap;
+use std::env;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
 
 use sha2::{Digest, Sha256};
 

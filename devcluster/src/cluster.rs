@@ -1,29 +1,21 @@
 //! Starting and stopping one cluster.
 
-use std::{
-    fmt,
-    path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
-};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use kube::{Client, Config};
 use tokio::task::spawn_blocking;
 
-use crate::{
-    Builder, Error,
-    binaries::{Binaries, Tool},
-    client,
-    data::DataFolder,
-    node::{Kubelet, Prepared},
-    nodes,
-    pki::{Identity, Pki},
-    ready,
-    registry::Registry,
-    requirements::Machine,
-    server::Server,
-    servers::{self, Plan, Ports},
-    stages,
-};
+use crate::binaries::{Binaries, Tool};
+use crate::data::DataFolder;
+use crate::node::{Kubelet, Prepared};
+use crate::pki::{Identity, Pki};
+use crate::registry::Registry;
+use crate::requirements::Machine;
+use crate::server::Server;
+use crate::servers::{self, Plan, Ports};
+use crate::{Builder, Error, client, nodes, ready, stages};
 
 /// How often other ports are tried when another process was faster.
 const ATTEMPTS: usize = 5;

@@ -3,22 +3,19 @@
 //! `up` starts this program again as `serve` in a process group of its own. Both sides meet in the folder of the
 //! kubeconfig: `pid` is locked as long as the cluster lives, `kubeconfig` appears when it is ready.
 
-use std::{
-    fs::{self, File},
-    io::Write as _,
-    os::unix::process::CommandExt as _,
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-    time::{Duration, Instant},
-};
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    time::sleep,
-};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::sleep;
 
-use crate::{Builder, DevCluster, Error, server::tail};
+use crate::server::tail;
+use crate::{Builder, DevCluster, Error};
 
 const PAUSE: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_secs(90);

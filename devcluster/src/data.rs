@@ -1,11 +1,9 @@
 //! The folder in which a cluster lives.
 
-use std::{
-    env,
-    fs::{self, File},
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::env;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tempfile::TempDir;
 

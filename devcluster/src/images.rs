@@ -15,7 +15,8 @@
 //! | `devcluster.test/broken/…` | pulling fails: the registry answers 500 |
 //! | any other name below `devcluster.test` | pulling fails: the registry answers 404 |
 
-use std::{fs, io, path::Path};
+use std::path::Path;
+use std::{fs, io};
 
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};

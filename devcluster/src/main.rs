@@ -1,24 +1,17 @@
 //! The command line of the devcluster: `up`, `down`, `run`, `build`.
 
-use std::{
-    ffi::OsString,
-    os::unix::process::ExitStatusExt as _,
-    path::{Path, PathBuf},
-    process::{ExitCode, ExitStatus},
-};
+use std::ffi::OsString;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{ExitCode, ExitStatus};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use devcluster::{
-    Error,
-    binaries::{Binaries, Tool},
-    daemon::{self, Daemon, Down, Up},
-    node,
-};
-use tokio::{
-    process::Command,
-    signal::unix::{SignalKind, signal},
-    task::spawn_blocking,
-};
+use devcluster::binaries::{Binaries, Tool};
+use devcluster::daemon::{self, Daemon, Down, Up};
+use devcluster::{Error, node};
+use tokio::process::Command;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::spawn_blocking;
 
 /// A real Kubernetes control plane on this machine, with KWOK as the kubelet and, if wanted, one real node.
 #[derive(Debug, Parser)]

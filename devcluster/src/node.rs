@@ -3,28 +3,22 @@
 //! `node/supervise.sh` makes what the kernel does not take back by itself (a bridge, cgroups) and removes it;
 //! `node/node.sh` is process 1 of the node, with whose end everything else of it ends.
 
-use std::{
-    env,
-    fs::{self, File},
-    io::{self, Write as _},
-    os::{
-        fd::OwnedFd,
-        linux::net::SocketAddrExt as _,
-        unix::net::{SocketAddr, UnixListener},
-    },
-    path::{Path, PathBuf},
-};
+use std::env;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::os::fd::OwnedFd;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::path::{Path, PathBuf};
 
-use crate::{
-    Error,
-    binaries::Tool,
-    images::{HOST, IMPORTED, Images, SERVED},
-    pki::{Identity, Pki},
-    registry::Registry,
-    requirements::Machine,
-    server::{Server, ServerCommand},
-    servers::Plan,
-};
+use crate::Error;
+use crate::binaries::Tool;
+use crate::images::{HOST, IMPORTED, Images, SERVED};
+use crate::pki::{Identity, Pki};
+use crate::registry::Registry;
+use crate::requirements::Machine;
+use crate::server::{Server, ServerCommand};
+use crate::servers::Plan;
 
 /// The name of the real node.
 pub const NAME: &str = "node-real";

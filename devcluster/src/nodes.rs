@@ -4,10 +4,13 @@ use std::net::Ipv4Addr;
 
 use futures::future::try_join_all;
 use k8s_openapi::api::core::v1::Node;
-use kube::{Api, Client, api::PostParams};
+use kube::api::PostParams;
+use kube::{Api, Client};
 use serde_json::{Value, json};
 
-use crate::{Error, binaries::KUBERNETES_VERSION, node::REAL};
+use crate::Error;
+use crate::binaries::KUBERNETES_VERSION;
+use crate::node::REAL;
 
 /// Keeps pods that did not ask for it off a node with another kubelet version.
 pub(crate) const OTHER_KUBELET: &str = "devcluster.sidecarset.dev/kubelet";

@@ -1,8 +1,10 @@
 //! The keys and certificates of one cluster, and the kubeconfig made from them.
 
-use std::{fs, path::Path};
+use std::fs;
+use std::path::Path;
 
-use base64::{Engine as _, prelude::BASE64_STANDARD};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };

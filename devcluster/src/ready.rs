@@ -1,15 +1,16 @@
 //! Waiting until the cluster can be used.
 
-use std::{
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{Node, ServiceAccount};
-use kube::{Api, Client, api::ListParams};
-use tokio::{net::TcpStream, time::sleep};
+use kube::api::ListParams;
+use kube::{Api, Client};
+use tokio::net::TcpStream;
+use tokio::time::sleep;
 
-use crate::{Error, node, nodes, server::Server};
+use crate::server::Server;
+use crate::{Error, node, nodes};
 
 const PATIENCE: Duration = Duration::from_mins(1);
 const PAUSE: Duration = Duration::from_millis(25);

@@ -3,21 +3,15 @@
 //! It speaks what containerd needs of the OCI distribution protocol over HTTP/1.1, one request per connection. Threads,
 //! not tasks: it lives as long as the cluster, which tests with a runtime each may share.
 
-use std::{
-    io::{self, BufRead as _, BufReader, Write as _},
-    net::{SocketAddr, TcpListener, TcpStream},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::{self, JoinHandle},
-    time::Duration,
-};
+use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
-use crate::{
-    Error,
-    images::{Images, MANIFEST},
-};
+use crate::Error;
+use crate::images::{Images, MANIFEST};
 
 /// How long a name below `slow/` takes to be resolved.
 const SLOW: Duration = Duration::from_secs(5);

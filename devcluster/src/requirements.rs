@@ -1,9 +1,7 @@
 //! What a real node needs of the machine, all asked for before anything is started.
 
-use std::{
-    env, fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
+use std::{env, fs};
 
 use crate::Error;
 

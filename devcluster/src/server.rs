@@ -1,13 +1,12 @@
 //! One server process that cannot outlive us.
 
-use std::{
-    fs::{self, File},
-    io,
-    os::{fd::OwnedFd, unix::process::CommandExt as _},
-    path::{Path, PathBuf},
-    process::{Child, ChildStdin, Command, Stdio},
-    sync::{Mutex, PoisonError},
-};
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use crate::Error;
 

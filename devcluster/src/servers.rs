@@ -1,13 +1,12 @@
 //! The command lines of the servers.
 
-use std::{net::TcpListener, path::Path};
+use std::net::TcpListener;
+use std::path::Path;
 
-use crate::{
-    Error,
-    binaries::{Binaries, Tool},
-    node::REAL,
-    server::ServerCommand,
-};
+use crate::Error;
+use crate::binaries::{Binaries, Tool};
+use crate::node::REAL;
+use crate::server::ServerCommand;
 
 pub(crate) const API_SERVER: &str = "kube-apiserver";
 

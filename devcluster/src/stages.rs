@@ -1,9 +1,7 @@
 //! KWOK's configuration: what its kubelets do, and how fast.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use crate::Error;
 

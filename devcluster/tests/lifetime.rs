@@ -3,12 +3,15 @@
 
 mod common;
 
-use std::{fs, net::TcpStream, path::Path};
+use std::fs;
+use std::net::TcpStream;
+use std::path::Path;
 
 use common::{processes_of, run, until};
 use devcluster::DevCluster;
 use k8s_openapi::api::core::v1::{Namespace, Node};
-use kube::{Api, api::ListParams};
+use kube::Api;
+use kube::api::ListParams;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_devcluster");
 

@@ -5,19 +5,18 @@
 
 mod common;
 
-use std::{
-    fs,
-    io::Write as _,
-    path::{Path, PathBuf},
-    process::{Child, Command},
-    time::{Duration, Instant},
-};
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
 
 use common::{Recorded, create, phase, processes, processes_of, ready, restarts, run, status, until, waiting};
 use devcluster::{DevCluster, node};
 use k8s_openapi::api::core::v1::{Event, Node, Pod};
 use k8s_openapi::jiff::Timestamp;
-use kube::{Api, api::ListParams};
+use kube::Api;
+use kube::api::ListParams;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 

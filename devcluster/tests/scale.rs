@@ -3,16 +3,15 @@
 
 mod common;
 
-use std::{collections::HashSet, time::Instant};
+use std::collections::HashSet;
+use std::time::Instant;
 
 use common::{cluster, namespace, ready, restarts};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::api::core::v1::Pod;
-use kube::{
-    Api,
-    api::{Patch, PatchParams, PostParams},
-    runtime::{WatchStreamExt as _, watcher},
-};
+use kube::Api;
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::runtime::{WatchStreamExt as _, watcher};
 use serde_json::json;
 
 const PODS: usize = 1000;

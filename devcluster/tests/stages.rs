@@ -5,10 +5,8 @@ mod common;
 
 use common::{Recorded, cluster, condition, observed, phase, ready, restarts, status, waiting};
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, Pod};
-use kube::{
-    ResourceExt as _,
-    api::{Patch, PatchParams},
-};
+use kube::ResourceExt as _;
+use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 
 fn probe() -> Value {

@@ -199,8 +199,9 @@ fn cycle(nodes: &[Node<'_>], edges: &Edges, waits: &[usize]) -> OrderError {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
 
     struct Spec(&'static str, &'static str, bool, Option<PodInjectPolicy>, Vec<String>);
 

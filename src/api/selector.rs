@@ -122,8 +122,9 @@ fn satisfiable<'a>(requirements: impl Iterator<Item = &'a Expression>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelectorRequirement;
+
+    use super::*;
 
     fn expression(key: &str, operator: &str, values: &[&str]) -> LabelSelector {
         LabelSelector {

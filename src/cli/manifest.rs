@@ -155,8 +155,9 @@ pub fn name_of(object: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use serde_json::json;
+
+    use super::*;
 
     fn yaml(text: &str) -> Vec<Ordered> {
         parse(text).unwrap()

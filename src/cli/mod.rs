@@ -20,11 +20,9 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
-
+use cluster::ClusterArgs;
 pub use error::Error;
 pub use ordered::Ordered;
-
-use cluster::ClusterArgs;
 
 /// Looks at sidecars from outside the operator: what sets do to manifests and did to pods.
 #[derive(Debug, clap::Parser)]

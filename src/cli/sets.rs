@@ -205,8 +205,9 @@ fn check(sets: &[SidecarSet]) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use serde_json::json;
+
+    use super::*;
 
     fn set(spec: Value) -> Value {
         json!({"apiVersion": "sidecarset.dev/v1beta1", "kind": "SidecarSet", "metadata": {"name": "s"}, "spec": spec})

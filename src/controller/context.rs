@@ -17,7 +17,7 @@ use super::naked::Naked;
 use super::prepull::Prepull;
 use crate::api::keys;
 use crate::core::pod::PodKey;
-use crate::core::upgrade::Index;
+use crate::core::rollout::state::cluster::Index;
 use crate::runtime::client::Clients;
 use crate::runtime::events::Events;
 use crate::runtime::leader::Leadership;

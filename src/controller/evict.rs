@@ -23,11 +23,12 @@ use super::sets_api;
 use crate::api::reasons::reason;
 use crate::api::v1beta1::{Eviction, EvictionCause, ExistingPods, WhenNotInPlace};
 use crate::api::{SidecarSet, SidecarSetStatus};
-use crate::core::evict::{self, MAX_KEPT, Next, Patience, Sibling, Verdict, words};
 use crate::core::inject::{CompiledSet, CompiledSets};
-use crate::core::naked::Found;
 use crate::core::pod::Owner;
-use crate::core::upgrade::evictions::{Candidate, Leave};
+use crate::core::replace;
+use crate::core::replace::uninjected::Found;
+use crate::core::replace::{MAX_KEPT, Next, Patience, Sibling, Verdict, words};
+use crate::core::rollout::plan::evict::{Candidate, Leave};
 use crate::runtime::events::Note;
 
 /// How often open evictions are judged and new ones begun: a pod takes seconds to be replaced.
@@ -158,11 +159,11 @@ impl Round<'_> {
             let verdict = if eviction.in_vain {
                 Verdict::InVain
             } else {
-                let owner = evict::owner(eviction);
+                let owner = replace::owner(eviction);
                 let pods = siblings(self.context, self.compiled, self.sets, &eviction.namespace, &owner).await?;
                 let replicas = replicas(self.context, &eviction.namespace, &owner).await?;
                 memory.lacking.insert(eviction.pod_uid.clone(), words::lacks(eviction, &pods, replicas));
-                let verdict = evict::judge(eviction, &pods, replicas, &target, patience, now());
+                let verdict = replace::judge(eviction, &pods, replicas, &target, patience, now());
                 if self.context.index().has_seen(eviction, &pods) { verdict } else { Verdict::Open }
             };
             let current = match eviction.cause {
@@ -250,7 +251,7 @@ impl Round<'_> {
     fn naked_owners(&self) -> impl Iterator<Item = (&Owner, &String)> {
         let groups =
             self.found.groups.iter().filter_map(|group| Some((group.owner.as_ref()?, &group.example.namespace)));
-        groups.filter(|(owner, _)| evict::exempt(Some(owner)).is_none())
+        groups.filter(|(owner, _)| replace::exempt(Some(owner)).is_none())
     }
 
     /// Owners that are not left alone now and may give up a pod.
@@ -258,7 +259,7 @@ impl Round<'_> {
         let current = [self.compiled.revision(), leave.revision.as_str()];
         let skip = |owner: &Owner| {
             let waits = memory.waiting.get(&owner.uid).is_some_and(|waiting| Instant::now() < waiting.until);
-            waits || evict::is_blocked(&memory.evictions, owner, &current)
+            waits || replace::is_blocked(&memory.evictions, owner, &current)
         };
         let naked = self.naked_owners().filter(|(owner, _)| naked && leave.slots > 0 && !skip(owner));
         let naked = naked.map(|(owner, namespace)| Candidate { namespace: namespace.clone(), owner: owner.clone() });
@@ -282,7 +283,7 @@ impl Round<'_> {
     ) -> Result<Option<(EvictionCause, String)>, Error> {
         let pods = siblings(self.context, self.compiled, self.sets, namespace, owner).await?;
         let replicas = replicas(self.context, namespace, owner).await?;
-        let pod = match evict::next(&pods, &wants, replicas) {
+        let pod = match replace::next(&pods, &wants, replicas) {
             Next::Evict(pod) => pod,
             Next::Wait(cause, why) => return Ok(Some((cause, why))),
             Next::Nothing => {
@@ -295,11 +296,11 @@ impl Round<'_> {
         if let Some(obstacle) = self.obstacle(pod, cause, &revision).await? {
             return Ok(Some((cause, obstacle)));
         }
-        let superseded = evict::superseded(&memory.evictions, owner).cloned();
+        let superseded = replace::superseded(&memory.evictions, owner).cloned();
         if superseded.is_some() && pod.ready {
             return Ok(Some((cause, "the last eviction is not over".to_owned())));
         }
-        let mut record = evict::record(pod, &pods, cause, owner, &revision, now());
+        let mut record = replace::record(pod, &pods, cause, owner, &revision, now());
         record.unready = superseded.as_ref().map_or(record.unready, |open| open.unready);
         let held = pod.held || superseded.is_some();
         if !self.context.index().reserve(&self.name, &record, held, self.found.pods, now()) {
@@ -405,7 +406,7 @@ impl Round<'_> {
         let mut waiting = memory.waiting_for(cause);
         let mut exempt = BTreeSet::new();
         if wants(self.set, cause) && self.found.pods > 0 {
-            exempt.extend(self.found.groups.iter().filter_map(|group| evict::exempt(group.owner.as_ref())));
+            exempt.extend(self.found.groups.iter().filter_map(|group| replace::exempt(group.owner.as_ref())));
             let none_free = || self.leave().is_some_and(|leave| leave.slots == 0);
             if let Some(hold) = self.hold(cause) {
                 waiting = vec![hold.to_owned()];

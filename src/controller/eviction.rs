@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::context::Context;
 use super::error::Error;
-use crate::core::evict::Sibling;
+use crate::core::replace::Sibling;
 
 /// Through the Eviction API, so that `PodDisruptionBudgets` decide.
 pub(super) async fn evict(context: &Context, pod: &Sibling) -> Result<Answer, Error> {

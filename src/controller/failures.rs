@@ -12,7 +12,7 @@ use super::context::{Context, lock};
 use crate::api::reasons::reason;
 use crate::api::{SidecarSet, keys};
 use crate::core::pod::PodView;
-use crate::core::upgrade::course::annotation;
+use crate::core::rollout::target::direction::annotation;
 use crate::runtime::events::Note;
 
 /// Events of one set at a time, and how often.

@@ -11,7 +11,7 @@ use kube::{Api, Resource};
 use super::context::{Context, now, patch_params};
 use crate::api::keys;
 use crate::core::pod::{PodKey, PodView, SlimPod};
-use crate::core::upgrade::answer::{Lost, lost};
+use crate::core::rollout::request::answer::{Lost, lost};
 use crate::runtime::events::Note;
 
 /// Wait before a pod that left the watch is looked at once more.

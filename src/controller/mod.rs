@@ -21,21 +21,21 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use context::{Context, WRITE_TIMEOUT, now};
+use error::Error;
 use futures::StreamExt;
 use kube::Api;
 use kube::api::ListParams;
 use kube::runtime::controller::{Action, Controller, Error as ControllerError};
 use kube::runtime::reflector::ObjectRef;
 use tokio::task::JoinSet;
+pub use watches::Gates;
+use watches::WatchedSet;
 
 use crate::api::{SidecarSet, keys};
 use crate::core::pod::{PodView, SlimPod};
 use crate::runtime::leader::State;
 use crate::runtime::shutdown::Shutdown;
-use context::{Context, WRITE_TIMEOUT, now};
-use error::Error;
-pub use watches::Gates;
-use watches::WatchedSet;
 
 /// Pod events within this time become one reconcile.
 const COLLECT: Duration = Duration::from_millis(20);

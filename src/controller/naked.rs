@@ -20,8 +20,8 @@ use crate::api::reasons::reason;
 use crate::api::v1beta1::ExistingPods;
 use crate::api::{SidecarSet, keys};
 use crate::core::inject::{CompiledSets, Request};
-use crate::core::naked::{Finder, Found, NAMED, inject_anew, obstacle, wants};
 use crate::core::pod::PodKey;
+use crate::core::replace::uninjected::{Finder, Found, NAMED, inject_anew, obstacle, wants};
 use crate::core::status::InjectionState;
 use crate::runtime::events::Note;
 

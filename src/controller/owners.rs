@@ -8,10 +8,10 @@ use super::PAGE;
 use super::context::{Context, now};
 use super::error::Error;
 use crate::api::v1beta1::EvictionCause;
-use crate::core::evict::Sibling;
 use crate::core::inject::{CompiledSet, CompiledSets};
-use crate::core::naked::is_naked;
 use crate::core::pod::{Owner, PodView, SlimPod};
+use crate::core::replace::Sibling;
+use crate::core::replace::uninjected::is_naked;
 
 /// The pods of an owner that the set selects.
 pub(super) async fn siblings(

@@ -8,18 +8,18 @@ use kube::ResourceExt;
 use kube::runtime::controller::Action;
 use tokio::time::Instant;
 
-use super::apply;
 use super::context::{Context, lock, now};
 use super::error::Error;
-use super::failures;
 use super::report::report;
 use super::revisions::{self, Target};
 use super::watches::WatchedSet;
+use super::{apply, failures};
 use crate::api::reasons::reason;
 use crate::api::{SidecarSet, canary_base};
+use crate::core::rollout::plan::Plan;
+use crate::core::rollout::request::patch::PodPatch;
+use crate::core::rollout::target::direction::{course, still_wanted};
 use crate::core::status::{self, InjectionState};
-use crate::core::upgrade::patch::PodPatch;
-use crate::core::upgrade::{Plan, course, still_wanted};
 
 /// Requests planned at a time: the next plan sees what the first ones did, and the status is written in between.
 const BATCH: usize = 1024;

@@ -1,12 +1,11 @@
-//! Decisions: pure functions from what was seen, and a `now`, to data. No I/O, no clock, nothing asynchronous.
+//! Decisions: pure functions from what was seen, and a `now`, to data. No I/O, no clock, nothing asynchronous. Each
+//! module imports only what stands before it here.
 
-pub mod evict;
+pub mod base;
 pub mod inject;
-pub mod naked;
-pub mod new_pods;
 pub mod pod;
 pub mod registration;
-pub mod resources;
+pub mod replace;
 pub mod revision;
+pub mod rollout;
 pub mod status;
-pub mod upgrade;

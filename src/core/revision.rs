@@ -7,8 +7,8 @@ use kube::ResourceExt;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use super::resources;
 use crate::api::{SidecarSet, SidecarSetSpec, keys};
+use crate::core::base::resources;
 
 /// Hex digits of a revision hash. 40 bits: a collision within one set's history is beyond reach, and is handled.
 const HASH_DIGITS: usize = 10;

@@ -162,12 +162,13 @@ async fn scrape(State(metrics): State<Metrics>) -> Response {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::runtime::shutdown;
     use axum::body::{Body, to_bytes};
     use axum::http::Request;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tower::ServiceExt as _;
+
+    use super::*;
+    use crate::runtime::shutdown;
 
     async fn get(router: &Router, path: &str) -> (StatusCode, String) {
         let request = Request::get(path).body(Body::empty()).unwrap();

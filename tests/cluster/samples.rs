@@ -8,10 +8,9 @@ use kube::ResourceExt;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 
-use crate::common::eventually;
 use crate::common::raw::{documents, kubectl, repository};
-use crate::common::shared;
 use crate::common::world::{World, container_image, is_ready, names, reason};
+use crate::common::{eventually, shared};
 
 /// Applies a sample into a namespace of its own and returns its injected, ready pods.
 async fn injected(world: &World, file: &str, containers: &[&str], init_containers: &[&str]) -> Vec<Pod> {

@@ -8,9 +8,10 @@ use serde_json::json;
 use sidecarset::api::{SidecarSet, keys};
 use sidecarset::core::pod::{PodKey, PodView};
 use sidecarset::core::revision::Template;
-use sidecarset::core::upgrade::answer::{Lost, lost};
-use sidecarset::core::upgrade::patch::PodPatch;
-use sidecarset::core::upgrade::{Course, Index};
+use sidecarset::core::rollout::request::answer::{Lost, lost};
+use sidecarset::core::rollout::request::patch::PodPatch;
+use sidecarset::core::rollout::state::cluster::Index;
+use sidecarset::core::rollout::target::direction::Course;
 
 use super::world::{Pod, PodEvent, Promise, World, at};
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rand::{Rng, RngExt};
 use sidecarset::api::keys;
 use sidecarset::core::pod::PodKey;
-use sidecarset::core::upgrade::answer::{Answer, answer};
+use sidecarset::core::rollout::request::answer::{Answer, answer};
 
 use super::operator::{Operator, Sent, WRITE_TIMEOUT};
 use super::world::{Body, Promise, Reply, Request, World};

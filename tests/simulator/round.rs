@@ -8,9 +8,12 @@ use serde_json::json;
 use sidecarset::api::{SidecarSet, SidecarSetStatus};
 use sidecarset::core::pod::PodView;
 use sidecarset::core::revision::Template;
+use sidecarset::core::rollout::plan::Summary;
+use sidecarset::core::rollout::request::patch::PLAN_HOLDS;
+use sidecarset::core::rollout::target::Mode;
+use sidecarset::core::rollout::target::direction::course;
+use sidecarset::core::rollout::target::direction::{Course, still_wanted};
 use sidecarset::core::status::{self, InjectionState};
-use sidecarset::core::upgrade::patch::PLAN_HOLDS;
-use sidecarset::core::upgrade::{Course, Mode, Summary, course, still_wanted};
 
 use super::operator::{KnownCourse, Operator, Round, Target, version};
 use super::truth::{share, tier};

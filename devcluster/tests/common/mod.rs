@@ -1,25 +1,23 @@
 //! What the tests share: one cluster per test binary, waiting, and a record of what happened to a pod.
 
-use std::{
-    fs,
-    io::{BufRead as _, BufReader},
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    sync::{Arc, Mutex},
-    time::{Duration, Instant},
-};
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use devcluster::DevCluster;
 use futures::TryStreamExt as _;
 use k8s_openapi::api::core::v1::{ContainerStatus, Namespace, Pod};
-use kube::{
-    Api, Client,
-    api::{DeleteParams, Patch, PatchParams, PostParams},
-    runtime::{WatchStreamExt as _, watcher},
-};
-use serde::{Serialize, de::DeserializeOwned};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::{Api, Client};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tokio::{sync::OnceCell, task::JoinHandle};
+use tokio::sync::OnceCell;
+use tokio::task::JoinHandle;
 
 /// Starts the cluster with the first test; it ends with the process.
 pub async fn cluster() -> &'static DevCluster {

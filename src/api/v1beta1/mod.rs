@@ -13,14 +13,13 @@ mod update;
 
 use std::collections::BTreeMap;
 
+pub use container::*;
+pub use injection::*;
 use k8s_openapi::api::core::v1::{LocalObjectReference, Volume};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-
-pub use container::*;
-pub use injection::*;
 pub use status::*;
 pub use update::*;
 

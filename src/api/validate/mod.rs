@@ -11,14 +11,14 @@ mod resources;
 mod sidecars;
 mod update;
 
+pub use conflicts::{Reach, clashes, conflicts};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+pub use metadata::AllowedKeys;
+pub use sidecars::field_reference;
+
 use super::keys;
 use super::selector::Selector;
 use super::v1beta1::{SidecarSet, SidecarSetSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-
-pub use conflicts::{Reach, clashes, conflicts};
-pub use metadata::AllowedKeys;
-pub use sidecars::field_reference;
 
 /// One thing that is wrong, at a field path such as `spec.containers[0].name`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

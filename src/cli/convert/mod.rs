@@ -11,15 +11,14 @@ mod tumblr;
 mod verb;
 
 use kube::Resource;
+pub use notes::Note;
+use notes::Notes;
 use serde_json::{Map, Value, json};
+pub use verb::{Args, run};
 
 use super::schema::{Misfit, Schema};
 use crate::api::SidecarSet;
 use crate::api::validate::validate;
-
-pub use notes::Note;
-use notes::Notes;
-pub use verb::{Args, run};
 
 /// One document of the input.
 #[derive(Clone, Debug, PartialEq)]

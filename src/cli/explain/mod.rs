@@ -7,6 +7,8 @@ use std::io::Write;
 
 use kube::api::GetParams;
 use kube::core::Request;
+use order::Start;
+use outcomes::{SetLine, View};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -15,8 +17,6 @@ use super::error::Error;
 use super::manifest::{Format, print};
 use super::sets::{OperatorArgs, Sets, fetch_namespace};
 use super::table::table;
-use order::Start;
-use outcomes::{SetLine, View};
 
 /// Explain the sidecars of a pod: which sets match, what each did or why not, and the start order.
 ///

@@ -156,8 +156,9 @@ fn depends_on(sets: &[SidecarSet], set: &str, container: &str) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use serde_json::json;
+
+    use super::*;
 
     #[test]
     fn versions_say_which_twin_works() {

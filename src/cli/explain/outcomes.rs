@@ -15,7 +15,7 @@ use crate::api::validate::validate;
 use crate::api::{SidecarSet, keys};
 use crate::core::inject::uninject::uninject;
 use crate::core::inject::{CompiledSets, Injection, Request};
-use crate::core::naked::inject_anew;
+use crate::core::replace::uninjected::inject_anew;
 
 /// The pod is selected and carries no mark of the set.
 const NAKED: &str = "Naked";

@@ -16,15 +16,18 @@ use crate::api::reasons::InjectionReason;
 use crate::api::selector::SelectorError;
 use crate::api::v1beta1::{EvictionCause, ExistingPods};
 use crate::api::validate::{FieldError, validate};
-use crate::core::evict::{Sibling, exempt};
 use crate::core::inject::{CompiledSet, CompiledSets, Injection, Request, inject};
-use crate::core::naked::inject_anew;
 use crate::core::pod::{Owner, PodKey, PodView, SlimPod};
+use crate::core::replace::uninjected::inject_anew;
+use crate::core::replace::{Sibling, exempt};
 use crate::core::revision::{History, Template, collisions};
+use crate::core::rollout::assess::{Obstacle, ObstacleKind, State, resize};
+use crate::core::rollout::plan::Summary;
+use crate::core::rollout::request::patch::pod_patch;
+use crate::core::rollout::state::cluster::Index;
+use crate::core::rollout::target::Mode;
+use crate::core::rollout::target::direction::{Course, course};
 use crate::core::status::{Outlook, outlook};
-use crate::core::upgrade::patch::pod_patch;
-use crate::core::upgrade::resize;
-use crate::core::upgrade::{Course, Index, Mode, Obstacle, ObstacleKind, State, Summary, course};
 
 /// What the cluster holds, besides pods.
 #[derive(Clone, Debug, Default)]

@@ -12,13 +12,12 @@ mod tests;
 use std::io::Write;
 use std::process::ExitCode;
 
-use k8s_openapi::jiff::Timestamp;
-use kube::{Client, ResourceExt};
-use serde_json::Value;
-
 pub use apply::{Applied, Manifest};
 pub use decide::{Action, Plan, Planner, Row, World};
+use k8s_openapi::jiff::Timestamp;
+use kube::{Client, ResourceExt};
 pub use render::{Example, render};
+use serde_json::Value;
 
 use super::cluster::ClusterArgs;
 use super::manifest::{Document, FileArgs, name_of};

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use json_patch::Patch;
 use serde_json::{Map, Value, json};
 
-use crate::core::upgrade::patch::pointer;
+use crate::core::base::pointer::pointer;
 
 #[derive(Clone)]
 pub(super) struct Draft {

@@ -23,21 +23,19 @@ mod volumes;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use json_patch::Patch;
-use serde_json::Value;
-
 pub use compile::{CompiledSet, unknown_revision};
 use draft::Draft;
+use json_patch::Patch;
 pub use marks::Mark;
 use marks::Marks;
 use place::{Candidate, Failure, Placement};
+use serde_json::Value;
 pub use sets::CompiledSets;
 
-use crate::api::SidecarSet;
-use crate::api::keys;
 use crate::api::reasons::InjectionReason;
 use crate::api::v1beta1::FailurePolicy;
 use crate::api::validate::Allowed;
+use crate::api::{SidecarSet, keys};
 
 /// A pod that is about to be created.
 #[derive(Clone, Copy, Debug)]

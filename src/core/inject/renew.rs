@@ -82,7 +82,7 @@ mod tests {
     use crate::core::inject::uninject::uninject;
     use crate::core::inject::{CompiledSet, Request, inject};
     use crate::core::revision::{History, Revision, Template};
-    use crate::core::upgrade::testing::remove_shape;
+    use crate::core::rollout::testing::remove_shape;
 
     fn set(patches: &Value) -> SidecarSet {
         let set = json!({"apiVersion": "sidecarset.dev/v1beta1", "kind": "SidecarSet", "metadata": {"name": "s"},

@@ -6,20 +6,21 @@ mod entries;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use entries::{Entry, entries};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::admissionregistration::v1::{
     MatchCondition, MutatingWebhook, MutatingWebhookConfiguration, RuleWithOperations, ServiceReference,
     ValidatingWebhook, ValidatingWebhookConfiguration, WebhookClientConfig,
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelectorRequirement as Requirement;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{
+    LabelSelector, LabelSelectorRequirement as Requirement, ObjectMeta, OwnerReference,
+};
 use kube::core::Expression;
 
 use super::inject::CompiledSets;
 use crate::api::keys;
 use crate::api::selector::key;
 use crate::api::v1beta1::FailurePolicy;
-use entries::{Entry, entries};
 
 /// Path of the pod webhook; the version of the sets follows.
 pub const POD_PATH: &str = "/mutate-pods";

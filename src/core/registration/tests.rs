@@ -1,10 +1,10 @@
-use super::*;
 use std::sync::Arc;
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::entries::{MAX_CEL, MAX_ENTRIES};
+use super::*;
 use crate::api::SidecarSet;
 use crate::api::selector::Selector;
 use crate::core::inject::CompiledSet;

@@ -1,10 +1,11 @@
 //! The line that says where a rollout stands, and what it waits for.
 
 use crate::api::keys;
-use crate::core::evict::words;
-use crate::core::upgrade::course::Course;
-use crate::core::upgrade::steps::Wait;
-use crate::core::upgrade::{Mode, Summary};
+use crate::core::replace::words;
+use crate::core::rollout::budget::steps::Wait;
+use crate::core::rollout::plan::Summary;
+use crate::core::rollout::target::Mode;
+use crate::core::rollout::target::direction::Course;
 
 /// Nodes named in a message; the rest is counted.
 const NAMED_NODES: usize = 3;

@@ -1,6 +1,7 @@
 //! What the status of a set says: counters, one line, and conditions that kstatus can read.
 
 mod message;
+pub mod new_pods;
 mod outlook;
 #[cfg(test)]
 mod tests;
@@ -8,15 +9,18 @@ mod verdict;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-
-use super::new_pods::{injection_revision, is_held};
-use super::revision;
-use super::upgrade::course::{Course, annotation};
-use super::upgrade::{Mode, ObstacleKind, Summary};
-use crate::api::reasons::{self, reason};
-use crate::api::{SidecarSet, SidecarSetStatus, keys};
 pub use outlook::{Outlook, outlook};
 pub use verdict::{Verdict, verdict};
+
+use super::revision;
+use crate::api::reasons::{self, reason};
+use crate::api::{SidecarSet, SidecarSetStatus, keys};
+use crate::core::base::time::whole_seconds;
+use crate::core::rollout::assess::ObstacleKind;
+use crate::core::rollout::plan::Summary;
+use crate::core::rollout::target::Mode;
+use crate::core::rollout::target::direction::{Course, annotation};
+use crate::core::status::new_pods::{injection_revision, is_held};
 
 /// Whether the webhook serves a set, and why not.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -217,9 +221,6 @@ fn with_conditions(
 }
 
 /// The API keeps whole seconds; a finer time would differ from what is read back.
-fn whole_seconds(now: Timestamp) -> Timestamp {
-    Timestamp::from_second(now.as_second()).unwrap_or(now)
-}
 
 fn number(count: usize) -> i32 {
     i32::try_from(count).unwrap_or(i32::MAX)

@@ -1,9 +1,10 @@
 //! What a rollout is about to do, in the words of the status: for who asks before a set is applied.
 
 use super::{message, verdict};
-use crate::core::upgrade::course::Course;
-use crate::core::upgrade::rollout::share;
-use crate::core::upgrade::{Mode, Summary};
+use crate::core::base::percent::scaled;
+use crate::core::rollout::plan::Summary;
+use crate::core::rollout::target::Mode;
+use crate::core::rollout::target::direction::Course;
 
 /// Steps that are named ahead; the rest is counted.
 const NAMED_STEPS: usize = 3;
@@ -60,7 +61,7 @@ fn steps(course: &Course, summary: &Summary) -> String {
             Some(Some(seconds)) => format!(", then pauses {seconds} s"),
             None => String::new(),
         };
-        format!("; step {} lets {}{of_all} go{pause}", i + 1, share(&step.replicas, selected).min(selected))
+        format!("; step {} lets {}{of_all} go{pause}", i + 1, scaled(&step.replicas, selected).min(selected))
     });
     let ahead: String = ahead.collect();
     let more = match all.len().saturating_sub(gate.reached + NAMED_STEPS) {

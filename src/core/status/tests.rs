@@ -1,9 +1,10 @@
-use super::*;
-use crate::core::upgrade::Counts;
-use crate::core::upgrade::Obstacle;
-use crate::core::upgrade::steps::{Gate, Wait};
-use crate::core::upgrade::testing;
 use serde_json::json;
+
+use super::*;
+use crate::core::rollout::assess::Obstacle;
+use crate::core::rollout::budget::steps::{Gate, Wait};
+use crate::core::rollout::state::set::Counts;
+use crate::core::rollout::testing;
 
 const BUDGET: usize = 2;
 

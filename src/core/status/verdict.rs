@@ -22,10 +22,11 @@
 
 use super::message;
 use crate::api::reasons::reason;
-use crate::core::new_pods::changes_template;
-use crate::core::upgrade::course::Course;
-use crate::core::upgrade::steps::Wait;
-use crate::core::upgrade::{Mode, Summary};
+use crate::core::rollout::budget::steps::Wait;
+use crate::core::rollout::plan::Summary;
+use crate::core::rollout::target::Mode;
+use crate::core::rollout::target::direction::Course;
+use crate::core::status::new_pods::changes_template;
 
 /// The four conditions about the rollout, and the line that explains them.
 #[derive(Clone, Debug, PartialEq, Eq)]

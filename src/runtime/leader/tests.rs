@@ -1,6 +1,7 @@
+use proptest::prelude::*;
+
 use super::election::{Action, Election, holder};
 use super::*;
-use proptest::prelude::*;
 
 fn params(identity: &str) -> LeaseParams {
     LeaseParams::new("ns", "operator", identity)

@@ -1,7 +1,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::core::upgrade::testing::set;
+use crate::core::rollout::testing::set;
 
 fn object(image: &str, update_strategy: &Value) -> Value {
     json!({

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::api::v1beta1::ExistingPods;
-use crate::core::upgrade::testing::hash;
+use crate::core::rollout::testing::hash;
 
 /// A cluster in which `image` is being rolled out, with this status.
 fn under_way(image: &str, update_strategy: Value, status: Value) -> World {

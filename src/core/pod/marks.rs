@@ -1,0 +1,100 @@
+//! What sets write on a pod.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::api::keys;
+use crate::core::base::resources::Resize;
+use crate::core::inject;
+
+/// What one set wrote on a pod.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Mark {
+    /// Label `revision.sidecarset.dev/<set>`.
+    pub revision: String,
+    /// Annotation `update.sidecarset.dev/<set>`.
+    pub update: Option<Update>,
+    /// `shape` of the last update, or else of the injection; empty for pods of a release that did not write it.
+    pub shape: String,
+    /// Annotation `injection.sidecarset.dev/<set>` of a canary set.
+    pub canary: Option<Box<inject::Mark>>,
+}
+
+/// The last in-place update of a set on a pod, written in the same request as the images.
+///
+/// ```json
+/// {"revision":"7f9c…","at":"2026-01-01T00:00:00Z","wasReady":true,"generation":2,
+///  "containers":{"agent":{"id":"containerd://…","restartCount":0,"image":"agent:1"}},"others":{"app":null}}
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Update {
+    /// Revision hash.
+    pub revision: String,
+    /// When the request was made, by the operator's clock.
+    pub at: Timestamp,
+    /// The pod was ready, or unready only because of an unfinished update before this one.
+    pub was_ready: bool,
+    /// `metadata.generation` that the request made, or an older one if somebody else changed the pod meanwhile; 0 if it is
+    /// not known.
+    #[serde(default)]
+    pub generation: i64,
+    /// The long-running containers whose image was changed, by name.
+    pub containers: BTreeMap<String, Replaced>,
+    /// When the containers that are not this set's had last ended, by the node's clock; null for never. Empty if the pod
+    /// was not ready.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub others: BTreeMap<String, Option<Timestamp>>,
+    /// [`Template::shape`](crate::core::revision::Template::shape) of the revision.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub shape: String,
+    /// The containers whose resources are changed by a request of its own after this one, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub resizes: BTreeMap<String, Resize>,
+}
+
+/// The container that an update replaces.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Replaced {
+    /// `containerID` at the time of the update, empty if it had never started.
+    pub id: String,
+    /// Its restart count then.
+    pub restart_count: i32,
+    /// The image that this container runs.
+    pub image: String,
+    /// It did not run then. What the kubelet says of it may be about an image before, until a new container runs.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub down: bool,
+}
+
+/// The marks of all sets, by set.
+pub(crate) fn marks(
+    labels: &BTreeMap<String, String>,
+    annotations: &BTreeMap<String, String>,
+) -> BTreeMap<String, Mark> {
+    let revisions = labels.iter().filter_map(|(key, value)| Some((key.strip_prefix(keys::REVISION_PREFIX)?, value)));
+    revisions
+        .map(|(set, revision)| {
+            let update: Option<Update> =
+                annotations.get(&keys::update_annotation(set)).and_then(|text| serde_json::from_str(text).ok());
+            let injection = annotations.get(&keys::injection_annotation(set)).map(String::as_str).unwrap_or_default();
+            let shape = update.as_ref().map_or_else(|| shape(injection), |update| update.shape.as_str()).to_owned();
+            (set.to_owned(), Mark { revision: revision.clone(), update, shape, canary: canary(injection) })
+        })
+        .collect()
+}
+
+/// Out of a mark that is not worth decoding.
+fn shape(text: &str) -> &str {
+    let behind = text.split_once(r#""shape":""#).map(|(_, behind)| behind);
+    behind.and_then(|behind| behind.split_once('"')).map_or("", |(shape, _)| shape)
+}
+
+/// Most marks are of no canary, and are not worth decoding.
+fn canary(text: &str) -> Option<Box<inject::Mark>> {
+    let mark: inject::Mark = text.contains("\"base\"").then(|| serde_json::from_str(text).ok())??;
+    mark.base.is_some().then(|| Box::new(mark))
+}

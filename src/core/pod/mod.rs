@@ -1,0 +1,420 @@
+//! A pod as upgrades see it: a slim projection, so that 10,000 pods fit into a few tens of megabytes.
+
+mod marks;
+pub(crate) mod readiness;
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::ContainerState;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
+use k8s_openapi::jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::revision::List;
+use crate::api::keys;
+use crate::core::base::resources::{Class, ResizeTrouble, Resources};
+use crate::core::pod::marks::marks;
+pub use crate::core::pod::marks::{Mark, Replaced, Update};
+
+/// The fields of a pod that are decoded. Never written back: patches only.
+#[derive(Clone, Debug, Deserialize, Serialize, kube::Resource)]
+#[resource(inherit = "k8s_openapi::api::core::v1::Pod")]
+pub struct SlimPod {
+    /// Without managedFields once it has passed the watch.
+    pub metadata: ObjectMeta,
+    /// Containers, node, restart policy.
+    #[serde(default)]
+    pub spec: SlimSpec,
+    /// Phase, conditions, container statuses.
+    #[serde(default)]
+    pub status: SlimStatus,
+}
+
+/// See [`SlimPod`].
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SlimSpec {
+    containers: Vec<SlimContainer>,
+    init_containers: Vec<SlimContainer>,
+    node_name: Option<String>,
+    restart_policy: Option<String>,
+    resources: Option<serde_json::Value>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+struct SlimContainer {
+    name: String,
+    image: Option<String>,
+    startup_probe: Option<SlimProbe>,
+    resources: Resources,
+    resize_policy: Vec<SlimResizePolicy>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+struct SlimResizePolicy {
+    resource_name: String,
+    restart_policy: String,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+struct SlimProbe {
+    period_seconds: Option<i32>,
+}
+
+/// See [`SlimPod`].
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SlimStatus {
+    observed_generation: Option<i64>,
+    phase: Option<String>,
+    conditions: Vec<SlimCondition>,
+    container_statuses: Vec<SlimContainerStatus>,
+    init_container_statuses: Vec<SlimContainerStatus>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+struct SlimCondition {
+    #[serde(rename = "type")]
+    type_: String,
+    status: String,
+    last_transition_time: Option<Time>,
+    reason: Option<String>,
+    message: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+struct SlimContainerStatus {
+    name: String,
+    #[serde(rename = "containerID")]
+    container_id: Option<String>,
+    ready: bool,
+    started: Option<bool>,
+    restart_count: i32,
+    state: Option<ContainerState>,
+    last_state: Option<ContainerState>,
+    resources: Option<Resources>,
+}
+
+/// Namespace and name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PodKey {
+    /// Namespace of the pod.
+    pub namespace: String,
+    /// Name of the pod.
+    pub name: String,
+}
+
+impl std::fmt::Display for PodKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// The controller of a pod; it is in the pod's namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// For example `apps/v1`.
+    pub api_version: String,
+    /// For example `ReplicaSet`.
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+}
+
+impl Owner {
+    /// The owner that controls the object, if one does.
+    pub fn of(metadata: &ObjectMeta) -> Option<Self> {
+        let owners = metadata.owner_references.iter().flatten();
+        let OwnerReference { api_version, kind, name, uid, .. } =
+            owners.into_iter().find(|owner| owner.controller == Some(true))?.clone();
+        Some(Self { api_version, kind, name, uid })
+    }
+}
+
+/// A pod as the index keeps it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PodView {
+    /// Namespace and name.
+    pub key: PodKey,
+    /// Distinguishes a pod from a later one of the same name.
+    pub uid: String,
+    /// `metadata.resourceVersion` as a number; 0 if it is none. Larger is newer (KEP-5504).
+    pub resource_version: u64,
+    /// `metadata.generation`.
+    pub generation: i64,
+    /// `status.observedGeneration`; absent below Kubernetes 1.34.
+    pub observed_generation: Option<i64>,
+    /// All labels.
+    pub labels: BTreeMap<String, String>,
+    /// False if the pod has no annotations at all.
+    pub has_annotations: bool,
+    /// The controller that made it.
+    pub owner: Option<Box<Owner>>,
+    /// Creation time.
+    pub created: Timestamp,
+    /// True from the moment the pod is asked to go.
+    pub deleting: bool,
+    /// `status.phase`, empty if unset.
+    pub phase: String,
+    /// `spec.nodeName`.
+    pub node: Option<String>,
+    /// `spec.restartPolicy` is `Always`, or unset.
+    pub restarts_always: bool,
+    /// The pod's Ready condition, and since when it is what it is.
+    pub ready: bool,
+    /// See `ready`.
+    pub ready_changed: Option<Timestamp>,
+    /// Position of the Ready condition in `status.conditions`.
+    pub ready_condition: Option<usize>,
+    /// It has pod-level resources, `spec.resources`.
+    pub has_resources: bool,
+    /// What the kubelet says of a resize that is not done.
+    pub resize: Option<Box<ResizeTrouble>>,
+    /// All containers, init containers first, in the order of the spec.
+    pub containers: Vec<ContainerView>,
+    /// What sets wrote on the pod, by set name.
+    pub marks: BTreeMap<String, Mark>,
+    /// Annotations `version.sidecarset.dev/<container>` of the twins of hot sidecars, by container.
+    pub versions: BTreeMap<String, u64>,
+}
+
+/// One container of a pod.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ContainerView {
+    /// The list it stands in.
+    pub list: List,
+    /// Position in that list.
+    pub index: usize,
+    /// Container name.
+    pub name: String,
+    /// `spec…image`.
+    pub image: String,
+    /// Seconds between two startup probes, if there is one. Kubernetes' default is 10.
+    pub startup_period: Option<i32>,
+    /// cpu and memory; `None` if none are named.
+    pub resources: Option<Box<Resources>>,
+    /// `resizePolicy` is `RestartContainer`: for cpu, for memory.
+    pub restarts_on_resize: [bool; 2],
+    /// What the kubelet says about it.
+    pub status: Option<ContainerStatus>,
+}
+
+/// What the kubelet says about a container.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ContainerStatus {
+    /// Position in the list of statuses.
+    pub index: usize,
+    /// `containerID`, empty before the first start.
+    pub id: String,
+    /// The container's own readiness.
+    pub ready: bool,
+    /// It runs, and its startupProbe has not succeeded.
+    pub is_starting: bool,
+    /// Restarts, those we caused included.
+    pub restart_count: i32,
+    /// When the container started, if it runs.
+    pub running_since: Option<Timestamp>,
+    /// Reason why it waits, for example `ImagePullBackOff`.
+    pub waiting: Option<String>,
+    /// The message of that reason quotes the image of the spec. Also if there is no message.
+    pub names_image: bool,
+    /// Exit code of the last container that ended here, if it had ever run.
+    pub exit_code: Option<i32>,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+    /// The container has the resources of its spec; `None` if the kubelet does not say which it has.
+    pub has_resources: Option<bool>,
+}
+
+impl PodView {
+    /// Projects a pod. Annotations of sets that cannot be read are left out, as if they were not there.
+    pub fn new(pod: SlimPod) -> Self {
+        let SlimPod { metadata, spec, status } = pod;
+        let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready");
+        let owner = Owner::of(&metadata).map(Box::new);
+        let labels = metadata.labels.unwrap_or_default();
+        let annotations = metadata.annotations.unwrap_or_default();
+        Self {
+            owner,
+            key: PodKey { namespace: metadata.namespace.unwrap_or_default(), name: metadata.name.unwrap_or_default() },
+            uid: metadata.uid.unwrap_or_default(),
+            resource_version: metadata.resource_version.and_then(|version| version.parse().ok()).unwrap_or(0),
+            generation: metadata.generation.unwrap_or(0),
+            observed_generation: status.observed_generation,
+            created: metadata.creation_timestamp.map_or(Timestamp::UNIX_EPOCH, |time| time.0),
+            deleting: metadata.deletion_timestamp.is_some(),
+            phase: status.phase.unwrap_or_default(),
+            node: spec.node_name,
+            has_resources: spec.resources.is_some(),
+            resize: status.conditions.iter().find_map(resize_trouble),
+            restarts_always: spec.restart_policy.is_none_or(|policy| policy == "Always"),
+            ready: ready.is_some_and(|condition| condition.status == "True"),
+            ready_condition: status.conditions.iter().position(|condition| condition.type_ == "Ready"),
+            ready_changed: ready.and_then(|condition| condition.last_transition_time.as_ref()).map(|time| time.0),
+            marks: marks(&labels, &annotations),
+            versions: versions(&annotations),
+            has_annotations: !annotations.is_empty(),
+            labels,
+            containers: containers(List::Init, spec.init_containers, &status.init_container_statuses)
+                .chain(containers(List::Ordinary, spec.containers, &status.container_statuses))
+                .collect(),
+        }
+    }
+
+    /// Neither ended nor asked to go.
+    pub fn is_active(&self) -> bool {
+        !self.deleting && !matches!(self.phase.as_str(), "Succeeded" | "Failed")
+    }
+
+    /// It has the label that the watch of pods selects by.
+    pub fn is_labelled(&self) -> bool {
+        self.labels.get(keys::INJECTED).is_some_and(|value| value == "true")
+    }
+
+    /// The container of this name.
+    pub fn container(&self, name: &str) -> Option<&ContainerView> {
+        self.containers.iter().find(|container| container.name == name)
+    }
+
+    /// The `QoS` class that its containers give it, each with the resources that `resources` says.
+    pub fn class<'a>(&'a self, resources: impl Fn(&'a ContainerView) -> Option<&'a Resources>) -> Class {
+        let class = |resources: Option<&Resources>| resources.map_or(Class::BestEffort, Resources::class);
+        Class::of_pod(self.containers.iter().map(|container| class(resources(container))))
+    }
+
+    /// Restarts of all containers.
+    pub fn restarts(&self) -> i32 {
+        self.containers.iter().filter_map(|c| c.status.as_ref()).map(|status| status.restart_count).sum()
+    }
+}
+
+fn versions(annotations: &BTreeMap<String, String>) -> BTreeMap<String, u64> {
+    let versions = annotations.iter().filter_map(|(key, value)| Some((key.strip_prefix(keys::VERSION_PREFIX)?, value)));
+    versions.filter_map(|(container, version)| Some((container.to_owned(), version.parse().ok()?))).collect()
+}
+
+fn containers(
+    list: List,
+    containers: Vec<SlimContainer>,
+    statuses: &[SlimContainerStatus],
+) -> impl Iterator<Item = ContainerView> {
+    containers.into_iter().enumerate().map(move |(index, container)| ContainerView {
+        list,
+        index,
+        restarts_on_resize: ["cpu", "memory"].map(|name| restarts_on_resize(&container, name)),
+        startup_period: container.startup_probe.as_ref().map(|probe| probe.period_seconds.unwrap_or(10)),
+        status: statuses
+            .iter()
+            .enumerate()
+            .find(|(_, status)| status.name == container.name)
+            .map(|(index, status)| container_status(index, status, &container)),
+        resources: (container.resources != Resources::default()).then(|| Box::new(container.resources)),
+        name: container.name,
+        image: container.image.unwrap_or_default(),
+    })
+}
+
+fn restarts_on_resize(container: &SlimContainer, resource: &str) -> bool {
+    let mut policies = container.resize_policy.iter().filter(|policy| policy.resource_name == resource);
+    policies.any(|policy| policy.restart_policy == "RestartContainer")
+}
+
+fn resize_trouble(condition: &SlimCondition) -> Option<Box<ResizeTrouble>> {
+    let reason = condition.reason.as_deref().filter(|_| condition.status == "True")?;
+    let trouble = match condition.type_.as_str() {
+        "PodResizePending" => true,
+        "PodResizeInProgress" => reason == "Error",
+        _ => false,
+    };
+    let message = condition.message.clone().unwrap_or_default();
+    trouble.then(|| Box::new(ResizeTrouble { reason: reason.to_owned(), message }))
+}
+
+fn container_status(index: usize, status: &SlimContainerStatus, container: &SlimContainer) -> ContainerStatus {
+    let state = status.state.as_ref();
+    let waiting = state.and_then(|state| state.waiting.as_ref());
+    let message = waiting.and_then(|waiting| waiting.message.as_ref());
+    let image = container.image.as_deref().unwrap_or_default();
+    let last_state = status.last_state.as_ref();
+    let ended = [state, last_state].into_iter().flatten().find_map(|state| state.terminated.as_ref());
+    // A kubelet that ends while it starts a container leaves exit code 128, `StartError`, of one started in 1970.
+    let ended = ended.filter(|ended| ended.started_at.as_ref().is_none_or(|at| at.0 != Timestamp::UNIX_EPOCH));
+    ContainerStatus {
+        index,
+        id: status.container_id.clone().unwrap_or_default(),
+        ready: status.ready,
+        is_starting: status.started == Some(false) && state.is_some_and(|state| state.running.is_some()),
+        restart_count: status.restart_count,
+        running_since: state
+            .and_then(|state| state.running.as_ref())
+            .map(|running| running.started_at.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0)),
+        waiting: waiting.and_then(|waiting| waiting.reason.clone()),
+        names_image: message.is_none_or(|message| names(message, image)),
+        exit_code: ended.map(|ended| ended.exit_code),
+        ended_at: ended.and_then(|ended| ended.finished_at.as_ref()).map(|time| time.0),
+        has_resources: status.resources.as_ref().map(|actual| container.resources.are_applied(actual)),
+    }
+}
+
+/// Whether a message about a pull may be about this image: it quotes the image, or none. Kubelets quote what the spec says
+/// (`Back-off pulling image "agent:v2"`), containerd the whole name, with the digest in place of the tag if there are both
+/// (`failed to pull and unpack image "docker.io/library/agent:latest": not found`), others none.
+fn names(message: &str, image: &str) -> bool {
+    let (named, digest) = image.split_once('@').map_or((image, None), |(named, digest)| (named, Some(digest)));
+    let path = named.rfind('/').map_or(0, |slash| slash + 1);
+    let name = named[path..].find(':').map_or(named, |colon| &named[..path + colon]);
+    let quoted = |reference: String| message.contains(&format!("{reference}\""));
+    let tagged = if name == named { format!("{named}:latest") } else { named.to_owned() };
+    !message.contains('"')
+        || quoted(image.to_owned())
+        || digest.map_or_else(|| quoted(tagged), |digest| quoted(format!("{name}@{digest}")))
+}
+
+/// Kubelets from 1.32 on restart a native sidecar for a new image (kubernetes#126525). `None`: not a version.
+pub fn restarts_native_sidecars(kubelet: &str) -> Option<bool> {
+    let mut parts = kubelet.trim_start_matches('v').split('.');
+    let mut number = || parts.next()?.parse::<u32>().ok();
+    Some((number()?, number()?) >= (1, 32))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{names, restarts_native_sidecars};
+
+    #[test]
+    fn a_message_names_an_image_as_the_spec_or_the_runtime_writes_it() {
+        let about = |image: &str| format!("failed to pull and unpack image \"{image}\": not found");
+        for (message, image, expected) in [
+            (about("agent:v2"), "agent:v2", true),
+            (about("docker.io/library/agent:v2"), "agent:v2", true),
+            (about("docker.io/library/agent:latest"), "agent", true),
+            (about("r.test:5000/agent:latest"), "r.test:5000/agent", true),
+            (about("r.test/agent@sha256:1"), "r.test/agent:v2@sha256:1", true),
+            ("reading manifest v2 in r.test/agent: manifest unknown".to_owned(), "r.test/agent:v2", true),
+            (about("agent:v20"), "agent:v2", false),
+            (about("agent:v1"), "agent", false),
+        ] {
+            assert_eq!(names(&message, image), expected, "{message} {image}");
+        }
+    }
+
+    #[test]
+    fn kubelets_from_1_32_on_restart_native_sidecars() {
+        for (version, expected) in [
+            ("v1.32.0", Some(true)),
+            ("v1.31.14", Some(false)),
+            ("v2.0.1", Some(true)),
+            ("1.36.3+k3s1", Some(true)),
+            ("", None),
+        ] {
+            assert_eq!(restarts_native_sidecars(version), expected, "{version}");
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! Pods that were ready a moment ago.
+//!
+//! Observed on kubelets 1.36: one that is restarted says of all its running containers that they are not ready, until the
+//! first answer to their probes. Such pods must not pass for pods that are not ready anyway, whose upgrade costs nothing.
+
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+
+use crate::core::base::time::after;
+use crate::core::pod::{ContainerStatus, ContainerView, PodView};
+use crate::core::revision::List;
+
+/// Three times the default `periodSeconds` of a probe.
+const HICCUP: SignedDuration = SignedDuration::from_secs(30);
+
+/// A container that ended so long before its pod became unready may be the reason.
+const AROUND: SignedDuration = SignedDuration::from_secs(5);
+
+/// Until when a pod that is not ready counts as one that is: it became unready while all its containers ran on.
+pub(crate) fn ends(pod: &PodView, now: Timestamp) -> Option<Timestamp> {
+    let lost_at = pod.ready_changed.filter(|_| !pod.ready)?;
+    let with_status = || pod.containers.iter().filter_map(|container| Some((container, container.status.as_ref()?)));
+    let runs_on = with_status().any(|(_, status)| status.running_since.is_some_and(|since| since < lost_at));
+    let ended_then = |ended: Timestamp| after(ended, AROUND) >= lost_at;
+    let has_changed = |(container, status): (&ContainerView, &ContainerStatus)| {
+        status.waiting.is_some()
+            || status.ended_at.is_some_and(ended_then)
+            || status.running_since.map_or(container.list == List::Ordinary, |since| since >= lost_at)
+    };
+    let ran_on = runs_on && !with_status().any(has_changed);
+    // The node's clock may be ahead, but not by more than that.
+    Some(after(lost_at, HICCUP)).filter(|end| ran_on && now < *end && lost_at <= after(now, HICCUP))
+}

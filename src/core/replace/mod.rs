@@ -1,0 +1,237 @@
+//! Eviction: which pod of an owner is replaced next, and whether the last replacement was worth it.
+//!
+//! Two causes share this engine, its records and its budget: pods without sidecars, and pods whose change cannot be made
+//! in place. An owner has one pod replaced at a time. The record keeps when the youngest was made that needed it: a
+//! younger one that needs it too can then only be a replacement that came out no better. All times compared here are the
+//! apiserver's own, but for the timeout.
+
+pub mod uninjected;
+pub mod words;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+
+use crate::api::keys;
+use crate::api::v1beta1::{Eviction, EvictionCause};
+use crate::core::pod::{Owner, PodKey, PodView};
+
+/// Evictions that a status keeps, open ones and those in vain: a few ten kilobytes. When the latter fill it, something
+/// in the cluster takes sidecars away, and nothing more is evicted.
+pub const MAX_KEPT: usize = 100;
+
+/// A pod that lives this long after its recorded eviction was never evicted: the operator died before it had sent the
+/// request, or got no answer. An eviction takes effect with its answer, and no request lasts longer than 10 s.
+const NOT_SENT: SignedDuration = SignedDuration::from_secs(30);
+
+/// A pod of an owner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sibling {
+    /// Namespace and name.
+    pub key: PodKey,
+    /// UID.
+    pub uid: String,
+    /// Creation time.
+    pub created: Timestamp,
+    /// Neither ended nor asked to go.
+    pub active: bool,
+    /// Its Ready condition.
+    pub ready: bool,
+    /// Since when that is so; `None` if the pod does not say.
+    pub ready_changed: Option<Timestamp>,
+    /// Why it should be replaced, if it should.
+    pub behind: Option<EvictionCause>,
+    /// It has its place in a budget already, by an update that is not done: its eviction takes no other.
+    pub held: bool,
+    /// It is ready, or its absence counts in maxUnavailable already.
+    pub counts: bool,
+    /// It carries sidecars: the watch of pods says what becomes of it.
+    pub watched: bool,
+}
+
+impl Sibling {
+    /// A pod, and why it should be replaced.
+    pub fn new(pod: PodView, behind: Option<EvictionCause>) -> Self {
+        let (active, ready, ready_changed) = (pod.is_active(), pod.ready, pod.ready_changed);
+        let watched = pod.labels.contains_key(keys::INJECTED);
+        let (key, uid, created) = (pod.key, pod.uid, pod.created);
+        Self { key, uid, created, active, ready, ready_changed, behind, held: false, counts: ready, watched }
+    }
+}
+
+/// What to do with the pods of an owner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Next<'a> {
+    /// Evict this one.
+    Evict(&'a Sibling),
+    /// Not now; the text says why this pod, which is next for this cause, waits.
+    Wait(EvictionCause, String),
+    /// None of them needs to be replaced.
+    Nothing,
+}
+
+/// How long a replacement is watched.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// `updateStrategy.minReadySeconds`: it must have been ready for so long.
+    pub min_ready: SignedDuration,
+    /// `updateStrategy.podUpdateTimeoutSeconds`: then it is waited for no more, or has failed.
+    pub timeout: SignedDuration,
+}
+
+/// What became of an eviction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The owner does not have its ready pods back: the eviction holds its slot.
+    Open,
+    /// The same, for too long: what was to be upgraded by it does not become ready.
+    Failed,
+    /// It is over.
+    Done,
+    /// It is over, and the replacement needs to be replaced too: the owner's pods are left alone.
+    InVain,
+}
+
+/// Why the pods of such an owner are never evicted, if they are not.
+pub fn exempt(owner: Option<&Owner>) -> Option<&'static str> {
+    match owner.map(|owner| owner.kind.as_str()) {
+        None => Some("pods without a controller"),
+        Some("Job") => Some("pods of Jobs"),
+        Some("DaemonSet") => Some("pods of DaemonSets"),
+        Some(_) => None,
+    }
+}
+
+/// Chooses a pod that should be replaced for a cause that is `wanted`: first one that is not ready, which costs nothing,
+/// then the youngest. `replicas` is what the owner should have, `None` if that is not known. A ready pod waits until the
+/// owner has all of its ready pods.
+pub fn next(siblings: &[Sibling], wanted: impl Fn(EvictionCause) -> bool, replicas: Option<usize>) -> Next<'_> {
+    let behind = siblings.iter().filter(|pod| pod.active && pod.behind.is_some_and(&wanted));
+    let rank = |pod: &Sibling| (!pod.ready, pod.created, pod.key.clone());
+    let Some(pod) = behind.max_by_key(|pod| rank(pod)) else { return Next::Nothing };
+    let ready = ready(siblings);
+    match (replicas, pod.behind) {
+        (Some(replicas), Some(cause)) if pod.ready && ready < replicas => {
+            Next::Wait(cause, format!("{ready} of {replicas} pods are ready"))
+        }
+        _ => Next::Evict(pod),
+    }
+}
+
+/// Judges an eviction by the owner's pods. `replicas` as in [`next`]: where it is not known the slot is held for the
+/// whole timeout. `revision` is the target now: a pod that was replaced to get it and does not become ready keeps its
+/// slot beyond that, as a failed update in place does.
+pub fn judge(
+    eviction: &Eviction,
+    siblings: &[Sibling],
+    replicas: Option<usize>,
+    revision: &str,
+    patience: Patience,
+    now: Timestamp,
+) -> Verdict {
+    let age = now.duration_since(eviction.at.0);
+    if age >= NOT_SENT && siblings.iter().any(|pod| pod.uid == eviction.pod_uid && pod.active) {
+        return Verdict::Done;
+    }
+    let gone = siblings.iter().all(|pod| pod.uid != eviction.pod_uid);
+    let newer = || newer(eviction, siblings);
+    // As a Deployment counts new pods: ready for a while. A node whose clock is behind does not cut the time.
+    let is_fresh = |pod: &Sibling| {
+        let since = pod.ready_changed.map(|since| since.max(pod.created).max(eviction.at.0));
+        pod.ready && since.is_some_and(|since| now.duration_since(since) < patience.min_ready)
+    };
+    let fresh = newer().filter(|pod| is_fresh(pod)).count();
+    // Older pods that are not ready and are to be replaced themselves would be waited for in vain.
+    let is_older = |pod: &Sibling| pod.created <= eviction.pod_created.0;
+    let is_queued = |pod: &&Sibling| pod.active && !pod.ready && pod.behind.is_some() && is_older(pod);
+    let queued = siblings.iter().filter(is_queued).count();
+    let whole = gone && replicas.is_some_and(|replicas| ready(siblings) + queued >= replicas + fresh);
+    let upgrades = eviction.cause == EvictionCause::NotInPlace && eviction.revision == revision;
+    let replacement = newer().filter(|pod| pod.behind.is_none()).min_by_key(|pod| pod.created);
+    let failed = upgrades && replacement.is_some_and(|pod| !pod.ready || is_fresh(pod));
+    if !whole && age < patience.timeout {
+        return Verdict::Open;
+    }
+    if !whole && failed {
+        return Verdict::Failed;
+    }
+    let no_better = |behind| is_no_better(behind, eviction.cause);
+    let in_vain = newer().any(|pod| pod.behind.is_some_and(no_better));
+    if in_vain { Verdict::InVain } else { Verdict::Done }
+}
+
+/// Whether a replacement that is `behind` itself has gained nothing. One that has sidecars now, and those of an old
+/// revision, has.
+fn is_no_better(behind: EvictionCause, cause: EvictionCause) -> bool {
+    behind == EvictionCause::NoSidecars || cause == EvictionCause::NotInPlace
+}
+
+/// Pods of the owner that came after this eviction.
+fn newer<'a>(eviction: &Eviction, siblings: &'a [Sibling]) -> impl Iterator<Item = &'a Sibling> {
+    siblings.iter().filter(|pod| pod.active && pod.created > eviction.pod_created.0)
+}
+
+fn ready(siblings: &[Sibling]) -> usize {
+    siblings.iter().filter(|pod| pod.active && pod.ready).count()
+}
+
+/// Whether the owner has an open eviction, or one in vain for a revision that is `current`. One that was to bring a
+/// revision which is none any more does not keep its owner from getting the next: see [`superseded`].
+pub fn is_blocked(evictions: &[Eviction], owner: &Owner, current: &[&str]) -> bool {
+    let is_current = |eviction: &Eviction| current.contains(&eviction.revision.as_str());
+    let blocks = |eviction: &&Eviction| match eviction.cause {
+        EvictionCause::NotInPlace => is_current(eviction),
+        EvictionCause::NoSidecars => !eviction.in_vain || is_current(eviction),
+    };
+    evictions.iter().filter(|eviction| eviction.owner_uid == owner.uid).any(|eviction| blocks(&eviction))
+}
+
+/// The open eviction of the owner that was to bring a revision which is not the target any more. The next one takes its
+/// place, once its pod is gone and if what it brought is not ready.
+pub fn superseded<'a>(evictions: &'a [Eviction], owner: &Owner) -> Option<&'a Eviction> {
+    evictions.iter().find(|eviction| eviction.owner_uid == owner.uid && !eviction.in_vain)
+}
+
+/// The record that is written before the request is sent, so that a crash between the two frees no slot. `siblings` are
+/// all pods of the owner.
+pub fn record(
+    pod: &Sibling,
+    siblings: &[Sibling],
+    cause: EvictionCause,
+    owner: &Owner,
+    revision: &str,
+    now: Timestamp,
+) -> Eviction {
+    let Owner { api_version, kind, name, uid } = owner.clone();
+    // Whatever is younger came after this eviction.
+    let youngest = siblings.iter().filter(|pod| pod.active).map(|pod| pod.created).max();
+    Eviction {
+        namespace: pod.key.namespace.clone(),
+        pod: pod.key.name.clone(),
+        pod_uid: pod.uid.clone(),
+        pod_created: Time(youngest.unwrap_or(pod.created).max(pod.created)),
+        owner_api_version: api_version,
+        owner_kind: kind,
+        owner_name: name,
+        owner_uid: uid,
+        cause,
+        unready: !pod.counts,
+        revision: revision.to_owned(),
+        // The API keeps whole seconds.
+        at: Time(Timestamp::from_second(now.as_second()).unwrap_or(now)),
+        failed: false,
+        in_vain: false,
+    }
+}
+
+/// The owner in a record.
+pub fn owner(eviction: &Eviction) -> Owner {
+    Owner {
+        api_version: eviction.owner_api_version.clone(),
+        kind: eviction.owner_kind.clone(),
+        name: eviction.owner_name.clone(),
+        uid: eviction.owner_uid.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,245 @@
+//! Resources of sidecars in running pods: which have to change, the request that does it, and how far it has come.
+//!
+//! Kubernetes changes resources through the pod's subresource `resize` (KEP-1287, on by default since 1.33), and
+//! nothing else with them. So an upgrade that changes resources takes two requests. The first carries images, metadata
+//! and marks, with a record of what is to be resized; the second resizes what the record names and still is as it was
+//! before. Whoever dies between the two leaves a pod that says what is missing. Resources that somebody else sets, such
+//! as a vertical autoscaler, are not what the record says, and are left alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::api::keys;
+use crate::api::quantity::Resource;
+use crate::core::base::pointer::{pointer, test};
+use crate::core::base::resources::{Resize, ResizeTrouble, Resources};
+use crate::core::base::time::after;
+use crate::core::pod::{ContainerView, Mark, PodView, Update};
+use crate::core::revision::{List, Template};
+use crate::core::rollout::assess::attempt::{Progress, deadline, has_seen};
+use crate::core::rollout::assess::evidence::STALE_STATUS;
+use crate::core::rollout::assess::{Obstacle, ObstacleKind};
+use crate::core::rollout::request::patch::{PodPatch, readiness_test};
+use crate::core::rollout::target::{Rollout, Strategy};
+
+/// The resources that containers of a pod get from a template, by name: those that can be resized.
+pub(crate) fn wanted(template: &Template) -> BTreeMap<String, Resources> {
+    if template.field("resources")["mode"] == "SharedWithPod" {
+        return BTreeMap::new();
+    }
+    entries(template).flat_map(|(name, entry)| name.into_iter().map(move |n| (n, Resources::of_entry(entry)))).collect()
+}
+
+/// Names of the containers in a pod whose resources two templates name differently.
+pub(crate) fn changed(from: &Template, to: &Template) -> BTreeSet<String> {
+    let (from, to) = (wanted(from), wanted(to));
+    to.into_iter().filter(|(name, wanted)| from.get(name) != Some(wanted)).map(|(name, _)| name).collect()
+}
+
+/// Long-running sidecars of a template, each with the names of its containers in a pod. Those whose resources come from
+/// the application's are left out.
+fn entries(template: &Template) -> impl Iterator<Item = (Vec<String>, &Value)> {
+    let sidecars = template.sidecars().zip(List::ALL.into_iter().flat_map(|list| template.entries(list.field())));
+    let fit = sidecars.filter(|(sidecar, entry)| sidecar.long_running && entry["resourcesPolicy"].is_null());
+    fit.map(|(sidecar, entry)| (sidecar.container_names(), entry))
+}
+
+/// A container, what it is to have, and whether it will be restarted for that.
+struct Pending<'a> {
+    container: &'a ContainerView,
+    resize: Resize,
+}
+
+impl Pending<'_> {
+    fn restarts(&self) -> bool {
+        let changed = |resource| self.resize.from.differ_in(&self.resize.to, resource);
+        Resource::ALL.into_iter().zip(self.container.restarts_on_resize).any(|(r, restarts)| restarts && changed(r))
+    }
+}
+
+/// The containers that still have to be resized to reach the target.
+fn pending<'a>(pod: &'a PodView, mark: &Mark, rollout: &Rollout) -> Vec<Pending<'a>> {
+    let open = mark.update.iter().flat_map(|update| &update.resizes);
+    let unsent = open.filter(|(name, resize)| pod.container(name).is_some_and(|c| current(c) == resize.from));
+    let differing = rollout.beside.get(&mark.revision).into_iter().flat_map(|beside| &beside.resized);
+    let names: BTreeSet<&String> = unsent.map(|(name, _)| name).chain(differing).collect();
+    let of = |name: &String| {
+        let (container, wanted) = (pod.container(name)?, rollout.resources.get(name)?);
+        let from = current(container);
+        let to = from.clone().with(wanted);
+        (from != to).then_some(Pending { container, resize: Resize { from, to } })
+    };
+    names.into_iter().filter_map(of).collect()
+}
+
+fn current(container: &ContainerView) -> Resources {
+    container.resources.as_deref().cloned().unwrap_or_default()
+}
+
+/// A pod that has the marks of the target, but not all of its resources.
+pub(crate) fn is_unfinished(pod: &PodView, mark: &Mark, rollout: &Rollout) -> bool {
+    mark.update.as_ref().is_some_and(|update| !update.resizes.is_empty()) && !pending(pod, mark, rollout).is_empty()
+}
+
+/// Why the resources of the target cannot be given to this pod where it stands.
+pub(crate) fn obstacle(pod: &PodView, mark: &Mark, rollout: &Rollout, can_resize: bool) -> Option<Obstacle> {
+    let pending = pending(pod, mark, rollout);
+    let first = pending.first()?.container.name.as_str();
+    if !can_resize {
+        let text = format!("{first}: resources of running pods can be changed from Kubernetes 1.33 on");
+        return Some(Obstacle::new(ObstacleKind::Template, text));
+    }
+    if pod.has_resources {
+        let text = format!("{first}: the resources of containers in a pod with pod-level resources are not changed");
+        return Some(Obstacle::new(ObstacleKind::Template, text));
+    }
+    let resized = |c: &ContainerView| pending.iter().find(|p| p.container.name == c.name).map(|p| &p.resize.to);
+    let (before, after) = (
+        pod.class(|container| container.resources.as_deref()),
+        pod.class(|container| resized(container).or(container.resources.as_deref())),
+    );
+    if before != after {
+        let (before, after) = (before.as_str(), after.as_str());
+        let text = format!(
+            "{first}: with its new resources the QoS class of the pod would change from {before} to {after}, which Kubernetes refuses on a running pod"
+        );
+        return Some(Obstacle::new(ObstacleKind::Template, text));
+    }
+    let unsafe_restart = |p: &&Pending<'_>| p.restarts() && p.container.list == List::Ordinary && !pod.restarts_always;
+    pending.iter().find(unsafe_restart).map(|pending| {
+        let name = &pending.container.name;
+        let text = format!(
+            "{name}: its resizePolicy restarts it, which is not safe where the pod's restartPolicy is not Always"
+        );
+        Obstacle::new(ObstacleKind::Pod, text)
+    })
+}
+
+/// What changes for people to read, for example `agent: limits.memory 64Mi -> 128Mi`.
+pub fn describe(pod: &PodView, rollout: &Rollout) -> Vec<String> {
+    let pending = pod.marks.get(&rollout.set).map(|mark| pending(pod, mark, rollout)).unwrap_or_default();
+    let text = |Pending { container, resize: Resize { from, to } }: Pending<'_>| {
+        let before: Vec<_> = from.named().collect();
+        let changed = to.named().filter(|named| !before.contains(named)).map(|(list, resource, amount)| {
+            let had = before.iter().find(|(l, r, _)| (*l, *r) == (list, resource));
+            let had = had.map_or_else(|| "none".to_owned(), |(.., amount)| amount.canonical(resource));
+            format!("{list}.{} {had} -> {}", resource.name(), amount.canonical(resource))
+        });
+        format!("{}: {}", container.name, changed.collect::<Vec<_>>().join(", "))
+    };
+    pending.into_iter().map(text).collect()
+}
+
+/// What an update records: what it is to resize, and what an earlier one has asked for and is not in effect yet.
+pub(crate) fn record(pod: &PodView, mark: &Mark, rollout: &Rollout) -> BTreeMap<String, Resize> {
+    let earlier = mark.update.iter().flat_map(|update| &update.resizes);
+    let on_the_way = earlier.filter(|(name, resize)| {
+        let container = pod.container(name);
+        container.is_some_and(|container| current(container) == resize.to && has_resources(container) == Some(false))
+    });
+    let new = pending(pod, mark, rollout).into_iter().map(|pending| (pending.container.name.clone(), pending.resize));
+    on_the_way.map(|(name, resize)| (name.clone(), resize.clone())).chain(new).collect()
+}
+
+/// The request that resizes, if it is the next one: everything else is done, and the record says what is to come.
+pub(crate) fn request(pod: &PodView, mark: &Mark, rollout: &Rollout, now: Timestamp) -> Option<PodPatch> {
+    let update = mark.update.as_ref().filter(|update| update.revision == rollout.revision)?;
+    let recorded = |pending: &Pending<'_>| update.resizes.get(&pending.container.name) == Some(&pending.resize);
+    let pending = pending(pod, mark, rollout);
+    // A pod that has become ready needs a slot, and one that is late its time: then the record is written anew.
+    let stands = (update.was_ready || !pod.ready) && now < deadline(update, &rollout.strategy);
+    if !stands || mark.revision != rollout.revision || pending.is_empty() || !pending.iter().all(recorded) {
+        return None;
+    }
+    let label = pointer(&["metadata", "labels", &keys::revision_label(&rollout.set)]);
+    let mut operations = vec![test("/metadata/uid", &pod.uid), test(&label, &mark.revision)];
+    operations.extend(readiness_test(pod));
+    for Pending { container, resize } in &pending {
+        let path = format!("/spec/{}/{}", container.list.field(), container.index);
+        operations.push(test(&format!("{path}/name"), &container.name));
+        operations.extend(edits(&format!("{path}/resources"), resize, container));
+    }
+    let patch = serde_json::from_value(Value::Array(operations)).ok()?;
+    Some(PodPatch { key: pod.key.clone(), uid: pod.uid.clone(), patch, resizes: true, metadata: None })
+}
+
+/// All amounts of a container in one request: requests and limits of a Guaranteed pod move together.
+fn edits(path: &str, Resize { from, to }: &Resize, container: &ContainerView) -> Vec<Value> {
+    let mut operations = Vec::new();
+    if container.resources.is_none() {
+        operations.push(json!({"op": "add", "path": path, "value": {}}));
+    }
+    for list in ["limits", "requests"] {
+        let of = |resources: &Resources| resources.named().filter(|named| named.0 == list).collect::<Vec<_>>();
+        let (before, after) = (of(from), of(to));
+        if before.is_empty() && !after.is_empty() {
+            operations.push(json!({"op": "add", "path": format!("{path}/{list}"), "value": {}}));
+        }
+        let changed = after.into_iter().filter(|named| !before.contains(named));
+        operations.extend(changed.map(|(_, resource, amount)| {
+            let path = format!("{path}/{list}/{}", resource.name());
+            json!({"op": "add", "path": path, "value": amount.canonical(resource)})
+        }));
+    }
+    operations
+}
+
+/// How far the recorded resizes have come. Resources that are neither the old nor the new ones are somebody else's.
+pub(crate) fn progress(pod: &PodView, update: &Update, strategy: &Strategy, now: Timestamp) -> Vec<Progress> {
+    let open = update.resizes.iter().filter_map(|(name, resize)| Some((pod.container(name)?, resize)));
+    open.map(|(container, resize)| container_progress(pod, container, resize, update, strategy, now)).collect()
+}
+
+fn container_progress(
+    pod: &PodView,
+    container: &ContainerView,
+    resize: &Resize,
+    update: &Update,
+    strategy: &Strategy,
+    now: Timestamp,
+) -> Progress {
+    let (now_has, deadline) = (current(container), deadline(update, strategy));
+    let (unsent, sent) = (now_has == resize.from, now_has == resize.to);
+    let applied = if unsent { Some(false) } else { has_resources(container) };
+    if (!unsent && !sent) || applied == Some(true) {
+        return Progress::Done;
+    }
+    if pod.node.is_none() && sent {
+        return Progress::Undecided(None);
+    }
+    let fresh = after(update.at, STALE_STATUS);
+    if now < fresh {
+        return Progress::Undecided(Some(fresh));
+    }
+    let trouble = pod.resize.as_ref().filter(|_| sent && has_seen(pod, pod.generation));
+    match (trouble, applied) {
+        (Some(trouble), _) if trouble.reason != DEFERRED => Progress::Failed(said(container, trouble)),
+        _ if now < deadline => Progress::Undecided(Some(deadline)),
+        (Some(trouble), _) => Progress::Failed(said(container, trouble)),
+        // The kubelet does not say: whether the container runs is another question.
+        (None, None) => Progress::Done,
+        (None, Some(_)) => Progress::Failed(format!("{}: not resized by podUpdateTimeoutSeconds", container.name)),
+    }
+}
+
+/// The kubelet will do it when there is room on the node.
+const DEFERRED: &str = "Deferred";
+
+/// What an unfinished resize waits for, if the kubelet says so.
+pub(crate) fn waits_for(pod: &PodView, update: &Update) -> Option<String> {
+    let trouble = pod.resize.as_ref()?;
+    let waiting = |(name, resize): (&String, &Resize)| {
+        pod.container(name).filter(|c| current(c) == resize.to && has_resources(c) == Some(false))
+    };
+    update.resizes.iter().find_map(waiting).map(|container| said(container, trouble))
+}
+
+fn said(container: &ContainerView, trouble: &ResizeTrouble) -> String {
+    format!("{}: resize {}: {}", container.name, trouble.reason, trouble.message)
+}
+
+fn has_resources(container: &ContainerView) -> Option<bool> {
+    container.status.as_ref()?.has_resources
+}

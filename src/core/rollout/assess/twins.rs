@@ -1,0 +1,259 @@
+//! Hot upgrades: the twins `<name>-1` and `<name>-2` of a sidecar hand over to each other, so that one always serves.
+//!
+//! | Phase | Images | `version…` annotations | Next |
+//! | --- | --- | --- | --- |
+//! | at rest | `v1`, idle | `1`, `0` | a new image goes to the idle twin |
+//! | handing over | `v1`, `v2` | `1`, `2` | the new twin becomes ready, or another image goes to it |
+//! | handed over | `v1`, `v2`, proved | `1`, `2` | the old twin is reset |
+//! | at rest | idle, `v2` | `0`, `2` | |
+//!
+//! The phase is read off the pod alone. Which twin serves changes only with a request (the versions are written with
+//! the images) or when the new twin is proved, so it cannot flip by itself.
+
+use k8s_openapi::jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::api::keys;
+use crate::core::base::pointer::pointer;
+use crate::core::pod::{ContainerView, Mark, PodView};
+use crate::core::revision::Sidecar;
+use crate::core::rollout::assess::attempt::{Progress, deadline, progress, proved_at};
+use crate::core::rollout::assess::{Obstacle, ObstacleKind};
+use crate::core::rollout::request::patch::test_running;
+use crate::core::rollout::target::Rollout;
+
+/// What a hot sidecar of a pod needs to reach the target: its image in one twin, and the idle image in the other.
+#[derive(Debug)]
+pub(crate) enum Need<'a> {
+    /// It is there.
+    Nothing,
+    /// The new twin has the image, and is to prove itself.
+    Proof,
+    /// The twin that does not serve gets an image.
+    Move(Move<'a>),
+    /// It cannot be told; the text says why.
+    Unclear(String),
+}
+
+/// A new image for one twin.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Move<'a> {
+    /// The twin that gets it.
+    pub(crate) to: &'a ContainerView,
+    /// The twin that serves meanwhile.
+    pub(crate) serving: &'a ContainerView,
+    /// The sidecar's own, or the idle one.
+    pub(crate) image: &'a str,
+    /// It is the idle one.
+    pub(crate) is_reset: bool,
+}
+
+/// What goes to a pod in one request.
+#[derive(Debug, Default)]
+pub(crate) struct Moves<'a> {
+    /// One for each hot sidecar at most.
+    pub(crate) moves: Vec<Move<'a>>,
+    /// They complete the revision that the pod has, before it can get another one. Nothing else goes with them.
+    pub(crate) before_upgrade: bool,
+}
+
+struct Twins<'a> {
+    serving: &'a ContainerView,
+    other: &'a ContainerView,
+    /// The other one is to take over.
+    hands_over: bool,
+}
+
+/// See [`Need`].
+pub(crate) fn need<'a>(
+    pod: &'a PodView,
+    mark: &Mark,
+    sidecar: &'a Sidecar,
+    rollout: &Rollout,
+    now: Timestamp,
+) -> Need<'a> {
+    let Twins { serving, other, hands_over } = match twins(pod, sidecar) {
+        Ok(twins) => twins,
+        Err(text) => return Need::Unclear(text),
+    };
+    let (image, idle) = (sidecar.image.as_str(), sidecar.idle_image.as_str());
+    let recorded = mark.update.as_ref().filter(|update| update.containers.contains_key(&other.name));
+    if hands_over {
+        let proved = recorded.and_then(|update| proved_at(pod, other, update, &rollout.strategy));
+        if proved.is_some_and(|at| at <= now) {
+            return Need::Move(Move { to: serving, serving: other, image: idle, is_reset: true });
+        }
+        if other.image == image && recorded.is_none() {
+            let name = &other.name;
+            return Need::Unclear(format!(
+                "{name} is to take over, and no annotation {} says since when",
+                update(rollout)
+            ));
+        }
+        if other.image == image {
+            return Need::Proof;
+        }
+    }
+    if serving.image != image {
+        return Need::Move(Move { to: other, serving, image, is_reset: false });
+    }
+    // Asked for once; whoever sets another image then, such as an admission webhook, would do it again.
+    let asked_for = recorded.is_some_and(|update| update.revision == rollout.revision);
+    if other.image == idle || (asked_for && !hands_over) {
+        return Need::Nothing;
+    }
+    Need::Move(Move { to: other, serving, image: idle, is_reset: true })
+}
+
+/// The image serves, or is about to.
+pub(crate) fn has_image(pod: &PodView, mark: &Mark, sidecar: &Sidecar, rollout: &Rollout, now: Timestamp) -> bool {
+    match need(pod, mark, sidecar, rollout, now) {
+        // A plain init container has ended long ago, and hands nothing over.
+        _ if !sidecar.long_running => true,
+        Need::Nothing | Need::Proof => true,
+        Need::Move(next) => next.is_reset && next.serving.image == sidecar.image,
+        Need::Unclear(_) => false,
+    }
+}
+
+/// A pod at the target has a twin that is to be reset.
+pub(crate) fn is_reset_due(pod: &PodView, mark: &Mark, rollout: &Rollout, now: Timestamp) -> bool {
+    moves(pod, mark, rollout, now).moves.iter().any(|next| next.is_reset)
+}
+
+/// Why a move cannot be made, or not yet.
+pub(crate) fn obstacle(next: &Move<'_>, mark: &Mark, sidecar: &Sidecar, rollout: &Rollout) -> Option<Obstacle> {
+    let name = &next.to.name;
+    if next.is_reset {
+        return None;
+    }
+    if next.image == sidecar.idle_image {
+        let text = format!("image and hotUpgradeEmptyImage of {} are the same", sidecar.name);
+        return Some(Obstacle::new(ObstacleKind::Template, text));
+    }
+    let update = mark.update.as_ref();
+    let asked_for = mark.revision == rollout.revision && update.is_some_and(|u| u.revision == rollout.revision);
+    if asked_for && next.to.image != sidecar.idle_image {
+        let text = "has another image than was set: something else sets it, such as an admission webhook";
+        return Some(Obstacle::new(ObstacleKind::Pod, format!("{name} {text}")));
+    }
+    // The kubelet would see no change, and a program that has handed over already would be taken for the new one.
+    let replaced = update.and_then(|update| update.containers.get(name)).filter(|r| r.image == next.image);
+    let status = next.to.status.as_ref().filter(|status| status.running_since.is_some());
+    let still_runs = replaced.zip(status).is_some_and(|(replaced, status)| status.id == replaced.id);
+    let text = || format!("{name} still runs {}", next.image);
+    (still_runs && next.to.image != next.image).then(|| Obstacle::new(ObstacleKind::Passing, text()))
+}
+
+/// What to send now.
+pub(crate) fn moves<'a>(pod: &'a PodView, mark: &Mark, rollout: &'a Rollout, now: Timestamp) -> Moves<'a> {
+    let needs = hot(rollout).map(|sidecar| (sidecar, need(pod, mark, sidecar, rollout, now)));
+    let all: Vec<(&Sidecar, Move<'_>)> = needs
+        .filter_map(|(sidecar, need)| match need {
+            Need::Move(next) => Some((sidecar, next)),
+            _ => None,
+        })
+        .collect();
+    let first = all.iter().filter(|(sidecar, next)| next.is_reset && next.serving.image != sidecar.image);
+    let first: Vec<Move<'_>> = first.map(|(_, next)| *next).collect();
+    let before_upgrade = !first.is_empty();
+    Moves {
+        moves: if before_upgrade { first } else { all.into_iter().map(|(_, next)| next).collect() },
+        before_upgrade,
+    }
+}
+
+/// A twin that has the image to take over with. Its record is kept until the other one is reset: it says since when.
+pub(crate) fn takes_over(pod: &PodView, name: &str, rollout: &Rollout) -> bool {
+    let mut twins = hot(rollout).filter_map(|sidecar| twins(pod, sidecar).ok());
+    twins.any(|twins| twins.hands_over && twins.other.name == name)
+}
+
+fn is_to_prove(pod: &PodView, mark: &Mark, name: &str, rollout: &Rollout, now: Timestamp) -> bool {
+    let waits = |sidecar: &Sidecar| matches!(need(pod, mark, sidecar, rollout, now), Need::Proof);
+    hot(rollout).any(|sidecar| keys::twins(&sidecar.name).iter().any(|twin| twin == name) && waits(sidecar))
+}
+
+/// As [`progress`], but an update is not done before each new twin has proved itself, however late: the old one would be
+/// stopped for it.
+pub(crate) fn judge(pod: &PodView, mark: &Mark, rollout: &Rollout, now: Timestamp) -> Option<Progress> {
+    let update = mark.update.as_ref()?;
+    let judged = progress(pod, update, rollout, now);
+    if judged != Progress::Done {
+        return Some(judged);
+    }
+    let waits = |name: &&String| is_to_prove(pod, mark, name, rollout, now);
+    let Some(name) = update.containers.keys().find(waits) else { return Some(judged) };
+    let proved = pod.container(name).and_then(|twin| proved_at(pod, twin, update, &rollout.strategy));
+    let deadline = deadline(update, &rollout.strategy);
+    Some(match proved {
+        Some(at) => Progress::Undecided(Some(at)),
+        None if now < deadline => Progress::Undecided(Some(deadline)),
+        None => Progress::Failed(format!("{name}: not ready by podUpdateTimeoutSeconds")),
+    })
+}
+
+impl Move<'_> {
+    /// Tests that the other twin still serves, and the versions that tell the programs who hands over to whom.
+    pub(crate) fn operations(&self, pod: &PodView) -> Vec<Value> {
+        let mut operations = test_running(self.serving);
+        if let Some(status) = self.serving.status.as_ref().filter(|_| self.is_reset) {
+            let path = format!("/status/{}/{}/ready", self.serving.list.status_field(), status.index);
+            operations.push(json!({"op": "test", "path": path, "value": status.ready}));
+        }
+        let version = |twin: &ContainerView| pod.versions.get(&twin.name).copied().unwrap_or(0);
+        let serving = version(self.serving).max(1);
+        let next = if self.is_reset { 0 } else { serving.max(version(self.to)).saturating_add(1) };
+        for (prefix, twin, value) in [
+            (keys::VERSION_PREFIX, self.to, next),
+            (keys::VERSION_ALT_PREFIX, self.to, serving),
+            (keys::VERSION_PREFIX, self.serving, serving),
+            (keys::VERSION_ALT_PREFIX, self.serving, next),
+        ] {
+            let path = pointer(&["metadata", "annotations", &format!("{prefix}{}", twin.name)]);
+            operations.push(json!({"op": "add", "path": path, "value": value.to_string()}));
+        }
+        operations
+    }
+}
+
+/// Of twins that both have a real image, the one of the lower version serves: the higher one was written later. Version 0
+/// idles, whatever its image.
+fn twins<'a>(pod: &'a PodView, sidecar: &Sidecar) -> Result<Twins<'a>, String> {
+    let find = |name: &String| {
+        let mut containers = pod.containers.iter();
+        let found = containers.find(|container| container.list == sidecar.list && container.name == *name);
+        found.ok_or_else(|| format!("the pod has no container {name}"))
+    };
+    let [first, second] = keys::twins(&sidecar.name);
+    let (first, second) = (find(&first)?, find(&second)?);
+    let idles = |twin: &ContainerView| twin.image == sidecar.idle_image;
+    match (idles(first), idles(second)) {
+        (false, true) => return Ok(Twins { serving: first, other: second, hands_over: false }),
+        (true, false) => return Ok(Twins { serving: second, other: first, hands_over: false }),
+        _ => {}
+    }
+    let version = |twin: &ContainerView| {
+        let version = pod.versions.get(&twin.name).copied();
+        let key = format!("{}{}", keys::VERSION_PREFIX, twin.name);
+        version.ok_or_else(|| format!("which twin serves is not known: the pod has no annotation {key} with a number"))
+    };
+    let (one, two) = (version(first)?, version(second)?);
+    if one == two {
+        let (first, second) = (&first.name, &second.name);
+        return Err(format!("which twin serves is not known: {first} and {second} have version {one}"));
+    }
+    let (low, high) = if one < two { (first, second) } else { (second, first) };
+    Ok(match one.min(two) {
+        0 => Twins { serving: high, other: low, hands_over: false },
+        _ => Twins { serving: low, other: high, hands_over: true },
+    })
+}
+
+fn hot(rollout: &Rollout) -> impl Iterator<Item = &Sidecar> {
+    rollout.sidecars.iter().filter(|sidecar| sidecar.hot && sidecar.long_running)
+}
+
+fn update(rollout: &Rollout) -> String {
+    keys::update_annotation(&rollout.set)
+}

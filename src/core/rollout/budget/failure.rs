@@ -1,0 +1,30 @@
+//! The failure budget: when a revision is given up. And what else keeps a rollout from touching any pod.
+
+use crate::api::v1beta1::FailureAction;
+use crate::core::rollout::plan::prepull::SCANNED;
+use crate::core::rollout::state::set::Counts;
+use crate::core::rollout::target::{Mode, Rollout};
+
+/// No pod is touched, neither patched nor evicted.
+pub fn stands(rollout: &Rollout, counts: &Counts) -> bool {
+    rollout.strategy.paused
+        || !rollout.strategy.enabled
+        || rollout.mode == Mode::Stopped
+        || is_exceeded(rollout, counts)
+}
+
+/// More pods have failed than `failurePolicy.maxFailed`, or failed pods alone fill maxUnavailable, the cap of unready
+/// ones, or the room of every workload that is left: the rollout could not go on anyway. So it fires with
+/// `maxUnavailable: 1` too.
+pub fn is_exceeded(rollout: &Rollout, counts: &Counts) -> bool {
+    let is_asked = rollout.strategy.enabled && rollout.strategy.action != FailureAction::Ignore;
+    if rollout.mode != Mode::Forward || !rollout.is_rolling() || !is_asked {
+        return false;
+    }
+    counts.failed > rollout.max_failed(counts.matched)
+        || counts.failed_slots >= rollout.max_unavailable(counts.matched)
+        || counts.failed_capped >= rollout.max_unready(counts.matched)
+        || (counts.locked_out > 0 && counts.locked_out >= counts.outdated && counts.evictable == 0)
+        // No node can pull it, of those that a plan looks at.
+        || (counts.blocked > 0 && counts.blocked >= counts.outdated.min(SCANNED) && counts.updated_ready == 0)
+}

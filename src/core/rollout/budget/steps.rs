@@ -1,0 +1,92 @@
+//! Steps: how many pods may be upgraded now, and what the next one waits for.
+
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+
+use crate::api::v1beta1::{Eviction, Step};
+use crate::core::base::percent::scaled;
+use crate::core::base::time::after;
+use crate::core::rollout::state::set::Counts;
+use crate::core::rollout::target::Rollout;
+
+/// What only status and annotations of a set know about its rollout.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Remembered {
+    /// `status.evictions`.
+    pub evictions: Vec<Eviction>,
+    /// `status.currentStep`: steps reached so far.
+    pub step: usize,
+    /// `status.stepReachedAt`.
+    pub step_reached_at: Option<Timestamp>,
+    /// Annotation `approve`, if it is for this revision: the rollout may go on behind so many steps.
+    pub approved: usize,
+    /// The spec has changed since the status was written: the steps may be others.
+    pub steps_may_differ: bool,
+}
+
+/// Where a rollout stands among its steps.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Gate {
+    /// Steps reached.
+    pub reached: usize,
+    /// When the last of them was reached.
+    pub reached_at: Option<Timestamp>,
+    /// Selected pods that may be at the target now; `None` for all.
+    pub allowed: Option<usize>,
+    /// Why the next step does not begin.
+    pub wait: Option<Wait>,
+}
+
+/// What a reached step waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// A person.
+    Approval,
+    /// The end of its pause.
+    Until(Timestamp),
+}
+
+/// A step is reached when as many pods are available, or have failed within the budget, as it asks for, or as can be
+/// upgraded at all. `Gate::default()` without steps.
+pub fn gate(rollout: &Rollout, remembered: &Remembered, counts: &Counts, now: Timestamp) -> Gate {
+    let steps = &rollout.strategy.steps;
+    if steps.is_empty() {
+        return Gate::default();
+    }
+    let number = |step: &Step| scaled(&step.replicas, counts.selected);
+    let attainable = counts.selected - (counts.selected_not_in_place - counts.evictable) - counts.blocked;
+    let (mut reached, mut reached_at) = (remembered.step.min(steps.len()), remembered.step_reached_at);
+    if remembered.steps_may_differ {
+        // Any change of the spec comes here, a pause among them: it ends no step whose pods are in the middle of it.
+        let is_passed = |(i, step): &(usize, &Step)| {
+            let pods = if *i < reached { counts.selected_updated } else { counts.selected_decided };
+            number(step) <= pods.min(counts.selected_updated)
+        };
+        let passed = steps.iter().enumerate().take_while(is_passed).count();
+        if passed != reached {
+            (reached, reached_at) = (passed, Some(now));
+        }
+    }
+    loop {
+        let wait = reached.checked_sub(1).and_then(|last| wait(&steps[last], reached, reached_at, remembered, now));
+        let next = if wait.is_some() { reached.checked_sub(1).map(|last| &steps[last]) } else { steps.get(reached) };
+        let Some(next) = next else { return Gate { reached, reached_at, allowed: None, wait } };
+        if wait.is_some() || counts.selected_decided < number(next).min(attainable) {
+            return Gate { reached, reached_at, allowed: Some(number(next)), wait };
+        }
+        (reached, reached_at) = (reached + 1, Some(now));
+    }
+}
+
+/// What the pause behind a step waits for; `None` if it is over. An approval ends a timed pause early.
+fn wait(
+    step: &Step,
+    position: usize,
+    reached_at: Option<Timestamp>,
+    remembered: &Remembered,
+    now: Timestamp,
+) -> Option<Wait> {
+    let pause = step.pause.as_ref().filter(|_| remembered.approved < position)?;
+    let Some(seconds) = pause.duration_seconds else { return Some(Wait::Approval) };
+    let until = after(reached_at.unwrap_or(now), SignedDuration::from_secs(seconds.into()));
+    (now < until).then_some(Wait::Until(until))
+}

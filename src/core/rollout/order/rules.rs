@@ -1,0 +1,185 @@
+//! Which pods are patched first: `updateStrategy.priorityStrategy` and `scatterStrategy`, compiled once per change.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::api::selector::{Selector, SelectorError};
+use crate::api::v1beta1::{PriorityStrategy, ScatterTerm, UpdateStrategy};
+use crate::core::pod::PodView;
+use crate::core::rollout::budget::workloads::Workload;
+use crate::core::rollout::target::Strategy;
+
+/// The value of a scatter term that stands for each value seen.
+const ANY_VALUE: &str = "*";
+
+/// See the module.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Order {
+    priority: PriorityRule,
+    scatter: Vec<ScatterTerm>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+enum PriorityRule {
+    #[default]
+    None,
+    /// Weights and the pods that get them.
+    Weights(Vec<(u32, Selector)>),
+    /// Label keys, the most urgent first.
+    Keys(Vec<String>),
+}
+
+/// How urgent a pod is: the smaller goes first. First the sum of the weights that the pod does not have, or the position
+/// of its key; then the number at the end of that key's value, where no number is the last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Priority(usize, Reverse<Option<u64>>);
+
+/// What a pod matches of the scatter terms: positions of the terms, and for a term of each value the value. Empty for a
+/// pod that matches none.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Class(Box<[(usize, Option<Box<str>>)]>);
+
+/// Where the strategy puts a pod among the others.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Standing {
+    pub(crate) priority: Priority,
+    pub(crate) class: Class,
+    /// Only with maxUnavailablePerWorkload; shared, because every queue it stands in names it.
+    pub(crate) workload: Option<Arc<Workload>>,
+}
+
+impl Standing {
+    pub(crate) fn new(pod: &PodView, strategy: &Strategy) -> Self {
+        Self {
+            priority: strategy.order.priority(&pod.labels),
+            class: strategy.order.class(&pod.labels),
+            workload: strategy.max_unavailable_per_workload.is_some().then(|| Arc::new(Workload::of(pod))),
+        }
+    }
+}
+
+impl Order {
+    /// Compiles the strategy.
+    ///
+    /// # Errors
+    /// A selector that does not parse; validation says so with its full path.
+    pub fn new(update: &UpdateStrategy) -> Result<Self, SelectorError> {
+        let priority = update.priority_strategy.as_ref().map(priority_rule).transpose()?.unwrap_or_default();
+        Ok(Self { priority, scatter: update.scatter_strategy.clone() })
+    }
+
+    /// How urgent a pod with these labels is.
+    pub(crate) fn priority(&self, labels: &BTreeMap<String, String>) -> Priority {
+        match &self.priority {
+            PriorityRule::None => Priority::default(),
+            PriorityRule::Weights(weights) => {
+                let missing = weights.iter().filter(|(_, selector)| !selector.matches(labels));
+                Priority(missing.map(|(weight, _)| *weight as usize).sum(), Reverse(None))
+            }
+            PriorityRule::Keys(keys) => {
+                let found = keys.iter().enumerate().find_map(|(i, key)| Some((i, labels.get(key)?)));
+                // OpenKruise puts pods without any of the keys first, against its own documentation.
+                found.map_or(Priority(keys.len(), Reverse(None)), |(i, value)| {
+                    Priority(i, Reverse(trailing_number(value)))
+                })
+            }
+        }
+    }
+
+    /// What pods with these labels match of the scatter terms.
+    pub(crate) fn class(&self, labels: &BTreeMap<String, String>) -> Class {
+        let matches = self.scatter.iter().enumerate().filter_map(|(i, term)| {
+            let value = labels.get(&term.key)?;
+            if term.value == ANY_VALUE {
+                return Some((i, Some(value.as_str().into())));
+            }
+            (*value == term.value).then_some((i, None))
+        });
+        Class(matches.collect())
+    }
+}
+
+fn priority_rule(strategy: &PriorityStrategy) -> Result<PriorityRule, SelectorError> {
+    if strategy.weight_priority.is_empty() {
+        let keys = strategy.order_priority.iter().map(|order| order.ordered_key.clone());
+        return Ok(PriorityRule::Keys(keys.collect()));
+    }
+    let weights = strategy.weight_priority.iter().map(|weight| {
+        let selector = Selector::parse(&weight.match_selector)?;
+        Ok((u32::try_from(weight.weight).unwrap_or(0), selector))
+    });
+    Ok(PriorityRule::Weights(weights.collect::<Result<_, _>>()?))
+}
+
+/// The number at the end of a label's value; what does not fit counts as the largest.
+fn trailing_number(value: &str) -> Option<u64> {
+    let digits = &value[value.trim_end_matches(|c: char| c.is_ascii_digit()).len()..];
+    (!digits.is_empty()).then(|| digits.parse().unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn order(strategy: Value) -> Order {
+        Order::new(&serde_json::from_value(strategy).unwrap()).unwrap()
+    }
+
+    fn labels(text: &str) -> BTreeMap<String, String> {
+        let pairs = text.split_whitespace().map(|pair| pair.split_once('=').unwrap());
+        pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+    }
+
+    /// The labels in the order of their pods; equals are joined with `|`.
+    fn sorted(order: &Order, pods: &[&str]) -> Vec<String> {
+        let mut ranks: BTreeMap<Priority, Vec<&str>> = BTreeMap::new();
+        for pod in pods {
+            ranks.entry(order.priority(&labels(pod))).or_default().push(pod);
+        }
+        ranks.into_values().map(|equal| equal.join(" | ")).collect()
+    }
+
+    #[test]
+    fn the_larger_sum_of_matching_weights_goes_first() {
+        let weight = |weight: i32, key: &str| json!({"weight": weight, "matchSelector": {"matchLabels": {key: "y"}}});
+        let order =
+            order(json!({"priorityStrategy": {"weightPriority": [weight(50, "a"), weight(30, "b"), weight(30, "c")]}}));
+        let pods = ["x=y", "b=y", "a=y", "c=y", "b=y c=y", "a=y b=y", "a=n"];
+        assert_eq!(sorted(&order, &pods), ["a=y b=y", "b=y c=y", "a=y", "b=y | c=y", "x=y | a=n"]);
+    }
+
+    #[test]
+    fn an_earlier_key_goes_first_then_the_larger_number() {
+        let order = order(json!({"priorityStrategy": {"orderPriority": [{"orderedKey": "k"}, {"orderedKey": "l"}]}}));
+        let pods =
+            ["x=9", "l=9", "k=a-2", "k=a-10", "k=0010", "k=none", "k=", "k=1a", "l=3 k=1", "k=99999999999999999999"];
+        let expected =
+            ["k=99999999999999999999", "k=a-10 | k=0010", "k=a-2", "l=3 k=1", "k=none | k= | k=1a", "l=9", "x=9"];
+        assert_eq!(sorted(&order, &pods), expected);
+    }
+
+    #[test]
+    fn without_a_strategy_all_are_equal() {
+        assert_eq!(sorted(&order(json!({})), &["a=1", "b=2"]), ["a=1 | b=2"]);
+    }
+
+    #[test]
+    fn a_class_is_the_combination_of_what_a_pod_matches() {
+        let order = order(json!({"scatterStrategy": [{"key": "zone", "value": "*"}, {"key": "app", "value": "db"}]}));
+        let class = |text: &str| order.class(&labels(text));
+        for (a, b, same) in [
+            ("zone=a", "zone=a x=y", true),
+            ("zone=a", "zone=b", false),
+            ("zone=a", "zone=a app=db", false),
+            ("app=web", "", true),
+            ("app=db", "", false),
+            ("zone=", "", false),
+        ] {
+            assert_eq!(class(a) == class(b), same, "{a} and {b}");
+        }
+        assert_eq!(class("app=web"), Class::default());
+    }
+}

@@ -1,0 +1,302 @@
+//! Pre-pulling: which nodes must have the new images before a sidecar on them is stopped, and what came of it.
+//!
+//! The kubelet stops the old container first and pulls the new image afterwards, so a missing image costs the sidecar.
+//! With `updateStrategy.prePull` a pod whose sidecar lives is patched only when its node has the image.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+
+use crate::core::base::time::after;
+use crate::core::pod::{PodKey, PodView};
+use crate::core::rollout::assess::{has_image, to_restart};
+use crate::core::rollout::state::cluster::Index;
+use crate::core::rollout::state::set::{Counts, SetIndex};
+use crate::core::rollout::target::{Mode, Rollout};
+
+/// Nodes that pull for one set at the same time, whatever the size of its batches.
+pub const MOST_AT_ONCE: usize = 32;
+
+/// Candidates that are looked at beyond the batch: it bounds what a plan costs while many of them cannot go.
+pub(crate) const SCANNED: usize = 2000;
+
+/// A pull that the next batch waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pull {
+    /// Name of the set.
+    pub set: String,
+    /// Hash of the revision that has the images.
+    pub revision: String,
+    /// Where to pull.
+    pub node: String,
+    /// By image, the container of the pod that is to get it.
+    pub images: BTreeMap<String, String>,
+    /// A pod of the batch on this node: its namespace, pull secrets and service account are used.
+    pub pod: PodKey,
+    /// Its UID.
+    pub uid: String,
+    /// Seconds after which a pull that is not finished has failed: `podUpdateTimeoutSeconds`.
+    pub timeout_seconds: i32,
+}
+
+impl Pull {
+    /// Whether both are the same work, for whichever pod.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let images = |pull: &Self| pull.images.keys().cloned().collect::<Vec<_>>();
+        (&self.set, &self.revision, &self.node) == (&other.set, &other.revision, &other.node)
+            && images(self) == images(other)
+    }
+}
+
+/// What became of pulling one image on one node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The node has it.
+    Pulled,
+    /// It could not be pulled; the text says why. Tried again after `podUpdateTimeoutSeconds`.
+    Failed(String),
+    /// Nobody could try; the text says why. Pods are patched without.
+    Skipped(String),
+}
+
+/// What is known of the pulls of one set's revision: memory of the leader. A new one pulls again, which is cheap where
+/// the image is there already.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    revision: String,
+    retried_at: Option<Timestamp>,
+    /// By node, then by image.
+    nodes: BTreeMap<String, BTreeMap<String, (Outcome, Timestamp)>>,
+}
+
+/// What messages say about pulls.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Pulling {
+    /// Images that are being pulled.
+    pub images: BTreeSet<String>,
+    /// Nodes that pull them.
+    pub nodes: Vec<String>,
+    /// Why nobody could pull, and on how many nodes.
+    pub skipped: Vec<(String, usize)>,
+}
+
+/// Pods that wait for nodes on which pulling failed.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Blocked {
+    /// How many.
+    pub(crate) pods: usize,
+    /// Why, by node: `pull of agent:v2: ErrImagePull`.
+    pub(crate) nodes: BTreeMap<String, String>,
+    /// When the first of these nodes is tried again.
+    pub(crate) again_at: Option<Timestamp>,
+}
+
+/// Where a pod stands.
+#[derive(Debug, PartialEq, Eq)]
+enum Standing {
+    /// It may be patched.
+    Open,
+    /// Its node has to pull these first.
+    Wants(BTreeMap<String, String>),
+    /// Its node could not, and may try again at this time.
+    Failed { why: String, again_at: Timestamp, images: BTreeMap<String, String> },
+}
+
+/// Lets pods pass whose nodes are ready. Costs nothing where `prePull` is not used.
+pub(crate) struct Door<'a> {
+    index: &'a Index,
+    rollout: &'a Rollout,
+    known: Option<&'a Known>,
+    now: Timestamp,
+}
+
+impl<'a> Door<'a> {
+    pub(crate) fn new(index: &'a Index, set: &'a SetIndex, now: Timestamp) -> Self {
+        Self { index, rollout: &set.rollout, known: index.pulls.get(&set.rollout.set), now }
+    }
+
+    /// Only on the way to a new revision: the stable one has run on these nodes, and nothing may delay the way back.
+    pub(crate) fn is_used(&self) -> bool {
+        is_used(self.rollout)
+    }
+
+    /// Whether a pod may be patched now.
+    pub(crate) fn lets(&self, key: &PodKey) -> bool {
+        !self.is_used() || self.standing(key).is_none_or(|(standing, _)| standing == Standing::Open)
+    }
+
+    fn standing(&self, key: &PodKey) -> Option<(Standing, std::sync::Arc<PodView>)> {
+        let pod = self.index.get(key)?;
+        let Some(node) = &pod.node else { return Some((Standing::Open, pod)) };
+        let images = lives_without(&pod, self.rollout, self.now);
+        let known = self.known.and_then(|known| known.nodes.get(node));
+        let timeout = SignedDuration::from_secs(self.rollout.strategy.timeout_seconds.into());
+        let (mut missing, mut failed) = (false, None);
+        for image in images.keys() {
+            match known.and_then(|images| images.get(image)) {
+                Some((Outcome::Pulled | Outcome::Skipped(_), _)) => {}
+                Some((Outcome::Failed(why), at)) => {
+                    failed = Some((format!("pull of {image}: {why}"), after(*at, timeout)));
+                }
+                None => missing = true,
+            }
+        }
+        let standing = match failed {
+            Some((why, again_at)) => Standing::Failed { why, again_at, images },
+            None if missing => Standing::Wants(images),
+            None => Standing::Open,
+        };
+        Some((standing, pod))
+    }
+
+    /// Candidates, first to go first, that failed pulls keep from going.
+    pub(crate) fn blocked<'k>(&self, candidates: impl Iterator<Item = &'k PodKey>) -> Blocked {
+        let mut blocked = Blocked::default();
+        if !self.is_used() || !self.known.is_some_and(Known::has_failures) {
+            return blocked;
+        }
+        for key in candidates.take(SCANNED) {
+            if let Some((Standing::Failed { why, again_at, .. }, pod)) = self.standing(key) {
+                blocked.pods += 1;
+                blocked.nodes.insert(pod.node.clone().unwrap_or_default(), why);
+                blocked.again_at = blocked.again_at.into_iter().chain([again_at]).min();
+            }
+        }
+        blocked
+    }
+
+    /// What the next batch, of so many pods, waits for: one pull per node. A node that failed is no part of it until it
+    /// is tried again.
+    pub(crate) fn pulls<'k>(&self, candidates: impl Iterator<Item = &'k PodKey>, batch: usize) -> Vec<Pull> {
+        let mut pulls: Vec<Pull> = Vec::new();
+        if !self.is_used() {
+            return pulls;
+        }
+        let mut room = batch;
+        for (standing, pod) in candidates.take(SCANNED).filter_map(|key| self.standing(key)) {
+            let images = match standing {
+                Standing::Failed { again_at, .. } if self.now < again_at => continue,
+                Standing::Failed { images, .. } | Standing::Wants(images) => images,
+                Standing::Open => BTreeMap::new(),
+            };
+            if room == 0 || pulls.len() == MOST_AT_ONCE {
+                break;
+            }
+            room -= 1;
+            if !images.is_empty() && pulls.iter().all(|pull| Some(&pull.node) != pod.node.as_ref()) {
+                pulls.extend(self.pull(&pod, images));
+            }
+        }
+        pulls
+    }
+
+    fn pull(&self, pod: &PodView, images: BTreeMap<String, String>) -> Option<Pull> {
+        Some(Pull {
+            set: self.rollout.set.clone(),
+            revision: self.rollout.revision.clone(),
+            node: pod.node.clone()?,
+            images,
+            pod: pod.key.clone(),
+            uid: pod.uid.clone(),
+            timeout_seconds: self.rollout.strategy.timeout_seconds,
+        })
+    }
+
+    /// What to say about these pulls, and about those that were skipped.
+    pub(crate) fn pulling(&self, pulls: &[Pull]) -> Pulling {
+        let mut skipped: BTreeMap<&String, usize> = BTreeMap::new();
+        for images in self.known.filter(|_| self.is_used()).into_iter().flat_map(|known| known.nodes.values()) {
+            let reasons = images.values().filter_map(|(outcome, _)| match outcome {
+                Outcome::Skipped(why) => Some(why),
+                Outcome::Pulled | Outcome::Failed(_) => None,
+            });
+            for why in reasons.collect::<BTreeSet<_>>() {
+                *skipped.entry(why).or_default() += 1;
+            }
+        }
+        Pulling {
+            images: pulls.iter().flat_map(|pull| pull.images.keys()).cloned().collect(),
+            nodes: pulls.iter().map(|pull| pull.node.clone()).collect(),
+            skipped: skipped.into_iter().map(|(why, nodes)| (why.clone(), nodes)).collect(),
+        }
+    }
+}
+
+impl Blocked {
+    /// The set's counters with what failed pulls add: each node is one failure.
+    pub(crate) fn added_to(&self, counts: &Counts) -> Counts {
+        Counts { failed: counts.failed + self.nodes.len(), blocked: self.pods, ..counts.clone() }
+    }
+}
+
+impl Known {
+    fn has_failures(&self) -> bool {
+        self.nodes.values().flat_map(BTreeMap::values).any(|(outcome, _)| matches!(outcome, Outcome::Failed(_)))
+    }
+
+    /// A retry gives what did not work another chance.
+    fn retry(&mut self, retried_at: Option<Timestamp>) {
+        if self.retried_at != retried_at {
+            self.retried_at = retried_at;
+            for images in self.nodes.values_mut() {
+                images.retain(|_, (outcome, _)| *outcome == Outcome::Pulled);
+            }
+        }
+    }
+}
+
+impl Index {
+    /// Takes note of what became of pulling an image on the node of `pull`; nothing if the set wants something else by
+    /// now.
+    pub fn note_pull(&mut self, pull: &Pull, image: &str, outcome: Outcome, now: Timestamp) {
+        let Some(rollout) = self.set(&pull.set).map(|set| std::sync::Arc::clone(&set.rollout)) else { return };
+        if rollout.revision != pull.revision {
+            return;
+        }
+        let known = self.pulls.entry(pull.set.clone()).or_default();
+        if known.revision != pull.revision {
+            *known = Known { revision: pull.revision.clone(), ..Known::default() };
+            known.retried_at = rollout.retried_at;
+        }
+        known.nodes.entry(pull.node.clone()).or_default().insert(image.to_owned(), (outcome, now));
+    }
+
+    /// Forgets all pulls: another replica leads.
+    pub fn forget_pulls(&mut self) {
+        self.pulls.clear();
+    }
+
+    /// A node that is gone, and may come back without its images.
+    pub(crate) fn forget_pulls_on(&mut self, node: &str) {
+        self.pulls.values_mut().for_each(|known| drop(known.nodes.remove(node)));
+    }
+
+    /// Forgets pulls of a revision that is not the target any more, and failures from before a retry.
+    pub(crate) fn renew_pulls(&mut self, set: &str) {
+        let Some(rollout) = self.set(set).map(|set| std::sync::Arc::clone(&set.rollout)) else { return };
+        match self.pulls.get_mut(set) {
+            Some(known) if known.revision == rollout.revision && is_used(&rollout) => known.retry(rollout.retried_at),
+            Some(_) => drop(self.pulls.remove(set)),
+            None => {}
+        }
+    }
+}
+
+fn is_used(rollout: &Rollout) -> bool {
+    // A revision that was given up may be tried again: what is known of it is kept meanwhile.
+    rollout.strategy.pre_pull && rollout.mode != Mode::Back && rollout.is_rolling()
+}
+
+/// Images that the pod lacks and that would replace a sidecar that is ready now, with the container that gets each. A
+/// sidecar that is down gains nothing by waiting.
+fn lives_without(pod: &PodView, rollout: &Rollout, now: Timestamp) -> BTreeMap<String, String> {
+    let Some(mark) = pod.marks.get(&rollout.set) else { return BTreeMap::new() };
+    let changed = rollout.sidecars.iter().filter(|sidecar| sidecar.long_running);
+    let changed = changed.filter(|sidecar| !has_image(pod, mark, sidecar, rollout, now));
+    let alive = changed.filter_map(|sidecar| {
+        let container = to_restart(pod, mark, sidecar, rollout, now).ok()?;
+        let alive = container.status.as_ref().is_some_and(|status| status.ready);
+        alive.then(|| (sidecar.image.clone(), container.name.clone()))
+    });
+    alive.collect()
+}

@@ -1,0 +1,131 @@
+//! What the answer to a pod's patch says, and what a pod is that the watch has lost. Shared with the simulator.
+
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use kube::core::Status;
+
+use crate::core::pod::{PodKey, PodView};
+use crate::core::rollout::state::cluster::Index;
+
+/// A pod whose patch got no clear answer is left alone for this long. The client has given the request up by then, and
+/// the apiserver ends what it does for a client that is gone.
+const TRY_AGAIN: SignedDuration = SignedDuration::from_secs(10);
+
+/// What an error says about the pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// A `test` failed, or the pod is gone: look at it again.
+    LookAgain,
+    /// Not before the pod changes; the apiserver's message.
+    Refused(String),
+    /// Nothing: the request may have been carried out.
+    Unknown,
+}
+
+/// Reads the error that the apiserver answered to a patch of a pod.
+pub fn answer(status: &Status) -> Answer {
+    match status.code {
+        404 | 409 => Answer::LookAgain,
+        422 if is_failed_test(status) => Answer::LookAgain,
+        _ if is_refusal(status) => Answer::Refused(status.message.clone()),
+        _ => Answer::Unknown,
+    }
+}
+
+/// Quota, policy, validation, Pod Security, a missing permission: the same request would be refused again.
+pub fn is_refusal(status: &Status) -> bool {
+    matches!(status.code, 400 | 403 | 405 | 413 | 422)
+}
+
+/// A failed `test` names no object, while a refusal by validation or by a webhook names the pod (seen on 1.36).
+fn is_failed_test(status: &Status) -> bool {
+    status.details.as_ref().is_none_or(|details| details.name.is_empty())
+}
+
+impl Index {
+    /// A patch got no clear answer, and may still be carried out: as long as the pod is not at the target it keeps a place
+    /// in the budget for a while, and others go first.
+    pub fn unanswered(&mut self, set: &str, key: &PodKey, error: &str, now: Timestamp) {
+        if let Some(pod) = self.get(key) {
+            let until = now.checked_add(TRY_AGAIN).ok();
+            self.refuse(set, &pod, format!("no clear answer to its patch: {error}"), until, now);
+        }
+    }
+}
+
+/// What a pod is that the watch says nothing more about: a selector watch reports a pod as deleted also when it merely
+/// loses the label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// It is gone, or another pod has its name.
+    Gone,
+    /// Nothing of ours is left on it, and no watch would say when it goes.
+    NotOurs,
+    /// It has the label again, or still.
+    Labelled,
+    /// It lives, and must be labelled again.
+    Unlabelled,
+}
+
+/// Tells what became of the pod with this UID from a fresh read of its name.
+pub fn lost(found: Option<&PodView>, uid: &str) -> Lost {
+    match found.filter(|pod| pod.uid == uid) {
+        None => Lost::Gone,
+        Some(pod) if pod.marks.is_empty() => Lost::NotOurs,
+        Some(pod) if pod.is_labelled() => Lost::Labelled,
+        Some(_) => Lost::Unlabelled,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::api::keys;
+    use crate::core::rollout::testing::TestPod;
+
+    fn of(status: Value) -> Answer {
+        answer(&serde_json::from_value(status).unwrap())
+    }
+
+    /// Bodies as a kube-apiserver 1.36 sends them.
+    #[test]
+    fn a_failed_test_is_told_apart_from_a_refusal() {
+        let failed_test = json!({"kind": "Status", "status": "Failure", "reason": "Invalid", "code": 422, "details": {},
+            "message": "the server rejected our request due to an error in our request"});
+        assert_eq!(of(failed_test), Answer::LookAgain);
+        let invalid = json!({"kind": "Status", "status": "Failure", "reason": "Invalid", "code": 422,
+            "message": "Pod \"web\" is invalid", "details": {"name": "web", "kind": "Pod"}});
+        assert_eq!(of(invalid), Answer::Refused("Pod \"web\" is invalid".into()));
+        let forbidden = json!({"kind": "Status", "status": "Failure", "reason": "Forbidden", "code": 403,
+            "message": "denied", "details": {"name": "web", "kind": "pods"}});
+        assert_eq!(of(forbidden), Answer::Refused("denied".into()));
+    }
+
+    #[test]
+    fn conflicts_are_looked_at_again_and_overload_says_nothing() {
+        for code in [404, 409] {
+            assert_eq!(of(json!({"status": "Failure", "code": code})), Answer::LookAgain);
+        }
+        for code in [429, 500, 503, 504] {
+            assert_eq!(of(json!({"status": "Failure", "code": code})), Answer::Unknown);
+        }
+    }
+
+    #[test]
+    fn a_pod_that_left_the_watch_is_gone_only_with_its_uid() {
+        let pod = TestPod::new("web").view();
+        let without = |label: &str| {
+            TestPod::new("web")
+                .with(|pod| drop(pod["metadata"]["labels"].as_object_mut().unwrap().remove(label)))
+                .view()
+        };
+        assert_eq!(lost(None, &pod.uid), Lost::Gone);
+        assert_eq!(lost(Some(&pod), "an older one"), Lost::Gone);
+        assert_eq!(lost(Some(&pod), &pod.uid), Lost::Labelled);
+        assert_eq!(lost(Some(&without(keys::INJECTED)), &pod.uid), Lost::Unlabelled);
+        let changed = TestPod::new("web").with(|pod| pod["metadata"]["labels"][keys::INJECTED] = json!("no"));
+        assert_eq!(lost(Some(&changed.view()), &pod.uid), Lost::Unlabelled);
+        assert_eq!(lost(Some(&without("revision.sidecarset.dev/logs")), &pod.uid), Lost::NotOurs);
+    }
+}

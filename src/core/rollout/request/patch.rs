@@ -1,0 +1,177 @@
+//! The one request that upgrades a pod: a JSON Patch whose `test` operations make it harmless if anything changed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use json_patch::Patch;
+use k8s_openapi::jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::api::keys;
+use crate::core::base::pointer::{pointer, test};
+use crate::core::base::resources::Resize;
+use crate::core::pod::{ContainerView, Mark, PodKey, PodView, Replaced, Update, readiness};
+use crate::core::revision::Sidecar;
+use crate::core::rollout::assess::attempt::Progress;
+use crate::core::rollout::assess::{lost_readiness, resize, twins};
+use crate::core::rollout::request::metadata::MetadataChange;
+use crate::core::rollout::target::Rollout;
+
+/// A request is not sent later than this after it was planned, but planned again: it says when the update begins, and
+/// the pod's deadline counts from then.
+pub const PLAN_HOLDS: Duration = Duration::from_secs(5);
+
+/// A request for one pod.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PodPatch {
+    /// The pod.
+    pub key: PodKey,
+    /// Its UID, which the patch also tests.
+    pub uid: String,
+    /// RFC 6902.
+    pub patch: Patch,
+    /// It goes to the subresource `resize`.
+    pub resizes: bool,
+    /// To be completed from the pod's live metadata before it is sent.
+    pub metadata: Option<Arc<MetadataChange>>,
+}
+
+/// Builds the request: new images, the revision label, and the record of what is replaced. It tests the UID, the label,
+/// the pod's readiness, the names and images that were seen, and the containers that ran. Resources follow in a second
+/// request. `None` if the pod has none of the set's marks.
+pub fn pod_patch(pod: &PodView, rollout: &Rollout, now: Timestamp) -> Option<PodPatch> {
+    let mark = pod.marks.get(&rollout.set)?;
+    if let Some(request) = resize::request(pod, mark, rollout, now) {
+        return Some(request);
+    }
+    let label = pointer(&["metadata", "labels", &keys::revision_label(&rollout.set)]);
+    let mut operations = vec![test("/metadata/uid", &pod.uid), test(&label, &mark.revision)];
+    operations.extend(readiness_test(pod));
+    let hot = twins::moves(pod, mark, rollout, now);
+    let changed = changed(pod, rollout, &hot);
+    for Changed { container, image, .. } in &changed {
+        let path = format!("/spec/{}/{}/image", container.list.field(), container.index);
+        operations.extend(test_running(container));
+        operations.push(json!({"op": "replace", "path": path, "value": image}));
+    }
+    // What completes the revision that the pod has goes alone.
+    let resizes = if hot.before_upgrade { BTreeMap::new() } else { resize::record(pod, mark, rollout) };
+    let mut update = record(pod, mark, &changed, resizes, rollout, now);
+    if hot.before_upgrade {
+        (update.revision, update.shape) = (mark.revision.clone(), mark.shape.clone());
+    }
+    if !pod.has_annotations {
+        // Adding the map replaces one that came since, and with it the record of another set.
+        operations.push(test("/metadata/resourceVersion", &pod.resource_version.to_string()));
+        operations.push(json!({"op": "add", "path": "/metadata/annotations", "value": {}}));
+    }
+    operations.extend(hot.moves.iter().flat_map(|next| next.operations(pod)));
+    let annotation = pointer(&["metadata", "annotations", &keys::update_annotation(&rollout.set)]);
+    operations.push(json!({"op": "add", "path": annotation, "value": serde_json::to_string(&update).ok()?}));
+    operations.push(json!({"op": "replace", "path": label, "value": update.revision}));
+    let patch = serde_json::from_value(Value::Array(operations)).ok()?;
+    let beside = rollout.beside.get(&mark.revision).filter(|_| !hot.before_upgrade);
+    let metadata = beside.and_then(|beside| beside.metadata.clone());
+    Some(PodPatch { key: pod.key.clone(), uid: pod.uid.clone(), patch, resizes: false, metadata })
+}
+
+/// A pod that became ready since the plan would take a slot that the plan did not count.
+pub(crate) fn readiness_test(pod: &PodView) -> Vec<Value> {
+    let Some(index) = pod.ready_condition else { return Vec::new() };
+    let path = format!("/status/conditions/{index}");
+    let status = if pod.ready { "True" } else { "False" };
+    vec![test(&format!("{path}/type"), "Ready"), test(&format!("{path}/status"), status)]
+}
+
+fn record(
+    pod: &PodView,
+    mark: &Mark,
+    changed: &[Changed<'_>],
+    resizes: BTreeMap<String, Resize>,
+    rollout: &Rollout,
+    now: Timestamp,
+) -> Update {
+    let previous = mark.update.as_ref();
+    let unfinished = previous.filter(|_| twins::judge(pod, mark, rollout, now) != Some(Progress::Done));
+    // A pod that an earlier update made unready keeps its slot: otherwise each new image would free one.
+    let lost_by_us =
+        previous.is_some_and(|update| update.was_ready) && (unfinished.is_some() || lost_readiness(pod, mark, rollout));
+    let was_ready = pod.ready || readiness::ends(pod, now).is_some() || lost_by_us;
+    let mut containers: BTreeMap<String, Replaced> = previous.map(|u| u.containers.clone()).unwrap_or_default();
+    containers.retain(|name, replaced| {
+        let is_changed = changed.iter().any(|changed| changed.container.name == *name);
+        let goes_on = !is_changed && (unfinished.is_some() || twins::takes_over(pod, name, rollout));
+        goes_on || (unfinished.is_some() && still_running(pod, name, replaced))
+    });
+    let may_restart = resizes.keys().filter_map(|name| pod.container(name));
+    let replaced = changed.iter().filter(|changed| changed.long_running).map(|changed| changed.container);
+    for container in replaced.chain(may_restart) {
+        let status = container.status.as_ref();
+        // Of a burst of updates the kubelet may have seen none yet: what runs is still the first one's container.
+        containers.entry(container.name.clone()).or_insert_with(|| Replaced {
+            id: status.map(|status| status.id.clone()).unwrap_or_default(),
+            restart_count: status.map_or(0, |status| status.restart_count),
+            image: container.image.clone(),
+            down: false,
+        });
+    }
+    for (name, replaced) in &mut containers {
+        replaced.down = !runs(pod, name);
+    }
+    Update {
+        revision: rollout.revision.clone(),
+        at: now,
+        was_ready,
+        generation: pod.generation + i64::from(!changed.is_empty()),
+        containers,
+        others: if was_ready { others(pod, rollout) } else { BTreeMap::new() },
+        shape: rollout.shape.clone(),
+        resizes,
+    }
+}
+
+/// When the containers that this set has no part in had last ended.
+fn others(pod: &PodView, rollout: &Rollout) -> BTreeMap<String, Option<Timestamp>> {
+    let own: Vec<String> = rollout.sidecars.iter().flat_map(Sidecar::container_names).collect();
+    let others = pod.containers.iter().filter(|container| !own.contains(&container.name));
+    others.filter_map(|other| Some((other.name.clone(), other.status.as_ref()?.ended_at))).collect()
+}
+
+fn runs(pod: &PodView, name: &str) -> bool {
+    let status = pod.container(name).and_then(|container| container.status.as_ref());
+    status.is_some_and(|status| status.running_since.is_some())
+}
+
+fn still_running(pod: &PodView, name: &str, replaced: &Replaced) -> bool {
+    let status = pod.container(name).and_then(|container| container.status.as_ref());
+    status.is_some_and(|status| status.id == replaced.id)
+}
+
+/// A container that gets another image.
+struct Changed<'a> {
+    container: &'a ContainerView,
+    image: &'a str,
+    long_running: bool,
+}
+
+fn changed<'a>(pod: &'a PodView, rollout: &'a Rollout, hot: &twins::Moves<'a>) -> Vec<Changed<'a>> {
+    let cold = rollout.sidecars.iter().filter(|sidecar| !sidecar.hot && !hot.before_upgrade).filter_map(|sidecar| {
+        let container = pod.containers.iter().find(|c| c.list == sidecar.list && c.name == sidecar.name)?;
+        let changed = Changed { container, image: &sidecar.image, long_running: sidecar.long_running };
+        (container.image != sidecar.image).then_some(changed)
+    });
+    let moved = hot.moves.iter().map(|next| Changed { container: next.to, image: next.image, long_running: true });
+    cold.chain(moved).collect()
+}
+
+/// Tests that a container is the one that was seen.
+pub(crate) fn test_running(container: &ContainerView) -> Vec<Value> {
+    let path = format!("/spec/{}/{}", container.list.field(), container.index);
+    let spec = [test(&format!("{path}/name"), &container.name), test(&format!("{path}/image"), &container.image)];
+    let status = container.status.as_ref().filter(|status| !status.id.is_empty()).map(|status| {
+        let path = format!("/status/{}/{}", container.list.status_field(), status.index);
+        test(&format!("{path}/containerID"), &status.id)
+    });
+    spec.into_iter().chain(status).collect()
+}

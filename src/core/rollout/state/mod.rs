@@ -1,0 +1,4 @@
+//! What is kept between events.
+
+pub mod cluster;
+pub(crate) mod set;

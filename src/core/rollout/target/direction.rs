@@ -1,0 +1,112 @@
+//! Which way a set's rollout goes: what its status remembers, and what its annotations ask for.
+
+use k8s_openapi::jiff::Timestamp;
+
+use crate::api::selector::SelectorError;
+use crate::api::v1beta1::FailureAction;
+use crate::api::{SidecarSet, keys};
+use crate::core::revision::{History, Template};
+use crate::core::rollout::budget::steps::Remembered;
+use crate::core::rollout::plan::Summary;
+use crate::core::rollout::target::{Mode, Rollout};
+
+/// See the module.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Course {
+    /// What is wanted of the pods now.
+    pub rollout: Rollout,
+    /// What only status and annotations know.
+    pub remembered: Remembered,
+    /// Hash of the spec's revision; the rollout's own differs on the way back.
+    pub update_revision: String,
+    /// Hash of the stable revision that pods return to when this one is given up; `None` if it stops instead.
+    pub way_back: Option<String>,
+    /// Why that was given up, if it was: `status.abortedBecause`.
+    pub aborted_because: Option<String>,
+    /// The annotation `approve`, if it says nothing about this revision.
+    pub stray_approval: Option<String>,
+    /// Value of the annotation that would try it again.
+    pub next_retry: String,
+}
+
+impl Course {
+    /// The revision is given up and pods do not go back, or it is about to be.
+    pub fn is_stopped(&self, summary: &Summary) -> bool {
+        self.rollout.mode == Mode::Stopped || summary.exceeded
+    }
+}
+
+/// Decides the course. `target` is the revision of the spec, `history` the known ones.
+///
+/// # Errors
+/// A selector that does not parse.
+pub fn course(
+    set: &SidecarSet,
+    target: (&str, &Template),
+    history: &History,
+    now: Timestamp,
+) -> Result<Course, SelectorError> {
+    let status = set.status.clone().unwrap_or_default();
+    let name = set.metadata.name.as_deref().unwrap_or_default();
+    let known = || history.iter().map(|(hash, revision)| (hash, &revision.template));
+    let stable = status.stable_revision.as_deref();
+    let same_revision = status.update_revision.as_deref() == Some(target.0);
+    let aborted = status.aborted_revision.as_deref() == Some(target.0);
+    let retry = annotation(set, keys::RETRY).filter(|value| Some(*value) != status.handled_retry.as_deref());
+    let retried = retry.is_some_and(|value| of_revision(value, target.0).is_some());
+    let rolls_back = set.spec.update_strategy.failure_policy.action == FailureAction::Rollback;
+    let way_back = stable.filter(|stable| rolls_back && *stable != target.0);
+    let way_back = way_back.and_then(|hash| Some((hash, history.get(hash)?)));
+    let rollout = match way_back {
+        Some((hash, revision)) if aborted && !retried => {
+            Rollout::new(name, &set.spec, (hash, &revision.template), known(), stable)?.going_back()
+        }
+        _ => {
+            let retried_at = status.retried_at.filter(|_| same_revision).map(|time| time.0);
+            Rollout {
+                mode: if aborted && !retried { Mode::Stopped } else { Mode::Forward },
+                retried_at: if retried { Some(now) } else { retried_at },
+                ..Rollout::new(name, &set.spec, target, known(), stable)?
+            }
+        }
+    };
+    let remembered = Remembered {
+        evictions: status.evictions.unwrap_or_default(),
+        step: status.current_step.filter(|_| same_revision).and_then(|step| step.try_into().ok()).unwrap_or(0),
+        step_reached_at: status.step_reached_at.filter(|_| same_revision).map(|time| time.0),
+        approved: annotation(set, keys::APPROVE)
+            .and_then(|value| of_revision(value, target.0)?.parse().ok())
+            .unwrap_or(0),
+        steps_may_differ: same_revision && status.observed_generation != set.metadata.generation,
+    };
+    let tried = status.handled_retry.as_deref().and_then(|value| of_revision(value, target.0)?.parse().ok());
+    Ok(Course {
+        way_back: way_back.map(|(hash, _)| hash.to_owned()),
+        aborted_because: status.aborted_because.filter(|_| rollout.mode != Mode::Forward),
+        stray_approval: annotation(set, keys::APPROVE)
+            .filter(|value| of_revision(value, target.0).is_none_or(|step| step.parse::<usize>().is_err()))
+            .map(str::to_owned),
+        next_retry: format!("{}/{}", target.0, tried.unwrap_or(0_u32).saturating_add(1)),
+        update_revision: target.0.to_owned(),
+        rollout,
+        remembered,
+    })
+}
+
+/// Whether requests that were planned for a set as it was are still wanted of the newest one: the same spec, which was not
+/// given up since. The status may say so although the write of it got no answer.
+pub fn still_wanted(planned: &SidecarSet, newest: &SidecarSet) -> bool {
+    let aborted = |set: &SidecarSet| set.status.as_ref().and_then(|status| status.aborted_revision.clone());
+    newest.metadata.uid == planned.metadata.uid
+        && newest.metadata.generation == planned.metadata.generation
+        && aborted(newest) == aborted(planned)
+}
+
+pub(crate) fn annotation<'a>(set: &'a SidecarSet, key: &str) -> Option<&'a str> {
+    set.metadata.annotations.as_ref()?.get(key).map(String::as_str)
+}
+
+/// What stands behind `<revision>/`.
+fn of_revision<'a>(value: &'a str, revision: &str) -> Option<&'a str> {
+    value.strip_prefix(revision)?.strip_prefix('/')
+}

@@ -1,0 +1,94 @@
+//! Pods that are made while a revision is rolled out, with its sidecars.
+
+use serde_json::{Value, json};
+
+use crate::core::rollout::testing::{TestPod, at, hash};
+use crate::core::rollout::tests::Fleet;
+use crate::core::rollout::tests::course::World;
+
+/// Made at this second with `v2`, and ready since then.
+fn born(name: &str, second: i64) -> TestPod {
+    TestPod::new(name).with(|pod| {
+        pod["metadata"]["labels"]["revision.sidecarset.dev/logs"] = json!(hash("v2"));
+        pod["metadata"]["creationTimestamp"] = json!(at(second).to_string());
+        pod["spec"]["containers"][0]["image"] = json!("v2");
+        pod["status"]["conditions"][0]["lastTransitionTime"] = json!(at(second).to_string());
+    })
+}
+
+fn not_ready(pod: &mut Value) {
+    pod["status"]["conditions"][0]["status"] = json!("False");
+}
+
+fn world(pods: impl IntoIterator<Item = TestPod>, strategy: Value) -> World {
+    let mut world = World::new(Fleet::new(pods), strategy.clone());
+    world.apply("v2", strategy);
+    world
+}
+
+#[test]
+fn a_revision_is_stable_when_its_new_pods_were_ready_for_a_while() {
+    let mut world = world([born("a", 0)], json!({"minReadySeconds": 30}));
+    assert_eq!(world.plan().wake_at, Some(at(30)));
+    assert_eq!((world.status().stable_revision.clone(), world.reason()), (Some(hash("v1")), "RollingUpdate"));
+    assert_eq!(world.status().updated_ready_pods, 0);
+    world.fleet.now = 30;
+    world.plan();
+    assert_eq!((world.status().stable_revision.clone(), world.reason()), (Some(hash("v2")), "UpToDate"));
+}
+
+#[test]
+fn a_new_pod_that_is_not_ready_holds_the_revision_up_until_its_time_is_over() {
+    let mut world = world([born("a", 0), born("b", 0).with(not_ready)], json!({"podUpdateTimeoutSeconds": 60}));
+    for (now, stable) in [(10, "v1"), (59, "v1"), (60, "v2")] {
+        world.fleet.now = now;
+        world.plan();
+        assert_eq!(world.status().stable_revision, Some(hash(stable)), "{now}");
+    }
+}
+
+#[test]
+fn a_crash_loop_of_a_new_pod_has_failed_while_it_is_up_too() {
+    let pod = born("a", 0).with(|pod| {
+        let agent = &mut pod["status"]["containerStatuses"][0];
+        agent["restartCount"] = json!(2);
+        agent["lastState"] = json!({"terminated": {"exitCode": 7}});
+    });
+    let mut world = world([pod, TestPod::new("b")], json!({"minReadySeconds": 30}));
+    world.plan();
+    assert_eq!(world.status().failed_pods, 1);
+    world.fleet.now = 30;
+    world.plan();
+    assert_eq!(world.status().failed_pods, 0, "it got over it");
+}
+
+#[test]
+fn a_step_is_not_reached_by_a_pod_that_is_still_starting() {
+    let strategy = json!({"steps": [{"replicas": 1, "pause": {}}], "podUpdateTimeoutSeconds": 60});
+    let mut world = world([born("a", 0).with(not_ready), TestPod::new("b")], strategy);
+    world.fleet.now = 59;
+    assert_eq!(world.plan().summary.gate.reached, 0);
+    world.fleet.now = 60;
+    assert_eq!(world.plan().summary.gate.reached, 1, "it is waited for no longer");
+}
+
+#[test]
+fn without_pods_nothing_proves_a_revision_and_the_first_new_ones_get_it() {
+    let mut world = world([], json!({}));
+    world.plan();
+    assert_eq!((world.status().stable_revision.clone(), world.reason()), (Some(hash("v1")), "NoPods"));
+    assert_eq!(world.status().injection_revision, Some(hash("v2")));
+    world.fleet.pods.extend([born("a", 0)].map(|pod| (pod.view().key, pod)));
+    world.fleet.observe();
+    world.plan();
+    assert_eq!(world.status().injection_revision, Some(hash("v2")), "the others, too");
+}
+
+#[test]
+fn new_pods_do_not_get_what_the_last_updates_have_not_proved() {
+    let mut world = world([TestPod::new("a")], json!({}));
+    let plan = world.plan();
+    world.fleet.send(&plan);
+    world.plan();
+    assert_eq!((world.status().updated_pods, world.status().injection_revision.clone()), (1, Some(hash("v1"))));
+}

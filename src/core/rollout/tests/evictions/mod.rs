@@ -1,0 +1,270 @@
+//! Pods whose change cannot be made in place, and that are evicted for it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::jiff::SignedDuration;
+use serde_json::{Value, json};
+
+use crate::api::v1beta1::{Eviction, EvictionCause};
+use crate::core::pod::{Owner, PodKey};
+use crate::core::replace;
+use crate::core::replace::{Next, Patience, Sibling, Verdict as Judged};
+use crate::core::revision::Change;
+use crate::core::rollout::budget::steps::Remembered;
+use crate::core::rollout::plan::Plan;
+use crate::core::rollout::plan::evict::Candidate;
+use crate::core::rollout::state::cluster::Index;
+use crate::core::rollout::target::Rollout;
+use crate::core::rollout::testing;
+use crate::core::rollout::testing::{SET, TestPod, at, hash, rollout};
+use crate::core::rollout::tests::Fleet;
+use crate::core::status::new_pods::injection_revision;
+use crate::core::status::verdict;
+
+mod properties;
+
+const PATIENCE: Patience =
+    Patience { min_ready: SignedDuration::from_secs(5), timeout: SignedDuration::from_secs(600) };
+
+fn owner(name: &str) -> Owner {
+    let (api_version, kind) = ("apps/v1".to_owned(), "ReplicaSet".to_owned());
+    Owner { api_version, kind, name: name.to_owned(), uid: format!("uid-{name}") }
+}
+
+/// An eviction of a pod that is not in any fleet, for a revision that is not rolled out.
+pub(crate) fn open() -> Eviction {
+    let key = PodKey { namespace: "default".into(), name: "gone".into() };
+    let (uid, created, behind) = ("uid-gone".to_owned(), at(-1000), Some(EvictionCause::NoSidecars));
+    let (held, counts, ready_changed) = (false, true, None);
+    let pod =
+        Sibling { key, uid, created, active: true, ready: true, ready_changed, behind, held, counts, watched: true };
+    replace::record(&pod, &[], EvictionCause::NoSidecars, &owner("other"), "r", at(0))
+}
+
+fn owned(name: &str, kind: &str, owner: &str) -> TestPod {
+    TestPod::new(name).with(|pod| {
+        pod["metadata"]["ownerReferences"] = json!([{"apiVersion": "apps/v1", "kind": kind, "name": owner,
+            "uid": format!("uid-{owner}"), "controller": true}]);
+    })
+}
+
+/// To `v2`, which pods come to from `v1` only by being made anew, and from `v3` in place.
+fn env_change(strategy: &Value) -> Rollout {
+    let mut strategy = strategy.clone();
+    strategy["whenNotInPlace"] = json!("Evict");
+    let mut rollout = rollout("v2", strategy);
+    rollout.changes.insert(hash("v1"), Change::NotInPlace("containers[agent].env changed".into()));
+    rollout.stable = Some(hash("v1"));
+    rollout
+}
+
+fn plan(fleet: &mut Fleet, strategy: &Value, evictions: &[Eviction]) -> Plan {
+    fleet.index.configure(env_change(strategy), at(fleet.now));
+    let remembered = Remembered { evictions: evictions.to_vec(), ..Remembered::default() };
+    fleet.index.plan(SET, &remembered, at(fleet.now), usize::MAX)
+}
+
+fn course(strategy: &Value) -> crate::core::rollout::target::direction::Course {
+    crate::core::rollout::target::direction::Course {
+        rollout: env_change(strategy),
+        ..testing::course("v2", json!({}))
+    }
+}
+
+/// The pods of an owner, as the task reads them.
+fn siblings(fleet: &Fleet, owner: &Owner) -> Vec<Sibling> {
+    let views = fleet.pods.values().map(TestPod::view).filter(|pod| pod.owner.as_deref() == Some(owner));
+    views.map(|pod| fleet.index.sibling(SET, pod, at(fleet.now))).collect()
+}
+
+fn upgrades(fleet: &Fleet) -> usize {
+    fleet.index.leave(SET, 0, at(fleet.now)).unwrap().upgrades
+}
+
+fn reason(fleet: &mut Fleet, strategy: &Value) -> &'static str {
+    let summary = plan(fleet, strategy, &[]).summary;
+    verdict(&course(strategy), &summary).reason
+}
+
+/// A pod of `v2` that an owner made at second 1, and that is not ready.
+fn replacement(owner: &str) -> TestPod {
+    owned("new", "ReplicaSet", owner).with(|pod| {
+        pod["metadata"]["labels"]["revision.sidecarset.dev/logs"] = json!(hash("v2"));
+        pod["metadata"]["creationTimestamp"] = json!(at(1).to_string());
+        pod["spec"]["containers"][0]["image"] = json!("v2");
+        pod["status"]["conditions"][0]["status"] = json!("False");
+    })
+}
+
+#[test]
+fn a_replacement_that_does_not_become_ready_counts_as_failed() {
+    let mut fleet = Fleet::new([owned("a", "ReplicaSet", "web"), owned("b", "ReplicaSet", "web")]);
+    plan(&mut fleet, &json!({}), &[]);
+    let pods = siblings(&fleet, &owner("web"));
+    let evicted = replace::record(&pods[0], &pods, EvictionCause::NotInPlace, &owner("web"), &hash("v2"), at(0));
+    let new = replacement("web");
+    fleet.pods.insert(new.view().key, new);
+    fleet.delete(&["a".to_owned()]);
+    fleet.now = 601;
+    fleet.observe();
+    let pods = siblings(&fleet, &owner("web"));
+    let judged = replace::judge(&evicted, &pods, Some(2), &hash("v2"), PATIENCE, at(fleet.now));
+    assert_eq!(judged, Judged::Failed);
+    let failed = Eviction { failed: true, ..evicted };
+    fleet.index.set_evictions(SET, std::slice::from_ref(&failed));
+    let summary = plan(&mut fleet, &json!({}), &[failed]).summary;
+    assert!(summary.exceeded, "as a failed update in place would");
+    assert_eq!(
+        (summary.counts.failed, summary.failed),
+        (1, vec!["default/a (its replacement is not ready)".to_owned()])
+    );
+}
+
+/// It is counted once, and its eviction's slot with it, without a wait for the timeout.
+#[test]
+fn a_replacement_that_is_born_broken_stops_the_rollout_at_once() {
+    let mut fleet = Fleet::new((0..30).map(|i| owned(&format!("a{i}"), "ReplicaSet", &format!("web-{i}"))));
+    plan(&mut fleet, &json!({}), &[]);
+    let pods = siblings(&fleet, &owner("web-0"));
+    let evicted = replace::record(&pods[0], &pods, EvictionCause::NotInPlace, &owner("web-0"), &hash("v2"), at(0));
+    let new = replacement("web-0").with(|pod| {
+        pod["status"]["containerStatuses"][0]["state"] = json!({"waiting": {"reason": "CrashLoopBackOff"}});
+        pod["status"]["containerStatuses"][0]["restartCount"] = json!(1);
+        pod["status"]["containerStatuses"][0]["ready"] = json!(false);
+    });
+    fleet.pods.insert(new.view().key, new);
+    fleet.delete(&["a0".to_owned()]);
+    fleet.now = 2;
+    fleet.observe();
+    let summary = plan(&mut fleet, &json!({}), std::slice::from_ref(&evicted)).summary;
+    assert_eq!((summary.counts.failed, summary.exceeded), (1, true));
+    assert_eq!(summary.failed, ["default/new (agent: CrashLoopBackOff)"]);
+    let later = plan(&mut fleet, &json!({}), &[Eviction { failed: true, ..evicted }]).summary;
+    assert_eq!((later.counts.failed, later.failed.len()), (1, 1));
+}
+
+#[test]
+fn pods_that_must_be_made_anew_wait_with_their_owners() {
+    let mut fleet =
+        Fleet::new([owned("a", "ReplicaSet", "web"), owned("b", "ReplicaSet", "web"), TestPod::new("bare")]);
+    let summary = plan(&mut fleet, &json!({}), &[]).summary;
+    assert_eq!((summary.counts.not_in_place, summary.evictable, summary.remaining), (3, 2, 2));
+    assert_eq!(summary.exempt, [("pods without a controller", 1)]);
+    let found = fleet.index.candidates(SET, false, |_| false, 9);
+    assert_eq!(found, [Candidate { namespace: "default".into(), owner: owner("web") }]);
+    assert_eq!(fleet.index.candidates(SET, true, |_| false, 9), [], "both are ready");
+    assert_eq!(reason(&mut fleet, &json!({})), "RollingUpdate");
+}
+
+#[test]
+fn pods_that_nobody_or_no_eviction_can_replace_are_left_as_they_are() {
+    let mut fleet = Fleet::new([owned("a", "DaemonSet", "every"), owned("b", "Job", "once")]);
+    let summary = plan(&mut fleet, &json!({}), &[]).summary;
+    assert_eq!(summary.exempt, [("pods of DaemonSets", 1), ("pods of Jobs", 1)]);
+    assert_eq!((summary.evictable, summary.remaining), (0, 0));
+    let verdict = verdict(&course(&json!({})), &summary);
+    assert_eq!(verdict.reason, "NotInPlace");
+    let never = "never evicted: pods of DaemonSets (1), pods of Jobs (1)";
+    assert!(verdict.message.contains(never), "{}", verdict.message);
+}
+
+#[test]
+fn nothing_is_evicted_while_the_rollout_stands() {
+    for strategy in [json!({"paused": true}), json!({"type": "NotUpdate"})] {
+        let mut fleet = Fleet::new([owned("a", "ReplicaSet", "web")]);
+        plan(&mut fleet, &strategy, &[]);
+        assert_eq!(upgrades(&fleet), 0, "{strategy}");
+    }
+    let mut fleet = Fleet::new([owned("a", "ReplicaSet", "web")]);
+    let mut stopped = env_change(&json!({}));
+    stopped.mode = crate::core::rollout::target::Mode::Stopped;
+    fleet.index.configure(stopped, at(0));
+    fleet.index.plan(SET, &Remembered::default(), at(0), 9);
+    assert_eq!(upgrades(&fleet), 0, "aborted");
+}
+
+#[test]
+fn on_the_way_back_pods_are_evicted_whatever_partition_says_and_new_ones_get_the_stable_revision() {
+    let strategy = json!({"partition": "100%"});
+    let back = || Rollout { stable: Some(hash("v2")), ..env_change(&strategy) }.going_back();
+    let mut fleet = Fleet::new([owned("a", "ReplicaSet", "web"), owned("b", "ReplicaSet", "other")]);
+    fleet.index.configure(back(), at(0));
+    let summary = fleet.index.plan(SET, &Remembered::default(), at(0), 9).summary;
+    assert_eq!((summary.evictable, upgrades(&fleet)), (2, 2));
+    let course =
+        crate::core::rollout::target::direction::Course { rollout: back(), ..testing::course("v1", json!({})) };
+    let set = testing::set("v1", strategy);
+    let given = injection_revision(&set, &course, &summary, Some(&hash("v2")), Some(&hash("v1")), None);
+    assert_eq!(given, hash("v2"));
+}
+
+#[test]
+fn pods_outside_the_selector_are_not_evicted_and_keep_the_rollout_open() {
+    let strategy = json!({"selector": {"matchLabels": {"canary": "yes"}}});
+    let mut fleet = Fleet::new([owned("a", "ReplicaSet", "web")]);
+    let summary = plan(&mut fleet, &strategy, &[]).summary;
+    assert_eq!((summary.evictable, summary.counts.outside, upgrades(&fleet)), (0, 1, 0));
+}
+
+#[test]
+fn partition_holds_for_patches_and_evictions_together() {
+    let mut fleet = Fleet::new((0..4).map(|i| owned(&format!("a{i}"), "ReplicaSet", &format!("web-{i}"))));
+    let strategy = json!({"partition": 3, "maxUnavailable": 4});
+    plan(&mut fleet, &strategy, &[]);
+    assert_eq!(upgrades(&fleet), 1);
+    let summary = plan(&mut fleet, &json!({"partition": 4}), &[]).summary;
+    assert_eq!((upgrades(&fleet), summary.evictable), (0, 4));
+    assert_eq!(reason(&mut fleet, &json!({"partition": 4})), "PartitionReached");
+}
+
+#[test]
+fn a_slot_is_taken_once_by_a_plan_or_by_an_eviction() {
+    let patchable = owned("b", "ReplicaSet", "other")
+        .with(|pod| pod["metadata"]["labels"]["revision.sidecarset.dev/logs"] = json!(hash("v3")));
+    let mut fleet = Fleet::new([owned("a", "ReplicaSet", "web"), patchable]);
+    assert_eq!(plan(&mut fleet, &json!({}), &[]).patches.len(), 1);
+    let pods = siblings(&fleet, &owner("web"));
+    let record = replace::record(&pods[0], &pods, EvictionCause::NotInPlace, &owner("web"), &hash("v2"), at(0));
+    assert!(!fleet.index.reserve(SET, &record, false, 0, at(0)), "the patch may be on its way");
+
+    // The plan after the answers, none of which was a yes.
+    fleet.index.plan(SET, &Remembered::default(), at(0), 0);
+    assert!(fleet.index.reserve(SET, &record, false, 0, at(0)));
+    assert!(!fleet.index.reserve(SET, &record, false, 0, at(0)), "there was one");
+    assert_eq!(plan(&mut fleet, &json!({}), &[]).patches, [], "the record may not be in the status yet");
+    fleet.index.set_evictions(SET, &[]);
+    assert_eq!(plan(&mut fleet, &json!({}), &[]).patches.len(), 1);
+}
+
+#[test]
+fn while_a_pod_is_replaced_new_pods_get_the_newest_and_then_what_the_share_allows() {
+    let strategy = json!({"partition": 1});
+    let mut fleet = Fleet::new([owned("a", "ReplicaSet", "web"), owned("b", "ReplicaSet", "web")]);
+    let pods = siblings_after_plan(&mut fleet, &strategy);
+    let record = replace::record(&pods[1], &pods, EvictionCause::NotInPlace, &owner("web"), &hash("v2"), at(0));
+    assert_eq!(given(&mut fleet, &strategy, &[]), hash("v2"), "the share is not full");
+    let key = pods[1].key.clone();
+    fleet.pods.remove(&key);
+    fleet.index.remove(&key, &pods[1].uid, at(0));
+    assert_eq!(
+        given(&mut fleet, &strategy, std::slice::from_ref(&record)),
+        hash("v2"),
+        "full, but for the pod to come"
+    );
+    assert_eq!(given(&mut fleet, &strategy, &[]), hash("v1"));
+    let in_vain = Eviction { in_vain: true, ..record };
+    let summary = plan(&mut fleet, &json!({}), &[in_vain]).summary;
+    assert_eq!((summary.evictable, summary.evicting), (0, 0), "what is left alone is waited for no more");
+}
+
+fn siblings_after_plan(fleet: &mut Fleet, strategy: &Value) -> Vec<Sibling> {
+    plan(fleet, strategy, &[]);
+    siblings(fleet, &owner("web"))
+}
+
+/// What the leader publishes for new pods.
+fn given(fleet: &mut Fleet, strategy: &Value, evictions: &[Eviction]) -> String {
+    let summary = plan(fleet, strategy, evictions).summary;
+    let set = testing::set("v2", json!({}));
+    injection_revision(&set, &course(strategy), &summary, Some(&hash("v1")), None, None)
+}

@@ -1,0 +1,151 @@
+//! Which revision a pod gets that is created during a rollout. The leader decides and publishes
+//! `status.injectionRevision`; the webhook only reads it, as nothing about a single pod can be decided at admission.
+
+use crate::api::SidecarSet;
+use crate::api::v1beta1::{NewPods, RevisionPolicy};
+use crate::core::rollout::assess::ObstacleKind;
+use crate::core::rollout::plan::Summary;
+use crate::core::rollout::target::direction::Course;
+
+/// The hash for `status.injectionRevision`. `pinned`: hash of the revision that `injectionStrategy.revision` names;
+/// `stable`: the last one that was fully rolled out; `aborted`: the one that is given up.
+///
+/// `FollowRollout`: the newest where it is the only way to bring pods forward (a change that cannot be made in place, or
+/// pods that wait for an eviction) and the rollout may still go on; otherwise the stable one, which is upgraded in its turn, under the budgets.
+pub fn injection_revision(
+    set: &SidecarSet,
+    course: &Course,
+    summary: &Summary,
+    stable: Option<&String>,
+    aborted: Option<&String>,
+    pinned: Option<&str>,
+) -> String {
+    let rollout = &course.rollout;
+    let newest = || rollout.revision.clone();
+    // While a pod is being replaced nobody knows which of the new ones is its replacement, which must be the newest.
+    if summary.evicting > 0 && aborted != Some(&rollout.revision) {
+        return newest();
+    }
+    let counts = &summary.counts;
+    let strategy = &set.spec.injection_strategy;
+    let step_is_full = summary.gate.allowed.is_some_and(|allowed| counts.selected_updated >= allowed);
+    let share_is_full = counts.matched - counts.updated <= summary.keep_old || step_is_full;
+    let partial = strategy.revision.as_ref().is_some_and(|r| r.policy == RevisionPolicy::Partial);
+    if let Some(pinned) = pinned.filter(|_| partial && share_is_full && rollout.has_partition()) {
+        return pinned.to_owned();
+    }
+    let Some(stable) = stable.filter(|stable| **stable != rollout.revision) else { return newest() };
+    if aborted == Some(&rollout.revision) {
+        return stable.clone();
+    }
+    let latest = strategy.new_pods == NewPods::Latest || !rollout.strategy.enabled;
+    let needs_new_pods = changes_template(summary) || summary.evictable > 0;
+    let only_way = needs_new_pods && !share_is_full && !rollout.strategy.paused;
+    // Nobody is left behind, and no update is open; or there is nobody at all, and then all are made with the newest.
+    let none_behind =
+        counts.updated == counts.matched && counts.slots + counts.capped == 0 && !is_held(course, summary);
+    if latest || only_way || none_behind { newest() } else { stable.clone() }
+}
+
+/// Somebody keeps a part of the pods from the newest: by a pause, partition or steps.
+pub(crate) fn is_held(course: &Course, summary: &Summary) -> bool {
+    course.rollout.strategy.paused || course.rollout.has_partition() || summary.gate.allowed.is_some()
+}
+
+/// Some pods differ from the newest in more than images. Without evictions not what keeps single pods from an image: a node, a
+/// `restartPolicy`, another webhook; for their sake nobody else gets the newest before its turn.
+pub(crate) fn changes_template(summary: &Summary) -> bool {
+    summary.not_in_place.iter().any(|(obstacle, _)| obstacle.kind == ObstacleKind::Template)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::core::rollout::assess::Obstacle;
+    use crate::core::rollout::testing;
+
+    struct State {
+        injection: Value,
+        update: Value,
+        updated: usize,
+        not_in_place: Vec<ObstacleKind>,
+        stable: Option<&'static str>,
+        pinned: Option<&'static str>,
+    }
+
+    fn obstacle(kind: ObstacleKind) -> Obstacle {
+        Obstacle { kind, text: String::new() }
+    }
+
+    fn of(state: &State) -> String {
+        let mut set = testing::set("v2", state.update.clone());
+        set.spec.injection_strategy = serde_json::from_value(state.injection.clone()).unwrap();
+        let course = testing::course("v2", state.update.clone());
+        let mut summary = Summary::default();
+        summary.counts.matched = 10;
+        summary.counts.updated = state.updated;
+        summary.not_in_place = state.not_in_place.iter().map(|kind| (obstacle(*kind), 1)).collect();
+        summary.keep_old = course.rollout.keep_old(10);
+        let stable = state.stable.map(str::to_owned);
+        let given = injection_revision(&set, &course, &summary, stable.as_ref(), None, state.pinned);
+        if given == course.rollout.revision { "newest".to_owned() } else { given }
+    }
+
+    #[test]
+    fn each_state_of_a_rollout_has_its_revision() {
+        let base = || State {
+            injection: json!({}),
+            update: json!({}),
+            updated: 3,
+            not_in_place: vec![],
+            stable: Some("stable"),
+            pinned: None,
+        };
+        let env = || vec![ObstacleKind::Template];
+        let partial = || json!({"revision": {"customVersion": "v1", "policy": "Partial"}});
+        for (what, state, expected) in [
+            ("an image is rolled out", base(), "stable"),
+            ("never rolled out", State { stable: None, ..base() }, "newest"),
+            ("Latest", State { injection: json!({"newPods": "Latest"}), ..base() }, "newest"),
+            ("NotUpdate", State { update: json!({"type": "NotUpdate"}), ..base() }, "newest"),
+            ("env changed", State { not_in_place: env(), updated: 0, ..base() }, "newest"),
+            (
+                "a pod that is never restarted",
+                State { not_in_place: vec![ObstacleKind::Pod], updated: 0, ..base() },
+                "stable",
+            ),
+            ("env changed, paused", State { not_in_place: env(), update: json!({"paused": true}), ..base() }, "stable"),
+            (
+                "env changed, partition reached",
+                State { not_in_place: env(), updated: 5, update: json!({"partition": "50%"}), ..base() },
+                "stable",
+            ),
+            (
+                "pinned for what partition keeps",
+                State {
+                    injection: partial(),
+                    pinned: Some("pinned"),
+                    updated: 5,
+                    update: json!({"partition": "50%"}),
+                    ..base()
+                },
+                "pinned",
+            ),
+            (
+                "pinned, partition not reached",
+                State {
+                    injection: partial(),
+                    pinned: Some("pinned"),
+                    updated: 4,
+                    update: json!({"partition": "50%"}),
+                    ..base()
+                },
+                "stable",
+            ),
+        ] {
+            assert_eq!(of(&state), expected, "{what}");
+        }
+    }
+}
