@@ -2,9 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::{DevCluster, Error};
-
-/// How the cluster should be; see [`DevCluster::builder`].
+/// How the cluster should be; see [`DevCluster::builder`](crate::DevCluster::builder).
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct Builder {
@@ -41,10 +39,10 @@ impl Builder {
         self
     }
 
-    /// Adds a real node, [`node::NAME`](crate::node::NAME), on which containers run: kubelet, containerd and runc. A taint
+    /// Adds a real node, [`node::REAL_NODE`](crate::node::REAL_NODE), on which containers run: kubelet, containerd and runc. A taint
     /// keeps pods off it that do not name the node or tolerate [`node::REAL`](crate::node::REAL).
     ///
-    /// Needs root and some packages; [`start`](Self::start) says what is missing ([`Error::NoNode`]).
+    /// Needs root and some packages; [`start`](Self::start) says what is missing ([`Error::NoNode`](crate::Error::NoNode)).
     pub fn real_node(mut self) -> Self {
         self.real_node = true;
         self
@@ -54,10 +52,5 @@ impl Builder {
     pub fn without_kwok(mut self) -> Self {
         self.kwok = false;
         self
-    }
-
-    /// Starts the cluster and waits until it can run pods. Builds the binaries first if they are missing.
-    pub async fn start(self) -> Result<DevCluster, Error> {
-        DevCluster::launch(self).await
     }
 }

@@ -31,6 +31,23 @@ pub struct DevCluster {
     data: DataFolder,
 }
 
+impl Builder {
+    /// Starts the cluster and waits until it can run pods. Builds the binaries first if they are missing.
+    pub async fn start(self) -> Result<DevCluster, Error> {
+        // Before anything is built.
+        let machine = self.real_node.then(Machine::check).transpose()?;
+        let more: &[Tool] = if self.real_node { &[Tool::Kubelet] } else { &[] };
+        let binaries = in_background(|| Binaries::ensure(more)).await?;
+        let mut attempt = 1;
+        loop {
+            match DevCluster::attempt(&self, binaries.clone(), machine.as_ref()).await {
+                Err(error) if error.port_was_taken() && attempt < ATTEMPTS => attempt += 1,
+                result => return result,
+            }
+        }
+    }
+}
+
 impl DevCluster {
     /// Starts a cluster with three nodes.
     pub async fn start() -> Result<Self, Error> {
@@ -98,20 +115,6 @@ impl DevCluster {
     /// Ends all servers and removes the data folder, unless it was chosen by the caller.
     pub async fn stop(self) {
         in_background(move || drop(self)).await;
-    }
-
-    pub(crate) async fn launch(options: Builder) -> Result<Self, Error> {
-        // Before anything is built.
-        let machine = options.real_node.then(Machine::check).transpose()?;
-        let more: &[Tool] = if options.real_node { &[Tool::Kubelet] } else { &[] };
-        let binaries = in_background(|| Binaries::ensure(more)).await?;
-        let mut attempt = 1;
-        loop {
-            match Self::attempt(&options, binaries.clone(), machine.as_ref()).await {
-                Err(error) if error.port_was_taken() && attempt < ATTEMPTS => attempt += 1,
-                result => return result,
-            }
-        }
     }
 
     async fn attempt(options: &Builder, binaries: Binaries, machine: Option<&Machine>) -> Result<Self, Error> {

@@ -14,16 +14,12 @@ use std::path::{Path, PathBuf};
 use crate::Error;
 use crate::binaries::Tool;
 use crate::images::{HOST, IMPORTED, Images, SERVED};
+pub use crate::nodes::{REAL, REAL_NODE};
 use crate::pki::{Identity, Pki};
 use crate::registry::Registry;
 use crate::requirements::Machine;
 use crate::server::{Server, ServerCommand};
 use crate::servers::Plan;
-
-/// The name of the real node.
-pub const NAME: &str = "node-real";
-/// The label of the real node, and the key of the taint (`NoSchedule`) that keeps pods off it that do not ask for it.
-pub const REAL: &str = "devcluster.sidecarset.dev/real";
 
 const SUPERVISOR: &str = include_str!("../node/supervise.sh");
 const NODE: &str = include_str!("../node/node.sh");
@@ -178,7 +174,7 @@ impl Prepared {
         arguments.extend([
             "--config=/mnt/kubelet.yaml".to_owned(),
             "--kubeconfig=/mnt/kubeconfig".to_owned(),
-            format!("--hostname-override={NAME}"),
+            format!("--hostname-override={REAL_NODE}"),
             format!("--node-ip={}", self.slot.address()),
             format!("--node-labels={REAL}=true"),
         ]);

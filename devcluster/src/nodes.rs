@@ -10,8 +10,11 @@ use serde_json::{Value, json};
 
 use crate::Error;
 use crate::binaries::KUBERNETES_VERSION;
-use crate::node::REAL;
 
+/// The name of the real node.
+pub const REAL_NODE: &str = "node-real";
+/// The label of the real node, and the key of the taint (`NoSchedule`) that keeps pods off it that do not ask for it.
+pub const REAL: &str = "devcluster.sidecarset.dev/real";
 /// Keeps pods that did not ask for it off a node with another kubelet version.
 pub(crate) const OTHER_KUBELET: &str = "devcluster.sidecarset.dev/kubelet";
 

@@ -10,7 +10,7 @@ use rcgen::{
 };
 use serde_json::json;
 
-use crate::{Error, node};
+use crate::{Error, nodes};
 
 /// Certificate and key, as PEM.
 #[derive(Debug)]
@@ -62,7 +62,7 @@ impl Pki {
         admin.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
 
         let mut kubelet = CertificateParams::default();
-        kubelet.distinguished_name.push(DnType::CommonName, format!("system:node:{}", node::NAME));
+        kubelet.distinguished_name.push(DnType::CommonName, format!("system:node:{}", nodes::REAL_NODE));
         for group in ["system:nodes", "system:masters"] {
             kubelet.distinguished_name.push(DnType::OrganizationName, group);
         }

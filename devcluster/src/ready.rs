@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio::time::sleep;
 
 use crate::server::Server;
-use crate::{Error, node, nodes};
+use crate::{Error, nodes};
 
 const PATIENCE: Duration = Duration::from_mins(1);
 const PAUSE: Duration = Duration::from_millis(25);
@@ -59,10 +59,11 @@ pub(crate) async fn service_account(client: &Client) -> bool {
 
 /// Whether the kubelet of the real node answers, and says that it takes pods.
 pub(crate) async fn kubelet(client: &Client) -> bool {
-    let health = http::Request::get(format!("/api/v1/nodes/{}/proxy/healthz", node::NAME)).body(Vec::new());
+    let health = http::Request::get(format!("/api/v1/nodes/{}/proxy/healthz", nodes::REAL_NODE)).body(Vec::new());
     let Ok(request) = health else { return false };
     let nodes: Api<Node> = Api::all(client.clone());
-    client.request_text(request).await.is_ok() && nodes.get(node::NAME).await.is_ok_and(|node| nodes::is_ready(&node))
+    client.request_text(request).await.is_ok()
+        && nodes.get(nodes::REAL_NODE).await.is_ok_and(|node| nodes::is_ready(&node))
 }
 
 /// Whether `count` nodes take pods.

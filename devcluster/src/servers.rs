@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::Error;
 use crate::binaries::{Binaries, Tool};
-use crate::node::REAL;
+use crate::nodes::REAL;
 use crate::server::ServerCommand;
 
 pub(crate) const API_SERVER: &str = "kube-apiserver";

@@ -42,7 +42,7 @@ fn with_sidecars() -> Value {
     let mut native = container("native", "devcluster.test/sidecar:v1", 8082);
     native["restartPolicy"] = json!("Always");
     json!({
-        "nodeName": node::NAME, "terminationGracePeriodSeconds": 2,
+        "nodeName": node::REAL_NODE, "terminationGracePeriodSeconds": 2,
         "initContainers": [native],
         "containers": [
             container("app", "devcluster.test/app:v1", 8080),
@@ -54,7 +54,7 @@ fn with_sidecars() -> Value {
 /// One container that is not restarted, on the real node.
 fn alone(image: &str) -> Value {
     json!({
-        "nodeName": node::NAME, "terminationGracePeriodSeconds": 0,
+        "nodeName": node::REAL_NODE, "terminationGracePeriodSeconds": 0,
         "containers": [{"name": "only", "image": image}],
     })
 }
@@ -132,7 +132,7 @@ async fn a_node_ends_when_its_kubelet_does() {
 async fn kwok_and_the_real_node_leave_each_other_alone() {
     let Some(cluster) = cluster().await else { return };
     let client = cluster.client();
-    let node = Api::<Node>::all(client.clone()).get(node::NAME).await.unwrap();
+    let node = Api::<Node>::all(client.clone()).get(node::REAL_NODE).await.unwrap();
     let info = node.status.unwrap().node_info.unwrap();
     assert_eq!(info.kubelet_version, devcluster::binaries::KUBERNETES_VERSION);
     assert!(info.container_runtime_version.starts_with("containerd://"));
@@ -192,7 +192,7 @@ async fn images_behave_as_their_tags_say() {
     let start = async |tag: &str| {
         let spec = json!({
             // Longer than `delete` waits: the program must heed SIGTERM.
-            "nodeName": node::NAME, "terminationGracePeriodSeconds": 60,
+            "nodeName": node::REAL_NODE, "terminationGracePeriodSeconds": 60,
             "containers": [container("only", &format!("devcluster.test/sidecar:{tag}"), 8081)],
         });
         Recorded::start(&client, tag, spec).await

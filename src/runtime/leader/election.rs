@@ -8,7 +8,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::ObjectMeta;
 use tokio::time::Instant;
 
-use super::LeaseParams;
+use super::params::LeaseParams;
 
 /// What a contender does next.
 #[derive(Clone, Debug, PartialEq)]

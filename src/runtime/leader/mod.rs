@@ -22,9 +22,11 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use self::election::{Action, Election};
+pub use self::params::LeaseParams;
 use super::shutdown::Shutdown;
 
 mod election;
+mod params;
 #[cfg(test)]
 mod tests;
 
@@ -39,49 +41,6 @@ const MAX_BACKOFF: Duration = Duration::from_secs(16);
 
 /// A pause after a lost race, so that a Lease which others edit all the time does not make a hot loop.
 const CONFLICT_PAUSE: Duration = Duration::from_millis(50);
-
-/// Of which Lease, as whom, and how fast. Defaults as in client-go: 15 s, 10 s, 2 s.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LeaseParams {
-    /// Namespace of the Lease.
-    pub namespace: String,
-    /// Name of the Lease.
-    pub name: String,
-    /// Who claims it: unique per process, as pod name + a random part (two processes of one identity would both lead).
-    pub identity: String,
-    /// How long others wait for an unchanged Lease; whole seconds.
-    pub lease_duration: Duration,
-    /// How long after sending its last successful renewal a leader leads; shorter than `lease_duration`.
-    pub renew_deadline: Duration,
-    /// How often a leader renews and a follower looks; shorter than `renew_deadline`.
-    pub retry_period: Duration,
-}
-
-impl LeaseParams {
-    /// Parameters with the default durations.
-    pub fn new(namespace: impl Into<String>, name: impl Into<String>, identity: impl Into<String>) -> Self {
-        Self {
-            namespace: namespace.into(),
-            name: name.into(),
-            identity: identity.into(),
-            lease_duration: Duration::from_secs(15),
-            renew_deadline: Duration::from_secs(10),
-            retry_period: Duration::from_secs(2),
-        }
-    }
-
-    fn validate(&self) -> Result<(), Error> {
-        let whole = self.lease_duration.subsec_nanos() == 0 && i32::try_from(self.lease_duration.as_secs()).is_ok();
-        let ordered = self.retry_period > Duration::ZERO
-            && self.retry_period < self.renew_deadline
-            && self.renew_deadline < self.lease_duration;
-        if whole && ordered && !self.identity.is_empty() {
-            Ok(())
-        } else {
-            Err(Error::Params { params: Box::new(self.clone()) })
-        }
-    }
-}
 
 /// Why the election task ended; loss of leadership is no error but a [`State`].
 #[derive(Debug, thiserror::Error)]
@@ -192,7 +151,9 @@ pub fn spawn(client: Client, params: LeaseParams, shutdown: Shutdown) -> (Leader
         signal: Signal { until: until.clone(), state: sender },
     };
     let task = tokio::spawn(async move {
-        params.validate()?;
+        if !params.are_valid() {
+            return Err(Error::Params { params: Box::new(params) });
+        }
         contender.run(shutdown).await
     });
     (Leadership { until, state }, task)
