@@ -220,8 +220,6 @@ fn with_conditions(
     status
 }
 
-/// The API keeps whole seconds; a finer time would differ from what is read back.
-
 fn number(count: usize) -> i32 {
     i32::try_from(count).unwrap_or(i32::MAX)
 }
