@@ -62,7 +62,7 @@ pub mod reason {
     /// `injectionStrategy.paused` is true.
     pub const INJECTION_PAUSED: &str = "InjectionPaused";
     /// Event on a set: there are selected pods without its sidecars, and there were none before.
-    pub const NAKED_PODS: &str = "NakedPods";
+    pub const UNINJECTED_PODS: &str = "UninjectedPods";
     /// Event on a pod whose upgrade failed.
     pub const UPGRADE_FAILED: &str = "SidecarUpgradeFailed";
     /// Event on a set: images could not be pulled before a batch, and its pods are patched without.

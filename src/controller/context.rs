@@ -13,8 +13,8 @@ use tokio::time::Instant;
 use super::cache::Cache;
 use super::error::Error;
 use super::failures::Told;
-use super::naked::Naked;
 use super::prepull::Prepull;
+use super::uninjected::Uninjected;
 use crate::api::keys;
 use crate::core::pod::PodKey;
 use crate::core::rollout::state::cluster::Index;
@@ -66,7 +66,7 @@ pub struct Context {
     /// When the status of a set was last written.
     pub(super) reported: Mutex<HashMap<String, Instant>>,
     /// Pods without sidecars, by set.
-    pub(super) naked: Naked,
+    pub(super) uninjected: Uninjected,
     /// Failed pods that have got their event, by set.
     pub(super) told: Mutex<HashMap<String, Told>>,
     /// Where evictions for upgrades stand, in words, by set.
@@ -111,7 +111,7 @@ impl Context {
             may_plan: AtomicBool::new(false),
             uncertain: Mutex::default(),
             reported: Mutex::default(),
-            naked: Naked::default(),
+            uninjected: Uninjected::default(),
             told: Mutex::default(),
             eviction_news: Mutex::default(),
             prepull: Prepull::default(),
@@ -155,7 +155,7 @@ impl Context {
         lock(&self.uncertain).remove(set);
         lock(&self.reported).remove(set);
         lock(&self.told).remove(set);
-        self.naked.forget(set);
+        self.uninjected.forget(set);
         lock(&self.eviction_news).remove(set);
         self.prepull.want(set, Vec::new());
     }

@@ -17,9 +17,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::context::{Context, lock, now, patch_params};
 use super::error::Error;
 use super::eviction::{Answer, evict as send};
-use super::naked::{raw_pod, why};
 use super::owners::{replicas, siblings};
 use super::sets_api;
+use super::uninjected::{raw_pod, why};
 use crate::api::reasons::reason;
 use crate::api::v1beta1::{Eviction, EvictionCause, ExistingPods, WhenNotInPlace};
 use crate::api::{SidecarSet, SidecarSetStatus};
@@ -123,7 +123,7 @@ async fn look_after(
         memories.insert(name.clone(), Memory { set: uid, evictions, ..Memory::default() });
     }
     let Some(memory) = memories.get_mut(&name) else { return Ok(()) };
-    let found = context.naked.found(&name).unwrap_or_default();
+    let found = context.uninjected.found(&name).unwrap_or_default();
     context.index().set_evictions(&name, &memory.evictions);
     let round = Round { context, name, set, sets, compiled, found };
     round.settle(memory).await?;
@@ -181,7 +181,7 @@ impl Round<'_> {
         }
         if kept != memory.evictions {
             self.save(memory, kept).await?;
-            self.context.naked.look_soon();
+            self.context.uninjected.look_soon();
         }
         Ok(())
     }
@@ -223,21 +223,21 @@ impl Round<'_> {
     /// Evicts as many pods as there is room for.
     async fn begin(&self, memory: &mut Memory) -> Result<(), Error> {
         let Some(leave) = self.leave() else { return Ok(()) };
-        let naked = self.hold(EvictionCause::NoSidecars).is_none();
+        let uninjected = self.hold(EvictionCause::NoSidecars).is_none();
         let upgrades = self.hold_upgrades(memory, &leave).is_none();
-        let owners: BTreeSet<&str> = self.naked_owners().map(|(owner, _)| owner.uid.as_str()).collect();
+        let owners: BTreeSet<&str> = self.uninjected_owners().map(|(owner, _)| owner.uid.as_str()).collect();
         memory.waiting.retain(|owner, waiting| match waiting.cause {
-            EvictionCause::NoSidecars => naked && owners.contains(owner.as_str()),
+            EvictionCause::NoSidecars => uninjected && owners.contains(owner.as_str()),
             EvictionCause::NotInPlace => upgrades && self.context.index().has_candidate(&self.name, owner),
         });
-        for Candidate { namespace, owner } in self.candidates(memory, &leave, naked, upgrades) {
+        for Candidate { namespace, owner } in self.candidates(memory, &leave, uninjected, upgrades) {
             let Some(left) = self.leave() else { break };
-            let used_up = (leave.slots > 0 && left.slots == 0) || (left.upgrades == 0 && !naked);
+            let used_up = (leave.slots > 0 && left.slots == 0) || (left.upgrades == 0 && !uninjected);
             if used_up || memory.evictions.len() >= MAX_KEPT {
                 break;
             }
             let wants = |cause| match cause {
-                EvictionCause::NoSidecars => naked,
+                EvictionCause::NoSidecars => uninjected,
                 EvictionCause::NotInPlace => upgrades,
             };
             match self.replace_one(memory, &namespace, &owner, wants).await? {
@@ -248,22 +248,23 @@ impl Round<'_> {
         Ok(())
     }
 
-    fn naked_owners(&self) -> impl Iterator<Item = (&Owner, &String)> {
+    fn uninjected_owners(&self) -> impl Iterator<Item = (&Owner, &String)> {
         let groups =
             self.found.groups.iter().filter_map(|group| Some((group.owner.as_ref()?, &group.example.namespace)));
         groups.filter(|(owner, _)| replace::exempt(Some(owner)).is_none())
     }
 
     /// Owners that are not left alone now and may give up a pod.
-    fn candidates(&self, memory: &Memory, leave: &Leave, naked: bool, upgrades: bool) -> Vec<Candidate> {
+    fn candidates(&self, memory: &Memory, leave: &Leave, uninjected: bool, upgrades: bool) -> Vec<Candidate> {
         let current = [self.compiled.revision(), leave.revision.as_str()];
         let skip = |owner: &Owner| {
             let waits = memory.waiting.get(&owner.uid).is_some_and(|waiting| Instant::now() < waiting.until);
             waits || replace::is_blocked(&memory.evictions, owner, &current)
         };
-        let naked = self.naked_owners().filter(|(owner, _)| naked && leave.slots > 0 && !skip(owner));
-        let naked = naked.map(|(owner, namespace)| Candidate { namespace: namespace.clone(), owner: owner.clone() });
-        let mut candidates: Vec<Candidate> = naked.take(TRIED).collect();
+        let uninjected = self.uninjected_owners().filter(|(owner, _)| uninjected && leave.slots > 0 && !skip(owner));
+        let uninjected =
+            uninjected.map(|(owner, namespace)| Candidate { namespace: namespace.clone(), owner: owner.clone() });
+        let mut candidates: Vec<Candidate> = uninjected.take(TRIED).collect();
         if upgrades {
             let known = |owner: &Owner| candidates.iter().any(|candidate| candidate.owner == *owner);
             let skip = |owner: &Owner| known(owner) || skip(owner);
@@ -287,7 +288,7 @@ impl Round<'_> {
             Next::Evict(pod) => pod,
             Next::Wait(cause, why) => return Ok(Some((cause, why))),
             Next::Nothing => {
-                self.context.naked.look_soon();
+                self.context.uninjected.look_soon();
                 return Ok(None);
             }
         };
@@ -391,17 +392,17 @@ impl Round<'_> {
 
     /// Says where evictions stand; a reconcile puts it into the status.
     fn publish(&self, memory: &mut Memory) {
-        let naked = self.naked_news(memory);
+        let uninjected = self.uninjected_news(memory);
         let upgrades = self.upgrade_news(memory);
         let mut all = lock(&self.context.eviction_news);
         let before = all.insert(self.name.clone(), upgrades.clone()).unwrap_or_default();
         drop(all);
-        if self.context.naked.note_evictions(&self.name, naked) || before != upgrades {
+        if self.context.uninjected.note_evictions(&self.name, uninjected) || before != upgrades {
             self.context.dirty.mark([self.name.clone()]);
         }
     }
 
-    fn naked_news(&self, memory: &Memory) -> String {
+    fn uninjected_news(&self, memory: &Memory) -> String {
         let cause = EvictionCause::NoSidecars;
         let mut waiting = memory.waiting_for(cause);
         let mut exempt = BTreeSet::new();

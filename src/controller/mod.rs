@@ -8,13 +8,13 @@ mod evict;
 mod eviction;
 mod failures;
 mod lost;
-mod naked;
 mod owners;
 mod prepull;
 mod reconcile;
 mod report;
 mod revisions;
 mod sweep;
+mod uninjected;
 mod watches;
 
 use std::sync::Arc;
@@ -53,7 +53,7 @@ pub async fn run(context: Arc<Context>, gates: Gates, shutdown: Shutdown) {
     tasks.spawn(follow_leadership(Arc::clone(&context)));
     tasks.spawn(follow_registration(Arc::clone(&context)));
     tasks.spawn(sweep::run(Arc::clone(&context)));
-    tasks.spawn(naked::run(Arc::clone(&context)));
+    tasks.spawn(uninjected::run(Arc::clone(&context)));
     tasks.spawn(evict::run(Arc::clone(&context)));
     tasks.spawn(prepull::run(Arc::clone(&context)));
     let (sets, store) = watches::sets(&context, &gates);

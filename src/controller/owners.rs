@@ -11,7 +11,7 @@ use crate::api::v1beta1::EvictionCause;
 use crate::core::inject::{CompiledSet, CompiledSets};
 use crate::core::pod::{Owner, PodView, SlimPod};
 use crate::core::replace::Sibling;
-use crate::core::replace::uninjected::is_naked;
+use crate::core::replace::uninjected::is_uninjected;
 
 /// The pods of an owner that the set selects.
 pub(super) async fn siblings(
@@ -41,9 +41,9 @@ pub(super) async fn siblings(
 
 /// What is wrong with a pod, whether or not the set wants it evicted for that.
 fn sibling(context: &Context, set: &CompiledSet, sets: &CompiledSets, pod: SlimPod) -> Sibling {
-    let naked = is_naked(&pod.metadata, set, sets);
+    let uninjected = is_uninjected(&pod.metadata, set, sets);
     let pod = PodView::new(pod);
-    if naked {
+    if uninjected {
         return Sibling::new(pod, Some(EvictionCause::NoSidecars));
     }
     context.index().sibling(&set.name, pod, now())

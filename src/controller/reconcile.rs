@@ -48,7 +48,7 @@ async fn round(context: &Arc<Context>, set: &SidecarSet) -> Result<Action, Error
         return Ok(Action::await_change());
     }
     let problems = context.cache.validate(set).message();
-    let injection = super::naked::noted(context, set, injection_state(context, set, problems.is_none()));
+    let injection = super::uninjected::noted(context, set, injection_state(context, set, problems.is_none()));
     if let Some(problems) = problems {
         report(context, set, status::invalid(set, &problems, &injection, now())).await?;
         return Ok(Action::await_change());

@@ -159,7 +159,7 @@ fn forget(context: &Context, set: &str) {
     context.index().forget(set);
     context.forget(set);
     context.metrics.forget_pods(set, &super::report::POD_STATES);
-    context.metrics.forget_pods(set, &super::naked::POD_STATES);
+    context.metrics.forget_pods(set, &super::uninjected::POD_STATES);
 }
 
 /// All other watches.
@@ -304,7 +304,7 @@ fn on_pod(context: &Arc<Context>, relist: &mut Relist<PodKey>, gate: &Gate, even
             let view = PodView::new(pod);
             relist.note(view.key.clone());
             let sets = context.index().apply(view, now());
-            context.naked.expect_fewer(&sets);
+            context.uninjected.expect_fewer(&sets);
             context.dirty.mark(sets);
         }
         Event::InitDone => {

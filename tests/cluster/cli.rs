@@ -148,7 +148,7 @@ async fn kubectl_takes_what_inject_and_uninject_print() {
 async fn explain_says_what_each_set_did_to_a_pod() {
     let world = World::shared("cli-explain").await;
     let app = json!({"containers": [{"name": "app", "image": "app:v1"}]});
-    world.pod("naked", app.clone()).await.unwrap();
+    world.pod("uninjected", app.clone()).await.unwrap();
     // creationTimestamp counts whole seconds: the set must be younger than the pod.
     tokio::time::sleep(std::time::Duration::from_secs(1)).await;
     let set = full_set(&world);
@@ -175,9 +175,9 @@ async fn explain_says_what_each_set_did_to_a_pod() {
     let order: Vec<&str> = order.as_array().unwrap().iter().map(|start| start["container"].as_str().unwrap()).collect();
     assert_eq!(order, ["native", "plain", "first", "app", "last"]);
     assert_eq!(explain("out").await.0["reason"], "OptedOut");
-    let (naked, _) = explain("naked").await;
-    assert_eq!(naked["reason"], "Naked");
-    assert!(naked["message"].as_str().unwrap().contains("older than the set"), "{naked}");
+    let (uninjected, _) = explain("uninjected").await;
+    assert_eq!(uninjected["reason"], "Uninjected");
+    assert!(uninjected["message"].as_str().unwrap().contains("older than the set"), "{uninjected}");
     assert_eq!(explain("other").await.0["reason"], "NotSelected");
 
     let table = plugin(shared(), &["explain", "injected", "-n", &world.name], "").await.ok();

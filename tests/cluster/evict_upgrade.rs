@@ -12,7 +12,7 @@ use sidecarset::api::SidecarSet;
 
 use crate::common::eventually;
 use crate::common::world::{World, container, is_ready, reason};
-use crate::naked::{FewestReady, app, create, daemon_set, events, message, uids};
+use crate::uninjected::{FewestReady, app, create, daemon_set, events, message, uids};
 
 /// The world's set; a new `value` of the variable is a change that no running pod can follow.
 fn with_env(world: &World, value: &str, strategy: Value) -> Value {

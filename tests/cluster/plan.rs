@@ -49,9 +49,9 @@ async fn a_plan_says_what_applying_would_do_and_writes_nothing() {
     let set = world.set("agent:v1", json!({"maxUnavailable": 2}));
     world.apply(&set).await;
     world.deploy(3).await;
-    let naked = json!({"metadata": {"name": "naked", "labels": {"app": "batch"}},
+    let uninjected = json!({"metadata": {"name": "uninjected", "labels": {"app": "batch"}},
         "spec": {"containers": [{"name": "app", "image": "app:v1"}]}});
-    world.create(naked).await.unwrap();
+    world.create(uninjected).await.unwrap();
     eventually("all pods are ready", async || {
         let pods = world.pods().await;
         if pods.len() == 4 && pods.iter().all(is_ready) { Ok(()) } else { Err(pods.len()) }

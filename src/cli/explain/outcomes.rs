@@ -18,7 +18,7 @@ use crate::core::inject::{CompiledSets, Injection, Request};
 use crate::core::replace::uninjected::inject_anew;
 
 /// The pod is selected and carries no mark of the set.
-const NAKED: &str = "Naked";
+const UNINJECTED: &str = "Uninjected";
 /// The set does not select the pod.
 const NOT_SELECTED: &str = "NotSelected";
 /// Validation refuses the set: it is not served.
@@ -143,12 +143,12 @@ fn unmarked(view: &View<'_>, set: &SidecarSet, wanted: &Injection) -> (String, S
         }
         None => (POD_REFUSED.to_owned(), wanted.refused.clone().unwrap_or_default()),
         Some(_) if created(pod) < set.metadata.creation_timestamp.as_ref().map(|time| time.0) => (
-            NAKED.to_owned(),
+            UNINJECTED.to_owned(),
             "the pod is older than the set: it gets the sidecars when it is created again".to_owned(),
         ),
         Some(_) => {
             let message = "the webhook did not inject it: the operator was not reached, or the set or the pod's labels have changed since; it gets the sidecars when it is created again";
-            (NAKED.to_owned(), message.to_owned())
+            (UNINJECTED.to_owned(), message.to_owned())
         }
     }
 }
@@ -240,8 +240,8 @@ mod tests {
             (set("s", paused), pod(json!({})), "Paused", "paused"),
             (set("app", json!({})), pod(json!({})), "NameConflict", "\"app\" is taken"),
             (set("s", closed), pod(json!({})), "NameConflict", "\"app\" is taken"),
-            (set("s", json!({})), older, "Naked", "older than the set"),
-            (set("s", json!({})), pod(json!({})), "Naked", "webhook did not inject"),
+            (set("s", json!({})), older, "Uninjected", "older than the set"),
+            (set("s", json!({})), pod(json!({})), "Uninjected", "webhook did not inject"),
             (set("s", json!({"spec": {"customVersion": "a b"}})), pod(json!({})), "InvalidSpec", "spec.customVersion"),
         ] {
             let (seen, message) = one(set, &pod);

@@ -141,7 +141,7 @@ pub struct Planner {
     compiled: CompiledSets,
     course: Course,
     index: Index,
-    naked: Vec<Row>,
+    uninjected: Vec<Row>,
     /// Of these, the ones to be evicted, and their owners.
     evicted: Vec<(Owner, Sibling)>,
     now: Timestamp,
@@ -171,7 +171,7 @@ impl Planner {
         for (node, able) in &world.nodes {
             index.set_node(node, *able);
         }
-        Ok(Self { set, name, world, compiled, course, index, naked: Vec::new(), evicted: Vec::new(), now })
+        Ok(Self { set, name, world, compiled, course, index, uninjected: Vec::new(), evicted: Vec::new(), now })
     }
 
     /// The set that is planned.
@@ -188,9 +188,9 @@ impl Planner {
         if view.is_active() && view.marks.contains_key(&self.name) {
             self.index.apply(view, self.now);
         } else if view.is_active()
-            && let Some((action, why)) = self.fate_of_naked(pod, view.owner.as_deref())
+            && let Some((action, why)) = self.fate_of_uninjected(pod, view.owner.as_deref())
         {
-            self.naked.push(Row { action, why, pod: view.key.clone() });
+            self.uninjected.push(Row { action, why, pod: view.key.clone() });
             if let Some(owner) = view.owner.clone().filter(|_| action == Action::Evict) {
                 self.evicted.push((*owner, Sibling::new(view, Some(EvictionCause::NoSidecars))));
             }
@@ -214,7 +214,7 @@ impl Planner {
             let (action, why) = self.fate_of_carrier(pod, &movable, &evictable, given_up);
             Row { action, why, pod: pod.key.clone() }
         });
-        let mut rows: Vec<Row> = self.naked.iter().cloned().chain(carried).collect();
+        let mut rows: Vec<Row> = self.uninjected.iter().cloned().chain(carried).collect();
         rows.sort();
         Plan {
             set: self.set.clone(),
@@ -324,7 +324,7 @@ impl Planner {
     }
 
     /// `None` if the set does not select the pod.
-    fn fate_of_naked(&self, pod: &Value, owner: Option<&Owner>) -> Option<(Action, String)> {
+    fn fate_of_uninjected(&self, pod: &Value, owner: Option<&Owner>) -> Option<(Action, String)> {
         let injection = self.ask(pod, inject_anew);
         if let Some(message) = injection.refused {
             return Some((Action::Refuse, message));

@@ -121,7 +121,7 @@ fn upgraded() -> Eviction {
 }
 
 #[test]
-fn a_replacement_of_an_upgrade_is_in_vain_if_it_is_naked_or_must_go_too() {
+fn a_replacement_of_an_upgrade_is_in_vain_if_it_is_uninjected_or_must_go_too() {
     let judged = |eviction: Eviction, behind| {
         let new = Sibling { behind, ..pod("new", 101, false) };
         judge(&eviction, &[new], Some(1), "r1", PATIENCE, at(102))

@@ -38,7 +38,7 @@ pub struct InjectionState {
     /// `status.uninjectedPods`; `None` if nobody looks for them.
     pub uninjected: Option<i32>,
     /// Which pods those are, and what becomes of them; empty if there are none. Added to the messages.
-    pub naked: String,
+    pub uninjected_message: String,
 }
 
 /// Status of a set that cannot be acted on.
@@ -102,7 +102,7 @@ pub fn status(
         last_progress_time: Some(Time(last_progress)),
         current_step: steps.then(|| number(summary.gate.reached)),
         step_reached_at: summary.gate.reached_at.filter(|_| steps).map(|at| Time(whole_seconds(at))),
-        message: Some(joined(&verdict.message, &injection.naked)),
+        message: Some(joined(&verdict.message, &injection.uninjected_message)),
         uninjected_pods: injection.uninjected,
         ..old
     };
@@ -183,7 +183,7 @@ fn with_conditions(
     let fine = |on: bool| if on { verdict.reason } else { reason::AS_EXPECTED };
     let message = verdict.message.as_str();
     let (conflicting, conflicts) = (!injection.conflicts.is_empty(), injection.conflicts.join("; "));
-    let injected = joined(&injection.message, &injection.naked);
+    let injected = joined(&injection.message, &injection.uninjected_message);
     let is_paused = set.spec.update_strategy.paused;
     let paused = if is_paused { reason::PAUSED } else { reason::AS_EXPECTED };
     let wanted = [

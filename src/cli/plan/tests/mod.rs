@@ -25,7 +25,7 @@ fn world() -> World {
 }
 
 /// A pod with the label of the set and no sidecar.
-fn naked(name: &str, labels: Value) -> Value {
+fn uninjected(name: &str, labels: Value) -> Value {
     let mut pod = TestPod::new(name).0;
     pod["metadata"]["annotations"] = json!({});
     pod["metadata"]["labels"] = labels;
@@ -138,8 +138,11 @@ fn more_than_an_image_leaves_pods_behind_or_evicts_them() {
 }
 
 #[test]
-fn naked_pods_are_injected_when_recreated_or_evicted_unless_they_opt_out() {
-    let pods = [naked("a", json!({"app": "web"})), naked("b", json!({"app": "web", "sidecarset.dev/inject": "false"}))];
+fn uninjected_pods_are_injected_when_recreated_or_evicted_unless_they_opt_out() {
+    let pods = [
+        uninjected("a", json!({"app": "web"})),
+        uninjected("b", json!({"app": "web", "sidecarset.dev/inject": "false"})),
+    ];
     let new = World { existing: None, ..world() };
     let mut injected = planner(set("v1", json!({})), new.clone(), &pods);
     let table_of_injected = table(&mut injected);
@@ -161,7 +164,7 @@ fn naked_pods_are_injected_when_recreated_or_evicted_unless_they_opt_out() {
 
 #[test]
 fn a_pod_that_a_fail_closed_set_cannot_inject_is_refused_when_recreated() {
-    let mut pod = naked("a", json!({"app": "web"}));
+    let mut pod = uninjected("a", json!({"app": "web"}));
     pod["spec"]["containers"][0]["name"] = json!("agent");
     let mut fail = set("v1", json!({}));
     fail.spec.injection_strategy.failure_policy = crate::api::v1beta1::FailurePolicy::Fail;
@@ -181,9 +184,9 @@ fn a_pod_that_is_selected_no_longer_keeps_its_sidecars() {
 fn pods_that_have_ended_are_not_counted() {
     let mut ended = TestPod::new("done").0;
     ended["status"]["phase"] = json!("Succeeded");
-    let mut naked = naked("gone", json!({"app": "web"}));
-    naked["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
-    assert_eq!(table(&mut planner(set("v2", json!({})), world(), &[ended, naked])), []);
+    let mut uninjected = uninjected("gone", json!({"app": "web"}));
+    uninjected["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    assert_eq!(table(&mut planner(set("v2", json!({})), world(), &[ended, uninjected])), []);
 }
 
 #[test]
@@ -223,9 +226,9 @@ fn the_text_shows_every_pod_on_request_and_the_differences() {
 #[test]
 fn a_recreated_pod_is_shown_with_its_sidecar() {
     let planner = planner(set("v1", json!({})), world(), &[]);
-    let after = planner.outcome(Action::Inject, &naked("a", json!({"app": "web"}))).unwrap();
+    let after = planner.outcome(Action::Inject, &uninjected("a", json!({"app": "web"}))).unwrap();
     assert_eq!(after["spec"]["containers"][0]["name"], "agent");
-    let left = planner.outcome(Action::Nothing, &naked("a", json!({"app": "web"})));
+    let left = planner.outcome(Action::Nothing, &uninjected("a", json!({"app": "web"})));
     assert_eq!(left, None);
 }
 

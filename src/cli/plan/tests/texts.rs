@@ -200,7 +200,7 @@ fn steps_hold_for_evictions_too() {
 
 #[test]
 fn pods_without_sidecars_that_are_evicted_have_a_first_one_too() {
-    let mut pods: Vec<Value> = ["a", "b"].map(|name| naked(name, json!({"app": "web"}))).into();
+    let mut pods: Vec<Value> = ["a", "b"].map(|name| uninjected(name, json!({"app": "web"}))).into();
     for pod in &mut pods {
         pod["metadata"]["ownerReferences"] = owned(1, "ReplicaSet")[0]["metadata"]["ownerReferences"].clone();
     }

@@ -1,4 +1,4 @@
-//! Naked pods: selected by a set, and without its sidecars. Older than the set, or made while the webhook was away.
+//! Uninjected pods: selected by a set, and without its sidecars. They are older than it, or the webhook was away.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,7 +17,7 @@ use crate::core::pod::{Owner, PodKey};
 use crate::core::replace::exempt;
 use crate::core::revision::List;
 
-/// Owners kept per set; more are counted only. It bounds the memory of a look at a cluster in which every pod is naked.
+/// Owners kept per set; more are counted only. It bounds the memory where every pod of a cluster is uninjected.
 const KEPT_OWNERS: usize = 500;
 
 /// Owners named in a message, with one pod each.
@@ -26,7 +26,7 @@ pub const NAMED: usize = 3;
 /// Fields of `metadata` that a pod has before the apiserver makes it.
 const CREATED_WITH: [&str; 5] = ["labels", "annotations", "namespace", "generateName", "ownerReferences"];
 
-/// The naked pods of one set.
+/// The uninjected pods of one set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Found {
     /// All of them.
@@ -37,7 +37,7 @@ pub struct Found {
     pub groups: Vec<Group>,
 }
 
-/// Naked pods of one owner, or one without.
+/// Uninjected pods of one owner, or one without.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
     /// The first of them.
@@ -50,7 +50,7 @@ pub struct Group {
     pub why: String,
 }
 
-/// Collects the naked pods of all sets from one listing, pod by pod: no pod is kept.
+/// Collects the uninjected pods of all sets from one listing, pod by pod: no pod is kept.
 #[derive(Debug)]
 pub struct Finder<'a> {
     sets: &'a CompiledSets,
@@ -84,25 +84,25 @@ impl<'a> Finder<'a> {
         let none = BTreeMap::new();
         let labels = pod.labels.as_ref().unwrap_or(&none);
         let active = self.sets.matching(labels, namespace_labels).into_iter().filter(|set| !set.paused).collect();
-        let naked = without_bases(active).0.into_iter().filter(|set| is_naked(pod, set, self.sets));
-        let naked: Vec<&str> = naked.map(|set| set.name.as_str()).collect();
-        if naked.is_empty() || is_untouchable(pod, namespace_labels, self.excluded) {
+        let uninjected = without_bases(active).0.into_iter().filter(|set| is_uninjected(pod, set, self.sets));
+        let uninjected: Vec<&str> = uninjected.map(|set| set.name.as_str()).collect();
+        if uninjected.is_empty() || is_untouchable(pod, namespace_labels, self.excluded) {
             return;
         }
-        for set in naked {
+        for set in uninjected {
             if let Some((set_created, found)) = self.found.get_mut(set) {
                 found.add(pod, *set_created);
             }
         }
     }
 
-    /// What was found, by set; also for sets without naked pods.
+    /// What was found, by set; also for sets without uninjected pods.
     pub fn finish(self) -> BTreeMap<String, Found> {
         self.found.into_iter().map(|(set, (_, found))| (set, found)).collect()
     }
 }
 
-/// Whether anybody wants to know of this set's naked pods: a paused set injects nothing on purpose.
+/// Whether anybody wants to know of this set's uninjected pods: a paused set injects nothing on purpose.
 pub fn wants(set: &SidecarSet) -> bool {
     let strategy = &set.spec.injection_strategy;
     strategy.existing_pods != ExistingPods::Ignore && !strategy.paused && set.metadata.deletion_timestamp.is_none()
@@ -110,7 +110,7 @@ pub fn wants(set: &SidecarSet) -> bool {
 
 /// Whether a pod carries no mark of the set, nor of its base, nor of a canary of it: those sidecars are not missing. Half a
 /// mark counts: somebody removed the other half.
-pub fn is_naked(pod: &ObjectMeta, set: &CompiledSet, sets: &CompiledSets) -> bool {
+pub fn is_uninjected(pod: &ObjectMeta, set: &CompiledSet, sets: &CompiledSets) -> bool {
     let annotation = keys::injection_annotation(&set.name);
     let marked = pod.labels.iter().flatten().filter_map(|(key, _)| key.strip_prefix(keys::REVISION_PREFIX));
     let is_canary = |name: &str| sets.get(name).is_some_and(|kin| kin.base.as_ref() == Some(&set.name));

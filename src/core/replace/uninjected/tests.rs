@@ -45,8 +45,8 @@ fn look(sets: &[SidecarSet], pods: &[ObjectMeta], namespace_labels: Value) -> BT
     finder.finish()
 }
 
-/// How many of one set's pods are naked if there is this one.
-fn naked(edit: Value) -> usize {
+/// How many of one set's pods are uninjected if there is this one.
+fn uninjected(edit: Value) -> usize {
     look(&[set("logs", json!({}))], &[pod("web-1", edit)], json!({}))["logs"].pods
 }
 
@@ -72,12 +72,12 @@ fn a_canary_and_its_base_do_not_miss_each_others_pods() {
 }
 
 #[test]
-fn a_selected_pod_without_marks_is_naked() {
-    assert_eq!(naked(json!({})), 1);
+fn a_selected_pod_without_marks_is_uninjected() {
+    assert_eq!(uninjected(json!({})), 1);
 }
 
 #[test]
-fn pods_that_the_set_does_not_want_or_has_reached_are_not_naked() {
+fn pods_that_the_set_does_not_want_or_has_reached_are_not_uninjected() {
     for (what, edit) in [
         ("not selected", json!({"labels": {"app": "other"}})),
         ("carries the revision", json!({"labels": {"revision.sidecarset.dev/logs": "abc"}})),
@@ -88,7 +88,7 @@ fn pods_that_the_set_does_not_want_or_has_reached_are_not_naked() {
         ("in a namespace that no set reaches", json!({"namespace": "kube-system"})),
         ("in an excluded namespace", json!({"namespace": "excluded"})),
     ] {
-        assert_eq!(naked(edit), 0, "{what}");
+        assert_eq!(uninjected(edit), 0, "{what}");
     }
     let opted_out =
         look(&[set("logs", json!({}))], &[pod("web-1", json!({}))], json!({"sidecarset.dev/inject": "false"}));
@@ -97,7 +97,7 @@ fn pods_that_the_set_does_not_want_or_has_reached_are_not_naked() {
 
 #[test]
 fn another_sets_mark_does_not_cover_a_pod() {
-    assert_eq!(naked(json!({"labels": {"revision.sidecarset.dev/other": "abc"}})), 1);
+    assert_eq!(uninjected(json!({"labels": {"revision.sidecarset.dev/other": "abc"}})), 1);
 }
 
 #[test]

@@ -244,10 +244,10 @@ impl Index {
         self.desk_mut(set).reserved = evictions.to_vec();
     }
 
-    /// Takes the place that an eviction needs, before it is recorded; false if there is none. `naked` pods are selected
+    /// Takes the place that an eviction needs, before it is recorded; false if there is none. `uninjected` pods match
     /// too, and are not in the index. `held`: the pod has its place already.
-    pub fn reserve(&mut self, set: &str, eviction: &Eviction, held: bool, naked: usize, now: Timestamp) -> bool {
-        let Some(leave) = self.leave(set, naked, now) else { return false };
+    pub fn reserve(&mut self, set: &str, eviction: &Eviction, held: bool, uninjected: usize, now: Timestamp) -> bool {
+        let Some(leave) = self.leave(set, uninjected, now) else { return false };
         let place = if eviction.unready { leave.unready } else { leave.slots };
         let allowed =
             eviction.cause == EvictionCause::NoSidecars || (leave.upgrades > 0 && leave.revision == eviction.revision);
@@ -259,12 +259,12 @@ impl Index {
     }
 
     /// See [`Leave`]; `None` for a set that was never planned.
-    pub fn leave(&self, set: &str, naked: usize, now: Timestamp) -> Option<Leave> {
+    pub fn leave(&self, set: &str, uninjected: usize, now: Timestamp) -> Option<Leave> {
         let (index, desk) = (self.set(set)?, self.desk(set)?);
         let (rollout, counts) = (&index.rollout, &index.counts);
         let held = self.held(set, index, &desk.remembered, now);
         let counts = &held.added_to(counts.clone());
-        let matched = counts.matched + naked;
+        let matched = counts.matched + uninjected;
         let free = |all: usize, taken: usize| all.saturating_sub(taken + desk.planned);
         let gate = gate(rollout, &desk.remembered, counts, now);
         let may_move = free(share_left(rollout, counts, &gate, &held), 0);

@@ -12,18 +12,18 @@ use crate::core::rollout::state::cluster::Index;
 
 impl Index {
     /// The pods that would be evicted at once, beside the patches of the last plan, if every owner has the ready pods that
-    /// it wants and no `PodDisruptionBudget` forbids it: one pod of each owner, those without sidecars first. `naked` are
+    /// it wants and no `PodDisruptionBudget` forbids it: one pod of each owner, uninjected ones first. `uninjected` are
     /// the pods that are to be evicted because they have none. As when they are evicted, they take places in the budgets.
-    pub fn evict_first(&mut self, set: &str, naked: &[(Owner, Sibling)], now: Timestamp) -> Vec<PodKey> {
-        let Some(leave) = self.leave(set, naked.len(), now) else { return Vec::new() };
+    pub fn evict_first(&mut self, set: &str, uninjected: &[(Owner, Sibling)], now: Timestamp) -> Vec<PodKey> {
+        let Some(leave) = self.leave(set, uninjected.len(), now) else { return Vec::new() };
         let open = self.desk(set).map(|desk| desk.remembered.evictions.clone()).unwrap_or_default();
         let skip = |owner: &Owner| replace::is_blocked(&open, owner, &[&leave.revision]);
-        let bare = naked.iter().map(|(owner, _)| owner).filter(|owner| leave.slots > 0 && !skip(owner)).cloned();
+        let bare = uninjected.iter().map(|(owner, _)| owner).filter(|owner| leave.slots > 0 && !skip(owner)).cloned();
         let behind = self.candidates(set, leave.slots == 0, skip, usize::MAX).into_iter().map(|waits| waits.owner);
         let mut seen = BTreeSet::new();
         let owners: Vec<Owner> =
             bare.chain(behind.filter(|_| leave.upgrades > 0)).filter(|owner| seen.insert(owner.uid.clone())).collect();
-        let siblings = self.siblings(set, naked, now);
+        let siblings = self.siblings(set, uninjected, now);
         let mut first = Vec::new();
         for owner in owners {
             if open.len() + first.len() >= MAX_KEPT {
@@ -37,7 +37,7 @@ impl Index {
                 continue;
             }
             let record = replace::record(pod, pods, cause, &owner, &leave.revision, now);
-            if self.reserve(set, &record, pod.held || superseded.is_some(), naked.len(), now) {
+            if self.reserve(set, &record, pod.held || superseded.is_some(), uninjected.len(), now) {
                 first.push(pod.key.clone());
             }
         }
@@ -45,9 +45,9 @@ impl Index {
     }
 
     /// The pods of each owner, by its UID.
-    fn siblings(&self, set: &str, naked: &[(Owner, Sibling)], now: Timestamp) -> BTreeMap<String, Vec<Sibling>> {
+    fn siblings(&self, set: &str, uninjected: &[(Owner, Sibling)], now: Timestamp) -> BTreeMap<String, Vec<Sibling>> {
         let mut siblings: BTreeMap<String, Vec<Sibling>> = BTreeMap::new();
-        for (owner, pod) in naked {
+        for (owner, pod) in uninjected {
             siblings.entry(owner.uid.clone()).or_default().push(pod.clone());
         }
         for pod in self.pods() {

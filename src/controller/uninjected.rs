@@ -49,7 +49,7 @@ pub(super) const POD_STATES: [&str; 2] = ["uninjected", "uninjected_older"];
 
 /// What was last found, by set.
 #[derive(Debug, Default)]
-pub(super) struct Naked {
+pub(super) struct Uninjected {
     sets: Mutex<HashMap<String, Known>>,
     look: Notify,
 }
@@ -61,7 +61,7 @@ struct Known {
     evictions: String,
 }
 
-impl Naked {
+impl Uninjected {
     /// What was last found for a set; `None` before the first look, or if nobody wants to know.
     pub(super) fn found(&self, set: &str) -> Option<Arc<Found>> {
         lock(&self.sets).get(set).map(|known| Arc::clone(&known.found))
@@ -110,7 +110,7 @@ pub(super) async fn run(context: Arc<Context>) {
         tokio::select! {
             () = sleep(EVERY.saturating_sub(pause)) => {}
             // The pod that is replaced goes a moment after the new one is ready.
-            () = context.naked.look.notified() => sleep(FOLLOW).await,
+            () = context.uninjected.look.notified() => sleep(FOLLOW).await,
             Ok(()) = registered.changed() => sleep(FOLLOW).await,
         }
     }
@@ -191,7 +191,7 @@ pub(super) async fn raw_pod(context: &Context, key: &PodKey) -> Result<Option<Va
 fn publish(context: &Context, found: BTreeMap<String, Found>) {
     let mut news = Vec::new();
     {
-        let mut sets = lock(&context.naked.sets);
+        let mut sets = lock(&context.uninjected.sets);
         let gone: Vec<String> = sets.keys().filter(|set| !found.contains_key(*set)).cloned().collect();
         for set in gone {
             sets.remove(&set);
@@ -214,7 +214,7 @@ fn publish(context: &Context, found: BTreeMap<String, Found>) {
     context.dirty.mark(news);
 }
 
-/// An event when there are naked pods and were none. Before this replica's first look the status says what there was.
+/// An event when there are uninjected pods and were none. Before this replica's first look the status says how many.
 fn tell(context: &Context, name: &str, before: Option<usize>, found: &Found) {
     let Some(set) = context.cache.set(name) else { return };
     let reported = || set.status.as_ref().and_then(|status| status.uninjected_pods).is_some_and(|pods| pods > 0);
@@ -226,8 +226,8 @@ fn tell(context: &Context, name: &str, before: Option<usize>, found: &Found) {
         about: set.object_ref(&()),
         related: None,
         warning: true,
-        reason: reason::NAKED_PODS.to_owned(),
-        action: "Look",
+        reason: reason::UNINJECTED_PODS.to_owned(),
+        action: "List",
         message: found.summary(),
     });
 }
@@ -237,7 +237,7 @@ pub(super) fn noted(context: &Context, set: &SidecarSet, injection: InjectionSta
     if !wants(set) {
         return injection;
     }
-    let sets = lock(&context.naked.sets);
+    let sets = lock(&context.uninjected.sets);
     let Some(Known { found, evictions }) = sets.get(&set.name_any()) else {
         // Not looked yet: the last number stands.
         let uninjected = set.status.as_ref().and_then(|status| status.uninjected_pods);
@@ -250,6 +250,6 @@ pub(super) fn noted(context: &Context, set: &SidecarSet, injection: InjectionSta
         _ => "",
     };
     let parts = [found.summary().as_str(), evictions, advice].map(str::to_owned);
-    let naked = parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ");
-    InjectionState { uninjected: Some(i32::try_from(found.pods).unwrap_or(i32::MAX)), naked, ..injection }
+    let uninjected_message = parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ");
+    InjectionState { uninjected: Some(i32::try_from(found.pods).unwrap_or(i32::MAX)), uninjected_message, ..injection }
 }

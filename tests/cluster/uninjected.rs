@@ -140,7 +140,7 @@ impl FewestReady {
 
 #[tokio::test]
 async fn pods_without_sidecars_are_counted_and_those_older_than_the_set_apart() {
-    let world = World::shared("naked-report").await;
+    let world = World::shared("uninjected-report").await;
     world.deploy(2).await;
     let out = json!({"metadata": {"name": "out", "labels": {"app": world.name, "sidecarset.dev/inject": "false"}}, "spec": app()});
     world.create(out).await.unwrap();
@@ -148,7 +148,10 @@ async fn pods_without_sidecars_are_counted_and_those_older_than_the_set_apart() 
     world.pod("dressed", app()).await.unwrap();
     let found = until_uninjected(&world, 2).await;
     let said = message(&found);
-    assert!(said.contains("2 selected pods have no sidecars (2 are older than the set): naked-report/app-"), "{said}");
+    assert!(
+        said.contains("2 selected pods have no sidecars (2 are older than the set): uninjected-report/app-"),
+        "{said}"
+    );
     assert!(
         said.contains("2 pods); restart their workloads, or set injectionStrategy.existingPods to Evict"),
         "{said}"
@@ -158,7 +161,7 @@ async fn pods_without_sidecars_are_counted_and_those_older_than_the_set_apart() 
     assert_eq!(injection.status, "True");
     assert!(injection.message.contains("2 selected pods have no sidecars"), "{}", injection.message);
     let event = eventually("an event about the set", async || {
-        let mut all = events(&world, "default", "NakedPods").await;
+        let mut all = events(&world, "default", "UninjectedPods").await;
         all.retain(|event| event.regarding.as_ref().and_then(|about| about.name.as_ref()) == Some(&world.name));
         all.pop().ok_or("none")
     })
@@ -174,7 +177,7 @@ async fn pods_without_sidecars_are_counted_and_those_older_than_the_set_apart() 
     let found = until_uninjected(&world, 3).await;
     let said = message(&found);
     assert!(said.contains("3 selected pods have no sidecars (2 are older than the set)"), "{said}");
-    assert!(said.contains("naked-report/a-conflict (NameConflict: container name \"agent\" is taken"), "{said}");
+    assert!(said.contains("uninjected-report/a-conflict (NameConflict: container name \"agent\" is taken"), "{said}");
 
     // Nobody looks, and nothing is claimed.
     world.apply(&set(&world, json!({"existingPods": "Ignore"}))).await;
@@ -187,7 +190,7 @@ async fn pods_without_sidecars_are_counted_and_those_older_than_the_set_apart() 
 async fn a_pod_made_while_the_operator_is_down_is_found_and_replaced_when_it_is_back() {
     let cluster = DevCluster::start().await.unwrap();
     let operator = Operator::start(cluster.kubeconfig(), "first", &["--lease-duration-seconds=3"]).await;
-    let world = World::new(cluster.kubeconfig(), "naked-down").await;
+    let world = World::new(cluster.kubeconfig(), "uninjected-down").await;
     world.apply(&set(&world, json!({}))).await;
     until_uninjected(&world, 0).await;
     operator.kill();
@@ -196,7 +199,7 @@ async fn a_pod_made_while_the_operator_is_down_is_found_and_replaced_when_it_is_
 
     let operator = Operator::start(cluster.kubeconfig(), "second", &["--lease-duration-seconds=3"]).await;
     let said = message(&until_uninjected(&world, 1).await);
-    assert!(said.contains("1 selected pod has no sidecars: naked-down/app-"), "not older than the set: {said}");
+    assert!(said.contains("1 selected pod has no sidecars: uninjected-down/app-"), "not older than the set: {said}");
     world.apply(&evicting(&world)).await;
     until_uninjected(&world, 0).await;
     let pods = world.pods().await;
@@ -207,7 +210,7 @@ async fn a_pod_made_while_the_operator_is_down_is_found_and_replaced_when_it_is_
 
 #[tokio::test]
 async fn only_pods_that_their_owner_makes_again_are_evicted_one_by_one() {
-    let world = World::shared("naked-evict").await;
+    let world = World::shared("uninjected-evict").await;
     let labels = json!({"app": world.name});
     world.deploy(3).await;
     world.pod("bare", app()).await.unwrap();
@@ -249,7 +252,7 @@ async fn only_pods_that_their_owner_makes_again_are_evicted_one_by_one() {
 
 #[tokio::test]
 async fn a_disruption_budget_is_waited_for_and_named() {
-    let world = World::shared("naked-pdb").await;
+    let world = World::shared("uninjected-pdb").await;
     world.deploy(2).await;
     let spec = json!({"maxUnavailable": 0, "selector": {"matchLabels": {"app": world.name}}});
     create::<PodDisruptionBudget>(&world, json!({"metadata": {"name": "strict"}, "spec": spec})).await;
@@ -261,7 +264,7 @@ async fn a_disruption_budget_is_waited_for_and_named() {
     .await;
     let before = uids(&world.pods().await);
     world.apply(&evicting(&world)).await;
-    let said = message(&until_said(&world, "waiting: ReplicaSet naked-pdb/app-").await);
+    let said = message(&until_said(&world, "waiting: ReplicaSet uninjected-pdb/app-").await);
     assert!(said.contains("disruption budget strict"), "{said}");
     assert_eq!(uids(&world.pods().await), before);
 
@@ -274,7 +277,7 @@ async fn a_disruption_budget_is_waited_for_and_named() {
 
 #[tokio::test]
 async fn a_pod_whose_replacement_could_not_be_injected_is_not_evicted() {
-    let world = World::shared("naked-conflict").await;
+    let world = World::shared("uninjected-conflict").await;
     world.deploy_pods(2, json!({"containers": [{"name": "agent", "image": "mine:v1"}]})).await;
     let before = uids(&world.pods().await);
     world.apply(&evicting(&world)).await;
@@ -286,7 +289,7 @@ async fn a_pod_whose_replacement_could_not_be_injected_is_not_evicted() {
 
 #[tokio::test]
 async fn pods_of_a_set_that_was_deleted_and_created_again_are_replaced() {
-    let world = World::shared("naked-again").await;
+    let world = World::shared("uninjected-again").await;
     world.apply(&evicting(&world)).await;
     world.deploy(2).await;
     let before = uids(&world.pods().await);
@@ -309,7 +312,7 @@ async fn pods_of_a_set_that_was_deleted_and_created_again_are_replaced() {
 
 #[tokio::test]
 async fn a_paused_set_evicts_nothing() {
-    let world = World::shared("naked-paused").await;
+    let world = World::shared("uninjected-paused").await;
     world.deploy(1).await;
     let before = uids(&world.pods().await);
     let mut paused = evicting(&world);
@@ -326,7 +329,7 @@ async fn a_paused_set_evicts_nothing() {
 async fn an_owner_whose_replacement_came_without_sidecars_too_loses_no_second_pod() {
     let cluster = DevCluster::start().await.unwrap();
     let operator = Operator::start(cluster.kubeconfig(), "first", &["--lease-duration-seconds=3"]).await;
-    let world = World::new(cluster.kubeconfig(), "naked-in-vain").await;
+    let world = World::new(cluster.kubeconfig(), "uninjected-in-vain").await;
     world.deploy(2).await;
     let original = uids(&world.pods().await);
     // Somebody takes the webhook away as often as the operator registers it.
@@ -364,7 +367,7 @@ async fn an_owner_whose_replacement_came_without_sidecars_too_loses_no_second_po
 
 #[tokio::test]
 async fn a_sidecar_that_a_pod_of_a_cron_job_did_not_get_is_told_to_the_cron_job() {
-    let world = World::shared("naked-cron").await;
+    let world = World::shared("uninjected-cron").await;
     world.apply(&set(&world, json!({}))).await;
     let spec = json!({"restartPolicy": "Never", "containers": [{"name": "agent", "image": "mine:v1"}]});
     let job = json!({"template": {"metadata": {"labels": {"app": world.name}}, "spec": spec}});
