@@ -12,7 +12,7 @@ pub(crate) fn seconds(seconds: i32) -> SignedDuration {
     SignedDuration::from_secs(i64::from(seconds))
 }
 
-/// As the API keeps times.
+/// As the API keeps times; a finer one would differ from what is read back.
 pub(crate) fn whole_seconds(at: Timestamp) -> Timestamp {
     Timestamp::from_second(at.as_second()).unwrap_or(at)
 }
