@@ -172,10 +172,17 @@ impl Cache {
     /// Takes note that a revision is gone.
     pub fn remove_revision(&self, object: &ControllerRevision) -> Option<String> {
         let (set, hash) = set_and_hash(object)?;
-        let mut inner = lock(&self.inner);
-        inner.revisions.get_mut(&set)?.remove(&hash);
-        self.recompile(&mut inner, &set);
+        self.forget_revision(&set, &hash);
         Some(set)
+    }
+
+    /// As [`Self::remove_revision`], without the object.
+    pub(super) fn forget_revision(&self, set: &str, hash: &str) {
+        let mut inner = lock(&self.inner);
+        let known = inner.revisions.get_mut(set).and_then(|revisions| revisions.remove(hash));
+        if known.is_some() {
+            self.recompile(&mut inner, set);
+        }
     }
 
     /// A complete list of revisions, by object name, is in: others are gone.

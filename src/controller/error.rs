@@ -30,6 +30,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// The object of the call is not there, or not any more.
+    pub(super) fn is_not_found(&self) -> bool {
+        matches!(self, Self::Api { source, .. } if matches!(&**source, kube::Error::Api(status) if status.is_not_found()))
+    }
+
     /// Name for metrics.
     pub fn name(&self) -> &'static str {
         match self {

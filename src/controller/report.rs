@@ -54,7 +54,11 @@ pub(super) async fn report(
     let patch = changes(&old, &status);
     let (params, patch) = (patch_params(), Patch::Merge(&patch));
     let call = api.patch_status(&name, &params, &patch);
-    let written = context.write("patch status of", || format!("SidecarSet {name}"), call).await?;
+    let written = match context.write("patch status of", || format!("SidecarSet {name}"), call).await {
+        // Deleted meanwhile.
+        Err(error) if error.is_not_found() => return Ok(None),
+        answer => answer?,
+    };
     lock(&context.reported).insert(name, Instant::now());
     context.cache.apply_answer(written);
     if let Some(note) = news {

@@ -28,9 +28,10 @@ pub(super) async fn ensure(context: &Context, set: &SidecarSet, known: &History)
     let template = Template::of(&set.spec);
     let newest = known.values().map(|revision| revision.number).max().unwrap_or(0);
     let mut collisions = collisions(set);
+    let mut gone = false;
     loop {
         let hash = template.hash(collisions);
-        let found = match known.get(&hash) {
+        let found = match known.get(&hash).filter(|_| !gone) {
             Some(revision) => Some(revision.clone()),
             None => create(context, set, labels(set), &hash, &template, newest + 1).await?,
         };
@@ -38,8 +39,10 @@ pub(super) async fn ensure(context: &Context, set: &SidecarSet, known: &History)
             Some(revision) if revision.template != template && collisions < MAX_COLLISIONS => collisions += 1,
             Some(revision) => {
                 let same = revision.owner == set.metadata.uid && revision.custom_version == set.spec.custom_version;
-                if !same || revision.number < newest {
-                    renew(context, set, &hash, newest + i64::from(revision.number < newest)).await?;
+                let number = newest + i64::from(revision.number < newest);
+                gone = (!same || revision.number < newest) && !renew(context, set, &hash, number).await?;
+                if gone {
+                    continue;
                 }
                 return Ok(Target { hash, template, collisions });
             }
@@ -96,20 +99,24 @@ async fn create(
 }
 
 /// Makes a revision the newest, and ours. A PUT of what was read: any patch makes the apiserver encode `data` again,
-/// with `<` as `\u003c`, and then refuse it as a change of an immutable field (seen on 1.36).
+/// with `<` as `\u003c`, and then refuse it as a change of an immutable field (seen on 1.36). False if it is gone: the
+/// cache may know it longer than the server.
 #[allow(clippy::disallowed_methods)] // no field of the object is unknown to this program
-async fn renew(context: &Context, set: &SidecarSet, hash: &str, number: i64) -> Result<(), Error> {
+async fn renew(context: &Context, set: &SidecarSet, hash: &str, number: i64) -> Result<bool, Error> {
     let name = revision::name(&set.name_any(), hash);
     let describe = || format!("ControllerRevision {name}");
     let api = api(context);
-    let mut object = context.write("get", describe, api.get(&name)).await?;
+    let Some(mut object) = context.write("get", describe, api.get_opt(&name)).await? else {
+        context.cache.forget_revision(&set.name_any(), hash);
+        return Ok(false);
+    };
     object.metadata.owner_references = Some(set.controller_owner_ref(&()).into_iter().collect());
     object.metadata.labels = Some(labels(set));
     object.revision = number;
     let params = PostParams::default();
     let renewed = context.write("update", describe, api.replace(&name, &params, &object)).await?;
     context.cache.apply_revision(&renewed);
-    Ok(())
+    Ok(true)
 }
 
 fn labels(set: &SidecarSet) -> BTreeMap<String, String> {
@@ -132,9 +139,19 @@ pub(super) async fn truncate(
         let name = revision::name(&set.name_any(), hash);
         let params = kube::api::DeleteParams::default();
         let call = api.delete(&name, &params);
-        context.write("delete", || format!("ControllerRevision {name}"), call).await?;
+        deleted(context.write("delete", || format!("ControllerRevision {name}"), call).await)?;
+        // The watch tells it later; the next round would delete it again.
+        context.cache.forget_revision(&set.name_any(), hash);
     }
     Ok(())
+}
+
+/// What is gone already needs no deletion.
+fn deleted<T>(answer: Result<T, Error>) -> Result<(), Error> {
+    match answer {
+        Err(error) if !error.is_not_found() => Err(error),
+        _ => Ok(()),
+    }
 }
 
 fn api(context: &Context) -> Api<ControllerRevision> {
@@ -143,4 +160,24 @@ fn api(context: &Context) -> Api<ControllerRevision> {
 
 fn is_already_exists(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.is_already_exists())
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    fn refused(code: u16, reason: &str) -> Error {
+        let status = Status::failure("no", reason).with_code(code);
+        Error::Api { action: "delete", object: "x".to_owned(), source: Box::new(kube::Error::Api(status.boxed())) }
+    }
+
+    #[test]
+    fn a_revision_that_is_gone_already_is_deleted() {
+        assert!(deleted(Ok(())).is_ok());
+        assert!(deleted::<()>(Err(refused(404, "NotFound"))).is_ok());
+        assert!(deleted::<()>(Err(refused(409, "Conflict"))).is_err());
+        assert!(deleted::<()>(Err(Error::NotLeader)).is_err());
+    }
 }
