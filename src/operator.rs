@@ -13,7 +13,7 @@ use serde_json::json;
 use sidecarset::api::validate::{Allowed, AllowedKeys};
 use sidecarset::api::{crd, keys};
 use sidecarset::controller::cache::Cache;
-use sidecarset::controller::context::{Context, Parts};
+use sidecarset::controller::context::{Context, Settings};
 use sidecarset::core::registration::{Endpoint, Params};
 use sidecarset::runtime::args::RunArgs;
 use sidecarset::runtime::client::{self, Clients};
@@ -110,13 +110,13 @@ pub(crate) async fn run(args: &RunArgs) -> Result<(), Error> {
         metadata_keys: AllowedKeys::new(args.pod_metadata_keys.clone()),
         pod_level_resources: probe::pod_level_resources(&clients.call, &args.namespace).await,
     };
-    let (cache, served) = Cache::new(allowed);
     let (namespaces, (registered, registered_version)) = (Namespaces::default(), watch::channel(0));
+    let (cache, served) = Cache::new(allowed, namespaces.clone(), registered_version);
     let excluded: Arc<[String]> = args.exclude_namespaces.iter().cloned().chain([args.namespace.clone()]).collect();
 
     let pods = Pods {
         served: served.clone(),
-        namespaces: namespaces.clone(),
+        namespaces,
         excluded: Arc::clone(&excluded),
         client: clients.call.clone(),
         metrics: metrics.clone(),
@@ -130,19 +130,13 @@ pub(crate) async fn run(args: &RunArgs) -> Result<(), Error> {
     let (address, mut server_task) = server::serve(router, tls.rustls_config, address, drain, parts.clone()).await?;
     serving.open();
 
-    let context = Context::new(Parts {
-        clients: clients.clone(),
-        leadership: leadership.clone(),
+    let settings = Settings {
         namespace: args.namespace.clone(),
         excluded: Arc::clone(&excluded),
         write_concurrency: concurrency,
-        metrics: metrics.clone(),
-        events,
-        namespaces,
-        registered: registered_version,
-        cache,
         can_resize: probe::resize(&clients.call).await,
-    });
+    };
+    let context = Context::new(clients.clone(), settings, leadership.clone(), cache, metrics.clone(), events);
     let endpoint = if args.local {
         Endpoint::Url(format!("https://127.0.0.1:{}", address.port()))
     } else {

@@ -9,7 +9,7 @@ use kube::Api;
 use kube::api::{GetParams, PartialObjectMeta, Patch};
 use tokio::time::Instant;
 
-use super::context::{Context, WRITE_TIMEOUT, lock, now, patch_params};
+use super::context::{Context, WRITE_TIMEOUT, now, patch_params};
 use super::error::Error;
 use crate::core::pod::{PodKey, PodView, SlimPod};
 use crate::core::rollout::request::answer::{Answer, answer};
@@ -39,8 +39,8 @@ pub(super) async fn apply(
     let planned_at = Instant::now();
     let requests = patches.into_iter().map(|patch| async move {
         // Shared by all sets; the time of a request begins when it may be sent.
-        let _permit = context.writes.acquire().await;
-        if !wanted() || !context.may_plan() || planned_at.elapsed() > PLAN_HOLDS {
+        let _permit = context.writer.permits.acquire().await;
+        if !wanted() || !context.is_active_leader() || planned_at.elapsed() > PLAN_HOLDS {
             return Outcome::Withdrawn;
         }
         let outcome = send(context, set, &patch).await;
@@ -48,37 +48,37 @@ pub(super) async fn apply(
         outcome
     });
     let outcomes: Vec<Outcome> =
-        futures::stream::iter(requests).buffer_unordered(context.write_concurrency).collect().await;
-    if outcomes.contains(&Outcome::Withdrawn) && !context.may_plan() {
+        futures::stream::iter(requests).buffer_unordered(context.settings.write_concurrency).collect().await;
+    if outcomes.contains(&Outcome::Withdrawn) && !context.is_active_leader() {
         return Err(Error::NotLeader);
     }
-    settle(context, set).await?;
+    confirm(context, set).await?;
     Ok(outcomes.iter().filter(|outcome| **outcome == Outcome::Patched).count())
 }
 
 /// Looks at the pods whose last request has an unknown outcome. Nothing is planned while one of them cannot be read: it
 /// may hold a slot that nobody counts.
-pub(super) async fn settle(context: &Arc<Context>, set: &str) -> Result<(), Error> {
-    let open: Vec<PodKey> = lock(&context.uncertain).get(set).into_iter().flatten().cloned().collect();
+pub(super) async fn confirm(context: &Arc<Context>, set: &str) -> Result<(), Error> {
+    let open: Vec<PodKey> = context.state().set_mut(set).unconfirmed.iter().cloned().collect();
     let looks = open.into_iter().map(|key| async move { look_again(context, set, &key).await });
     let failed = futures::stream::iter(looks)
-        .buffer_unordered(context.write_concurrency)
+        .buffer_unordered(context.settings.write_concurrency)
         .filter(|known| futures::future::ready(!known))
         .count()
         .await;
-    if failed > 0 { Err(Error::Uncertain(failed)) } else { Ok(()) }
+    if failed > 0 { Err(Error::Unconfirmed(failed)) } else { Ok(()) }
 }
 
 async fn send(context: &Arc<Context>, set: &str, request: &PodPatch) -> Outcome {
     let PodPatch { key, .. } = request;
     let Some(patch) = complete(context, request).await else {
-        uncertain(context, set, key);
+        note_unconfirmed(context, set, key);
         look_again(context, set, key).await;
         return Outcome::Stale;
     };
     let api: Api<SlimPod> = Api::namespaced(context.clients.call.clone(), &key.namespace);
     let (params, patch) = (patch_params(), Patch::Json::<()>(patch));
-    let before = context.index().get(key).map_or(0, |pod| pod.resource_version);
+    let before = context.state().index.get(key).map_or(0, |pod| pod.resource_version);
     let result = if request.resizes {
         let call = api.patch_subresource("resize", &key.name, &params, &patch);
         context.write("resize", || format!("pod {key}"), call).await
@@ -90,7 +90,7 @@ async fn send(context: &Arc<Context>, set: &str, request: &PodPatch) -> Outcome 
         Err(Error::NotLeader) => return Outcome::Withdrawn,
         Err(Error::Api { source, .. }) => match verdict(&source) {
             Answer::LookAgain => {
-                uncertain(context, set, key);
+                note_unconfirmed(context, set, key);
                 look_again(context, set, key).await;
                 return Outcome::Stale;
             }
@@ -99,9 +99,9 @@ async fn send(context: &Arc<Context>, set: &str, request: &PodPatch) -> Outcome 
                 refuse(context, set, key, message);
                 return Outcome::Refused;
             }
-            Answer::Unknown => doubtful(context, set, key, &source.to_string()).await,
+            Answer::Unknown => unanswered(context, set, key, &source.to_string()).await,
         },
-        Err(error) => doubtful(context, set, key, &error.to_string()).await,
+        Err(error) => unanswered(context, set, key, &error.to_string()).await,
     }
     Outcome::Unknown
 }
@@ -124,7 +124,7 @@ async fn complete(context: &Context, request: &PodPatch) -> Option<Operations> {
 /// The apiserver accepted the request for a pod that was known in version `before`. Resources that a webhook put back at once would be asked for without end.
 fn answered(context: &Context, set: &str, request: &PodPatch, before: u64, pod: PodView) -> Outcome {
     let (key, version) = (&request.key, pod.resource_version);
-    context.index().apply_answer(pod, now());
+    context.state().index.apply_answer(pod, now());
     if request.resizes && version <= before {
         let message = "the apiserver accepted new resources and did not set them".to_owned();
         refuse(context, set, key, message);
@@ -134,15 +134,15 @@ fn answered(context: &Context, set: &str, request: &PodPatch, before: u64, pod: 
 }
 
 /// The request may or may not have been carried out.
-async fn doubtful(context: &Arc<Context>, set: &str, key: &PodKey, error: &str) {
+async fn unanswered(context: &Arc<Context>, set: &str, key: &PodKey, error: &str) {
     tracing::warn!(pod = %key, error, "a pod's patch has an unknown outcome");
-    uncertain(context, set, key);
-    context.index().unanswered(set, key, error, now());
+    note_unconfirmed(context, set, key);
+    context.state().index.unanswered(set, key, error, now());
     look_again(context, set, key).await;
 }
 
-fn uncertain(context: &Context, set: &str, key: &PodKey) {
-    lock(&context.uncertain).entry(set.to_owned()).or_default().insert(key.clone());
+fn note_unconfirmed(context: &Context, set: &str, key: &PodKey) {
+    context.state().set_mut(set).unconfirmed.insert(key.clone());
 }
 
 /// Reads a pod afresh; false if that failed.
@@ -150,10 +150,11 @@ async fn look_again(context: &Context, set: &str, key: &PodKey) -> bool {
     let api: Api<SlimPod> = Api::namespaced(context.clients.call.clone(), &key.namespace);
     match api.get_opt(&key.name).await {
         Ok(Some(pod)) => {
-            context.index().apply_answer(PodView::new(pod), now());
+            context.state().index.apply_answer(PodView::new(pod), now());
         }
         Ok(None) => {
-            let mut index = context.index();
+            let mut state = context.state();
+            let index = &mut state.index;
             if let Some(pod) = index.get(key) {
                 index.remove(key, &pod.uid, now());
             }
@@ -163,14 +164,12 @@ async fn look_again(context: &Context, set: &str, key: &PodKey) -> bool {
             return false;
         }
     }
-    if let Some(open) = lock(&context.uncertain).get_mut(set) {
-        open.remove(key);
-    }
+    context.state().set_mut(set).unconfirmed.remove(key);
     true
 }
 
 fn refuse(context: &Context, set: &str, key: &PodKey, message: String) {
-    let mut index = context.index();
+    let index = &mut context.state().index;
     if let Some(pod) = index.get(key) {
         index.refuse(set, &pod, message, None, now());
     }

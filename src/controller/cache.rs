@@ -7,12 +7,13 @@ use k8s_openapi::api::apps::v1::ControllerRevision;
 use kube::ResourceExt;
 use tokio::sync::watch;
 
-use super::context::lock;
+use super::state::lock;
 use crate::api::reasons::CONFLICTING;
 use crate::api::validate::{Allowed, Report, clashes, validate_with};
 use crate::api::{SidecarSet, canary_base, keys};
 use crate::core::inject::{CompiledSet, CompiledSets, Served};
 use crate::core::revision::{History, Revision, collisions, name, set_and_hash};
+use crate::runtime::namespaces::Namespaces;
 
 /// See the module. Clones share it.
 #[derive(Clone, Debug)]
@@ -20,6 +21,9 @@ pub struct Cache {
     inner: Arc<Mutex<Inner>>,
     served: Arc<watch::Sender<Arc<Served>>>,
     allowed: Arc<Allowed>,
+    /// Labels of namespaces.
+    pub(super) namespaces: Namespaces,
+    registered: watch::Receiver<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -43,10 +47,26 @@ struct Known {
 }
 
 impl Cache {
-    /// An empty cache, and what the webhook serves from it.
-    pub fn new(allowed: Allowed) -> (Self, watch::Receiver<Arc<Served>>) {
+    /// An empty cache, and what the webhook serves from it. `registered`: version of the sets that the webhook
+    /// registration stands for; 0 while there is none.
+    pub fn new(
+        allowed: Allowed,
+        namespaces: Namespaces,
+        registered: watch::Receiver<u64>,
+    ) -> (Self, watch::Receiver<Arc<Served>>) {
         let (sender, receiver) = watch::channel(Arc::default());
-        (Self { inner: Arc::default(), served: Arc::new(sender), allowed: Arc::new(allowed) }, receiver)
+        let (served, allowed) = (Arc::new(sender), Arc::new(allowed));
+        (Self { inner: Arc::default(), served, allowed, namespaces, registered }, receiver)
+    }
+
+    /// Version of the sets that the webhook registration stands for.
+    pub(super) fn registered(&self) -> watch::Receiver<u64> {
+        self.registered.clone()
+    }
+
+    /// The webhook gets requests for what the set selects now.
+    pub(super) fn is_registered(&self, set: &str) -> bool {
+        self.spec_version(set).is_some_and(|version| *self.registered.borrow() >= version)
     }
 
     /// Checks one set by itself.
@@ -100,7 +120,7 @@ impl Cache {
     }
 
     /// Version at which the set's current spec was first seen.
-    pub fn spec_version(&self, set: &str) -> Option<u64> {
+    fn spec_version(&self, set: &str) -> Option<u64> {
         lock(&self.inner).sets.get(set).map(|known| known.spec_version)
     }
 
@@ -298,7 +318,7 @@ mod tests {
 
     #[test]
     fn a_set_that_becomes_a_canary_is_compiled_again() {
-        let (cache, served) = Cache::new(Allowed::default());
+        let (cache, served) = Cache::new(Allowed::default(), Namespaces::default(), watch::channel(0).1);
         cache.apply_set(set("mesh", 1, &json!({})));
         cache.apply_set(set("next", 2, &json!({})));
         cache.sets_listed(&["mesh".to_owned(), "next".to_owned()].into());

@@ -26,7 +26,7 @@ pub enum Error {
     NotLeader,
     /// The fate of writes is unknown, and the pods could not be read.
     #[error("{0} pods were patched with unknown outcome and cannot be read yet")]
-    Uncertain(usize),
+    Unconfirmed(usize),
 }
 
 impl Error {
@@ -35,13 +35,18 @@ impl Error {
         matches!(self, Self::Api { source, .. } if matches!(&**source, kube::Error::Api(status) if status.is_not_found()))
     }
 
+    /// A call that failed: what was tried, and with what.
+    pub(super) fn api(action: &'static str, object: impl Into<String>) -> impl FnOnce(kube::Error) -> Self {
+        move |source| Self::Api { action, object: object.into(), source: Box::new(source) }
+    }
+
     /// Name for metrics.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Api { .. } => "api",
             Self::Timeout { .. } => "timeout",
             Self::NotLeader => "not_leader",
-            Self::Uncertain(_) => "uncertain",
+            Self::Unconfirmed(_) => "unconfirmed",
         }
     }
 }

@@ -14,11 +14,11 @@ use kube::{Resource, ResourceExt};
 use serde_json::json;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::context::{Context, lock, now, patch_params};
+use super::context::{Context, now, patch_params};
 use super::error::Error;
 use super::eviction::{Answer, evict as send};
 use super::owners::{replicas, siblings};
-use super::sets_api;
+use super::state::EvictionMessages;
 use super::uninjected::{raw_pod, why};
 use crate::api::reasons::reason;
 use crate::api::v1beta1::{Eviction, EvictionCause, ExistingPods, WhenNotInPlace};
@@ -69,6 +69,7 @@ struct Waiting {
 /// A set in one round.
 struct Round<'a> {
     context: &'a Context,
+    term: u64,
     name: String,
     set: &'a SidecarSet,
     sets: &'a CompiledSets,
@@ -80,17 +81,20 @@ pub(super) async fn run(context: Arc<Context>) {
     let mut every = interval(EVERY);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut memories: HashMap<String, Memory> = HashMap::new();
+    let mut last_term = None;
     loop {
         every.tick().await;
-        if !context.may_plan() || !context.cache.is_complete() {
-            // Another leader may write now: what is remembered would be stale.
+        let term = context.writer.term().filter(|_| context.cache.is_complete());
+        if term != last_term {
+            // Another leader may have written meanwhile: what is remembered would be stale.
             memories.clear();
-            continue;
+            last_term = term;
         }
+        let Some(term) = term else { continue };
         let sets = context.cache.compiled();
         for name in context.cache.names() {
             let Some(set) = context.cache.set(&name) else { continue };
-            if let Err(error) = look_after(&context, &set, &sets, &mut memories).await {
+            if let Err(error) = look_after(&context, term, &set, &sets, &mut memories).await {
                 tracing::warn!(set = name, %error, "evictions are left for the next round");
             }
         }
@@ -100,6 +104,7 @@ pub(super) async fn run(context: Arc<Context>) {
 
 async fn look_after(
     context: &Context,
+    term: u64,
     set: &SidecarSet,
     sets: &CompiledSets,
     memories: &mut HashMap<String, Memory>,
@@ -113,19 +118,16 @@ async fn look_after(
             return Ok(());
         }
         // Not from the cache, which may lag behind the last leader's writes.
-        let live = sets_api(context).get_opt(&name).await.map_err(|source| Error::Api {
-            action: "get",
-            object: format!("SidecarSet {name}"),
-            source: Box::new(source),
-        })?;
+        let live = context.sets_api().get_opt(&name).await;
+        let live = live.map_err(Error::api("get", format!("SidecarSet {name}")))?;
         let Some(live) = live.filter(|live| live.uid().as_ref() == Some(&uid)) else { return Ok(()) };
         let evictions = recorded(&live.status).unwrap_or_default();
         memories.insert(name.clone(), Memory { set: uid, evictions, ..Memory::default() });
     }
     let Some(memory) = memories.get_mut(&name) else { return Ok(()) };
-    let found = context.uninjected.found(&name).unwrap_or_default();
-    context.index().set_evictions(&name, &memory.evictions);
-    let round = Round { context, name, set, sets, compiled, found };
+    let found = context.state().set_mut(&name).uninjected.clone().unwrap_or_default();
+    context.state().index.set_evictions(&name, &memory.evictions);
+    let round = Round { context, term, name, set, sets, compiled, found };
     round.settle(memory).await?;
     let begun = round.begin(memory).await;
     round.publish(memory);
@@ -164,7 +166,7 @@ impl Round<'_> {
                 let replicas = replicas(self.context, &eviction.namespace, &owner).await?;
                 memory.lacking.insert(eviction.pod_uid.clone(), words::lacks(eviction, &pods, replicas));
                 let verdict = replace::judge(eviction, &pods, replicas, &target, patience, now());
-                if self.context.index().has_seen(eviction, &pods) { verdict } else { Verdict::Open }
+                if self.context.state().index.has_seen(eviction, &pods) { verdict } else { Verdict::Open }
             };
             let current = match eviction.cause {
                 EvictionCause::NoSidecars => self.compiled.revision(),
@@ -181,25 +183,23 @@ impl Round<'_> {
         }
         if kept != memory.evictions {
             self.save(memory, kept).await?;
-            self.context.uninjected.look_soon();
+            self.context.shared.look.notify_one();
         }
         Ok(())
     }
 
     fn leave(&self) -> Option<Leave> {
-        self.context.index().leave(&self.name, self.found.pods, now())
+        self.context.state().index.leave(&self.name, self.found.pods, now())
     }
 
     /// Why nothing is evicted for this cause.
     fn hold(&self, cause: EvictionCause) -> Option<&'static str> {
         let strategy = &self.set.spec;
-        let version = self.context.cache.spec_version(&self.name);
-        let registered = *self.context.registered.borrow();
         match () {
             () if !wants(self.set, cause) => Some(""),
             () if strategy.update_strategy.paused => Some("updateStrategy.paused is true"),
             () if strategy.injection_strategy.paused => Some("injectionStrategy.paused is true"),
-            () if version.is_none_or(|version| registered < version) => Some("the webhook does not serve the set yet"),
+            () if !self.context.cache.is_registered(&self.name) => Some("the webhook does not serve the set yet"),
             () => None,
         }
     }
@@ -228,7 +228,7 @@ impl Round<'_> {
         let owners: BTreeSet<&str> = self.uninjected_owners().map(|(owner, _)| owner.uid.as_str()).collect();
         memory.waiting.retain(|owner, waiting| match waiting.cause {
             EvictionCause::NoSidecars => uninjected && owners.contains(owner.as_str()),
-            EvictionCause::NotInPlace => upgrades && self.context.index().has_candidate(&self.name, owner),
+            EvictionCause::NotInPlace => upgrades && self.context.state().index.has_candidate(&self.name, owner),
         });
         for Candidate { namespace, owner } in self.candidates(memory, &leave, uninjected, upgrades) {
             let Some(left) = self.leave() else { break };
@@ -268,7 +268,7 @@ impl Round<'_> {
         if upgrades {
             let known = |owner: &Owner| candidates.iter().any(|candidate| candidate.owner == *owner);
             let skip = |owner: &Owner| known(owner) || skip(owner);
-            let more = self.context.index().candidates(&self.name, leave.slots == 0, skip, TRIED);
+            let more = self.context.state().index.candidates(&self.name, leave.slots == 0, skip, TRIED);
             candidates.extend(more);
         }
         candidates
@@ -288,7 +288,7 @@ impl Round<'_> {
             Next::Evict(pod) => pod,
             Next::Wait(cause, why) => return Ok(Some((cause, why))),
             Next::Nothing => {
-                self.context.uninjected.look_soon();
+                self.context.shared.look.notify_one();
                 return Ok(None);
             }
         };
@@ -304,7 +304,7 @@ impl Round<'_> {
         let mut record = replace::record(pod, &pods, cause, owner, &revision, now());
         record.unready = superseded.as_ref().map_or(record.unready, |open| open.unready);
         let held = pod.held || superseded.is_some();
-        if !self.context.index().reserve(&self.name, &record, held, self.found.pods, now()) {
+        if !self.context.state().index.reserve(&self.name, &record, held, self.found.pods, now()) {
             return Ok(None);
         }
         let mut others = memory.evictions.clone();
@@ -349,16 +349,20 @@ impl Round<'_> {
 
     /// Writes the records; what is remembered changes only with them.
     async fn save(&self, memory: &mut Memory, evictions: Vec<Eviction>) -> Result<(), Error> {
+        // Another leader may have written records since.
+        if self.context.writer.term() != Some(self.term) {
+            return Err(Error::NotLeader);
+        }
         let name = &self.name;
         let recorded = Some(&evictions).filter(|evictions| !evictions.is_empty());
         // The UID: not into the status of a later set of that name.
         let patch = json!({"metadata": {"uid": memory.set}, "status": {"evictions": recorded}});
-        let (api, params, patch) = (sets_api(self.context), patch_params(), Patch::Merge(&patch));
+        let (api, params, patch) = (self.context.sets_api(), patch_params(), Patch::Merge(&patch));
         let call = api.patch_status(name, &params, &patch);
         let written = self.context.write("patch status of", || format!("SidecarSet {name}"), call).await?;
         self.context.cache.apply_answer(written);
-        self.context.index().set_evictions(name, &evictions);
-        self.context.dirty.mark([name.clone()]);
+        self.context.state().index.set_evictions(name, &evictions);
+        self.context.enqueue([name.clone()]);
         memory.evictions = evictions;
         Ok(())
     }
@@ -394,11 +398,10 @@ impl Round<'_> {
     fn publish(&self, memory: &mut Memory) {
         let uninjected = self.uninjected_news(memory);
         let upgrades = self.upgrade_news(memory);
-        let mut all = lock(&self.context.eviction_news);
-        let before = all.insert(self.name.clone(), upgrades.clone()).unwrap_or_default();
-        drop(all);
-        if self.context.uninjected.note_evictions(&self.name, uninjected) || before != upgrades {
-            self.context.dirty.mark([self.name.clone()]);
+        let messages = EvictionMessages { uninjected, upgrades };
+        let before = std::mem::replace(&mut self.context.state().set_mut(&self.name).evictions, messages.clone());
+        if before != messages {
+            self.context.enqueue([self.name.clone()]);
         }
     }
 

@@ -4,9 +4,9 @@ use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
 use kube::Api;
 use kube::api::{ApiResource, DynamicObject, ListParams};
 
-use super::PAGE;
 use super::context::{Context, now};
 use super::error::Error;
+use super::list::{PODS, Pages};
 use crate::api::v1beta1::EvictionCause;
 use crate::core::inject::{CompiledSet, CompiledSets};
 use crate::core::pod::{Owner, PodView, SlimPod};
@@ -23,20 +23,14 @@ pub(super) async fn siblings(
 ) -> Result<Vec<Sibling>, Error> {
     let api: Api<SlimPod> = Api::namespaced(context.clients.call.clone(), namespace);
     let selector: kube::core::Selector = set.selector.requirements().iter().cloned().collect();
-    let mut params = ListParams::default().labels_from(&selector).limit(PAGE);
+    let mut pages = Pages::new(ListParams::default().labels_from(&selector), PODS);
+    let failed = || Error::api("list", format!("pods in {namespace}"));
     let mut siblings = Vec::new();
-    loop {
-        let page = api.list(&params).await.map_err(|source| Error::Api {
-            action: "list",
-            object: format!("pods in {namespace}"),
-            source: Box::new(source),
-        })?;
-        for pod in page.items.into_iter().filter(|pod| Owner::of(&pod.metadata).as_ref() == Some(owner)) {
-            siblings.push(sibling(context, set, sets, pod));
-        }
-        let Some(token) = page.metadata.continue_.filter(|token| !token.is_empty()) else { return Ok(siblings) };
-        params = params.continue_token(&token);
+    while let Some(page) = pages.next(async |params| api.list(params).await).await.map_err(failed())? {
+        let of_owner = page.into_iter().filter(|pod| Owner::of(&pod.metadata).as_ref() == Some(owner));
+        siblings.extend(of_owner.map(|pod| sibling(context, set, sets, pod)));
     }
+    Ok(siblings)
 }
 
 /// What is wrong with a pod, whether or not the set wants it evicted for that.
@@ -46,7 +40,7 @@ fn sibling(context: &Context, set: &CompiledSet, sets: &CompiledSets, pod: SlimP
     if uninjected {
         return Sibling::new(pod, Some(EvictionCause::NoSidecars));
     }
-    context.index().sibling(&set.name, pod, now())
+    context.state().index.sibling(&set.name, pod, now())
 }
 
 /// How many pods the owner should have: none if it is gone, `None` if its kind is not one that is read.
@@ -55,11 +49,8 @@ pub(super) async fn replicas(context: &Context, namespace: &str, owner: &Owner) 
     let is_owner = |kind: &&ApiResource| kind.api_version == owner.api_version && kind.kind == owner.kind;
     let Some(kind) = known.iter().find(is_owner) else { return Ok(None) };
     let api: Api<DynamicObject> = Api::namespaced_with(context.clients.call.clone(), namespace, kind);
-    let object = api.get_opt(&owner.name).await.map_err(|source| Error::Api {
-        action: "get",
-        object: format!("{} {namespace}/{}", owner.kind, owner.name),
-        source: Box::new(source),
-    })?;
+    let failed = Error::api("get", format!("{} {namespace}/{}", owner.kind, owner.name));
+    let object = api.get_opt(&owner.name).await.map_err(failed)?;
     let living = object.filter(|object| object.metadata.uid.as_ref() == Some(&owner.uid));
     let replicas = living.map_or(0, |object| object.data["spec"]["replicas"].as_u64().unwrap_or(1));
     Ok(Some(usize::try_from(replicas).unwrap_or(usize::MAX)))

@@ -2,19 +2,17 @@
 //!
 //! What is wanted comes from the plans, what is there from a list by label. Nothing is listed while no set uses it.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, ListParams, PostParams, Preconditions, VersionMatch};
 use kube::{Api, Resource, ResourceExt};
-use tokio::sync::Notify;
 use tokio::time::sleep;
 
-use super::WARM_UP;
-use super::context::{Context, lock, now};
+use super::context::{Context, NOT_LEADER, now};
 use super::error::Error;
 use crate::api::keys;
 use crate::api::reasons::reason;
@@ -27,43 +25,28 @@ use crate::runtime::events::Note;
 /// How often pullers are looked at while there are any.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// What plans wait for.
-#[derive(Debug, Default)]
-pub(super) struct Prepull {
-    wanted: Mutex<BTreeMap<String, Vec<Pull>>>,
-    news: Notify,
+/// Replaces what a set wants; nothing for a set that waits for no pull.
+pub(super) fn want(context: &Context, set: &str, pulls: Vec<Pull>) {
+    let mut state = context.state();
+    let known = &mut state.set_mut(set).pulls;
+    if *known != pulls {
+        *known = pulls;
+        context.shared.pulls.notify_one();
+    }
 }
 
-impl Prepull {
-    /// Replaces what a set wants; nothing for a set that waits for no pull.
-    pub(super) fn want(&self, set: &str, pulls: Vec<Pull>) {
-        let mut wanted = lock(&self.wanted);
-        if wanted.get(set).map_or(&[][..], Vec::as_slice) == pulls {
-            return;
-        }
-        if pulls.is_empty() {
-            wanted.remove(set);
-        } else {
-            wanted.insert(set.to_owned(), pulls);
-        }
-        self.news.notify_one();
-    }
-
-    fn forget(&self) {
-        lock(&self.wanted).clear();
-    }
-
-    /// What sets want that are still served: an invalid or deleted one has no plans that would say otherwise.
-    fn wanted(&self, context: &Context) -> Vec<Pull> {
-        let wanted = lock(&self.wanted).clone();
-        let served = wanted.into_iter().filter(|(set, _)| context.cache.compiled_set(set).is_some());
-        served.flat_map(|(_, pulls)| pulls).collect()
-    }
+/// What sets want that are still served: an invalid or deleted one has no plans that would say otherwise.
+fn wanted(context: &Context) -> Vec<Pull> {
+    let served = context.cache.compiled();
+    let state = context.state();
+    let wanting = state.sets().filter(|(name, _)| served.get(name).is_some());
+    wanting.flat_map(|(_, set)| set.pulls.iter().cloned()).collect()
 }
 
 /// What is kept while this replica leads.
 #[derive(Default)]
 struct Memory {
+    term: Option<u64>,
     pullers: Pullers,
     /// No puller was left at the last look. A new leader has to look for those of the one before.
     is_clean: bool,
@@ -84,22 +67,23 @@ enum Answer {
 pub(super) async fn run(context: Arc<Context>) {
     let mut memory = Memory::default();
     loop {
-        if !context.may_plan() {
-            // Another leader may make pullers now, and knows nothing of these.
-            memory = Memory::default();
-            context.prepull.forget();
-            context.index().forget_pulls();
-            sleep(WARM_UP).await;
+        let term = context.writer.term();
+        if memory.term != term {
+            // Another leader may have made pullers, and knows nothing of these.
+            memory = Memory { term, ..Memory::default() };
+        }
+        if term.is_none() {
+            sleep(NOT_LEADER).await;
             continue;
         }
-        let wanted = context.prepull.wanted(&context);
+        let wanted = wanted(&context);
         let is_idle = memory.is_clean && wanted.is_empty() && memory.pullers.is_empty();
         if !is_idle && let Err(error) = round(&context, &mut memory, &wanted).await {
             tracing::warn!(%error, "pods that pull images are left for the next round");
         }
         tokio::select! {
             () = sleep(EVERY) => {}
-            () = context.prepull.news.notified() => {}
+            () = context.shared.pulls.notified() => {}
         }
     }
 }
@@ -119,7 +103,7 @@ async fn round(context: &Arc<Context>, memory: &mut Memory, wanted: &[Pull]) -> 
         (pull, answer)
     });
     let answers: Vec<(Pull, Answer)> =
-        futures::stream::iter(creations).buffer_unordered(context.write_concurrency).collect().await;
+        futures::stream::iter(creations).buffer_unordered(context.settings.write_concurrency).collect().await;
     for (pull, answer) in answers {
         match answer {
             Answer::Created(uid) => memory.pullers.created(pull, uid, now()),
@@ -132,9 +116,9 @@ async fn round(context: &Arc<Context>, memory: &mut Memory, wanted: &[Pull]) -> 
             Answer::Later => {}
         }
     }
-    context.dirty.mark(news);
+    context.enqueue(news);
     let deletions = delete.into_iter().map(|(key, uid)| async move { remove(context, &key, uid).await });
-    futures::stream::iter(deletions).buffer_unordered(context.write_concurrency).collect::<()>().await;
+    futures::stream::iter(deletions).buffer_unordered(context.settings.write_concurrency).collect::<()>().await;
     Ok(())
 }
 
@@ -142,12 +126,7 @@ async fn round(context: &Arc<Context>, memory: &mut Memory, wanted: &[Pull]) -> 
 async fn list(context: &Context) -> Result<Vec<PullerPod>, Error> {
     let api: Api<PullerPod> = Api::all(context.clients.call.clone());
     let params = ListParams::default().labels(keys::PULLS_FOR).at("0").matching(VersionMatch::NotOlderThan);
-    let list = api.list(&params).await.map_err(|source| Error::Api {
-        action: "list",
-        object: "pods that pull images".to_owned(),
-        source: Box::new(source),
-    })?;
-    Ok(list.items)
+    Ok(api.list(&params).await.map_err(Error::api("list", "pods that pull images"))?.items)
 }
 
 /// Keeps a result, and tells of the first of many pulls that are skipped for one reason.
@@ -169,11 +148,11 @@ fn note(context: &Context, memory: &mut Memory, pull: &Pull, image: &str, outcom
             });
         }
     }
-    context.index().note_pull(pull, image, outcome, now());
+    context.state().index.note_pull(pull, image, outcome, now());
 }
 
 async fn make(context: &Arc<Context>, pull: &Pull) -> Answer {
-    let _permit = context.writes.acquire().await;
+    let _permit = context.writer.permits.acquire().await;
     let namespace = &pull.pod.namespace;
     let api: Api<Pod> = Api::namespaced(context.clients.call.clone(), namespace);
     let pod = match api.get_opt(&pull.pod.name).await {
@@ -211,7 +190,7 @@ fn refused(error: &kube::Error) -> Option<&str> {
 }
 
 async fn remove(context: &Arc<Context>, key: &PodKey, uid: String) {
-    let _permit = context.writes.acquire().await;
+    let _permit = context.writer.permits.acquire().await;
     let api: Api<Pod> = Api::namespaced(context.clients.call.clone(), &key.namespace);
     let preconditions = Preconditions { uid: Some(uid), resource_version: None };
     let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };

@@ -8,12 +8,12 @@ use kube::ResourceExt;
 use kube::runtime::controller::Action;
 use tokio::time::Instant;
 
-use super::context::{Context, lock, now};
+use super::context::{Context, now};
 use super::error::Error;
 use super::report::report;
 use super::revisions::{self, Target};
-use super::watches::WatchedSet;
-use super::{apply, failures};
+use super::watched_set::WatchedSet;
+use super::{apply, failure_events};
 use crate::api::reasons::reason;
 use crate::api::{SidecarSet, canary_base};
 use crate::core::rollout::plan::Plan;
@@ -31,7 +31,7 @@ const NO_PROGRESS: Duration = Duration::from_secs(1);
 const RESYNC: Duration = Duration::from_mins(5);
 
 pub(super) async fn reconcile(watched: Arc<WatchedSet>, context: Arc<Context>) -> Result<Action, Error> {
-    if !context.may_plan() {
+    if !context.is_active_leader() {
         return Ok(Action::await_change());
     }
     let started = Instant::now();
@@ -62,25 +62,25 @@ async fn round(context: &Arc<Context>, set: &SidecarSet) -> Result<Action, Error
     let Ok(course) = course(set, (&target.hash, &target.template), &known, now()) else {
         return Ok(Action::await_change());
     };
-    context.index().configure(course.rollout.clone(), now());
-    apply::settle(context, &name).await?;
-    let mut plan = context.index().plan(&name, &course.remembered, now(), BATCH);
+    context.state().index.configure(course.rollout.clone(), now());
+    apply::confirm(context, &name).await?;
+    let mut plan = context.state().index.plan(&name, &course.remembered, now(), BATCH);
     let mut next = None;
     if !plan.patches.is_empty() {
         next = Some(send(context, set, std::mem::take(&mut plan.patches)).await?);
         // What the requests did is in the index already: report that, and not the state that was planned from.
-        plan = context.index().plan(&name, &course.remembered, now(), 0);
+        plan = context.state().index.plan(&name, &course.remembered, now(), 0);
     }
     let Plan { mut summary, wake_at, pulls, .. } = plan;
-    summary.eviction_news = lock(&context.eviction_news).get(&name).cloned().unwrap_or_default();
-    context.prepull.want(&name, pulls);
+    summary.eviction_news = context.state().set_mut(&name).evictions.upgrades.clone();
+    super::prepull::want(context, &name, pulls);
     let (mut status, overdue_at) = status::status(set, &course, &summary, &injection, now());
     status.collision_count = (target.collisions > 0).then_some(target.collisions);
     let kept = [&status.stable_revision, &status.injection_revision, &injection.pinned];
     let lent = context.cache.canary_revisions(&name);
     let in_use = in_use(context, &name, &target, kept.into_iter().flatten().chain(&lent));
     let report_again = report(context, set, status).await?;
-    let tell_again = failures::tell(context, set, &target.hash);
+    let tell_again = failure_events::publish(context, set, &target.hash);
     revisions::truncate(context, set, &context.cache.revisions(&name), &in_use).await?;
     let wake = wake_at
         .into_iter()
@@ -109,15 +109,13 @@ fn injection_state(context: &Context, set: &SidecarSet, valid: bool) -> Injectio
     let name = set.name_any();
     let compiled = context.cache.compiled_set(&name);
     let pinned = compiled.as_ref().and_then(|compiled| compiled.pinned());
-    let (ready, reason, message) = match (pinned, context.cache.spec_version(&name)) {
+    let (ready, reason, message) = match pinned {
         _ if !valid => (false, reason::INVALID_SPEC, "the spec is invalid: no pod is injected"),
         _ if set.spec.injection_strategy.paused => {
             (false, reason::INJECTION_PAUSED, "injectionStrategy.paused is true")
         }
-        (Some(Err(problem)), _) => (false, reason::REVISION_NOT_FOUND, problem),
-        (_, Some(version)) if *context.registered.borrow() >= version => {
-            (true, reason::REGISTERED, "new pods get the sidecars")
-        }
+        Some(Err(problem)) => (false, reason::REVISION_NOT_FOUND, problem),
+        _ if context.cache.is_registered(&name) => (true, reason::REGISTERED, "new pods get the sidecars"),
         _ => (false, reason::NOT_REGISTERED, "the webhook configuration does not contain this generation yet"),
     };
     InjectionState {
@@ -137,6 +135,5 @@ fn in_use<'a>(
     target: &Target,
     kept: impl Iterator<Item = &'a String>,
 ) -> BTreeSet<String> {
-    let index = context.index();
-    index.revisions_in_use(set).into_iter().chain([target.hash.clone()]).chain(kept.cloned()).collect()
+    context.state().index.revisions_in_use(set).into_iter().chain([target.hash.clone()]).chain(kept.cloned()).collect()
 }

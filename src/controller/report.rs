@@ -7,9 +7,8 @@ use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::context::{Context, lock, patch_params};
+use super::context::{Context, patch_params};
 use super::error::Error;
-use super::sets_api;
 use crate::api::reasons::{self, reason};
 use crate::api::{SidecarSet, SidecarSetStatus};
 use crate::runtime::events::Note;
@@ -18,7 +17,7 @@ use crate::runtime::events::Note;
 const COUNTERS_EVERY: Duration = Duration::from_secs(1);
 
 /// Reasons whose event is a warning.
-const BAD_NEWS: [&str; 6] = [
+const WARNING_REASONS: [&str; 6] = [
     reason::FAILURE_BUDGET_EXCEEDED,
     reason::INVALID_SPEC,
     reason::PODS_FAILED,
@@ -42,15 +41,15 @@ pub(super) async fn report(
     if old == status {
         return Ok(None);
     }
-    let news = news(&old, &status);
+    let event = status_change_event(&old, &status);
     let same_conditions = conditions(&old).eq(conditions(&status));
     if same_conditions && old.observed_generation == status.observed_generation {
-        let last = lock(&context.reported).get(&name).copied();
+        let last = context.state().set_mut(&name).status_written;
         if let Some(wait) = last.and_then(|last| COUNTERS_EVERY.checked_sub(last.elapsed())) {
             return Ok(Some(wait));
         }
     }
-    let api = sets_api(context);
+    let api = context.sets_api();
     let patch = changes(&old, &status);
     let (params, patch) = (patch_params(), Patch::Merge(&patch));
     let call = api.patch_status(&name, &params, &patch);
@@ -59,9 +58,9 @@ pub(super) async fn report(
         Err(error) if error.is_not_found() => return Ok(None),
         answer => answer?,
     };
-    lock(&context.reported).insert(name, Instant::now());
+    context.state().set_mut(&name).status_written = Some(Instant::now());
     context.cache.apply_answer(written);
-    if let Some(note) = news {
+    if let Some(note) = event {
         tracing::info!(set = %set.name_any(), reason = %note.reason, message = %note.message, "rollout");
         context.events.publish(Note { about: set.object_ref(&()), ..note });
     }
@@ -80,8 +79,8 @@ fn changes(old: &SidecarSetStatus, new: &SidecarSetStatus) -> Value {
     json!({"status": new})
 }
 
-/// The news that people want to hear: a new reason of Ready.
-fn news(old: &SidecarSetStatus, new: &SidecarSetStatus) -> Option<Note> {
+/// What people want to hear of: a new reason of Ready.
+fn status_change_event(old: &SidecarSetStatus, new: &SidecarSetStatus) -> Option<Note> {
     let ready = |status: &SidecarSetStatus| status.conditions.iter().find(|c| c.type_ == reasons::READY).cloned();
     let (before, after) = (ready(old), ready(new)?);
     if before.is_some_and(|before| before.status == after.status && before.reason == after.reason) {
@@ -90,7 +89,7 @@ fn news(old: &SidecarSetStatus, new: &SidecarSetStatus) -> Option<Note> {
     Some(Note {
         about: k8s_openapi::api::core::v1::ObjectReference::default(),
         related: None,
-        warning: BAD_NEWS.contains(&after.reason.as_str()),
+        warning: WARNING_REASONS.contains(&after.reason.as_str()),
         reason: after.reason,
         action: "Rollout",
         message: after.message,

@@ -74,7 +74,7 @@ async fn create(
     let object = ControllerRevision {
         metadata: ObjectMeta {
             name: Some(name.clone()),
-            namespace: Some(context.namespace.clone()),
+            namespace: Some(context.settings.namespace.clone()),
             labels: Some(labels),
             owner_references: Some(set.controller_owner_ref(&()).into_iter().collect()),
             ..ObjectMeta::default()
@@ -155,7 +155,7 @@ fn deleted<T>(answer: Result<T, Error>) -> Result<(), Error> {
 }
 
 fn api(context: &Context) -> Api<ControllerRevision> {
-    Api::namespaced(context.clients.call.clone(), &context.namespace)
+    Api::namespaced(context.clients.call.clone(), &context.settings.namespace)
 }
 
 fn is_already_exists(error: &kube::Error) -> bool {

@@ -13,7 +13,6 @@ use serde_json::{Value, json};
 
 use super::context::{Context, patch_params};
 use super::error::Error;
-use super::sets_api;
 use crate::api::keys;
 use crate::core::inject;
 use crate::core::pod::PodView;
@@ -29,10 +28,10 @@ pub(super) async fn run(context: Arc<Context>) {
     loop {
         every.tick().await;
         // Before the first complete list every set would look deleted.
-        if !context.may_plan() || !context.cache.is_complete() {
+        if !context.is_active_leader() || !context.cache.is_complete() {
             continue;
         }
-        let sets = context.index().marked_sets();
+        let sets = context.state().index.marked_sets();
         for set in sets.into_iter().filter(|set| context.cache.set(set).is_none()) {
             if let Err(error) = sweep(&context, &set).await {
                 tracing::warn!(%set, %error, "marks of a deleted set are left for the next sweep");
@@ -43,19 +42,16 @@ pub(super) async fn run(context: Arc<Context>) {
 
 async fn sweep(context: &Arc<Context>, set: &str) -> Result<(), Error> {
     let pods: Vec<Arc<PodView>> =
-        context.index().pods().filter(|pod| pod.marks.contains_key(set)).take(BATCH).cloned().collect();
-    let live = sets_api(context).get_opt(set).await.map_err(|source| Error::Api {
-        action: "get",
-        object: format!("SidecarSet {set}"),
-        source: Box::new(source),
-    })?;
+        context.state().index.pods().filter(|pod| pod.marks.contains_key(set)).take(BATCH).cloned().collect();
+    let live = context.sets_api().get_opt(set).await;
+    let live = live.map_err(Error::api("get", format!("SidecarSet {set}")))?;
     if live.is_some() {
         return Ok(());
     }
     tracing::info!(set, pods = pods.len(), "removing the marks of a deleted set");
     let patches = pods.into_iter().map(|pod| async move { unmark(context, set, &pod).await });
     let results: Vec<Result<(), Error>> =
-        futures::stream::iter(patches).buffer_unordered(context.write_concurrency).collect().await;
+        futures::stream::iter(patches).buffer_unordered(context.settings.write_concurrency).collect().await;
     results.into_iter().collect()
 }
 

@@ -2,20 +2,19 @@
 //!
 //! The watch sees injected pods only, so this is a listing: of metadata, in pages, for all sets at once.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{ApiResource, DynamicObject, ListParams, PartialObjectMeta};
 use kube::{Api, Resource, ResourceExt};
 use serde_json::Value;
-use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
-use super::WARM_UP;
-use super::context::{Context, lock};
+use super::context::{Context, NOT_LEADER};
 use super::error::Error;
+use super::list::Pages;
 use crate::api::reasons::reason;
 use crate::api::v1beta1::ExistingPods;
 use crate::api::{SidecarSet, keys};
@@ -47,56 +46,20 @@ const EXPLAINED: usize = 30;
 /// States of the gauge `sidecarset_pods` that come from here.
 pub(super) const POD_STATES: [&str; 2] = ["uninjected", "uninjected_older"];
 
-/// What was last found, by set.
-#[derive(Debug, Default)]
-pub(super) struct Uninjected {
-    sets: Mutex<HashMap<String, Known>>,
-    look: Notify,
-}
-
-#[derive(Debug, Default)]
-struct Known {
-    found: Arc<Found>,
-    /// Where evictions stand, in words.
-    evictions: String,
-}
-
-impl Uninjected {
-    /// What was last found for a set; `None` before the first look, or if nobody wants to know.
-    pub(super) fn found(&self, set: &str) -> Option<Arc<Found>> {
-        lock(&self.sets).get(set).map(|known| Arc::clone(&known.found))
-    }
-
-    /// Notes where evictions stand; true if that is new.
-    pub(super) fn note_evictions(&self, set: &str, evictions: String) -> bool {
-        let mut sets = lock(&self.sets);
-        let Some(known) = sets.get_mut(set) else { return false };
-        std::mem::replace(&mut known.evictions, evictions.clone()) != evictions
-    }
-
-    /// Asks for a listing soon.
-    pub(super) fn look_soon(&self) {
-        self.look.notify_one();
-    }
-
-    /// An injected pod of these sets is new or has changed: it may replace one that was found without sidecars.
-    pub(super) fn expect_fewer<'a>(&self, names: impl IntoIterator<Item = &'a String>) {
-        let sets = lock(&self.sets);
-        if names.into_iter().any(|name| sets.get(name).is_some_and(|known| known.found.pods > 0)) {
-            self.look_soon();
-        }
-    }
-
-    pub(super) fn forget(&self, set: &str) {
-        lock(&self.sets).remove(set);
+/// An injected pod of these sets is new or has changed: it may replace one that was found without sidecars.
+pub(super) fn expect_fewer(context: &Context, sets: &[String]) {
+    let state = context.state();
+    let has_some = |name: &String| state.set(name)?.uninjected.as_ref().map(|found| found.pods > 0);
+    if sets.iter().any(|name| has_some(name) == Some(true)) {
+        context.shared.look.notify_one();
     }
 }
 
 pub(super) async fn run(context: Arc<Context>) {
-    let mut registered = context.registered.clone();
+    let mut registered = context.cache.registered();
     loop {
-        if !context.may_plan() || !context.cache.is_complete() {
-            sleep(WARM_UP).await;
+        if !context.is_active_leader() || !context.cache.is_complete() {
+            sleep(NOT_LEADER).await;
             continue;
         }
         let started = Instant::now();
@@ -110,7 +73,7 @@ pub(super) async fn run(context: Arc<Context>) {
         tokio::select! {
             () = sleep(EVERY.saturating_sub(pause)) => {}
             // The pod that is replaced goes a moment after the new one is ready.
-            () = context.uninjected.look.notified() => sleep(FOLLOW).await,
+            () = context.shared.look.notified() => sleep(FOLLOW).await,
             Ok(()) = registered.changed() => sleep(FOLLOW).await,
         }
     }
@@ -120,7 +83,7 @@ async fn look(context: &Context) -> Result<(), Error> {
     let sets = context.cache.compiled();
     let names = context.cache.names();
     let specs: Vec<Arc<SidecarSet>> = names.iter().filter_map(|name| context.cache.set(name)).collect();
-    let mut finder = Finder::new(&sets, specs.iter().map(AsRef::as_ref), &context.excluded);
+    let mut finder = Finder::new(&sets, specs.iter().map(AsRef::as_ref), &context.settings.excluded);
     if !finder.is_idle() {
         list(context, &mut finder).await?;
     }
@@ -130,27 +93,23 @@ async fn look(context: &Context) -> Result<(), Error> {
     Ok(())
 }
 
-/// One listing, page by page. Without a resourceVersion: with "0" the apiserver ignores the limit and sends all at once.
 async fn list(context: &Context, finder: &mut Finder<'_>) -> Result<(), Error> {
     let api: Api<Pod> = Api::all(context.clients.watch.clone());
-    let opted_in = format!("{}!=false", keys::INJECT);
-    let mut params =
-        ListParams::default().labels(&opted_in).fields("status.phase!=Succeeded,status.phase!=Failed").limit(PAGE);
-    loop {
-        let page = api.list_metadata(&params).await.map_err(|source| Error::Api {
-            action: "list",
-            object: "pods".to_owned(),
-            source: Box::new(source),
-        })?;
-        for PartialObjectMeta { metadata, .. } in &page.items {
+    let params = ListParams::default()
+        .labels(&format!("{}!=false", keys::INJECT))
+        .fields("status.phase!=Succeeded,status.phase!=Failed");
+    let mut pages = Pages::new(params, PAGE);
+    while let Some(page) =
+        pages.next(async |params| api.list_metadata(params).await).await.map_err(Error::api("list", "pods"))?
+    {
+        for PartialObjectMeta { metadata, .. } in page {
             // A namespace that is not known yet is known at the next look.
-            if let Some(labels) = context.namespaces.get(metadata.namespace.as_deref().unwrap_or_default()) {
-                finder.look(metadata, &labels);
+            if let Some(labels) = context.cache.namespaces.get(metadata.namespace.as_deref().unwrap_or_default()) {
+                finder.look(&metadata, &labels);
             }
         }
-        let Some(token) = page.metadata.continue_.filter(|token| !token.is_empty()) else { return Ok(()) };
-        params = params.continue_token(&token);
     }
+    Ok(())
 }
 
 /// Says of a few pods why they would come without the sidecars again.
@@ -171,10 +130,10 @@ async fn explain(context: &Context, sets: &CompiledSets, found: &mut BTreeMap<St
 /// Why a pod like this one would come without the sidecars of the set again; `None` if it would have them.
 pub(super) fn why(context: &Context, sets: &CompiledSets, set: &str, pod: &Value) -> Option<String> {
     let namespace = pod["metadata"]["namespace"].as_str().unwrap_or_default();
-    let Some(namespace_labels) = context.namespaces.get(namespace) else {
+    let Some(namespace_labels) = context.cache.namespaces.get(namespace) else {
         return Some(format!("namespace {namespace} is not known yet"));
     };
-    let request = Request { pod, namespace, namespace_labels: &namespace_labels, excluded: &context.excluded };
+    let request = Request { pod, namespace, namespace_labels: &namespace_labels, excluded: &context.settings.excluded };
     obstacle(&inject_anew(sets, &request), set)
 }
 
@@ -182,36 +141,28 @@ pub(super) fn why(context: &Context, sets: &CompiledSets, set: &str, pod: &Value
 pub(super) async fn raw_pod(context: &Context, key: &PodKey) -> Result<Option<Value>, Error> {
     let resource = ApiResource::erase::<Pod>(&());
     let api: Api<DynamicObject> = Api::namespaced_with(context.clients.call.clone(), &key.namespace, &resource);
-    let error = |source| Error::Api { action: "get", object: format!("pod {key}"), source: Box::new(source) };
-    let pod = api.get_opt(&key.name).await.map_err(error)?;
+    let pod = api.get_opt(&key.name).await.map_err(Error::api("get", format!("pod {key}")))?;
     Ok(pod.and_then(|pod| serde_json::to_value(pod).ok()))
 }
 
-/// Keeps what was found, and tells those who wait for it.
+/// Keeps what was found, and has the sets reconciled for which it is new.
 fn publish(context: &Context, found: BTreeMap<String, Found>) {
-    let mut news = Vec::new();
-    {
-        let mut sets = lock(&context.uninjected.sets);
-        let gone: Vec<String> = sets.keys().filter(|set| !found.contains_key(*set)).cloned().collect();
-        for set in gone {
-            sets.remove(&set);
-            context.metrics.forget_pods(&set, &POD_STATES);
-            news.push(set);
+    let mut changed = context.state().forget_uninjected(|set| !found.contains_key(set));
+    for set in &changed {
+        context.metrics.forget_pods(set, &POD_STATES);
+    }
+    for (set, found) in found {
+        for (state, count) in POD_STATES.into_iter().zip([found.pods, found.older]) {
+            context.metrics.set_pods(&set, state, i64::try_from(count).unwrap_or(i64::MAX));
         }
-        for (set, found) in found {
-            for (state, count) in POD_STATES.into_iter().zip([found.pods, found.older]) {
-                context.metrics.set_pods(&set, state, i64::try_from(count).unwrap_or(i64::MAX));
-            }
-            let before = sets.get(&set).map(|known| known.found.pods);
-            tell(context, &set, before, &found);
-            let known = sets.entry(set.clone()).or_default();
-            if before.is_none() || *known.found != found {
-                known.found = Arc::new(found);
-                news.push(set);
-            }
+        let found = Arc::new(found);
+        let before = context.state().set_mut(&set).uninjected.replace(Arc::clone(&found));
+        tell(context, &set, before.as_ref().map(|before| before.pods), &found);
+        if before.as_ref() != Some(&found) {
+            changed.push(set);
         }
     }
-    context.dirty.mark(news);
+    context.enqueue(changed);
 }
 
 /// An event when there are uninjected pods and were none. Before this replica's first look the status says how many.
@@ -237,8 +188,10 @@ pub(super) fn noted(context: &Context, set: &SidecarSet, injection: InjectionSta
     if !wants(set) {
         return injection;
     }
-    let sets = lock(&context.uninjected.sets);
-    let Some(Known { found, evictions }) = sets.get(&set.name_any()) else {
+    let state = context.state();
+    let Some((found, evictions)) =
+        state.set(&set.name_any()).and_then(|set| Some((set.uninjected.as_ref()?, &set.evictions)))
+    else {
         // Not looked yet: the last number stands.
         let uninjected = set.status.as_ref().and_then(|status| status.uninjected_pods);
         return InjectionState { uninjected, ..injection };
@@ -249,7 +202,7 @@ pub(super) fn noted(context: &Context, set: &SidecarSet, injection: InjectionSta
         }
         _ => "",
     };
-    let parts = [found.summary().as_str(), evictions, advice].map(str::to_owned);
+    let parts = [found.summary().as_str(), &evictions.uninjected, advice].map(str::to_owned);
     let uninjected_message = parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ");
     InjectionState { uninjected: Some(i32::try_from(found.pods).unwrap_or(i32::MAX)), uninjected_message, ..injection }
 }

@@ -8,7 +8,6 @@ use futures::{Stream, StreamExt, TryStreamExt};
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::api::core::v1::{Namespace, Node};
 use kube::api::PartialObjectMeta;
-use kube::core::DeserializeGuard;
 use kube::runtime::reflector::{self, Store};
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch};
@@ -17,55 +16,11 @@ use serde::de::DeserializeOwned;
 use tokio::task::JoinSet;
 
 use super::context::{Context, now};
-use super::lost::{self, vanished};
-use crate::api::{SidecarSet, keys};
+use super::watch_gaps::{self, vanished};
+use super::watched_set::WatchedSet;
+use crate::api::keys;
 use crate::core::pod::{PodKey, PodView, SlimPod, restarts_native_sidecars};
 use crate::runtime::health::{Gate, Readiness};
-
-/// A set as watched: one that cannot be decoded must not break the watch of the others.
-#[derive(Clone, Debug)]
-pub(super) struct WatchedSet(pub(super) DeserializeGuard<SidecarSet>);
-
-impl WatchedSet {
-    pub(super) fn name(&self) -> String {
-        self.0.name_any()
-    }
-}
-
-impl<'de> serde::Deserialize<'de> for WatchedSet {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        DeserializeGuard::deserialize(deserializer).map(Self)
-    }
-}
-
-impl Resource for WatchedSet {
-    type DynamicType = ();
-    type Scope = kube::core::ClusterResourceScope;
-
-    fn kind((): &()) -> std::borrow::Cow<'_, str> {
-        SidecarSet::kind(&())
-    }
-
-    fn group((): &()) -> std::borrow::Cow<'_, str> {
-        SidecarSet::group(&())
-    }
-
-    fn version((): &()) -> std::borrow::Cow<'_, str> {
-        SidecarSet::version(&())
-    }
-
-    fn plural((): &()) -> std::borrow::Cow<'_, str> {
-        SidecarSet::plural(&())
-    }
-
-    fn meta(&self) -> &kube::core::ObjectMeta {
-        self.0.meta()
-    }
-
-    fn meta_mut(&mut self) -> &mut kube::core::ObjectMeta {
-        self.0.meta_mut()
-    }
-}
 
 /// Keys that a relist names: what is not among them when it ends has vanished without an event.
 struct Relist<K>(Option<HashSet<K>>);
@@ -135,7 +90,7 @@ fn on_set(context: &Context, relist: &mut Relist<String>, gate: &Gate, event: &E
         Event::InitApply(set) | Event::Apply(set) => {
             relist.note(set.name());
             match &set.0.0 {
-                Ok(set) => context.dirty.mark(context.cache.apply_set(set.clone())),
+                Ok(set) => context.enqueue(context.cache.apply_set(set.clone())),
                 Err(error) => tracing::error!(set = %set.name(), %error, "the set cannot be read and is left alone"),
             }
         }
@@ -143,12 +98,12 @@ fn on_set(context: &Context, relist: &mut Relist<String>, gate: &Gate, event: &E
             for name in context.cache.sets_listed(&relist.finish()) {
                 forget(context, &name);
             }
-            context.mark_warm("sidecarsets");
+            context.shared.mark_synced("sidecarsets");
             gate.open();
         }
         Event::Delete(set) => {
             if let Ok(set) = &set.0.0 {
-                context.dirty.mark(context.cache.remove_set(set));
+                context.enqueue(context.cache.remove_set(set));
             }
             forget(context, &set.name());
         }
@@ -156,8 +111,7 @@ fn on_set(context: &Context, relist: &mut Relist<String>, gate: &Gate, event: &E
 }
 
 fn forget(context: &Context, set: &str) {
-    context.index().forget(set);
-    context.forget(set);
+    context.state().forget(set);
     context.metrics.forget_pods(set, &super::report::POD_STATES);
     context.metrics.forget_pods(set, &super::uninjected::POD_STATES);
 }
@@ -168,7 +122,7 @@ pub(super) fn spawn(tasks: &mut JoinSet<()>, context: &Arc<Context>, gates: &Gat
     let everything = watcher::Config::default();
     let injected = everything.clone().labels(&format!("{}=true", keys::INJECTED));
     let gate = gates.revisions.clone();
-    let api = Api::<ControllerRevision>::namespaced(client(), &context.namespace);
+    let api = Api::<ControllerRevision>::namespaced(client(), &context.settings.namespace);
     let ours = everything.clone().labels(keys::SET);
     let (cx, mut relist) = (Arc::clone(context), Relist::new());
     follow(tasks, api, ours, move |event| on_revision(&cx, &mut relist, &gate, event));
@@ -220,13 +174,13 @@ fn on_revision(context: &Context, relist: &mut Relist<String>, gate: &Gate, even
         }
         Event::InitDone => {
             context.cache.revisions_listed(&relist.finish());
-            context.mark_warm("controllerrevisions");
+            context.shared.mark_synced("controllerrevisions");
             gate.open();
             None
         }
         Event::Delete(revision) => context.cache.remove_revision(&revision),
     };
-    context.dirty.mark(set);
+    context.enqueue(set);
 }
 
 fn on_namespace(
@@ -237,9 +191,9 @@ fn on_namespace(
     event: Event<PartialObjectMeta<Namespace>>,
 ) {
     let set = |name: &str, labels: Option<std::collections::BTreeMap<String, String>>| {
-        context.namespaces.set(name, labels.clone());
-        let sets = context.index().set_namespace(name, labels);
-        context.dirty.mark(sets);
+        context.cache.namespaces.set(name, labels.clone());
+        let sets = context.state().index.set_namespace(name, labels);
+        context.enqueue(sets);
     };
     match event {
         Event::Init => relist.start(),
@@ -253,7 +207,7 @@ fn on_namespace(
             let listed = relist.finish();
             known.iter().filter(|name| !listed.contains(*name)).for_each(|name| set(name, None));
             *known = listed;
-            context.mark_warm("namespaces");
+            context.shared.mark_synced("namespaces");
             gate.open();
         }
         Event::Delete(namespace) => {
@@ -287,14 +241,14 @@ struct SlimNodeInfo {
 fn on_node(context: &Context, event: Event<SlimNode>) {
     let sets = match event {
         Event::Init => return,
-        Event::InitDone => return context.mark_warm("nodes"),
+        Event::InitDone => return context.shared.mark_synced("nodes"),
         Event::InitApply(node) | Event::Apply(node) => {
             let able = restarts_native_sidecars(&node.status.node_info.kubelet_version);
-            context.index().set_node(&node.name_any(), able)
+            context.state().index.set_node(&node.name_any(), able)
         }
-        Event::Delete(node) => context.index().set_node(&node.name_any(), None),
+        Event::Delete(node) => context.state().index.set_node(&node.name_any(), None),
     };
-    context.dirty.mark(sets);
+    context.enqueue(sets);
 }
 
 fn on_pod(context: &Arc<Context>, relist: &mut Relist<PodKey>, gate: &Gate, event: Event<SlimPod>) {
@@ -303,18 +257,18 @@ fn on_pod(context: &Arc<Context>, relist: &mut Relist<PodKey>, gate: &Gate, even
         Event::InitApply(pod) | Event::Apply(pod) => {
             let view = PodView::new(pod);
             relist.note(view.key.clone());
-            let sets = context.index().apply(view, now());
-            context.uninjected.expect_fewer(&sets);
-            context.dirty.mark(sets);
+            let sets = context.state().index.apply(view, now());
+            super::uninjected::expect_fewer(context, &sets);
+            context.enqueue(sets);
         }
         Event::InitDone => {
             let listed = relist.finish();
-            let gone: Vec<_> = context.index().pods().filter(|pod| !listed.contains(&pod.key)).cloned().collect();
+            let gone: Vec<_> = context.state().index.pods().filter(|pod| !listed.contains(&pod.key)).cloned().collect();
             for pod in gone {
                 vanished(context, &pod.key, &pod.uid, false);
             }
-            lost::search(context);
-            context.mark_warm("pods");
+            watch_gaps::search(context);
+            context.shared.mark_synced("pods");
             gate.open();
         }
         Event::Delete(pod) => {

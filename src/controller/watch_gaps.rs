@@ -24,7 +24,7 @@ pub(super) async fn unlabelled(context: &Context) -> Result<Vec<PodView>, kube::
         let selector = format!("{},{}!=true", keys::revision_label(&set), keys::INJECTED);
         api.list(&ListParams::default().labels(&selector)).await
     });
-    let lists = futures::stream::iter(lists).buffer_unordered(context.write_concurrency);
+    let lists = futures::stream::iter(lists).buffer_unordered(context.settings.write_concurrency);
     let pods: Vec<_> = lists.try_collect().await?;
     Ok(pods.into_iter().flatten().map(PodView::new).collect())
 }
@@ -34,7 +34,7 @@ pub(super) fn search(context: &Arc<Context>) {
     let context = Arc::clone(context);
     tokio::spawn(async move {
         // A new leader searches by itself.
-        while context.may_plan() {
+        while context.is_active_leader() {
             match unlabelled(&context).await {
                 Ok(pods) => return pods.iter().for_each(|pod| vanished(&context, &pod.key, &pod.uid, false)),
                 Err(error) => tracing::warn!(%error, "cannot tell whether pods have lost their label"),
@@ -48,8 +48,8 @@ pub(super) fn search(context: &Arc<Context>) {
 /// certain that it is gone.
 pub(super) fn vanished(context: &Arc<Context>, key: &PodKey, uid: &str, certain: bool) {
     if certain {
-        let sets = context.index().remove(key, uid, now());
-        context.dirty.mark(sets);
+        let sets = context.state().index.remove(key, uid, now());
+        context.enqueue(sets);
         return;
     }
     let (context, key, uid) = (Arc::clone(context), key.clone(), uid.to_owned());
@@ -76,14 +76,14 @@ async fn settled(context: &Context, found: Option<SlimPod>, key: &PodKey, uid: &
     let found = found.map(PodView::new);
     match (lost(found.as_ref(), uid), found) {
         (Lost::Labelled, Some(pod)) => {
-            let sets = context.index().apply_answer(pod, now());
-            context.dirty.mark(sets);
+            let sets = context.state().index.apply_answer(pod, now());
+            context.enqueue(sets);
             true
         }
         (Lost::Unlabelled, Some(_)) => label_again(context, about, key, uid).await,
         _ => {
-            let sets = context.index().remove(key, uid, now());
-            context.dirty.mark(sets);
+            let sets = context.state().index.remove(key, uid, now());
+            context.enqueue(sets);
             true
         }
     }

@@ -8,7 +8,8 @@ use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use kube::Resource;
 use tokio::time::Instant;
 
-use super::context::{Context, lock};
+use super::context::Context;
+use super::state::{FailureEvents, SetState};
 use crate::api::reasons::reason;
 use crate::api::{SidecarSet, keys};
 use crate::core::pod::PodView;
@@ -19,25 +20,17 @@ use crate::runtime::events::Note;
 const AT_A_TIME: usize = 20;
 const EVERY: Duration = Duration::from_secs(10);
 
-/// What has been told about a set while this replica leads.
-#[derive(Debug, Default)]
-pub(super) struct Told {
-    /// The revision, and the annotation that asked for the last retry: each try is told of.
-    attempt: (String, Option<String>),
-    /// UIDs of the pods. One that fails again was told of.
-    pods: HashSet<String>,
-    last: Option<Instant>,
-}
+/// Pods that are remembered, but for those that have failed now.
+const MAX_KEPT: usize = 10_000;
 
 /// Tells what has not been told yet. `Some`: not everything, call again after this time.
-pub(super) fn tell(context: &Context, set: &SidecarSet, revision: &str) -> Option<Duration> {
+pub(super) fn publish(context: &Context, set: &SidecarSet, revision: &str) -> Option<Duration> {
     let name = set.metadata.name.as_deref().unwrap_or_default();
-    let index = context.index();
-    let mut told = lock(&context.told);
-    let told = told.entry(name.to_owned()).or_default();
+    let mut state = context.state();
+    let (index, SetState { failure_events: told, .. }) = state.split(name);
     let attempt = (revision.to_owned(), annotation(set, keys::RETRY).map(str::to_owned));
     if told.attempt != attempt {
-        *told = Told { attempt, pods: HashSet::new(), last: told.last };
+        *told = FailureEvents { attempt, pods: HashSet::new(), last: told.last };
     }
     let news = index.failed(name).filter(|(pod, _)| !told.pods.contains(&pod.uid)).count();
     if news == 0 {
@@ -47,6 +40,13 @@ pub(super) fn tell(context: &Context, set: &SidecarSet, revision: &str) -> Optio
         return Some(wait);
     }
     told.last = Some(Instant::now());
+    if told.pods.len() > MAX_KEPT {
+        told.pods = index
+            .failed(name)
+            .filter(|(pod, _)| told.pods.contains(&pod.uid))
+            .map(|(pod, _)| pod.uid.clone())
+            .collect();
+    }
     let untold: Vec<_> = index.failed(name).filter(|(pod, _)| !told.pods.contains(&pod.uid)).take(AT_A_TIME).collect();
     for (pod, why) in untold {
         told.pods.insert(pod.uid.clone());

@@ -1,0 +1,222 @@
+//! What the controller keeps between events: one [`State`] behind one lock, which is never held across an await.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use crate::core::pod::PodKey;
+use crate::core::replace::uninjected::Found;
+use crate::core::rollout::plan::prepull::Pull;
+use crate::core::rollout::state::cluster::Index;
+
+/// What a plan is made from.
+const CACHES: [&str; 5] = ["sidecarsets", "controllerrevisions", "namespaces", "nodes", "pods"];
+
+/// How often the log says which lists are waited for.
+const REMIND: Duration = Duration::from_secs(30);
+
+/// All pods, and what is kept about each set.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) index: Index,
+    sets: BTreeMap<String, SetState>,
+}
+
+/// What is kept about one set.
+#[derive(Debug, Default)]
+pub(super) struct SetState {
+    /// Pods whose last patch has an unknown outcome.
+    pub(super) unconfirmed: HashSet<PodKey>,
+    /// When the status was last written.
+    pub(super) status_written: Option<Instant>,
+    /// Failed pods that have their Event.
+    pub(super) failure_events: FailureEvents,
+    /// Pods without sidecars; `None` before the first look, or if nobody wants to know.
+    pub(super) uninjected: Option<Arc<Found>>,
+    /// Where evictions stand, in words.
+    pub(super) evictions: EvictionMessages,
+    /// What the last plan waits for.
+    pub(super) pulls: Vec<Pull>,
+}
+
+/// Failed pods that have their Event.
+#[derive(Debug, Default)]
+pub(super) struct FailureEvents {
+    /// The revision, and the annotation that asked for the last retry: each try is told of.
+    pub(super) attempt: (String, Option<String>),
+    /// UIDs of the pods. One that fails again was told of.
+    pub(super) pods: HashSet<String>,
+    pub(super) last: Option<Instant>,
+}
+
+/// Where evictions stand, by cause.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct EvictionMessages {
+    pub(super) uninjected: String,
+    pub(super) upgrades: String,
+}
+
+impl State {
+    pub(super) fn set(&self, name: &str) -> Option<&SetState> {
+        self.sets.get(name)
+    }
+
+    pub(super) fn set_mut(&mut self, name: &str) -> &mut SetState {
+        self.sets.entry(name.to_owned()).or_default()
+    }
+
+    pub(super) fn split(&mut self, name: &str) -> (&mut Index, &mut SetState) {
+        (&mut self.index, self.sets.entry(name.to_owned()).or_default())
+    }
+
+    pub(super) fn sets(&self) -> impl Iterator<Item = (&String, &SetState)> {
+        self.sets.iter()
+    }
+
+    /// What was kept while this replica led before is not true any more.
+    pub(super) fn begin_term(&mut self) {
+        self.index.forget_pulls();
+        for (name, set) in &mut self.sets {
+            self.index.set_evictions(name, &[]);
+            set.pulls.clear();
+        }
+    }
+
+    /// Nobody wants to know of the uninjected pods of these sets any more. Returns those for which some were known.
+    pub(super) fn forget_uninjected(&mut self, gone: impl Fn(&str) -> bool) -> Vec<String> {
+        let known = self.sets.iter_mut().filter(|(name, set)| set.uninjected.is_some() && gone(name));
+        let forget = |(name, set): (&String, &mut SetState)| {
+            (set.uninjected, set.evictions.uninjected) = (None, String::new());
+            name.clone()
+        };
+        known.map(forget).collect()
+    }
+
+    /// A set is gone.
+    pub(super) fn forget(&mut self, name: &str) {
+        self.index.forget(name);
+        self.sets.remove(name);
+    }
+}
+
+/// The state, and what wakes those who wait for a change of it.
+#[derive(Debug)]
+pub(super) struct SharedState {
+    state: Mutex<State>,
+    /// Sets to reconcile.
+    pub(super) queue: WorkQueue,
+    /// Pods without sidecars are to be looked for soon.
+    pub(super) look: Notify,
+    /// Other pulls are wanted.
+    pub(super) pulls: Notify,
+    /// Caches whose first list is not complete.
+    unsynced: watch::Sender<BTreeSet<&'static str>>,
+}
+
+impl SharedState {
+    pub(super) fn new(index: Index) -> Self {
+        Self {
+            state: Mutex::new(State { index, sets: BTreeMap::new() }),
+            queue: WorkQueue::default(),
+            look: Notify::new(),
+            pulls: Notify::new(),
+            unsynced: watch::Sender::new(CACHES.into()),
+        }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    /// The first list of a cache is complete.
+    pub(super) fn mark_synced(&self, cache: &'static str) {
+        self.unsynced.send_if_modified(|unsynced| unsynced.remove(cache));
+    }
+
+    /// Waits until every cache has been listed once, and says for which it waits.
+    pub(super) async fn synced(&self) {
+        let mut unsynced = self.unsynced.subscribe();
+        while tokio::time::timeout(REMIND, unsynced.wait_for(BTreeSet::is_empty)).await.is_err() {
+            let missing = unsynced.borrow().clone();
+            tracing::warn!(
+                ?missing,
+                "nothing is upgraded before these are listed: are they allowed in the ClusterRole?"
+            );
+        }
+    }
+}
+
+/// Names of sets to reconcile; adding one twice is adding it once.
+#[derive(Debug, Default)]
+pub(super) struct WorkQueue {
+    sets: Mutex<BTreeSet<String>>,
+    notify: Notify,
+}
+
+impl WorkQueue {
+    pub(super) fn add(&self, names: impl IntoIterator<Item = String>) {
+        let mut sets = lock(&self.sets);
+        let before = sets.len();
+        sets.extend(names);
+        if sets.len() > before {
+            self.notify.notify_one();
+        }
+    }
+
+    /// Waits for sets and takes them. What is added within `collect` comes together: a thousand pod events are one
+    /// reconcile.
+    pub(super) async fn take(&self, collect: Duration) -> BTreeSet<String> {
+        loop {
+            self.notify.notified().await;
+            tokio::time::sleep(collect).await;
+            let sets = std::mem::take(&mut *lock(&self.sets));
+            if !sets.is_empty() {
+                return sets;
+            }
+        }
+    }
+}
+
+/// Data behind these locks is whole after any panic, so poisoning is no reason to stop.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::core::rollout::budget::steps::Remembered;
+    use crate::core::rollout::testing::{SET, TestPod, at, rollout};
+
+    #[test]
+    fn an_eviction_of_a_former_term_holds_no_slot() {
+        let mut state = State::default();
+        state.index.apply(TestPod::new("web").view(), at(0));
+        state.index.configure(rollout("v2", json!({"maxUnavailable": 1})), at(0));
+        let eviction = serde_json::from_value(json!({
+            "namespace": "default", "pod": "gone", "podUid": "uid-gone", "podCreated": at(-1000).to_string(),
+            "ownerApiVersion": "apps/v1", "ownerKind": "ReplicaSet", "ownerName": "web", "ownerUid": "uid-owner",
+            "cause": "NoSidecars", "revision": "r", "at": at(0).to_string(),
+        }))
+        .unwrap();
+        state.index.set_evictions(SET, &[eviction]);
+        state.set_mut(SET);
+        let patches = |state: &mut State| state.index.plan(SET, &Remembered::default(), at(1), 10).patches.len();
+        assert_eq!(patches(&mut state), 0);
+        state.begin_term();
+        assert_eq!(patches(&mut state), 1);
+    }
+
+    #[test]
+    fn nothing_is_kept_of_a_set_that_is_gone() {
+        let mut state = State::default();
+        state.set_mut(SET).evictions.upgrades = "waits".to_owned();
+        state.forget(SET);
+        assert_eq!(state.sets().count(), 0);
+    }
+}
