@@ -13,7 +13,7 @@ use super::context::{Context, WRITE_TIMEOUT, now, patch_params};
 use super::error::Error;
 use crate::core::pod::{PodKey, PodView, SlimPod};
 use crate::core::rollout::request::answer::{Answer, answer};
-use crate::core::rollout::request::patch::{PLAN_HOLDS, PodPatch};
+use crate::core::rollout::request::{PLAN_HOLDS, PodPatch};
 
 /// What became of one request; also its metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

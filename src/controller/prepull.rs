@@ -17,9 +17,9 @@ use super::error::Error;
 use crate::api::keys;
 use crate::api::reasons::reason;
 use crate::core::pod::PodKey;
-use crate::core::rollout::plan::prepull::{Outcome, Pull};
 use crate::core::rollout::plan::pullers::{PullerPod, Pullers, Step, puller, refusal};
 use crate::core::rollout::request::answer::is_refusal;
+use crate::core::rollout::state::pulls::{Outcome, Pull};
 use crate::runtime::events::Note;
 
 /// How often pullers are looked at while there are any.

@@ -16,8 +16,8 @@ use super::watched_set::WatchedSet;
 use super::{apply, failure_events};
 use crate::api::reasons::reason;
 use crate::api::{SidecarSet, canary_base};
-use crate::core::rollout::plan::Plan;
-use crate::core::rollout::request::patch::PodPatch;
+use crate::core::rollout::plan::{Plan, begin_batch};
+use crate::core::rollout::request::PodPatch;
 use crate::core::rollout::target::direction::{course, still_wanted};
 use crate::core::status::{self, InjectionState};
 
@@ -64,12 +64,12 @@ async fn round(context: &Arc<Context>, set: &SidecarSet) -> Result<Action, Error
     };
     context.state().index.configure(course.rollout.clone(), now());
     apply::confirm(context, &name).await?;
-    let mut plan = context.state().index.plan(&name, &course.remembered, now(), BATCH);
+    let mut plan = begin_batch(&mut context.state().index, &name, &course.remembered, now(), BATCH);
     let mut next = None;
     if !plan.patches.is_empty() {
         next = Some(send(context, set, std::mem::take(&mut plan.patches)).await?);
         // What the requests did is in the index already: report that, and not the state that was planned from.
-        plan = context.state().index.plan(&name, &course.remembered, now(), 0);
+        plan = begin_batch(&mut context.state().index, &name, &course.remembered, now(), 0);
     }
     let Plan { mut summary, wake_at, pulls, .. } = plan;
     summary.eviction_news = context.state().set_mut(&name).evictions.upgrades.clone();

@@ -9,8 +9,8 @@ use tokio::time::Instant;
 
 use crate::core::pod::PodKey;
 use crate::core::replace::uninjected::Found;
-use crate::core::rollout::plan::prepull::Pull;
 use crate::core::rollout::state::cluster::Index;
+use crate::core::rollout::state::pulls::Pull;
 
 /// What a plan is made from.
 const CACHES: [&str; 5] = ["sidecarsets", "controllerrevisions", "namespaces", "nodes", "pods"];
@@ -190,7 +190,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::core::rollout::budget::steps::Remembered;
+    use crate::core::rollout::plan::begin_batch;
+    use crate::core::rollout::target::direction::Remembered;
     use crate::core::rollout::testing::{SET, TestPod, at, rollout};
 
     #[test]
@@ -206,7 +207,8 @@ mod tests {
         .unwrap();
         state.index.set_evictions(SET, &[eviction]);
         state.set_mut(SET);
-        let patches = |state: &mut State| state.index.plan(SET, &Remembered::default(), at(1), 10).patches.len();
+        let patches =
+            |state: &mut State| begin_batch(&mut state.index, SET, &Remembered::default(), at(1), 10).patches.len();
         assert_eq!(patches(&mut state), 0);
         state.begin_term();
         assert_eq!(patches(&mut state), 1);

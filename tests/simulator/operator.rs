@@ -8,8 +8,9 @@ use serde_json::json;
 use sidecarset::api::{SidecarSet, keys};
 use sidecarset::core::pod::{PodKey, PodView};
 use sidecarset::core::revision::Template;
+use sidecarset::core::rollout::plan::begin_batch;
+use sidecarset::core::rollout::request::PodPatch;
 use sidecarset::core::rollout::request::answer::{Lost, lost};
-use sidecarset::core::rollout::request::patch::PodPatch;
 use sidecarset::core::rollout::state::cluster::Index;
 use sidecarset::core::rollout::target::direction::Course;
 
@@ -296,8 +297,8 @@ impl Operator {
             }
             fresh.configure(course.rollout.clone(), world.time());
             self.index.configure(course.rollout, world.time());
-            let recount = fresh.plan(name, &course.remembered, world.time(), 0).summary;
-            let running = self.index.plan(name, &course.remembered, world.time(), 0).summary;
+            let recount = begin_batch(&mut fresh, name, &course.remembered, world.time(), 0).summary;
+            let running = begin_batch(&mut self.index, name, &course.remembered, world.time(), 0).summary;
             if recount != running {
                 let known = |pod: &&Pod| self.index.get(&pod.view.key).as_ref() != Some(&pod.view);
                 let differ: Vec<_> = world.pods.values().filter(known).map(|pod| &pod.view).collect();

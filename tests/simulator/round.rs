@@ -8,11 +8,11 @@ use serde_json::json;
 use sidecarset::api::{SidecarSet, SidecarSetStatus};
 use sidecarset::core::pod::PodView;
 use sidecarset::core::revision::Template;
-use sidecarset::core::rollout::plan::Summary;
-use sidecarset::core::rollout::request::patch::PLAN_HOLDS;
-use sidecarset::core::rollout::target::Mode;
-use sidecarset::core::rollout::target::direction::course;
-use sidecarset::core::rollout::target::direction::{Course, still_wanted};
+use sidecarset::core::rollout::plan::begin_batch;
+use sidecarset::core::rollout::plan::summary::Summary;
+use sidecarset::core::rollout::request::PLAN_HOLDS;
+use sidecarset::core::rollout::target::Direction;
+use sidecarset::core::rollout::target::direction::{Course, course, still_wanted};
 use sidecarset::core::status::{self, InjectionState};
 
 use super::operator::{KnownCourse, Operator, Round, Target, version};
@@ -63,7 +63,7 @@ impl Operator {
             return true;
         }
         let next = if round.patched == 0 && self.is_current(name, &round.set) { NO_PROGRESS } else { 0 };
-        let plan = self.index.plan(name, &round.course.remembered, world.time(), 0);
+        let plan = begin_batch(&mut self.index, name, &round.course.remembered, world.time(), 0);
         self.report(world, name, round, &plan.summary, plan.wake_at, Some(next));
         true
     }
@@ -102,7 +102,7 @@ impl Operator {
             self.fail(world, name);
             return true;
         }
-        let plan = self.index.plan(name, &course.remembered, world.time(), BATCH);
+        let plan = begin_batch(&mut self.index, name, &course.remembered, world.time(), BATCH);
         let caught_up = world.watch.is_empty() && world.set_watch.is_empty() && self.vanishing.is_empty();
         let (matched, strategy) = (self.matched(name), &course.rollout.strategy);
         let max = share(&json!(strategy.max_unavailable), matched).max(1);
@@ -116,7 +116,7 @@ impl Operator {
             generation: set.metadata.generation.unwrap(),
             steps: strategy.steps.iter().map(|step| json!(step)).collect(),
             approved: course.remembered.approved,
-            going_back: course.rollout.mode == Mode::Back,
+            going_back: course.rollout.direction == Direction::Back,
         };
         let queue: VecDeque<_> = plan.patches.into_iter().map(|patch| (patch, promise.clone())).collect();
         let round =

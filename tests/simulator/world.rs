@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use sidecarset::api::{SidecarSet, SidecarSetStatus, keys};
 use sidecarset::core::pod::{PodKey, PodView, SlimPod};
 use sidecarset::core::revision::{History, Revision, Template};
-use sidecarset::core::rollout::request::patch::PodPatch;
+use sidecarset::core::rollout::request::PodPatch;
 
 use super::kubelet::{Kubelet, Pulls};
 use super::truth::Ledger;

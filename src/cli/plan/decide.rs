@@ -21,11 +21,13 @@ use crate::core::pod::{Owner, PodKey, PodView, SlimPod};
 use crate::core::replace::uninjected::inject_anew;
 use crate::core::replace::{Sibling, exempt};
 use crate::core::revision::{History, Template, collisions};
-use crate::core::rollout::assess::{Obstacle, ObstacleKind, State, resize};
-use crate::core::rollout::plan::Summary;
+use crate::core::rollout::assess::resize;
+use crate::core::rollout::assess::state::{Obstacle, ObstacleKind, State};
+use crate::core::rollout::plan::begin_batch;
+use crate::core::rollout::plan::summary::Summary;
 use crate::core::rollout::request::patch::pod_patch;
 use crate::core::rollout::state::cluster::Index;
-use crate::core::rollout::target::Mode;
+use crate::core::rollout::target::Direction;
 use crate::core::rollout::target::direction::{Course, course};
 use crate::core::status::{Outlook, outlook};
 
@@ -203,13 +205,13 @@ impl Planner {
         let (movable, evictable) = (self.movable(), self.evictable());
         self.index.configure(self.course.rollout.clone(), self.now);
         self.index.set_evictions(&self.name, &self.course.remembered.evictions);
-        let first = self.index.plan(&self.name, &self.course.remembered, self.now, usize::MAX);
+        let first = begin_batch(&mut self.index, &self.name, &self.course.remembered, self.now, usize::MAX);
         let hold = self.hold();
         let evicted_first = match hold {
             Some(_) => Vec::new(),
             None => self.index.evict_first(&self.name, &self.evicted, self.now),
         };
-        let given_up = self.course.is_stopped(&first.summary);
+        let given_up = first.summary.is_halted(&self.course.rollout);
         let carried = self.index.pods().map(|pod| {
             let (action, why) = self.fate_of_carrier(pod, &movable, &evictable, given_up);
             Row { action, why, pod: pod.key.clone() }
@@ -257,7 +259,8 @@ impl Planner {
         let mut after = pod.clone();
         for resizes in [false, true] {
             let view = PodView::new(SlimPod::deserialize(&after).ok()?);
-            let request = pod_patch(&view, &self.course.rollout, self.now)?;
+            let assessed = self.index.judge(&self.name, &view, self.now)?;
+            let request = pod_patch(&view, &self.course.rollout, &assessed, self.now)?;
             let patch = match &request.metadata {
                 Some(change) => change.complete(&request.patch, &after["metadata"], &self.compiled)?,
                 None => request.patch,
@@ -288,7 +291,7 @@ impl Planner {
         unlimited.strategy.max_unavailable_per_workload = None;
         unlimited.strategy.steps = Vec::new();
         self.index.configure(unlimited, self.now);
-        let plan = self.index.plan(&self.name, &self.course.remembered, self.now, usize::MAX);
+        let plan = begin_batch(&mut self.index, &self.name, &self.course.remembered, self.now, usize::MAX);
         plan.patches.into_iter().map(|patch| patch.key).collect()
     }
 
@@ -355,7 +358,7 @@ impl Planner {
         } else {
             "updateStrategy.partition keeps it on the old revision".to_owned()
         };
-        let back = self.course.rollout.mode == Mode::Back;
+        let back = self.course.rollout.direction == Direction::Back;
         let at = if back { "back on the stable revision" } else { "at this revision" };
         let at_rest = |more: &str| (Action::Nothing, format!("{at}{more}"));
         let nothing = |why: &str| (Action::Nothing, why.to_owned());

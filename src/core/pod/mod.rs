@@ -2,6 +2,7 @@
 
 mod marks;
 pub(crate) mod readiness;
+pub(crate) mod workload;
 
 use std::collections::BTreeMap;
 

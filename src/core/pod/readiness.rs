@@ -1,4 +1,4 @@
-//! Pods that were ready a moment ago.
+//! Whether a pod is ready, and pods that were a moment ago.
 //!
 //! Observed on kubelets 1.36: one that is restarted says of all its running containers that they are not ready, until the
 //! first answer to their probes. Such pods must not pass for pods that are not ready anyway, whose upgrade costs nothing.
@@ -10,14 +10,46 @@ use crate::core::pod::{ContainerStatus, ContainerView, PodView};
 use crate::core::revision::List;
 
 /// Three times the default `periodSeconds` of a probe.
-const HICCUP: SignedDuration = SignedDuration::from_secs(30);
+const MOMENT: SignedDuration = SignedDuration::from_secs(30);
 
 /// A container that ended so long before its pod became unready may be the reason.
 const AROUND: SignedDuration = SignedDuration::from_secs(5);
 
-/// Until when a pod that is not ready counts as one that is: it became unready while all its containers ran on.
-pub(crate) fn ends(pod: &PodView, now: Timestamp) -> Option<Timestamp> {
-    let lost_at = pod.ready_changed.filter(|_| !pod.ready)?;
+/// See the module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Readiness {
+    /// Its condition says so.
+    Ready,
+    /// It became unready while all its containers ran on, and counts as ready until then.
+    JustLost(Timestamp),
+    /// Neither.
+    NotReady,
+}
+
+impl Readiness {
+    pub(crate) fn of(pod: &PodView, now: Timestamp) -> Self {
+        if pod.ready {
+            return Self::Ready;
+        }
+        just_lost(pod, now).map_or(Self::NotReady, Self::JustLost)
+    }
+
+    /// To make it unavailable costs what a ready pod costs.
+    pub(crate) fn counts_as_ready(self) -> bool {
+        self != Self::NotReady
+    }
+
+    /// When it stops counting as ready by itself.
+    pub(crate) fn ends(self) -> Option<Timestamp> {
+        match self {
+            Self::JustLost(until) => Some(until),
+            Self::Ready | Self::NotReady => None,
+        }
+    }
+}
+
+fn just_lost(pod: &PodView, now: Timestamp) -> Option<Timestamp> {
+    let lost_at = pod.ready_changed?;
     let with_status = || pod.containers.iter().filter_map(|container| Some((container, container.status.as_ref()?)));
     let runs_on = with_status().any(|(_, status)| status.running_since.is_some_and(|since| since < lost_at));
     let ended_then = |ended: Timestamp| after(ended, AROUND) >= lost_at;
@@ -28,5 +60,5 @@ pub(crate) fn ends(pod: &PodView, now: Timestamp) -> Option<Timestamp> {
     };
     let ran_on = runs_on && !with_status().any(has_changed);
     // The node's clock may be ahead, but not by more than that.
-    Some(after(lost_at, HICCUP)).filter(|end| ran_on && now < *end && lost_at <= after(now, HICCUP))
+    Some(after(lost_at, MOMENT)).filter(|end| ran_on && now < *end && lost_at <= after(now, MOMENT))
 }

@@ -4,6 +4,7 @@
 
 pub mod assess;
 pub mod budget;
+pub(crate) mod inflight;
 pub mod order;
 pub mod plan;
 pub mod request;

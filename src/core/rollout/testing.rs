@@ -8,9 +8,8 @@ use serde_json::{Value, json};
 use crate::api::SidecarSet;
 use crate::core::pod::{PodView, SlimPod};
 use crate::core::revision::Template;
-use crate::core::rollout::budget::steps::Remembered;
 use crate::core::rollout::target::Rollout;
-use crate::core::rollout::target::direction::Course;
+use crate::core::rollout::target::direction::{Course, Remembered};
 
 pub(crate) const SET: &str = "logs";
 

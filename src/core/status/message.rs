@@ -3,8 +3,8 @@
 use crate::api::keys;
 use crate::core::replace::words;
 use crate::core::rollout::budget::steps::Wait;
-use crate::core::rollout::plan::Summary;
-use crate::core::rollout::target::Mode;
+use crate::core::rollout::plan::summary::Summary;
+use crate::core::rollout::target::Direction;
 use crate::core::rollout::target::direction::Course;
 
 /// Nodes named in a message; the rest is counted.
@@ -12,7 +12,7 @@ const NAMED_NODES: usize = 3;
 
 pub(super) fn progress(course: &Course, summary: &Summary) -> String {
     let (rollout, counts) = (&course.rollout, &summary.counts);
-    if rollout.mode == Mode::Back {
+    if rollout.direction == Direction::Back {
         return format!(
             "revision {} is given up: {} of {} pods are back on {}, {} available",
             course.update_revision, counts.updated, counts.matched, rollout.revision, counts.updated_ready

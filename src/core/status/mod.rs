@@ -16,9 +16,9 @@ use super::revision;
 use crate::api::reasons::{self, reason};
 use crate::api::{SidecarSet, SidecarSetStatus, keys};
 use crate::core::base::time::whole_seconds;
-use crate::core::rollout::assess::ObstacleKind;
-use crate::core::rollout::plan::Summary;
-use crate::core::rollout::target::Mode;
+use crate::core::rollout::assess::state::ObstacleKind;
+use crate::core::rollout::plan::summary::Summary;
+use crate::core::rollout::target::Direction;
 use crate::core::rollout::target::direction::{Course, annotation};
 use crate::core::status::new_pods::{injection_revision, is_held};
 
@@ -70,7 +70,7 @@ pub fn status(
     } else {
         verdict
     };
-    let is_stable = rollout.mode == Mode::Forward && fully_rolled_out(course, summary);
+    let is_stable = rollout.direction == Direction::Forward && fully_rolled_out(course, summary);
     let aborted_revision = aborted(&old, course, summary);
     let stable_revision = if is_stable { Some(rollout.revision.clone()) } else { old.stable_revision.clone() };
     let given = injection_revision(
@@ -82,7 +82,7 @@ pub fn status(
         injection.pinned.as_deref(),
     );
     let because = course.aborted_because.clone().unwrap_or_else(|| message::failed(summary));
-    let back = rollout.mode == Mode::Back;
+    let back = rollout.direction == Direction::Back;
     let steps = !rollout.strategy.steps.is_empty();
     let status = SidecarSetStatus {
         matched_pods: number(counts.matched),
@@ -111,7 +111,7 @@ pub fn status(
 
 /// A revision that is given up stays so, even if its pods recover: until the template changes, or a retry is asked for.
 fn aborted(old: &SidecarSetStatus, course: &Course, summary: &Summary) -> Option<String> {
-    let latched = course.rollout.mode != Mode::Forward && old.aborted_revision.is_some();
+    let latched = course.rollout.direction != Direction::Forward && old.aborted_revision.is_some();
     (latched || summary.exceeded).then(|| course.update_revision.clone())
 }
 
@@ -127,10 +127,10 @@ fn last_progress(
     let before = old.conditions.iter().find(|c| c.type_ == reasons::READY).map_or("", |c| c.reason.as_str());
     let waited = verdict::is_wait(before) && !verdict.waits();
     let same_revision = old.update_revision.as_deref() == Some(&course.update_revision);
-    let more = match course.rollout.mode {
-        Mode::Back => number(counts.matched - counts.updated) < old.updated_pods,
+    let more = match course.rollout.direction {
+        Direction::Back => number(counts.matched - counts.updated) < old.updated_pods,
         // Pods that were not ready before need not be so after.
-        Mode::Forward | Mode::Stopped => {
+        Direction::Forward | Direction::Halted => {
             number(counts.updated_ready) > old.updated_ready_pods || number(counts.updated) > old.updated_pods
         }
     };

@@ -3,8 +3,8 @@
 
 use crate::api::SidecarSet;
 use crate::api::v1beta1::{NewPods, RevisionPolicy};
-use crate::core::rollout::assess::ObstacleKind;
-use crate::core::rollout::plan::Summary;
+use crate::core::rollout::assess::state::ObstacleKind;
+use crate::core::rollout::plan::summary::Summary;
 use crate::core::rollout::target::direction::Course;
 
 /// The hash for `status.injectionRevision`. `pinned`: hash of the revision that `injectionStrategy.revision` names;
@@ -63,7 +63,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::core::rollout::assess::Obstacle;
+    use crate::core::rollout::assess::state::Obstacle;
     use crate::core::rollout::testing;
 
     struct State {

@@ -2,8 +2,8 @@
 
 use super::{message, verdict};
 use crate::core::base::percent::scaled;
-use crate::core::rollout::plan::Summary;
-use crate::core::rollout::target::Mode;
+use crate::core::rollout::plan::summary::Summary;
+use crate::core::rollout::target::Direction;
 use crate::core::rollout::target::direction::Course;
 
 /// Steps that are named ahead; the rest is counted.
@@ -22,7 +22,7 @@ pub struct Outlook {
 
 /// See [`Outlook`]. `summary` is that of a plan of this course.
 pub fn outlook(course: &Course, summary: &Summary) -> Outlook {
-    let stopped = course.is_stopped(summary);
+    let stopped = summary.is_halted(&course.rollout);
     Outlook {
         given_up: given_up(course, summary),
         steps: if stopped { String::new() } else { steps(course, summary) },
@@ -32,10 +32,10 @@ pub fn outlook(course: &Course, summary: &Summary) -> Outlook {
 
 fn given_up(course: &Course, summary: &Summary) -> String {
     let rollout = &course.rollout;
-    let instead = match rollout.mode {
-        Mode::Back => format!(", and pods go back to {}", rollout.revision),
-        Mode::Forward if !summary.exceeded => return String::new(),
-        Mode::Forward | Mode::Stopped => String::new(),
+    let instead = match rollout.direction {
+        Direction::Back => format!(", and pods go back to {}", rollout.revision),
+        Direction::Forward if !summary.exceeded => return String::new(),
+        Direction::Forward | Direction::Halted => String::new(),
     };
     format!("revision {} is given up{instead}: {}", course.update_revision, message::given_up(course, summary))
 }

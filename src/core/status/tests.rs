@@ -1,9 +1,9 @@
 use serde_json::json;
 
 use super::*;
-use crate::core::rollout::assess::Obstacle;
+use crate::core::rollout::assess::state::Obstacle;
+use crate::core::rollout::budget::counts::Counts;
 use crate::core::rollout::budget::steps::{Gate, Wait};
-use crate::core::rollout::state::set::Counts;
 use crate::core::rollout::testing;
 
 const BUDGET: usize = 2;

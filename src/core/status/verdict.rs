@@ -23,8 +23,8 @@
 use super::message;
 use crate::api::reasons::reason;
 use crate::core::rollout::budget::steps::Wait;
-use crate::core::rollout::plan::Summary;
-use crate::core::rollout::target::Mode;
+use crate::core::rollout::plan::summary::Summary;
+use crate::core::rollout::target::Direction;
 use crate::core::rollout::target::direction::Course;
 use crate::core::status::new_pods::changes_template;
 
@@ -78,9 +78,9 @@ pub fn verdict(course: &Course, summary: &Summary) -> Verdict {
         let text = "running pods are left alone: updateStrategy.type is NotUpdate";
         return Verdict::fine(reason::NOT_UPDATE, format!("{line}; {text}"));
     }
-    if course.is_stopped(summary) {
+    if summary.is_halted(&course.rollout) {
         let text = message::given_up(course, summary);
-        if let Some(stable) = course.way_back.as_ref().filter(|_| rollout.mode == Mode::Forward) {
+        if let Some(stable) = course.way_back.as_ref().filter(|_| rollout.direction == Direction::Forward) {
             return Verdict::moving(reason::ROLLING_BACK, format!("{line}; going back to {stable}, {text}"));
         }
         return Verdict::stalled(reason::FAILURE_BUDGET_EXCEEDED, format!("{line}; {text}"));
@@ -89,7 +89,7 @@ pub fn verdict(course: &Course, summary: &Summary) -> Verdict {
         let text = "paused: set updateStrategy.paused to false to go on";
         return Verdict::moving(reason::PAUSED, format!("{line}; {text}"));
     }
-    if rollout.mode == Mode::Back {
+    if rollout.direction == Direction::Back {
         return back(course, summary, unfinished);
     }
     let behind = counts.outdated + summary.evictable > 0 || (rollout.is_rolling() && changes_template(summary));

@@ -8,22 +8,13 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use crate::core::base::time::{after, seconds};
 use crate::core::pod::{ContainerStatus, ContainerView, PodView, Replaced, Update};
 use crate::core::rollout::assess::evidence::{Evidence, RESTART, STALE_STATUS, TERMINATED};
+use crate::core::rollout::assess::progress::{Progress, deadline, has_seen};
 use crate::core::rollout::assess::{evidence, resize};
-use crate::core::rollout::target::{Mode, Rollout, Strategy};
+use crate::core::rollout::target::strategy::Strategy;
+use crate::core::rollout::target::{Direction, Rollout};
 
 /// A 1.35 kubelet lets a container with a startupProbe inherit readiness until the first probe: period + this.
 const STARTUP_MARGIN_SECONDS: i32 = 2;
-
-/// See the module.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Progress {
-    /// Neither done nor failed; look again at this time even if nothing is heard of the pod.
-    Undecided(Option<Timestamp>),
-    /// Every replaced container is a new one that has stayed ready.
-    Done,
-    /// Not done in time, or there is evidence that it will not be. The text names container and reason.
-    Failed(String),
-}
 
 /// Judges the update that the pod's annotation records.
 pub fn progress(pod: &PodView, update: &Update, rollout: &Rollout, now: Timestamp) -> Progress {
@@ -35,14 +26,14 @@ pub fn progress(pod: &PodView, update: &Update, rollout: &Rollout, now: Timestam
             Some(container) => container_progress(pod, container, replaced, update, rollout, now),
             None => Progress::Failed(format!("{name}: the pod has no such container")),
         };
-        result = worse(result, step);
+        result = result.and(step);
     }
-    result = resize::progress(pod, update, strategy, now).into_iter().fold(result, worse);
+    result = resize::progress(pod, update, strategy, now).into_iter().fold(result, Progress::and);
     match result {
         Progress::Failed(reason) => Progress::Failed(reason),
         _ if let Some(reason) = crashed_beside(pod, update, strategy) => Progress::Failed(reason),
         Progress::Done if !has_seen(pod, update.generation) => {
-            by_deadline("the kubelet has not seen it by podUpdateTimeoutSeconds".to_owned(), deadline, now)
+            Progress::by(deadline, "the kubelet has not seen it by podUpdateTimeoutSeconds".to_owned(), now)
         }
         other => other,
     }
@@ -92,20 +83,6 @@ pub(crate) fn proved_at(
     has_seen(pod, update.generation).then(|| after(since, hold(container, strategy)))
 }
 
-/// When an update that is not available has failed.
-pub fn deadline(update: &Update, strategy: &Strategy) -> Timestamp {
-    after(update.at, seconds(strategy.timeout_seconds))
-}
-
-fn worse(a: Progress, b: Progress) -> Progress {
-    match (a, b) {
-        (Progress::Failed(text), _) | (_, Progress::Failed(text)) => Progress::Failed(text),
-        (Progress::Undecided(a), Progress::Undecided(b)) => Progress::Undecided(a.into_iter().chain(b).min()),
-        (Progress::Undecided(at), _) | (_, Progress::Undecided(at)) => Progress::Undecided(at),
-        (Progress::Done, Progress::Done) => Progress::Done,
-    }
-}
-
 fn container_progress(
     pod: &PodView,
     container: &ContainerView,
@@ -119,7 +96,7 @@ fn container_progress(
         return Progress::Undecided(None);
     }
     let deadline = deadline(update, &rollout.strategy);
-    let Some(status) = &container.status else { return by_deadline(not_ready(container), deadline, now) };
+    let Some(status) = &container.status else { return Progress::by(deadline, not_ready(container), now) };
     // Back on the image that it had. The kubelet may have killed it for the other one, and says so when it has pulled that.
     let is_back = status.id == replaced.id && replaced.image == container.image;
     if is_back && now < deadline && !has_seen(pod, pod.generation) {
@@ -144,7 +121,7 @@ fn container_progress(
             Some(evidence) => {
                 let ended = status.ended_at.filter(|_| status.waiting.is_none());
                 let counts_at = ended.map_or(deadline, |ended| after(ended, RESTART));
-                by_deadline(format!("{}: {}", container.name, evidence.reason), counts_at, now)
+                Progress::by(counts_at, format!("{}: {}", container.name, evidence.reason), now)
             }
             None => Progress::Done,
         };
@@ -152,11 +129,11 @@ fn container_progress(
     match evidence {
         Some(Evidence { reason, patience }) => {
             // Of a revision that is given up, a failure does not become doubtful again because its words have changed.
-            let patience = if rollout.mode == Mode::Stopped { STALE_STATUS } else { patience };
+            let patience = if rollout.direction == Direction::Halted { STALE_STATUS } else { patience };
             let counts_at = after(update.at, patience).min(deadline);
-            by_deadline(format!("{}: {reason}", container.name), counts_at, now)
+            Progress::by(counts_at, format!("{}: {reason}", container.name), now)
         }
-        None => by_deadline(not_ready(container), deadline, now),
+        None => Progress::by(deadline, not_ready(container), now),
     }
 }
 
@@ -218,14 +195,4 @@ fn hold(container: &ContainerView, strategy: &Strategy) -> SignedDuration {
 
 fn not_ready(container: &ContainerView) -> String {
     format!("{}: not ready by podUpdateTimeoutSeconds", container.name)
-}
-
-/// Nothing is decided before the deadline; after it, it has failed.
-fn by_deadline(failure: String, deadline: Timestamp, now: Timestamp) -> Progress {
-    if now < deadline { Progress::Undecided(Some(deadline)) } else { Progress::Failed(failure) }
-}
-
-/// The kubelet has seen this generation of the pod, as far as it says. Later ones are other people's changes.
-pub(crate) fn has_seen(pod: &PodView, generation: i64) -> bool {
-    pod.observed_generation.is_none_or(|observed| observed >= generation)
 }

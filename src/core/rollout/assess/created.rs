@@ -6,7 +6,8 @@ use k8s_openapi::jiff::Timestamp;
 use crate::core::base::time::{after, seconds};
 use crate::core::pod::{PodView, Update};
 use crate::core::revision::Sidecar;
-use crate::core::rollout::assess::{State, evidence};
+use crate::core::rollout::assess::evidence;
+use crate::core::rollout::assess::state::State;
 use crate::core::rollout::target::Rollout;
 
 /// The state of such a pod at the target, and when time alone may change it. `None` for a pod that was updated, and for

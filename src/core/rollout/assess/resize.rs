@@ -1,4 +1,4 @@
-//! Resources of sidecars in running pods: which have to change, the request that does it, and how far it has come.
+//! Resources of sidecars in running pods: which have to change, and how far that has come.
 //!
 //! Kubernetes changes resources through the pod's subresource `resize` (KEP-1287, on by default since 1.33), and
 //! nothing else with them. So an upgrade that changes resources takes two requests. The first carries images, metadata
@@ -6,50 +6,25 @@
 //! before. Whoever dies between the two leaves a pod that says what is missing. Resources that somebody else sets, such
 //! as a vertical autoscaler, are not what the record says, and are left alone.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use k8s_openapi::jiff::Timestamp;
-use serde_json::{Value, json};
 
-use crate::api::keys;
 use crate::api::quantity::Resource;
-use crate::core::base::pointer::{pointer, test};
 use crate::core::base::resources::{Resize, ResizeTrouble, Resources};
 use crate::core::base::time::after;
 use crate::core::pod::{ContainerView, Mark, PodView, Update};
-use crate::core::revision::{List, Template};
-use crate::core::rollout::assess::attempt::{Progress, deadline, has_seen};
+use crate::core::revision::List;
 use crate::core::rollout::assess::evidence::STALE_STATUS;
-use crate::core::rollout::assess::{Obstacle, ObstacleKind};
-use crate::core::rollout::request::patch::{PodPatch, readiness_test};
-use crate::core::rollout::target::{Rollout, Strategy};
-
-/// The resources that containers of a pod get from a template, by name: those that can be resized.
-pub(crate) fn wanted(template: &Template) -> BTreeMap<String, Resources> {
-    if template.field("resources")["mode"] == "SharedWithPod" {
-        return BTreeMap::new();
-    }
-    entries(template).flat_map(|(name, entry)| name.into_iter().map(move |n| (n, Resources::of_entry(entry)))).collect()
-}
-
-/// Names of the containers in a pod whose resources two templates name differently.
-pub(crate) fn changed(from: &Template, to: &Template) -> BTreeSet<String> {
-    let (from, to) = (wanted(from), wanted(to));
-    to.into_iter().filter(|(name, wanted)| from.get(name) != Some(wanted)).map(|(name, _)| name).collect()
-}
-
-/// Long-running sidecars of a template, each with the names of its containers in a pod. Those whose resources come from
-/// the application's are left out.
-fn entries(template: &Template) -> impl Iterator<Item = (Vec<String>, &Value)> {
-    let sidecars = template.sidecars().zip(List::ALL.into_iter().flat_map(|list| template.entries(list.field())));
-    let fit = sidecars.filter(|(sidecar, entry)| sidecar.long_running && entry["resourcesPolicy"].is_null());
-    fit.map(|(sidecar, entry)| (sidecar.container_names(), entry))
-}
+use crate::core::rollout::assess::progress::{Progress, deadline, has_seen};
+use crate::core::rollout::assess::state::{Obstacle, ObstacleKind};
+use crate::core::rollout::target::Rollout;
+use crate::core::rollout::target::strategy::Strategy;
 
 /// A container, what it is to have, and whether it will be restarted for that.
-struct Pending<'a> {
-    container: &'a ContainerView,
-    resize: Resize,
+pub(crate) struct Pending<'a> {
+    pub(crate) container: &'a ContainerView,
+    pub(crate) resize: Resize,
 }
 
 impl Pending<'_> {
@@ -60,7 +35,7 @@ impl Pending<'_> {
 }
 
 /// The containers that still have to be resized to reach the target.
-fn pending<'a>(pod: &'a PodView, mark: &Mark, rollout: &Rollout) -> Vec<Pending<'a>> {
+pub(crate) fn pending<'a>(pod: &'a PodView, mark: &Mark, rollout: &Rollout) -> Vec<Pending<'a>> {
     let open = mark.update.iter().flat_map(|update| &update.resizes);
     let unsent = open.filter(|(name, resize)| pod.container(name).is_some_and(|c| current(c) == resize.from));
     let differing = rollout.beside.get(&mark.revision).into_iter().flat_map(|beside| &beside.resized);
@@ -74,7 +49,7 @@ fn pending<'a>(pod: &'a PodView, mark: &Mark, rollout: &Rollout) -> Vec<Pending<
     names.into_iter().filter_map(of).collect()
 }
 
-fn current(container: &ContainerView) -> Resources {
+pub(crate) fn current(container: &ContainerView) -> Resources {
     container.resources.as_deref().cloned().unwrap_or_default()
 }
 
@@ -132,60 +107,6 @@ pub fn describe(pod: &PodView, rollout: &Rollout) -> Vec<String> {
     pending.into_iter().map(text).collect()
 }
 
-/// What an update records: what it is to resize, and what an earlier one has asked for and is not in effect yet.
-pub(crate) fn record(pod: &PodView, mark: &Mark, rollout: &Rollout) -> BTreeMap<String, Resize> {
-    let earlier = mark.update.iter().flat_map(|update| &update.resizes);
-    let on_the_way = earlier.filter(|(name, resize)| {
-        let container = pod.container(name);
-        container.is_some_and(|container| current(container) == resize.to && has_resources(container) == Some(false))
-    });
-    let new = pending(pod, mark, rollout).into_iter().map(|pending| (pending.container.name.clone(), pending.resize));
-    on_the_way.map(|(name, resize)| (name.clone(), resize.clone())).chain(new).collect()
-}
-
-/// The request that resizes, if it is the next one: everything else is done, and the record says what is to come.
-pub(crate) fn request(pod: &PodView, mark: &Mark, rollout: &Rollout, now: Timestamp) -> Option<PodPatch> {
-    let update = mark.update.as_ref().filter(|update| update.revision == rollout.revision)?;
-    let recorded = |pending: &Pending<'_>| update.resizes.get(&pending.container.name) == Some(&pending.resize);
-    let pending = pending(pod, mark, rollout);
-    // A pod that has become ready needs a slot, and one that is late its time: then the record is written anew.
-    let stands = (update.was_ready || !pod.ready) && now < deadline(update, &rollout.strategy);
-    if !stands || mark.revision != rollout.revision || pending.is_empty() || !pending.iter().all(recorded) {
-        return None;
-    }
-    let label = pointer(&["metadata", "labels", &keys::revision_label(&rollout.set)]);
-    let mut operations = vec![test("/metadata/uid", &pod.uid), test(&label, &mark.revision)];
-    operations.extend(readiness_test(pod));
-    for Pending { container, resize } in &pending {
-        let path = format!("/spec/{}/{}", container.list.field(), container.index);
-        operations.push(test(&format!("{path}/name"), &container.name));
-        operations.extend(edits(&format!("{path}/resources"), resize, container));
-    }
-    let patch = serde_json::from_value(Value::Array(operations)).ok()?;
-    Some(PodPatch { key: pod.key.clone(), uid: pod.uid.clone(), patch, resizes: true, metadata: None })
-}
-
-/// All amounts of a container in one request: requests and limits of a Guaranteed pod move together.
-fn edits(path: &str, Resize { from, to }: &Resize, container: &ContainerView) -> Vec<Value> {
-    let mut operations = Vec::new();
-    if container.resources.is_none() {
-        operations.push(json!({"op": "add", "path": path, "value": {}}));
-    }
-    for list in ["limits", "requests"] {
-        let of = |resources: &Resources| resources.named().filter(|named| named.0 == list).collect::<Vec<_>>();
-        let (before, after) = (of(from), of(to));
-        if before.is_empty() && !after.is_empty() {
-            operations.push(json!({"op": "add", "path": format!("{path}/{list}"), "value": {}}));
-        }
-        let changed = after.into_iter().filter(|named| !before.contains(named));
-        operations.extend(changed.map(|(_, resource, amount)| {
-            let path = format!("{path}/{list}/{}", resource.name());
-            json!({"op": "add", "path": path, "value": amount.canonical(resource)})
-        }));
-    }
-    operations
-}
-
 /// How far the recorded resizes have come. Resources that are neither the old nor the new ones are somebody else's.
 pub(crate) fn progress(pod: &PodView, update: &Update, strategy: &Strategy, now: Timestamp) -> Vec<Progress> {
     let open = update.resizes.iter().filter_map(|(name, resize)| Some((pod.container(name)?, resize)));
@@ -240,6 +161,6 @@ fn said(container: &ContainerView, trouble: &ResizeTrouble) -> String {
     format!("{}: resize {}: {}", container.name, trouble.reason, trouble.message)
 }
 
-fn has_resources(container: &ContainerView) -> Option<bool> {
+pub(crate) fn has_resources(container: &ContainerView) -> Option<bool> {
     container.status.as_ref()?.has_resources
 }

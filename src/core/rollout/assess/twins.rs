@@ -11,15 +11,13 @@
 //! the images) or when the new twin is proved, so it cannot flip by itself.
 
 use k8s_openapi::jiff::Timestamp;
-use serde_json::{Value, json};
 
 use crate::api::keys;
-use crate::core::base::pointer::pointer;
 use crate::core::pod::{ContainerView, Mark, PodView};
 use crate::core::revision::Sidecar;
-use crate::core::rollout::assess::attempt::{Progress, deadline, progress, proved_at};
-use crate::core::rollout::assess::{Obstacle, ObstacleKind};
-use crate::core::rollout::request::patch::test_running;
+use crate::core::rollout::assess::attempt::{progress, proved_at};
+use crate::core::rollout::assess::progress::{Progress, deadline};
+use crate::core::rollout::assess::state::{Obstacle, ObstacleKind};
 use crate::core::rollout::target::Rollout;
 
 /// What a hot sidecar of a pod needs to reach the target: its image in one twin, and the idle image in the other.
@@ -191,30 +189,6 @@ pub(crate) fn judge(pod: &PodView, mark: &Mark, rollout: &Rollout, now: Timestam
         None if now < deadline => Progress::Undecided(Some(deadline)),
         None => Progress::Failed(format!("{name}: not ready by podUpdateTimeoutSeconds")),
     })
-}
-
-impl Move<'_> {
-    /// Tests that the other twin still serves, and the versions that tell the programs who hands over to whom.
-    pub(crate) fn operations(&self, pod: &PodView) -> Vec<Value> {
-        let mut operations = test_running(self.serving);
-        if let Some(status) = self.serving.status.as_ref().filter(|_| self.is_reset) {
-            let path = format!("/status/{}/{}/ready", self.serving.list.status_field(), status.index);
-            operations.push(json!({"op": "test", "path": path, "value": status.ready}));
-        }
-        let version = |twin: &ContainerView| pod.versions.get(&twin.name).copied().unwrap_or(0);
-        let serving = version(self.serving).max(1);
-        let next = if self.is_reset { 0 } else { serving.max(version(self.to)).saturating_add(1) };
-        for (prefix, twin, value) in [
-            (keys::VERSION_PREFIX, self.to, next),
-            (keys::VERSION_ALT_PREFIX, self.to, serving),
-            (keys::VERSION_PREFIX, self.serving, serving),
-            (keys::VERSION_ALT_PREFIX, self.serving, next),
-        ] {
-            let path = pointer(&["metadata", "annotations", &format!("{prefix}{}", twin.name)]);
-            operations.push(json!({"op": "add", "path": path, "value": value.to_string()}));
-        }
-        operations
-    }
 }
 
 /// Of twins that both have a real image, the one of the lower version serves: the higher one was written later. Version 0

@@ -1,15 +1,15 @@
 //! The failure budget: when a revision is given up. And what else keeps a rollout from touching any pod.
 
 use crate::api::v1beta1::FailureAction;
-use crate::core::rollout::plan::prepull::SCANNED;
-use crate::core::rollout::state::set::Counts;
-use crate::core::rollout::target::{Mode, Rollout};
+use crate::core::rollout::budget::counts::Counts;
+use crate::core::rollout::order::queue::SCANNED;
+use crate::core::rollout::target::{Direction, Rollout};
 
 /// No pod is touched, neither patched nor evicted.
 pub fn stands(rollout: &Rollout, counts: &Counts) -> bool {
     rollout.strategy.paused
         || !rollout.strategy.enabled
-        || rollout.mode == Mode::Stopped
+        || rollout.direction == Direction::Halted
         || is_exceeded(rollout, counts)
 }
 
@@ -18,7 +18,7 @@ pub fn stands(rollout: &Rollout, counts: &Counts) -> bool {
 /// `maxUnavailable: 1` too.
 pub fn is_exceeded(rollout: &Rollout, counts: &Counts) -> bool {
     let is_asked = rollout.strategy.enabled && rollout.strategy.action != FailureAction::Ignore;
-    if rollout.mode != Mode::Forward || !rollout.is_rolling() || !is_asked {
+    if rollout.direction != Direction::Forward || !rollout.is_rolling() || !is_asked {
         return false;
     }
     counts.failed > rollout.max_failed(counts.matched)

@@ -2,26 +2,12 @@
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
-use crate::api::v1beta1::{Eviction, Step};
+use crate::api::v1beta1::Step;
 use crate::core::base::percent::scaled;
 use crate::core::base::time::after;
-use crate::core::rollout::state::set::Counts;
+use crate::core::rollout::budget::counts::Counts;
 use crate::core::rollout::target::Rollout;
-
-/// What only status and annotations of a set know about its rollout.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Remembered {
-    /// `status.evictions`.
-    pub evictions: Vec<Eviction>,
-    /// `status.currentStep`: steps reached so far.
-    pub step: usize,
-    /// `status.stepReachedAt`.
-    pub step_reached_at: Option<Timestamp>,
-    /// Annotation `approve`, if it is for this revision: the rollout may go on behind so many steps.
-    pub approved: usize,
-    /// The spec has changed since the status was written: the steps may be others.
-    pub steps_may_differ: bool,
-}
+use crate::core::rollout::target::direction::Remembered;
 
 /// Where a rollout stands among its steps.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

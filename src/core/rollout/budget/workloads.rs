@@ -1,52 +1,16 @@
 //! `updateStrategy.maxUnavailablePerWorkload`: how many pods of each workload are unavailable, and for how many more
 //! there is room.
 
-use std::collections::{BTreeMap, HashMap};
-use std::fmt;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::core::base::percent::scaled;
-use crate::core::pod::PodView;
-
-/// Labels with the hash at the end of a `ReplicaSet`'s name, and the kind of its own controller: that of
-/// Kubernetes, and that of Argo Rollouts.
-const TEMPLATE_HASHES: [(&str, &str); 2] =
-    [("pod-template-hash", "Deployment"), ("rollouts-pod-template-hash", "Rollout")];
-
-/// What a pod belongs to. Shown as `Deployment default/web`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Workload {
-    namespace: String,
-    name: String,
-    kind: String,
-}
-
-impl Workload {
-    /// The pod's controller, or the pod itself.
-    pub(crate) fn of(pod: &PodView) -> Self {
-        let (kind, name) = match &pod.owner {
-            None => ("Pod", pod.key.name.as_str()),
-            // Two ReplicaSets serve one Deployment while it rolls; both are named <deployment>-<hash>, and the pods know the hash.
-            Some(owner) if owner.kind == "ReplicaSet" => {
-                let parents = TEMPLATE_HASHES.iter().filter_map(|(label, kind)| {
-                    let parent = owner.name.strip_suffix(pod.labels.get(*label)?.as_str())?.strip_suffix('-')?;
-                    (!parent.is_empty()).then_some((*kind, parent))
-                });
-                parents.into_iter().next().unwrap_or(("ReplicaSet", &owner.name))
-            }
-            Some(owner) => (owner.kind.as_str(), owner.name.as_str()),
-        };
-        Self { namespace: pod.key.namespace.clone(), name: name.to_owned(), kind: kind.to_owned() }
-    }
-}
-
-impl fmt::Display for Workload {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}/{}", self.kind, self.namespace, self.name)
-    }
-}
+use crate::core::pod::workload::Workload;
+use crate::core::rollout::assess::Assessment;
+use crate::core::rollout::assess::claim::Claim;
+use crate::core::rollout::assess::state::State;
 
 /// The running counters of the workloads of one set.
 #[derive(Debug)]
@@ -76,12 +40,25 @@ pub(crate) struct Member {
     pub(crate) waits: bool,
 }
 
+impl Member {
+    /// A pod that is not ready, or in an update, counts against its workload, whatever the reason.
+    pub(crate) fn of(pod: &Assessment, waits: bool) -> Self {
+        let unavailable = !pod.ready || pod.claim != Claim::None;
+        Self { unavailable, failed: matches!(pod.state, State::Failed(_)), waits }
+    }
+}
+
+/// What is unavailable already takes nothing from its workload, unless that may be over in a moment.
+pub(crate) fn needs_room(pod: &Assessment) -> bool {
+    pod.counts_as_ready && pod.claim == Claim::None
+}
+
 impl Workloads {
     pub(crate) fn new(limit: Option<IntOrString>) -> Self {
         Self { limit, pods: HashMap::new(), locked_out: 0 }
     }
 
-    /// Takes note of a pod that comes or goes. True if there is room now where there was none, or the other way round.
+    /// A pod comes or goes. True if there is room now where there was none, or the other way round.
     pub(crate) fn account(&mut self, workload: &Arc<Workload>, pod: Member, add: bool) -> bool {
         let before = self.has_room(workload);
         self.locked_out -= self.locked_out_of(workload);
@@ -134,60 +111,10 @@ impl Workloads {
     }
 }
 
-/// The room that is left while a plan takes pods.
-pub(crate) struct Rooms<'a> {
-    workloads: &'a Workloads,
-    taken: BTreeMap<&'a Workload, usize>,
-}
-
-impl<'a> Rooms<'a> {
-    pub(crate) fn new(workloads: &'a Workloads) -> Self {
-        Self { workloads, taken: BTreeMap::new() }
-    }
-
-    /// True for a pod that needs none.
-    pub(crate) fn is_left(&self, workload: Option<&Workload>) -> bool {
-        let taken = |workload| self.taken.get(workload).copied().unwrap_or(0);
-        workload.is_none_or(|workload| self.workloads.room(workload) > taken(workload))
-    }
-
-    pub(crate) fn take(&mut self, workload: Option<&'a Workload>) {
-        if let Some(workload) = workload {
-            *self.taken.entry(workload).or_default() += 1;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
     use crate::core::rollout::testing::TestPod;
-
-    #[test]
-    fn a_workload_is_the_controller_and_for_a_replica_set_what_made_it() {
-        for (kind, name, label, expected) in [
-            ("ReplicaSet", "web-5d4f", Some(("pod-template-hash", "5d4f")), "Deployment default/web"),
-            ("ReplicaSet", "a-b-5d4f", Some(("rollouts-pod-template-hash", "5d4f")), "Rollout default/a-b"),
-            ("ReplicaSet", "web-5d4f", Some(("pod-template-hash", "4f")), "ReplicaSet default/web-5d4f"),
-            ("ReplicaSet", "web-5d4f", None, "ReplicaSet default/web-5d4f"),
-            ("ReplicaSet", "-5d4f", Some(("pod-template-hash", "5d4f")), "ReplicaSet default/-5d4f"),
-            ("StatefulSet", "db-5d4f", Some(("pod-template-hash", "5d4f")), "StatefulSet default/db-5d4f"),
-            ("", "", None, "Pod default/p"),
-        ] {
-            let pod = TestPod::new("p").with(|pod| {
-                if !kind.is_empty() {
-                    pod["metadata"]["ownerReferences"] = json!([
-                        {"apiVersion": "apps/v1", "kind": kind, "name": name, "uid": "u", "controller": true}]);
-                }
-                if let Some((key, value)) = label {
-                    pod["metadata"]["labels"][key] = json!(value);
-                }
-            });
-            assert_eq!(Workload::of(&pod.view()).to_string(), expected);
-        }
-    }
 
     #[test]
     fn a_percentage_is_rounded_up_and_is_at_least_one_pod() {

@@ -1,5 +1,5 @@
 //! Who goes first.
 
 pub(crate) mod apportion;
+pub(crate) mod key;
 pub(crate) mod queue;
-pub mod rules;

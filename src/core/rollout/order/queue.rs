@@ -7,27 +7,18 @@ use std::iter::Peekable;
 use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;
 
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-
 use crate::core::pod::PodKey;
-use crate::core::rollout::assess::{Entry, Rank, State};
-use crate::core::rollout::budget::workloads::{Member, Rooms, Workload, Workloads};
+use crate::core::pod::workload::Workload;
+use crate::core::rollout::assess::claim::Claim;
+use crate::core::rollout::assess::{Assessment, Rank};
 use crate::core::rollout::order::apportion::Turns;
-use crate::core::rollout::order::rules::{Class, Priority};
-use crate::core::rollout::plan::prepull::SCANNED;
+use crate::core::rollout::order::key::OrderKey;
+use crate::core::rollout::target::order::{Priority, ScatterGroup};
 
-/// What patching a pod costs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Cost {
-    /// Nothing more: it has its place in a budget already.
-    Held,
-    /// A place under the cap of unready pods: it is not ready anyway.
-    Unready,
-    /// A slot of maxUnavailable.
-    Ready,
-}
+/// Candidates that are passed over before a plan looks no further.
+pub(crate) const SCANNED: usize = 2000;
 
-/// Where a pod stands among those of its class; the smaller goes first.
+/// Where a pod stands among those of its group; the smaller goes first.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Place {
     priority: Priority,
@@ -41,15 +32,15 @@ type Room = Option<Arc<Workload>>;
 /// The first pod of a lane.
 type Head<'a> = (&'a Place, &'a Room);
 
-/// Outdated pods of one cost. Those of one class and one workload stand in a lane.
+/// Outdated pods of one cost. Those of one group and one workload stand in a lane.
 #[derive(Debug, Default)]
 struct Queue {
-    lanes: BTreeMap<Room, BTreeMap<Class, BTreeSet<Place>>>,
+    lanes: BTreeMap<Room, BTreeMap<ScatterGroup, BTreeSet<Place>>>,
     /// The heads of the lanes that there is room for: a plan looks at no others, and does not count the rest.
-    heads: BTreeMap<Class, BTreeSet<(Place, Room)>>,
+    heads: BTreeMap<ScatterGroup, BTreeSet<(Place, Room)>>,
 }
 
-/// How far a class has come: of its pods that are updated or can be, those that are.
+/// How far a group has come: of its pods that are updated or can be, those that are.
 #[derive(Clone, Copy, Debug, Default)]
 struct Share {
     pods: usize,
@@ -57,105 +48,129 @@ struct Share {
 }
 
 /// Outdated pods by what they cost, first to go first.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Queues {
-    by_cost: [Queue; 3],
-    shares: BTreeMap<Class, Share>,
+    held: Queue,
+    unready: Queue,
+    ready: Queue,
+    shares: BTreeMap<ScatterGroup, Share>,
     whole: Share,
-    workloads: Workloads,
-    /// Workloads without room whose ready pods wait.
-    blocked: BTreeSet<Arc<Workload>>,
+}
+
+/// How many pods a plan may take of those that cost something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Free {
+    /// Slots of maxUnavailable.
+    pub(crate) slots: usize,
+    /// Places under the cap of unready pods.
+    pub(crate) cap: usize,
+}
+
+impl Free {
+    /// Takes what touching a pod costs; false if it is not left.
+    pub(crate) fn take(&mut self, cost: Cost) -> bool {
+        let left = match cost {
+            Cost::Held => return true,
+            Cost::Unready => &mut self.cap,
+            Cost::Ready => &mut self.slots,
+        };
+        let is_left = *left > 0;
+        *left = left.saturating_sub(1);
+        is_left
+    }
+}
+
+/// A pod in the queues.
+#[derive(Debug)]
+pub(crate) struct Waiting<'a> {
+    pub(crate) key: &'a PodKey,
+    pub(crate) rank: Rank,
+    pub(crate) order: &'a OrderKey,
+    /// It takes from its workload what maxUnavailablePerWorkload leaves.
+    pub(crate) needs_room: bool,
+    /// What it takes of the budgets.
+    pub(crate) cost: Cost,
+}
+
+/// What patching a pod takes of the budgets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cost {
+    /// Nothing more: it has its place already.
+    Held,
+    /// A place under the cap of unready pods: it is not ready anyway.
+    Unready,
+    /// A slot of maxUnavailable.
+    Ready,
+}
+
+impl Cost {
+    pub(crate) fn of(pod: &Assessment) -> Self {
+        match pod.next_claim() {
+            _ if pod.is_held() => Self::Held,
+            Claim::Disruption => Self::Ready,
+            Claim::Unready | Claim::None => Self::Unready,
+        }
+    }
 }
 
 impl Queues {
-    /// For this `maxUnavailablePerWorkload`.
-    pub(crate) fn new(per_workload: Option<IntOrString>) -> Self {
-        Self {
-            by_cost: <[Queue; 3]>::default(),
-            shares: BTreeMap::new(),
-            whole: Share::default(),
-            workloads: Workloads::new(per_workload),
-            blocked: BTreeSet::new(),
-        }
+    /// A pod waits, or does not any more. `is_open`: there is room in its workload.
+    pub(crate) fn change(&mut self, pod: &Waiting<'_>, is_open: bool, add: bool) {
+        let place = Place { priority: pod.order.priority, rank: pod.rank, key: pod.key.clone() };
+        let room = if pod.needs_room { &pod.order.workload } else { &None };
+        let queue = match pod.cost {
+            Cost::Held => &mut self.held,
+            Cost::Unready => &mut self.unready,
+            Cost::Ready => &mut self.ready,
+        };
+        queue.change(room, &pod.order.group, place, is_open, add);
     }
 
-    /// Takes note of a pod that comes or goes. `behind`: it is not at the target.
-    pub(crate) fn account(&mut self, key: &PodKey, entry: &Entry, behind: bool, add: bool) {
-        let waits = entry.state == State::Outdated && entry.selected;
-        if waits || (entry.selected && !behind) {
-            self.count(&entry.standing.class, !behind, add);
-        }
-        let workload = &entry.standing.workload;
-        if let Some(workload) = workload
-            && self.workloads.account(workload, member(entry, waits), add)
-        {
-            self.by_cost[Cost::Ready as usize].open(&Some(Arc::clone(workload)), self.workloads.has_room(workload));
-        }
-        if waits {
-            let place = Place { priority: entry.standing.priority, rank: entry.rank, key: key.clone() };
-            let room = if needs_room(entry) { workload } else { &None };
-            let is_open = room.as_ref().is_none_or(|workload| self.workloads.has_room(workload));
-            self.by_cost[cost(entry) as usize].change(room, &entry.standing.class, place, is_open, add);
-        }
-        if let Some(workload) = workload {
-            let waits = self.by_cost[Cost::Ready as usize].lanes.contains_key(&entry.standing.workload);
-            if waits && !self.workloads.has_room(workload) {
-                self.blocked.insert(Arc::clone(workload));
-            } else {
-                self.blocked.remove(workload);
-            }
-        }
+    /// There is room for a workload, or there is none any more.
+    pub(crate) fn open(&mut self, workload: &Arc<Workload>, is_open: bool) {
+        self.ready.open(&Some(Arc::clone(workload)), is_open);
     }
 
-    /// At most `limit` pods to patch, first to go first, if so many slots and places under the cap are free. What may
-    /// not be patched is passed over.
-    pub(crate) fn choose<'a>(
-        &'a self,
-        free_slots: usize,
-        free_cap: usize,
-        limit: usize,
-        may_patch: &'a dyn Fn(&PodKey) -> bool,
-    ) -> Vec<&'a PodKey> {
-        let rooms = Rooms::new(&self.workloads);
-        let mut draft = Draft { chosen: Vec::new(), passed_over: 0, taken: BTreeMap::new(), rooms, may_patch };
-        for (cost, free) in [(Cost::Held, usize::MAX), (Cost::Unready, free_cap), (Cost::Ready, free_slots)] {
-            let wanted = free.min(limit - draft.chosen.len());
-            self.draw(&self.by_cost[cost as usize], wanted, &mut draft);
-        }
-        draft.chosen
+    /// Ready pods of this workload wait.
+    pub(crate) fn has_ready(&self, workload: &Arc<Workload>) -> bool {
+        self.ready.lanes.contains_key(&Some(Arc::clone(workload)))
     }
 
-    /// All outdated pods, in no order.
-    pub(crate) fn waiting(&self) -> impl Iterator<Item = &PodKey> {
-        let lanes = self.by_cost.iter().flat_map(|queue| queue.lanes.values().flat_map(BTreeMap::values));
-        lanes.flatten().map(|place| &place.key)
-    }
-
-    /// How many workloads have ready pods that wait only for room in them.
-    pub(crate) fn blocked(&self) -> usize {
-        self.blocked.len()
-    }
-
-    /// See [`Workloads::locked_out`].
-    pub(crate) fn locked_out(&self) -> usize {
-        self.workloads.locked_out()
-    }
-
-    /// These workloads, for example `Deployment default/web (1 of 1 unavailable)`.
-    pub(crate) fn blocked_workloads(&self) -> impl Iterator<Item = String> {
-        self.blocked.iter().map(|workload| self.workloads.describe(workload))
-    }
-
-    fn count(&mut self, class: &Class, updated: bool, add: bool) {
-        let share = self.shares.entry(class.clone()).or_default();
+    /// A pod of a scatter group that is updated or can be comes or goes.
+    pub(crate) fn count(&mut self, group: &ScatterGroup, updated: bool, add: bool) {
+        let share = self.shares.entry(group.clone()).or_default();
         for share in [&mut *share, &mut self.whole] {
             let step = |field: &mut usize, by: usize| *field = if add { *field + by } else { *field - by };
             step(&mut share.pods, 1);
             step(&mut share.updated, usize::from(updated));
         }
         if share.pods == 0 {
-            self.shares.remove(class);
+            self.shares.remove(group);
         }
+    }
+
+    /// At most `limit` pods to patch, first to go first. What may not be patched is passed over.
+    pub(crate) fn choose<'a>(
+        &'a self,
+        free: Free,
+        limit: usize,
+        room: &'a dyn Fn(&Workload) -> usize,
+        may_patch: &'a dyn Fn(&PodKey) -> bool,
+    ) -> Vec<&'a PodKey> {
+        let rooms = Rooms { room, taken: BTreeMap::new() };
+        let mut draft = Draft { chosen: Vec::new(), passed_over: 0, taken: BTreeMap::new(), rooms, may_patch };
+        for (queue, free) in [(&self.held, usize::MAX), (&self.unready, free.cap), (&self.ready, free.slots)] {
+            let wanted = free.min(limit - draft.chosen.len());
+            self.draw(queue, wanted, &mut draft);
+        }
+        draft.chosen
+    }
+
+    /// All outdated pods, in no order.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = &PodKey> {
+        let queues = [&self.held, &self.unready, &self.ready];
+        let lanes = queues.into_iter().flat_map(|queue| queue.lanes.values().flat_map(BTreeMap::values));
+        lanes.flatten().map(|place| &place.key)
     }
 
     fn draw<'a>(&'a self, queue: &'a Queue, wanted: usize, draft: &mut Draft<'a>) {
@@ -164,7 +179,7 @@ impl Queues {
         }
         let enough = draft.chosen.len() + wanted;
         let mut turns = Turns::new(self.shares.len(), self.whole.pods);
-        let mut lines: Vec<Line<'_>> = queue.heads.keys().map(|class| Line::new(queue, class)).collect();
+        let mut lines: Vec<Line<'_>> = queue.heads.keys().map(|group| Line::new(queue, group)).collect();
         for (i, line) in lines.iter_mut().enumerate() {
             self.enter(i, line, &mut turns, draft);
         }
@@ -173,19 +188,19 @@ impl Queues {
             && let Some((head, i)) = turns.pop(self.whole.updated + draft.chosen.len() + 1)
         {
             let line = &mut lines[i];
-            // A pod of another class may have taken the room since this one stood in line.
+            // A pod of another group may have taken the room since this one stood in line.
             if draft.rooms.is_left(head.1.as_deref()) {
-                draft.take(line.class, head);
+                draft.take(line.group, head);
                 line.go_on(head);
             }
             self.enter(i, line, &mut turns, draft);
         }
     }
 
-    /// The next pod of a class stands in line.
+    /// The next pod of a group stands in line.
     fn enter<'a>(&self, position: usize, line: &mut Line<'a>, turns: &mut Turns<(Head<'a>, usize)>, draft: &Draft<'a>) {
-        let share = self.shares.get(line.class).copied().unwrap_or_default();
-        let taken = draft.taken.get(line.class).copied().unwrap_or(0);
+        let share = self.shares.get(line.group).copied().unwrap_or_default();
+        let taken = draft.taken.get(line.group).copied().unwrap_or(0);
         if let Some(head) = line.next(&draft.rooms) {
             turns.push(share.pods, share.updated + taken, (head, position));
         }
@@ -194,12 +209,12 @@ impl Queues {
 
 impl Queue {
     /// Puts a pod into its lane, or takes it out. `is_open`: there is room for a pod of this lane.
-    fn change(&mut self, room: &Room, class: &Class, place: Place, is_open: bool, add: bool) {
+    fn change(&mut self, room: &Room, group: &ScatterGroup, place: Place, is_open: bool, add: bool) {
         let lanes = self.lanes.entry(room.clone()).or_default();
-        let lane = lanes.entry(class.clone()).or_default();
+        let lane = lanes.entry(group.clone()).or_default();
         let leads = lane.first().is_none_or(|first| place <= *first);
         if leads {
-            close(&mut self.heads, room, class, lane);
+            close(&mut self.heads, room, group, lane);
         }
         if add {
             lane.insert(place);
@@ -207,10 +222,10 @@ impl Queue {
             lane.remove(&place);
         }
         if leads && is_open {
-            open(&mut self.heads, room, class, lane);
+            open(&mut self.heads, room, group, lane);
         }
         if lane.is_empty() {
-            lanes.remove(class);
+            lanes.remove(group);
         }
         if lanes.is_empty() {
             self.lanes.remove(room);
@@ -219,28 +234,48 @@ impl Queue {
 
     /// There is room for a workload, or there is none any more.
     fn open(&mut self, room: &Room, is_open: bool) {
-        for (class, lane) in self.lanes.get(room).into_iter().flatten() {
-            close(&mut self.heads, room, class, lane);
+        for (group, lane) in self.lanes.get(room).into_iter().flatten() {
+            close(&mut self.heads, room, group, lane);
             if is_open {
-                open(&mut self.heads, room, class, lane);
+                open(&mut self.heads, room, group, lane);
             }
         }
     }
 }
 
-type Heads = BTreeMap<Class, BTreeSet<(Place, Room)>>;
+type Heads = BTreeMap<ScatterGroup, BTreeSet<(Place, Room)>>;
 
-fn open(heads: &mut Heads, room: &Room, class: &Class, lane: &BTreeSet<Place>) {
+fn open(heads: &mut Heads, room: &Room, group: &ScatterGroup, lane: &BTreeSet<Place>) {
     if let Some(first) = lane.first() {
-        heads.entry(class.clone()).or_default().insert((first.clone(), room.clone()));
+        heads.entry(group.clone()).or_default().insert((first.clone(), room.clone()));
     }
 }
 
-fn close(heads: &mut Heads, room: &Room, class: &Class, lane: &BTreeSet<Place>) {
-    if let (Some(first), Some(of_class)) = (lane.first(), heads.get_mut(class)) {
-        of_class.remove(&(first.clone(), room.clone()));
-        if of_class.is_empty() {
-            heads.remove(class);
+fn close(heads: &mut Heads, room: &Room, group: &ScatterGroup, lane: &BTreeSet<Place>) {
+    if let (Some(first), Some(of_group)) = (lane.first(), heads.get_mut(group)) {
+        of_group.remove(&(first.clone(), room.clone()));
+        if of_group.is_empty() {
+            heads.remove(group);
+        }
+    }
+}
+
+/// The room that workloads have left while a plan takes pods.
+struct Rooms<'a> {
+    room: &'a dyn Fn(&Workload) -> usize,
+    taken: BTreeMap<&'a Workload, usize>,
+}
+
+impl<'a> Rooms<'a> {
+    /// True for a pod that needs none.
+    fn is_left(&self, workload: Option<&Workload>) -> bool {
+        let taken = |workload| self.taken.get(workload).copied().unwrap_or(0);
+        workload.is_none_or(|workload| (self.room)(workload) > taken(workload))
+    }
+
+    fn take(&mut self, workload: Option<&'a Workload>) {
+        if let Some(workload) = workload {
+            *self.taken.entry(workload).or_default() += 1;
         }
     }
 }
@@ -249,29 +284,29 @@ fn close(heads: &mut Heads, room: &Room, class: &Class, lane: &BTreeSet<Place>) 
 struct Draft<'a> {
     chosen: Vec<&'a PodKey>,
     passed_over: usize,
-    /// Chosen pods by class.
-    taken: BTreeMap<&'a Class, usize>,
+    /// Chosen pods by group.
+    taken: BTreeMap<&'a ScatterGroup, usize>,
     rooms: Rooms<'a>,
     may_patch: &'a dyn Fn(&PodKey) -> bool,
 }
 
 impl<'a> Draft<'a> {
     /// Takes a pod, or passes it over.
-    fn take(&mut self, class: &'a Class, (place, room): Head<'a>) {
+    fn take(&mut self, group: &'a ScatterGroup, (place, room): Head<'a>) {
         if !(self.may_patch)(&place.key) {
             self.passed_over += 1;
             return;
         }
         self.chosen.push(&place.key);
         self.rooms.take(room.as_deref());
-        *self.taken.entry(class).or_default() += 1;
+        *self.taken.entry(group).or_default() += 1;
     }
 }
 
-/// The pods of a class, merged from its lanes as far as they are asked for.
+/// The pods of a group, merged from its lanes as far as they are asked for.
 struct Line<'a> {
-    class: &'a Class,
-    lanes: &'a BTreeMap<Room, BTreeMap<Class, BTreeSet<Place>>>,
+    group: &'a ScatterGroup,
+    lanes: &'a BTreeMap<Room, BTreeMap<ScatterGroup, BTreeSet<Place>>>,
     /// Heads of lanes that no pod has left.
     heads: Peekable<Iter<'a, (Place, Room)>>,
     /// The next pods of the other lanes.
@@ -279,10 +314,10 @@ struct Line<'a> {
 }
 
 impl<'a> Line<'a> {
-    fn new(queue: &'a Queue, class: &'a Class) -> Self {
+    fn new(queue: &'a Queue, group: &'a ScatterGroup) -> Self {
         static NONE: BTreeSet<(Place, Room)> = BTreeSet::new();
-        let heads = queue.heads.get(class).unwrap_or(&NONE).iter().peekable();
-        Self { class, lanes: &queue.lanes, heads, next: BinaryHeap::new() }
+        let heads = queue.heads.get(group).unwrap_or(&NONE).iter().peekable();
+        Self { group, lanes: &queue.lanes, heads, next: BinaryHeap::new() }
     }
 
     /// Takes the first pod that there is room for; lanes without room are left.
@@ -303,31 +338,8 @@ impl<'a> Line<'a> {
 
     /// The pod behind this one is the head of its lane now.
     fn go_on(&mut self, (place, room): Head<'a>) {
-        let lane = self.lanes.get(room).and_then(|lanes| lanes.get(self.class));
+        let lane = self.lanes.get(room).and_then(|lanes| lanes.get(self.group));
         let next = lane.and_then(|lane| lane.range((Excluded(place), Unbounded)).next());
         self.next.extend(next.map(|next| Reverse((next, room))));
-    }
-}
-
-fn member(entry: &Entry, waits: bool) -> Member {
-    Member { unavailable: is_unavailable(entry), failed: matches!(entry.state, State::Failed(_)), waits }
-}
-
-/// Not ready, or in an update: it counts against its workload, whatever the reason.
-fn is_unavailable(entry: &Entry) -> bool {
-    !entry.ready || entry.holds_slot || entry.fills_cap
-}
-
-/// What is unavailable already takes nothing from its workload, unless that may be over in a moment.
-fn needs_room(entry: &Entry) -> bool {
-    !is_unavailable(entry) || (entry.in_hiccup && !entry.holds_slot && !entry.fills_cap)
-}
-
-pub(crate) fn cost(entry: &Entry) -> Cost {
-    match (entry.holds_slot, entry.counts_as_ready(), entry.fills_cap) {
-        (true, _, _) | (false, false, true) => Cost::Held,
-        // Also a pod that was unready when last patched: it is ready now, so patching it costs a slot.
-        (false, true, _) => Cost::Ready,
-        (false, false, false) => Cost::Unready,
     }
 }

@@ -9,65 +9,16 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use crate::core::base::time::after;
 use crate::core::pod::{PodKey, PodView};
-use crate::core::rollout::assess::{has_image, to_restart};
+use crate::core::rollout::assess::images::{has_image, to_restart};
+use crate::core::rollout::budget::counts::Counts;
+use crate::core::rollout::order::queue::SCANNED;
 use crate::core::rollout::state::cluster::Index;
-use crate::core::rollout::state::set::{Counts, SetIndex};
-use crate::core::rollout::target::{Mode, Rollout};
+use crate::core::rollout::state::pulls::{Outcome, Pull, PullResults, is_used};
+use crate::core::rollout::state::set::SetState;
+use crate::core::rollout::target::Rollout;
 
 /// Nodes that pull for one set at the same time, whatever the size of its batches.
 pub const MOST_AT_ONCE: usize = 32;
-
-/// Candidates that are looked at beyond the batch: it bounds what a plan costs while many of them cannot go.
-pub(crate) const SCANNED: usize = 2000;
-
-/// A pull that the next batch waits for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pull {
-    /// Name of the set.
-    pub set: String,
-    /// Hash of the revision that has the images.
-    pub revision: String,
-    /// Where to pull.
-    pub node: String,
-    /// By image, the container of the pod that is to get it.
-    pub images: BTreeMap<String, String>,
-    /// A pod of the batch on this node: its namespace, pull secrets and service account are used.
-    pub pod: PodKey,
-    /// Its UID.
-    pub uid: String,
-    /// Seconds after which a pull that is not finished has failed: `podUpdateTimeoutSeconds`.
-    pub timeout_seconds: i32,
-}
-
-impl Pull {
-    /// Whether both are the same work, for whichever pod.
-    pub fn is_same(&self, other: &Self) -> bool {
-        let images = |pull: &Self| pull.images.keys().cloned().collect::<Vec<_>>();
-        (&self.set, &self.revision, &self.node) == (&other.set, &other.revision, &other.node)
-            && images(self) == images(other)
-    }
-}
-
-/// What became of pulling one image on one node.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// The node has it.
-    Pulled,
-    /// It could not be pulled; the text says why. Tried again after `podUpdateTimeoutSeconds`.
-    Failed(String),
-    /// Nobody could try; the text says why. Pods are patched without.
-    Skipped(String),
-}
-
-/// What is known of the pulls of one set's revision: memory of the leader. A new one pulls again, which is cheap where
-/// the image is there already.
-#[derive(Debug, Default)]
-pub(crate) struct Known {
-    revision: String,
-    retried_at: Option<Timestamp>,
-    /// By node, then by image.
-    nodes: BTreeMap<String, BTreeMap<String, (Outcome, Timestamp)>>,
-}
 
 /// What messages say about pulls.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -106,13 +57,13 @@ enum Standing {
 pub(crate) struct Door<'a> {
     index: &'a Index,
     rollout: &'a Rollout,
-    known: Option<&'a Known>,
+    known: Option<&'a PullResults>,
     now: Timestamp,
 }
 
 impl<'a> Door<'a> {
-    pub(crate) fn new(index: &'a Index, set: &'a SetIndex, now: Timestamp) -> Self {
-        Self { index, rollout: &set.rollout, known: index.pulls.get(&set.rollout.set), now }
+    pub(crate) fn new(index: &'a Index, set: &'a SetState, now: Timestamp) -> Self {
+        Self { index, rollout: &set.target, known: index.pulls(&set.target.set), now }
     }
 
     /// Only on the way to a new revision: the stable one has run on these nodes, and nothing may delay the way back.
@@ -152,7 +103,7 @@ impl<'a> Door<'a> {
     /// Candidates, first to go first, that failed pulls keep from going.
     pub(crate) fn blocked<'k>(&self, candidates: impl Iterator<Item = &'k PodKey>) -> Blocked {
         let mut blocked = Blocked::default();
-        if !self.is_used() || !self.known.is_some_and(Known::has_failures) {
+        if !self.is_used() || !self.known.is_some_and(PullResults::has_failures) {
             return blocked;
         }
         for key in candidates.take(SCANNED) {
@@ -227,64 +178,6 @@ impl Blocked {
     pub(crate) fn added_to(&self, counts: &Counts) -> Counts {
         Counts { failed: counts.failed + self.nodes.len(), blocked: self.pods, ..counts.clone() }
     }
-}
-
-impl Known {
-    fn has_failures(&self) -> bool {
-        self.nodes.values().flat_map(BTreeMap::values).any(|(outcome, _)| matches!(outcome, Outcome::Failed(_)))
-    }
-
-    /// A retry gives what did not work another chance.
-    fn retry(&mut self, retried_at: Option<Timestamp>) {
-        if self.retried_at != retried_at {
-            self.retried_at = retried_at;
-            for images in self.nodes.values_mut() {
-                images.retain(|_, (outcome, _)| *outcome == Outcome::Pulled);
-            }
-        }
-    }
-}
-
-impl Index {
-    /// Takes note of what became of pulling an image on the node of `pull`; nothing if the set wants something else by
-    /// now.
-    pub fn note_pull(&mut self, pull: &Pull, image: &str, outcome: Outcome, now: Timestamp) {
-        let Some(rollout) = self.set(&pull.set).map(|set| std::sync::Arc::clone(&set.rollout)) else { return };
-        if rollout.revision != pull.revision {
-            return;
-        }
-        let known = self.pulls.entry(pull.set.clone()).or_default();
-        if known.revision != pull.revision {
-            *known = Known { revision: pull.revision.clone(), ..Known::default() };
-            known.retried_at = rollout.retried_at;
-        }
-        known.nodes.entry(pull.node.clone()).or_default().insert(image.to_owned(), (outcome, now));
-    }
-
-    /// Forgets all pulls: another replica leads.
-    pub fn forget_pulls(&mut self) {
-        self.pulls.clear();
-    }
-
-    /// A node that is gone, and may come back without its images.
-    pub(crate) fn forget_pulls_on(&mut self, node: &str) {
-        self.pulls.values_mut().for_each(|known| drop(known.nodes.remove(node)));
-    }
-
-    /// Forgets pulls of a revision that is not the target any more, and failures from before a retry.
-    pub(crate) fn renew_pulls(&mut self, set: &str) {
-        let Some(rollout) = self.set(set).map(|set| std::sync::Arc::clone(&set.rollout)) else { return };
-        match self.pulls.get_mut(set) {
-            Some(known) if known.revision == rollout.revision && is_used(&rollout) => known.retry(rollout.retried_at),
-            Some(_) => drop(self.pulls.remove(set)),
-            None => {}
-        }
-    }
-}
-
-fn is_used(rollout: &Rollout) -> bool {
-    // A revision that was given up may be tried again: what is known of it is kept meanwhile.
-    rollout.strategy.pre_pull && rollout.mode != Mode::Back && rollout.is_rolling()
 }
 
 /// Images that the pod lacks and that would replace a sidecar that is ready now, with the container that gets each. A

@@ -16,7 +16,7 @@ impl Index {
     /// the pods that are to be evicted because they have none. As when they are evicted, they take places in the budgets.
     pub fn evict_first(&mut self, set: &str, uninjected: &[(Owner, Sibling)], now: Timestamp) -> Vec<PodKey> {
         let Some(leave) = self.leave(set, uninjected.len(), now) else { return Vec::new() };
-        let open = self.desk(set).map(|desk| desk.remembered.evictions.clone()).unwrap_or_default();
+        let open = self.in_flight(set).map(|desk| desk.remembered.evictions.clone()).unwrap_or_default();
         let skip = |owner: &Owner| replace::is_blocked(&open, owner, &[&leave.revision]);
         let bare = uninjected.iter().map(|(owner, _)| owner).filter(|owner| leave.slots > 0 && !skip(owner)).cloned();
         let behind = self.candidates(set, leave.slots == 0, skip, usize::MAX).into_iter().map(|waits| waits.owner);

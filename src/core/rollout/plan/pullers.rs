@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::api::keys;
 use crate::core::base::time::after;
 use crate::core::pod::PodKey;
-use crate::core::rollout::plan::prepull::{Outcome, Pull};
+use crate::core::rollout::state::pulls::{Outcome, Pull};
 
 /// A command that does not exist; its name is for who finds it in an event.
 const NOTHING: &str = "/sidecarset.dev/pre-pull-runs-nothing";

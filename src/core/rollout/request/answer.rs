@@ -1,14 +1,8 @@
 //! What the answer to a pod's patch says, and what a pod is that the watch has lost. Shared with the simulator.
 
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::core::Status;
 
-use crate::core::pod::{PodKey, PodView};
-use crate::core::rollout::state::cluster::Index;
-
-/// A pod whose patch got no clear answer is left alone for this long. The client has given the request up by then, and
-/// the apiserver ends what it does for a client that is gone.
-const TRY_AGAIN: SignedDuration = SignedDuration::from_secs(10);
+use crate::core::pod::PodView;
 
 /// What an error says about the pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,17 +33,6 @@ pub fn is_refusal(status: &Status) -> bool {
 /// A failed `test` names no object, while a refusal by validation or by a webhook names the pod (seen on 1.36).
 fn is_failed_test(status: &Status) -> bool {
     status.details.as_ref().is_none_or(|details| details.name.is_empty())
-}
-
-impl Index {
-    /// A patch got no clear answer, and may still be carried out: as long as the pod is not at the target it keeps a place
-    /// in the budget for a while, and others go first.
-    pub fn unanswered(&mut self, set: &str, key: &PodKey, error: &str, now: Timestamp) {
-        if let Some(pod) = self.get(key) {
-            let until = now.checked_add(TRY_AGAIN).ok();
-            self.refuse(set, &pod, format!("no clear answer to its patch: {error}"), until, now);
-        }
-    }
 }
 
 /// What a pod is that the watch says nothing more about: a selector watch reports a pod as deleted also when it merely

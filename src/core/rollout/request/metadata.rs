@@ -8,32 +8,12 @@
 use json_patch::{Patch, PatchOperation};
 use serde_json::{Map, Value, json};
 
-use crate::api::v1beta1::PatchPodMetadata;
 use crate::core::base::pointer::pointer;
 use crate::core::inject::CompiledSets;
 use crate::core::inject::renew::renew;
-use crate::core::revision::Template;
-
-/// From the metadata of one revision of a set to that of another.
-#[derive(Clone, Debug, PartialEq)]
-pub struct MetadataChange {
-    set: String,
-    before: Vec<PatchPodMetadata>,
-    after: Vec<PatchPodMetadata>,
-}
+use crate::core::rollout::target::changes::MetadataChange;
 
 impl MetadataChange {
-    /// `None` if the two revisions have the same.
-    pub(crate) fn between(set: &str, from: &Template, to: &Template) -> Option<Self> {
-        let patches = |template: &Template| {
-            let entries = template.entries("patchPodMetadata");
-            entries.filter_map(|entry| serde_json::from_value(entry.clone()).ok()).collect()
-        };
-        let field = "patchPodMetadata";
-        let change = || Self { set: set.to_owned(), before: patches(from), after: patches(to) };
-        (from.field(field) != to.field(field)).then(change)
-    }
-
     /// Completes the patch of a pod. `live` is the pod's `metadata` as just read. `None`: the pod is not the one that the
     /// patch was made for, and is to be looked at again.
     pub fn complete(&self, patch: &Patch, live: &Value, sets: &CompiledSets) -> Option<Patch> {

@@ -3,3 +3,53 @@
 pub mod answer;
 pub mod metadata;
 pub mod patch;
+pub(crate) mod resize;
+pub(crate) mod twins;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use json_patch::Patch;
+use serde_json::Value;
+
+use crate::core::base::pointer::test;
+use crate::core::pod::{ContainerView, PodKey, PodView};
+use crate::core::rollout::target::changes::MetadataChange;
+
+/// A request is not sent later than this after it was planned, but planned again: it says when the update begins, and
+/// the pod's deadline counts from then.
+pub const PLAN_HOLDS: Duration = Duration::from_secs(5);
+
+/// A request for one pod.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PodPatch {
+    /// The pod.
+    pub key: PodKey,
+    /// Its UID, which the patch also tests.
+    pub uid: String,
+    /// RFC 6902.
+    pub patch: Patch,
+    /// It goes to the subresource `resize`.
+    pub resizes: bool,
+    /// To be completed from the pod's live metadata before it is sent.
+    pub metadata: Option<Arc<MetadataChange>>,
+}
+
+/// A pod that became ready since the plan would take a slot that the plan did not count.
+pub(crate) fn readiness_test(pod: &PodView) -> Vec<Value> {
+    let Some(index) = pod.ready_condition else { return Vec::new() };
+    let path = format!("/status/conditions/{index}");
+    let status = if pod.ready { "True" } else { "False" };
+    vec![test(&format!("{path}/type"), "Ready"), test(&format!("{path}/status"), status)]
+}
+
+/// Tests that a container is the one that was seen.
+pub(crate) fn test_running(container: &ContainerView) -> Vec<Value> {
+    let path = format!("/spec/{}/{}", container.list.field(), container.index);
+    let spec = [test(&format!("{path}/name"), &container.name), test(&format!("{path}/image"), &container.image)];
+    let status = container.status.as_ref().filter(|status| !status.id.is_empty()).map(|status| {
+        let path = format!("/status/{}/{}", container.list.status_field(), status.index);
+        test(&format!("{path}/containerID"), &status.id)
+    });
+    spec.into_iter().chain(status).collect()
+}

@@ -1,54 +1,34 @@
 //! The one request that upgrades a pod: a JSON Patch whose `test` operations make it harmless if anything changed.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::time::Duration;
 
-use json_patch::Patch;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::api::keys;
 use crate::core::base::pointer::{pointer, test};
 use crate::core::base::resources::Resize;
-use crate::core::pod::{ContainerView, Mark, PodKey, PodView, Replaced, Update, readiness};
+use crate::core::pod::{ContainerView, Mark, PodView, Replaced, Update};
 use crate::core::revision::Sidecar;
-use crate::core::rollout::assess::attempt::Progress;
-use crate::core::rollout::assess::{lost_readiness, resize, twins};
-use crate::core::rollout::request::metadata::MetadataChange;
+use crate::core::rollout::assess::Assessment;
+use crate::core::rollout::assess::claim::Claim;
+use crate::core::rollout::assess::twins::{Moves, moves, takes_over};
+use crate::core::rollout::request::resize::{request, resizes};
+use crate::core::rollout::request::{PodPatch, readiness_test, test_running, twins};
 use crate::core::rollout::target::Rollout;
-
-/// A request is not sent later than this after it was planned, but planned again: it says when the update begins, and
-/// the pod's deadline counts from then.
-pub const PLAN_HOLDS: Duration = Duration::from_secs(5);
-
-/// A request for one pod.
-#[derive(Clone, Debug, PartialEq)]
-pub struct PodPatch {
-    /// The pod.
-    pub key: PodKey,
-    /// Its UID, which the patch also tests.
-    pub uid: String,
-    /// RFC 6902.
-    pub patch: Patch,
-    /// It goes to the subresource `resize`.
-    pub resizes: bool,
-    /// To be completed from the pod's live metadata before it is sent.
-    pub metadata: Option<Arc<MetadataChange>>,
-}
 
 /// Builds the request: new images, the revision label, and the record of what is replaced. It tests the UID, the label,
 /// the pod's readiness, the names and images that were seen, and the containers that ran. Resources follow in a second
 /// request. `None` if the pod has none of the set's marks.
-pub fn pod_patch(pod: &PodView, rollout: &Rollout, now: Timestamp) -> Option<PodPatch> {
+pub(crate) fn pod_patch(pod: &PodView, rollout: &Rollout, assessed: &Assessment, now: Timestamp) -> Option<PodPatch> {
     let mark = pod.marks.get(&rollout.set)?;
-    if let Some(request) = resize::request(pod, mark, rollout, now) {
+    if let Some(request) = request(pod, mark, rollout, now) {
         return Some(request);
     }
     let label = pointer(&["metadata", "labels", &keys::revision_label(&rollout.set)]);
     let mut operations = vec![test("/metadata/uid", &pod.uid), test(&label, &mark.revision)];
     operations.extend(readiness_test(pod));
-    let hot = twins::moves(pod, mark, rollout, now);
+    let hot = moves(pod, mark, rollout, now);
     let changed = changed(pod, rollout, &hot);
     for Changed { container, image, .. } in &changed {
         let path = format!("/spec/{}/{}/image", container.list.field(), container.index);
@@ -56,8 +36,8 @@ pub fn pod_patch(pod: &PodView, rollout: &Rollout, now: Timestamp) -> Option<Pod
         operations.push(json!({"op": "replace", "path": path, "value": image}));
     }
     // What completes the revision that the pod has goes alone.
-    let resizes = if hot.before_upgrade { BTreeMap::new() } else { resize::record(pod, mark, rollout) };
-    let mut update = record(pod, mark, &changed, resizes, rollout, now);
+    let resizes = if hot.before_upgrade { BTreeMap::new() } else { resizes(pod, mark, rollout) };
+    let mut update = record(pod, mark, &changed, resizes, rollout, assessed, now);
     if hot.before_upgrade {
         (update.revision, update.shape) = (mark.revision.clone(), mark.shape.clone());
     }
@@ -66,7 +46,7 @@ pub fn pod_patch(pod: &PodView, rollout: &Rollout, now: Timestamp) -> Option<Pod
         operations.push(test("/metadata/resourceVersion", &pod.resource_version.to_string()));
         operations.push(json!({"op": "add", "path": "/metadata/annotations", "value": {}}));
     }
-    operations.extend(hot.moves.iter().flat_map(|next| next.operations(pod)));
+    operations.extend(hot.moves.iter().flat_map(|next| twins::operations(next, pod)));
     let annotation = pointer(&["metadata", "annotations", &keys::update_annotation(&rollout.set)]);
     operations.push(json!({"op": "add", "path": annotation, "value": serde_json::to_string(&update).ok()?}));
     operations.push(json!({"op": "replace", "path": label, "value": update.revision}));
@@ -76,33 +56,24 @@ pub fn pod_patch(pod: &PodView, rollout: &Rollout, now: Timestamp) -> Option<Pod
     Some(PodPatch { key: pod.key.clone(), uid: pod.uid.clone(), patch, resizes: false, metadata })
 }
 
-/// A pod that became ready since the plan would take a slot that the plan did not count.
-pub(crate) fn readiness_test(pod: &PodView) -> Vec<Value> {
-    let Some(index) = pod.ready_condition else { return Vec::new() };
-    let path = format!("/status/conditions/{index}");
-    let status = if pod.ready { "True" } else { "False" };
-    vec![test(&format!("{path}/type"), "Ready"), test(&format!("{path}/status"), status)]
-}
-
 fn record(
     pod: &PodView,
     mark: &Mark,
     changed: &[Changed<'_>],
     resizes: BTreeMap<String, Resize>,
     rollout: &Rollout,
+    assessed: &Assessment,
     now: Timestamp,
 ) -> Update {
     let previous = mark.update.as_ref();
-    let unfinished = previous.filter(|_| twins::judge(pod, mark, rollout, now) != Some(Progress::Done));
+    let unfinished = assessed.unfinished;
     // A pod that an earlier update made unready keeps its slot: otherwise each new image would free one.
-    let lost_by_us =
-        previous.is_some_and(|update| update.was_ready) && (unfinished.is_some() || lost_readiness(pod, mark, rollout));
-    let was_ready = pod.ready || readiness::ends(pod, now).is_some() || lost_by_us;
+    let was_ready = assessed.counts_as_ready || assessed.claim == Claim::Disruption;
     let mut containers: BTreeMap<String, Replaced> = previous.map(|u| u.containers.clone()).unwrap_or_default();
     containers.retain(|name, replaced| {
         let is_changed = changed.iter().any(|changed| changed.container.name == *name);
-        let goes_on = !is_changed && (unfinished.is_some() || twins::takes_over(pod, name, rollout));
-        goes_on || (unfinished.is_some() && still_running(pod, name, replaced))
+        let goes_on = !is_changed && (unfinished || takes_over(pod, name, rollout));
+        goes_on || (unfinished && still_running(pod, name, replaced))
     });
     let may_restart = resizes.keys().filter_map(|name| pod.container(name));
     let replaced = changed.iter().filter(|changed| changed.long_running).map(|changed| changed.container);
@@ -155,7 +126,7 @@ struct Changed<'a> {
     long_running: bool,
 }
 
-fn changed<'a>(pod: &'a PodView, rollout: &'a Rollout, hot: &twins::Moves<'a>) -> Vec<Changed<'a>> {
+fn changed<'a>(pod: &'a PodView, rollout: &'a Rollout, hot: &Moves<'a>) -> Vec<Changed<'a>> {
     let cold = rollout.sidecars.iter().filter(|sidecar| !sidecar.hot && !hot.before_upgrade).filter_map(|sidecar| {
         let container = pod.containers.iter().find(|c| c.list == sidecar.list && c.name == sidecar.name)?;
         let changed = Changed { container, image: &sidecar.image, long_running: sidecar.long_running };
@@ -163,15 +134,4 @@ fn changed<'a>(pod: &'a PodView, rollout: &'a Rollout, hot: &twins::Moves<'a>) -
     });
     let moved = hot.moves.iter().map(|next| Changed { container: next.to, image: next.image, long_running: true });
     cold.chain(moved).collect()
-}
-
-/// Tests that a container is the one that was seen.
-pub(crate) fn test_running(container: &ContainerView) -> Vec<Value> {
-    let path = format!("/spec/{}/{}", container.list.field(), container.index);
-    let spec = [test(&format!("{path}/name"), &container.name), test(&format!("{path}/image"), &container.image)];
-    let status = container.status.as_ref().filter(|status| !status.id.is_empty()).map(|status| {
-        let path = format!("/status/{}/{}", container.list.status_field(), status.index);
-        test(&format!("{path}/containerID"), &status.id)
-    });
-    spec.into_iter().chain(status).collect()
 }

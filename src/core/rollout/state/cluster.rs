@@ -3,34 +3,41 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use crate::core::pod::{PodKey, PodView};
-use crate::core::rollout::assess::{Entry, Refusal, State, Surroundings, entry};
-use crate::core::rollout::plan::evict::Desk;
-use crate::core::rollout::plan::prepull::Known;
-use crate::core::rollout::state::set::SetIndex;
+use crate::core::rollout::assess::context::Surroundings;
+use crate::core::rollout::assess::refusal::Refusal;
+use crate::core::rollout::assess::state::State;
+use crate::core::rollout::assess::{Assessment, assess};
+use crate::core::rollout::inflight::InFlight;
+use crate::core::rollout::state::pulls::{Outcome, Pull, PullResults};
+use crate::core::rollout::state::set::SetState;
 use crate::core::rollout::target::Rollout;
+use crate::core::rollout::target::direction::Remembered;
+
+/// A pod whose patch got no clear answer is left alone for this long. The client has given the request up by then, and
+/// the apiserver ends what it does for a client that is gone.
+const TRY_AGAIN: SignedDuration = SignedDuration::from_secs(10);
 
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Index {
     pods: HashMap<PodKey, Arc<PodView>>,
-    sets: BTreeMap<String, SetIndex>,
+    sets: BTreeMap<String, SetState>,
     namespaces: HashMap<String, BTreeMap<String, String>>,
     /// Whether the node's kubelet restarts native sidecars for a new image.
     nodes: HashMap<String, bool>,
     /// The apiserver does not let resources of running pods be changed.
     cannot_resize: bool,
-    refused: HashMap<(String, PodKey), Refusal>,
     reading: Option<Reading>,
     /// Number of pods by set and revision, whether or not the set is known.
     revisions: BTreeMap<String, BTreeMap<String, usize>>,
     /// Sets whose pods must be looked at again because a namespace or node changed.
     stale: BTreeSet<String>,
-    desks: HashMap<String, Desk>,
+    in_flight: HashMap<String, InFlight>,
     /// What came of pulling images before pods are patched, by set.
-    pub(crate) pulls: BTreeMap<String, Known>,
+    pulls: HashMap<String, PullResults>,
 }
 
 /// A read of all pods that is under way.
@@ -124,7 +131,7 @@ impl Index {
 
     /// Where a pod stands in the rollout of a set; `None` if it does not belong to the set.
     pub fn state(&self, set: &str, pod: &PodKey) -> Option<&State> {
-        Some(&self.sets.get(set)?.entry(pod)?.state)
+        Some(&self.sets.get(set)?.assessment(pod)?.state)
     }
 
     /// The failed pods of a set, and why.
@@ -163,11 +170,11 @@ impl Index {
     }
 
     /// Takes note of what a set wants. Its pods are counted again only if that changed.
-    pub fn configure(&mut self, rollout: Rollout, now: Timestamp) {
-        let name = rollout.set.clone();
-        if self.sets.get(&name).is_none_or(|set| *set.rollout != rollout) || self.stale.remove(&name) {
+    pub fn configure(&mut self, target: Rollout, now: Timestamp) {
+        let name = target.set.clone();
+        if self.sets.get(&name).is_none_or(|set| *set.target != target) || self.stale.remove(&name) {
             self.stale.remove(&name);
-            self.rebuild(Arc::new(rollout), now);
+            self.rebuild(Arc::new(target), now);
         }
     }
 
@@ -175,9 +182,8 @@ impl Index {
     pub fn forget(&mut self, set: &str) {
         self.sets.remove(set);
         self.stale.remove(set);
-        self.desks.remove(set);
+        self.in_flight.remove(set);
         self.pulls.remove(set);
-        self.refused.retain(|(of, _), _| of != set);
     }
 
     /// Takes note of a namespace's labels, `None` when it is gone. Returns the sets to reconcile.
@@ -190,8 +196,8 @@ impl Index {
             Some(labels) => self.namespaces.insert(name.to_owned(), labels),
             None => self.namespaces.remove(name),
         };
-        let selecting = self.sets.values().filter(|set| set.rollout.namespace_selector.is_some());
-        let names: Vec<String> = selecting.map(|set| set.rollout.set.clone()).collect();
+        let selecting = self.sets.values().filter(|set| set.target.namespace_selector.is_some());
+        let names: Vec<String> = selecting.map(|set| set.target.set.clone()).collect();
         self.stale.extend(names.iter().cloned());
         names
     }
@@ -206,7 +212,8 @@ impl Index {
             None => self.nodes.remove(name),
         };
         if restarts_native_sidecars.is_none() {
-            self.forget_pulls_on(name);
+            // It may come back without its images.
+            self.pulls.values_mut().for_each(|pulls| drop(pulls.nodes.remove(name)));
         }
         let names: Vec<String> = self.sets.keys().cloned().collect();
         self.stale.extend(names.iter().cloned());
@@ -229,28 +236,60 @@ impl Index {
         until: Option<Timestamp>,
         now: Timestamp,
     ) -> Vec<String> {
-        let Some(rollout) = self.sets.get(set).map(|index| &index.rollout) else { return Vec::new() };
+        let Some(rollout) = self.sets.get(set).map(|index| &index.target) else { return Vec::new() };
         let (uid, resource_version) = (pod.uid.clone(), pod.resource_version);
         let (revision, retried_at) = (rollout.revision.clone(), rollout.retried_at.map(Timestamp::as_second));
         let refusal = Refusal { uid, resource_version, revision, retried_at, message, until };
-        self.refused.insert((set.to_owned(), pod.key.clone()), refusal);
+        self.in_flight_mut(set).refusals.insert(pod.key.clone(), refusal);
         self.touch(&pod.key, None, now)
     }
 
-    pub(crate) fn set(&self, name: &str) -> Option<&SetIndex> {
+    pub(crate) fn set(&self, name: &str) -> Option<&SetState> {
         self.sets.get(name)
     }
 
-    pub(crate) fn desk(&self, set: &str) -> Option<&Desk> {
-        self.desks.get(set)
+    pub(crate) fn in_flight(&self, set: &str) -> Option<&InFlight> {
+        self.in_flight.get(set)
     }
 
-    pub(crate) fn desk_mut(&mut self, set: &str) -> &mut Desk {
-        self.desks.entry(set.to_owned()).or_default()
+    pub(crate) fn in_flight_mut(&mut self, set: &str) -> &mut InFlight {
+        self.in_flight.entry(set.to_owned()).or_default()
+    }
+
+    /// Requests of a plan are about to be sent: evictions count them until the next plan, which is made when they are
+    /// answered.
+    pub fn sending(&mut self, set: &str, requests: usize, remembered: &Remembered) {
+        let in_flight = self.in_flight_mut(set);
+        (in_flight.planned, in_flight.remembered) = (requests, remembered.clone());
+    }
+
+    pub(crate) fn pulls(&self, set: &str) -> Option<&PullResults> {
+        self.pulls.get(set)
+    }
+
+    /// What became of pulling an image on the node of `pull`.
+    pub fn note_pull(&mut self, pull: &Pull, image: &str, outcome: Outcome, now: Timestamp) {
+        if let Some(set) = self.sets.get(&pull.set) {
+            self.pulls.entry(pull.set.clone()).or_default().note(&set.target, pull, image, outcome, now);
+        }
+    }
+
+    /// Forgets all pulls: another replica leads.
+    pub fn forget_pulls(&mut self) {
+        self.pulls.clear();
+    }
+
+    /// A patch got no clear answer, and may still be carried out: as long as the pod is not at the target it keeps a place
+    /// in the budget for a while, and others go first.
+    pub fn unanswered(&mut self, set: &str, key: &PodKey, error: &str, now: Timestamp) {
+        if let Some(pod) = self.get(key) {
+            let until = now.checked_add(TRY_AGAIN).ok();
+            self.refuse(set, &pod, format!("no clear answer to its patch: {error}"), until, now);
+        }
     }
 
     /// Where a pod stands that was just read, whatever is known of it.
-    pub(crate) fn judge(&self, set: &str, pod: &PodView, now: Timestamp) -> Option<Entry> {
+    pub(crate) fn judge(&self, set: &str, pod: &PodView, now: Timestamp) -> Option<Assessment> {
         let node = pod.node.as_deref();
         let around = Surroundings {
             namespace_labels: self.namespaces.get(&pod.key.namespace),
@@ -259,14 +298,17 @@ impl Index {
             can_resize: !self.cannot_resize,
             now,
         };
-        entry(pod, &self.sets.get(set)?.rollout, &around)
+        assess(pod, &self.sets.get(set)?.target, &around)
     }
 
-    /// Looks again at the pods of a set whose state may have changed with time alone.
-    pub(crate) fn advance(&mut self, set: &str, now: Timestamp) {
+    /// Time has passed: looks again at the pods of a set whose state may have changed with it.
+    pub fn advance(&mut self, set: &str, now: Timestamp) {
         let due = self.sets.get(set).map(|set| set.due(now)).unwrap_or_default();
         for key in due {
             self.update_set(set, &key, now);
+        }
+        if let (Some(index), Some(pulls)) = (self.sets.get(set), self.pulls.get_mut(set)) {
+            pulls.renew(&index.target);
         }
     }
 
@@ -281,26 +323,27 @@ impl Index {
         let Some(index) = self.sets.get_mut(set) else { return false };
         let pod = self.pods.get(key).map(AsRef::as_ref);
         let node = pod.and_then(|pod| pod.node.as_deref());
-        let rollout = &index.rollout;
-        let stands = |refusal: &&Refusal| pod.is_some_and(|pod| refusal.stands(pod, rollout, now));
-        let refusal = (set.to_owned(), key.clone());
-        let refused = self.refused.get(&refusal).filter(stands).cloned();
-        if refused.is_none() && !self.refused.is_empty() {
-            self.refused.remove(&refusal);
-        }
+        let refusals = self.in_flight.get_mut(set).map(|in_flight| &mut in_flight.refusals);
+        let stands = |refusal: &Refusal| pod.is_some_and(|pod| refusal.stands(pod, &index.target, now));
+        let refused = refusals.and_then(|refusals| {
+            if refusals.get(key).is_some_and(|refusal| !stands(refusal)) {
+                refusals.remove(key);
+            }
+            refusals.get(key)
+        });
         let around = Surroundings {
             namespace_labels: self.namespaces.get(&key.namespace),
             restarts_native_sidecars: node.and_then(|node| self.nodes.get(node)).copied(),
             can_resize: !self.cannot_resize,
-            refused: refused.as_ref(),
+            refused,
             now,
         };
         index.update(key, pod, &around)
     }
 
-    fn rebuild(&mut self, rollout: Arc<Rollout>, now: Timestamp) {
-        let name = rollout.set.clone();
-        self.sets.insert(name.clone(), SetIndex::new(rollout));
+    fn rebuild(&mut self, target: Arc<Rollout>, now: Timestamp) {
+        let name = target.set.clone();
+        self.sets.insert(name.clone(), SetState::new(target));
         let marked = self.pods.values().filter(|pod| pod.marks.contains_key(&name));
         let keys: Vec<PodKey> = marked.map(|pod| pod.key.clone()).collect();
         for key in keys {

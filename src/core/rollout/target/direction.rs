@@ -3,12 +3,25 @@
 use k8s_openapi::jiff::Timestamp;
 
 use crate::api::selector::SelectorError;
-use crate::api::v1beta1::FailureAction;
+use crate::api::v1beta1::{Eviction, FailureAction};
 use crate::api::{SidecarSet, keys};
 use crate::core::revision::{History, Template};
-use crate::core::rollout::budget::steps::Remembered;
-use crate::core::rollout::plan::Summary;
-use crate::core::rollout::target::{Mode, Rollout};
+use crate::core::rollout::target::{Direction, Rollout};
+
+/// What only status and annotations of a set know about its rollout.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Remembered {
+    /// `status.evictions`.
+    pub evictions: Vec<Eviction>,
+    /// `status.currentStep`: steps reached so far.
+    pub step: usize,
+    /// `status.stepReachedAt`.
+    pub step_reached_at: Option<Timestamp>,
+    /// Annotation `approve`, if it is for this revision: the rollout may go on behind so many steps.
+    pub approved: usize,
+    /// The spec has changed since the status was written: the steps may be others.
+    pub steps_may_differ: bool,
+}
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,13 +40,6 @@ pub struct Course {
     pub stray_approval: Option<String>,
     /// Value of the annotation that would try it again.
     pub next_retry: String,
-}
-
-impl Course {
-    /// The revision is given up and pods do not go back, or it is about to be.
-    pub fn is_stopped(&self, summary: &Summary) -> bool {
-        self.rollout.mode == Mode::Stopped || summary.exceeded
-    }
 }
 
 /// Decides the course. `target` is the revision of the spec, `history` the known ones.
@@ -64,7 +70,7 @@ pub fn course(
         _ => {
             let retried_at = status.retried_at.filter(|_| same_revision).map(|time| time.0);
             Rollout {
-                mode: if aborted && !retried { Mode::Stopped } else { Mode::Forward },
+                direction: if aborted && !retried { Direction::Halted } else { Direction::Forward },
                 retried_at: if retried { Some(now) } else { retried_at },
                 ..Rollout::new(name, &set.spec, target, known(), stable)?
             }
@@ -82,7 +88,7 @@ pub fn course(
     let tried = status.handled_retry.as_deref().and_then(|value| of_revision(value, target.0)?.parse().ok());
     Ok(Course {
         way_back: way_back.map(|(hash, _)| hash.to_owned()),
-        aborted_because: status.aborted_because.filter(|_| rollout.mode != Mode::Forward),
+        aborted_because: status.aborted_because.filter(|_| rollout.direction != Direction::Forward),
         stray_approval: annotation(set, keys::APPROVE)
             .filter(|value| of_revision(value, target.0).is_none_or(|step| step.parse::<usize>().is_err()))
             .map(str::to_owned),

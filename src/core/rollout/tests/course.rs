@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::api::{SidecarSet, SidecarSetStatus, keys};
 use crate::core::revision::{History, Revision, Template};
-use crate::core::rollout::plan::Plan;
+use crate::core::rollout::plan::{Plan, begin_batch};
 use crate::core::rollout::target::direction::course;
 use crate::core::rollout::testing::{SET, TestPod, at, hash, set};
 use crate::core::rollout::tests::{Fleet, unready};
@@ -60,7 +60,7 @@ impl World {
         let template = Template::of(&self.set.spec);
         let course = course(&self.set, (&template.hash(0), &template), &history, now).unwrap();
         self.fleet.index.configure(course.rollout.clone(), now);
-        let plan = self.fleet.index.plan(SET, &course.remembered, now, usize::MAX);
+        let plan = begin_batch(&mut self.fleet.index, SET, &course.remembered, now, usize::MAX);
         let (status, _) = status(&self.set, &course, &plan.summary, &InjectionState::default(), now);
         self.set.status = Some(status);
         plan

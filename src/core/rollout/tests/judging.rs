@@ -3,9 +3,11 @@
 use serde_json::{Value, json};
 
 use crate::core::revision::Template;
-use crate::core::rollout::assess::attempt::{Progress, progress};
-use crate::core::rollout::budget::steps::Remembered;
-use crate::core::rollout::target::{Mode, Rollout};
+use crate::core::rollout::assess::attempt::progress;
+use crate::core::rollout::assess::progress::Progress;
+use crate::core::rollout::plan::begin_batch;
+use crate::core::rollout::target::direction::Remembered;
+use crate::core::rollout::target::{Direction, Rollout};
 use crate::core::rollout::testing;
 use crate::core::rollout::testing::{SET, TestPod, at, rollout};
 use crate::core::rollout::tests::Fleet;
@@ -123,17 +125,17 @@ fn a_container_that_is_not_started_has_failed_unless_the_kubelet_may_make_its_im
         );
         assert_eq!(again(60), failed());
         let running = json!({"running": {"startedAt": at(-9).to_string()}});
-        let given_up = judge_in(Mode::Stopped, running, 3, 4, state);
+        let given_up = judge_in(Direction::Halted, running, 3, 4, state);
         assert_eq!(given_up, failed(), "what was ErrImagePull a second ago has failed still");
     }
 }
 
 /// Judges a pod whose sidecar was in one state before its update, after so many restarts, and now is in another.
 fn judge_since(before: Value, restarts: i32, now: i64, state: Value) -> Progress {
-    judge_in(Mode::Forward, before, restarts, now, state)
+    judge_in(Direction::Forward, before, restarts, now, state)
 }
 
-fn judge_in(mode: Mode, before: Value, restarts: i32, now: i64, state: Value) -> Progress {
+fn judge_in(direction: Direction, before: Value, restarts: i32, now: i64, state: Value) -> Progress {
     let mut fleet = Fleet::of(1);
     let pod = fleet.pods.values_mut().next().unwrap();
     pod.edit(|pod| {
@@ -146,7 +148,7 @@ fn judge_in(mode: Mode, before: Value, restarts: i32, now: i64, state: Value) ->
     let pod = fleet.pods.values_mut().next().unwrap();
     pod.edit(|pod| pod["status"]["observedGeneration"] = json!(2));
     pod.edit(down(state));
-    let (view, rollout) = (pod.view(), Rollout { mode, ..rollout("v2", json!({})) });
+    let (view, rollout) = (pod.view(), Rollout { direction, ..rollout("v2", json!({})) });
     progress(&view, view.marks[SET].update.as_ref().unwrap(), &rollout, at(now))
 }
 
@@ -333,7 +335,7 @@ fn a_container_in_its_hold_time_is_still_judged_when_another_one_changes() {
     for (i, seconds) in [(1, 0), (2, 30)] {
         fleet.now = seconds;
         fleet.index.configure(to(i), at(seconds));
-        let plan = fleet.index.plan(SET, &Remembered::default(), at(seconds), 1);
+        let plan = begin_batch(&mut fleet.index, SET, &Remembered::default(), at(seconds), 1);
         let sent = fleet.send(&plan);
         assert_eq!(sent.len(), 1);
         if i == 1 {

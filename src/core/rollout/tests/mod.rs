@@ -2,11 +2,11 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::core::rollout::assess::State;
-use crate::core::rollout::budget::steps::Remembered;
-use crate::core::rollout::plan::Plan;
+use crate::core::rollout::assess::state::State;
+use crate::core::rollout::plan::{Plan, begin_batch};
 use crate::core::rollout::state::cluster::Index;
 use crate::core::rollout::target::Rollout;
+use crate::core::rollout::target::direction::Remembered;
 use crate::core::rollout::testing;
 use crate::core::rollout::testing::{SET, TestPod, at, hash, rollout};
 
@@ -64,7 +64,7 @@ impl Fleet {
 
     fn plan(&mut self, image: &str, strategy: &Value) -> Plan {
         self.index.configure(rollout(image, strategy.clone()), at(self.now));
-        self.index.plan(SET, &Remembered::default(), at(self.now), usize::MAX)
+        begin_batch(&mut self.index, SET, &Remembered::default(), at(self.now), usize::MAX)
     }
 
     /// Sends the plan's patches; returns the names of the pods.
@@ -111,7 +111,7 @@ impl Fleet {
 
     /// Slots that are taken at this second.
     fn slots(&mut self, now: i64) -> usize {
-        self.index.plan(SET, &Remembered::default(), at(now), 0).summary.counts.slots
+        begin_batch(&mut self.index, SET, &Remembered::default(), at(now), 0).summary.counts.slots
     }
 
     fn reason(&mut self, image: &str, strategy: &Value) -> String {
@@ -356,7 +356,7 @@ fn a_pod_that_an_old_rollout_updated_costs_nothing_when_it_is_unready_later() {
     next.stable = Some(hash("v2"));
     fleet.index.configure(next, now);
     assert_eq!(
-        fleet.index.plan(SET, &Remembered::default(), now, usize::MAX).patches.len(),
+        begin_batch(&mut fleet.index, SET, &Remembered::default(), now, usize::MAX).patches.len(),
         2,
         "the unready one is free, as it always was"
     );
@@ -391,9 +391,9 @@ fn a_way_back_to_the_stable_revision_is_not_finished_before_its_containers_are()
     let mut back = rollout("v1", json!({}));
     back.stable = Some(hash("v1"));
     fleet.index.configure(back, at(fleet.now));
-    let plan = fleet.index.plan(SET, &Remembered::default(), at(fleet.now), usize::MAX);
+    let plan = begin_batch(&mut fleet.index, SET, &Remembered::default(), at(fleet.now), usize::MAX);
     fleet.send(&plan);
-    let counts = fleet.index.plan(SET, &Remembered::default(), at(fleet.now), 0).summary.counts;
+    let counts = begin_batch(&mut fleet.index, SET, &Remembered::default(), at(fleet.now), 0).summary.counts;
     assert_eq!((counts.undecided, counts.updated_ready), (1, 0));
 }
 
@@ -402,7 +402,7 @@ fn an_open_eviction_takes_a_slot() {
     let mut fleet = Fleet::of(5);
     fleet.index.configure(rollout("v2", json!({"maxUnavailable": 2})), at(0));
     let evicting = Remembered { evictions: vec![evictions::open()], ..Remembered::default() };
-    assert_eq!(fleet.index.plan(SET, &evicting, at(0), usize::MAX).patches.len(), 1);
+    assert_eq!(begin_batch(&mut fleet.index, SET, &evicting, at(0), usize::MAX).patches.len(), 1);
 }
 
 #[test]
@@ -426,7 +426,7 @@ fn beside_a_hot_sidecar_others_are_still_upgraded_in_place() {
     });
     let mut fleet = Fleet::new([pod]);
     fleet.index.configure(rollout, at(0));
-    let plan = fleet.index.plan(SET, &Remembered::default(), at(0), usize::MAX);
+    let plan = begin_batch(&mut fleet.index, SET, &Remembered::default(), at(0), usize::MAX);
     assert_eq!(plan.summary.not_in_place, []);
     assert_eq!(fleet.send(&plan), ["web"]);
 }

@@ -6,9 +6,11 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::core::pod::PodView;
-use crate::core::rollout::assess::State;
-use crate::core::rollout::assess::attempt::{Progress, progress};
-use crate::core::rollout::budget::steps::Remembered;
+use crate::core::rollout::assess::attempt::progress;
+use crate::core::rollout::assess::progress::Progress;
+use crate::core::rollout::assess::state::State;
+use crate::core::rollout::plan::begin_batch;
+use crate::core::rollout::target::direction::Remembered;
 use crate::core::rollout::testing;
 use crate::core::rollout::testing::{SET, TestPod, at, rollout};
 use crate::core::rollout::tests::Fleet;
@@ -250,7 +252,7 @@ proptest! {
             match step {
                 Step::Plan { image, limit } => {
                     fleet.index.configure(rollout(images[image], strategy.clone()), at(fleet.now));
-                    let plan = fleet.index.plan(SET, &Remembered::default(), at(fleet.now), limit);
+                    let plan = begin_batch(&mut fleet.index, SET, &Remembered::default(), at(fleet.now), limit);
                     let mut census = census(&fleet);
                     for key in plan.patches.iter().map(|patch| &patch.key) {
                         let view = fleet.pods[key].view();

@@ -3,8 +3,10 @@
 use proptest::prelude::*;
 use serde_json::json;
 
-use crate::core::rollout::assess::attempt::{Progress, progress};
-use crate::core::rollout::budget::steps::Remembered;
+use crate::core::rollout::assess::attempt::progress;
+use crate::core::rollout::assess::progress::Progress;
+use crate::core::rollout::plan::begin_batch;
+use crate::core::rollout::target::direction::Remembered;
 use crate::core::rollout::testing::{SET, at, hash, rollout};
 use crate::core::rollout::tests::Fleet;
 
@@ -46,7 +48,7 @@ proptest! {
             match step {
                 Step::Plan { image, limit } => {
                     fleet.index.configure(rollout(images[image], strategy.clone()), at(fleet.now));
-                    let plan = fleet.index.plan(SET, &Remembered::default(), at(fleet.now), limit);
+                    let plan = begin_batch(&mut fleet.index, SET, &Remembered::default(), at(fleet.now), limit);
                     prop_assert!(plan.patches.len() <= limit);
                     let before = plan.summary.counts.slots;
                     let taken = plan.patches.iter().filter(|p| {

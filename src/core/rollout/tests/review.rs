@@ -4,8 +4,8 @@
 use serde_json::{Value, json};
 
 use crate::api::keys;
-use crate::core::rollout::assess::State;
-use crate::core::rollout::plan::prepull::Outcome;
+use crate::core::rollout::assess::state::State;
+use crate::core::rollout::state::pulls::Outcome;
 use crate::core::rollout::testing::{SET, TestPod, at, hash};
 use crate::core::rollout::tests::course::World;
 use crate::core::rollout::tests::{Fleet, unready};

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::api::keys;
+use crate::core::rollout::plan::begin_batch;
 use crate::core::rollout::tests::course::World;
 use crate::core::rollout::tests::*;
 
@@ -67,7 +68,7 @@ fn an_image_that_is_put_right_costs_a_slot_until_the_kubelet_has_seen_it() {
     fleet.observe();
     let stable = Rollout { stable: Some(testing::hash("v1")), ..rollout("v1", json!({})) };
     fleet.index.configure(stable, at(0));
-    let plan = fleet.index.plan(SET, &Remembered::default(), at(0), usize::MAX);
+    let plan = begin_batch(&mut fleet.index, SET, &Remembered::default(), at(0), usize::MAX);
     assert_eq!(fleet.send(&plan).len(), 1);
     assert_eq!(fleet.slots(10_000), 1, "it may stop the container at any time");
     fleet.pods.values_mut().next().unwrap().edit(see);

@@ -10,11 +10,11 @@ use crate::core::pod::{Owner, PodKey};
 use crate::core::replace;
 use crate::core::replace::{Next, Patience, Sibling, Verdict as Judged};
 use crate::core::revision::Change;
-use crate::core::rollout::budget::steps::Remembered;
-use crate::core::rollout::plan::Plan;
 use crate::core::rollout::plan::evict::Candidate;
+use crate::core::rollout::plan::{Plan, begin_batch};
 use crate::core::rollout::state::cluster::Index;
 use crate::core::rollout::target::Rollout;
+use crate::core::rollout::target::direction::Remembered;
 use crate::core::rollout::testing;
 use crate::core::rollout::testing::{SET, TestPod, at, hash, rollout};
 use crate::core::rollout::tests::Fleet;
@@ -61,7 +61,7 @@ fn env_change(strategy: &Value) -> Rollout {
 fn plan(fleet: &mut Fleet, strategy: &Value, evictions: &[Eviction]) -> Plan {
     fleet.index.configure(env_change(strategy), at(fleet.now));
     let remembered = Remembered { evictions: evictions.to_vec(), ..Remembered::default() };
-    fleet.index.plan(SET, &remembered, at(fleet.now), usize::MAX)
+    begin_batch(&mut fleet.index, SET, &remembered, at(fleet.now), usize::MAX)
 }
 
 fn course(strategy: &Value) -> crate::core::rollout::target::direction::Course {
@@ -177,9 +177,9 @@ fn nothing_is_evicted_while_the_rollout_stands() {
     }
     let mut fleet = Fleet::new([owned("a", "ReplicaSet", "web")]);
     let mut stopped = env_change(&json!({}));
-    stopped.mode = crate::core::rollout::target::Mode::Stopped;
+    stopped.direction = crate::core::rollout::target::Direction::Halted;
     fleet.index.configure(stopped, at(0));
-    fleet.index.plan(SET, &Remembered::default(), at(0), 9);
+    begin_batch(&mut fleet.index, SET, &Remembered::default(), at(0), 9);
     assert_eq!(upgrades(&fleet), 0, "aborted");
 }
 
@@ -189,7 +189,7 @@ fn on_the_way_back_pods_are_evicted_whatever_partition_says_and_new_ones_get_the
     let back = || Rollout { stable: Some(hash("v2")), ..env_change(&strategy) }.going_back();
     let mut fleet = Fleet::new([owned("a", "ReplicaSet", "web"), owned("b", "ReplicaSet", "other")]);
     fleet.index.configure(back(), at(0));
-    let summary = fleet.index.plan(SET, &Remembered::default(), at(0), 9).summary;
+    let summary = begin_batch(&mut fleet.index, SET, &Remembered::default(), at(0), 9).summary;
     assert_eq!((summary.evictable, upgrades(&fleet)), (2, 2));
     let course =
         crate::core::rollout::target::direction::Course { rollout: back(), ..testing::course("v1", json!({})) };
@@ -228,7 +228,7 @@ fn a_slot_is_taken_once_by_a_plan_or_by_an_eviction() {
     assert!(!fleet.index.reserve(SET, &record, false, 0, at(0)), "the patch may be on its way");
 
     // The plan after the answers, none of which was a yes.
-    fleet.index.plan(SET, &Remembered::default(), at(0), 0);
+    begin_batch(&mut fleet.index, SET, &Remembered::default(), at(0), 0);
     assert!(fleet.index.reserve(SET, &record, false, 0, at(0)));
     assert!(!fleet.index.reserve(SET, &record, false, 0, at(0)), "there was one");
     assert_eq!(plan(&mut fleet, &json!({}), &[]).patches, [], "the record may not be in the status yet");

@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use crate::core::rollout::plan::begin_batch;
 use crate::core::rollout::tests::evictions::*;
 
 /// What may happen between two looks.
@@ -93,7 +94,7 @@ impl Sim {
         let now = at(self.fleet.now);
         self.fleet.index.configure(env_change(&self.strategy), now);
         let remembered = Remembered { evictions: self.records.clone(), ..Remembered::default() };
-        self.plan = self.fleet.index.plan(SET, &remembered, now, limit);
+        self.plan = begin_batch(&mut self.fleet.index, SET, &remembered, now, limit);
         let set = testing::set("v2", json!({}));
         let course = course(&self.strategy);
         self.given = injection_revision(&set, &course, &self.plan.summary, Some(&hash("v1")), None, None);

@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 use crate::api::{SidecarSet, keys};
 use crate::core::pod::PodView;
 use crate::core::revision::{Change, Template};
-use crate::core::rollout::assess::State;
-use crate::core::rollout::budget::steps::Remembered;
-use crate::core::rollout::plan::Plan;
+use crate::core::rollout::assess::state::State;
+use crate::core::rollout::plan::{Plan, begin_batch};
 use crate::core::rollout::state::cluster::Index;
 use crate::core::rollout::target::Rollout;
+use crate::core::rollout::target::direction::Remembered;
 use crate::core::rollout::testing::{SET, TestPod, at, set};
 
 mod odd;
@@ -121,7 +121,7 @@ impl World {
         rollout.changes.insert(label.clone(), Change::InPlace);
         change(&mut rollout);
         self.index.configure(rollout, at(self.now));
-        self.index.plan(SET, &Remembered::default(), at(self.now), usize::MAX)
+        begin_batch(&mut self.index, SET, &Remembered::default(), at(self.now), usize::MAX)
     }
 
     /// Plans and sends; the containers that got another image, with it.
@@ -358,7 +358,7 @@ fn a_reset_of_a_pod_that_holds_no_slot_takes_one() {
     world.kubelets();
     let evicting = Remembered { evictions: vec![super::evictions::open()], ..Remembered::default() };
     world.plan(NEW);
-    assert_eq!(world.index.plan(SET, &evicting, at(world.now), usize::MAX).patches, []);
+    assert_eq!(begin_batch(&mut world.index, SET, &evicting, at(world.now), usize::MAX).patches, []);
     assert_eq!(world.send(NEW), pair("mesh-1", IDLE));
 }
 

@@ -9,6 +9,7 @@ use crate::core::base::resources::Class;
 use crate::core::inject::{CompiledSet, CompiledSets, Request, inject};
 use crate::core::pod::PodView;
 use crate::core::revision::{Change, History, Revision};
+use crate::core::rollout::plan::begin_batch;
 use crate::core::rollout::tests::*;
 
 mod resizing;
@@ -76,7 +77,7 @@ impl Way {
 
     fn plan(&mut self) -> Plan {
         self.index.apply(self.pod.view(), at(self.now));
-        self.index.plan(SET, &Remembered::default(), at(self.now), usize::MAX)
+        begin_batch(&mut self.index, SET, &Remembered::default(), at(self.now), usize::MAX)
     }
 
     /// Sends the next request; true if it was a resize, `None` if there is none.

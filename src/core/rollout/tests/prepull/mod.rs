@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::core::rollout::budget::steps::Remembered;
-use crate::core::rollout::plan::Plan;
-use crate::core::rollout::plan::prepull::{MOST_AT_ONCE, Outcome, Pull};
-use crate::core::rollout::target::{Mode, Rollout};
+use crate::core::rollout::plan::prepull::MOST_AT_ONCE;
+use crate::core::rollout::plan::{Plan, begin_batch};
+use crate::core::rollout::state::pulls::{Outcome, Pull};
+use crate::core::rollout::target::direction::Remembered;
+use crate::core::rollout::target::{Direction, Rollout};
 use crate::core::rollout::testing;
 use crate::core::rollout::testing::{SET, TestPod, at, hash, rollout};
 use crate::core::rollout::tests::Fleet;
@@ -216,10 +217,10 @@ fn a_retry_pulls_again_where_it_failed_and_only_there() {
         fleet.note(&Plan { pulls: vec![pull.clone()], ..Plan::default() }, &outcome);
     }
     let retried = Rollout { retried_at: Some(at(9)), ..rollout("v2", strategy(3)) };
-    fleet.index.configure(Rollout { mode: Mode::Stopped, ..rollout("v2", strategy(3)) }, at(5));
-    assert_eq!(fleet.index.plan(SET, &Remembered::default(), at(5), 9).pulls, []);
+    fleet.index.configure(Rollout { direction: Direction::Halted, ..rollout("v2", strategy(3)) }, at(5));
+    assert_eq!(begin_batch(&mut fleet.index, SET, &Remembered::default(), at(5), 9).pulls, []);
     fleet.index.configure(retried, at(9));
-    assert_eq!(nodes(&fleet.index.plan(SET, &Remembered::default(), at(9), 9).pulls), ["n0", "n2"]);
+    assert_eq!(nodes(&begin_batch(&mut fleet.index, SET, &Remembered::default(), at(9), 9).pulls), ["n0", "n2"]);
 }
 
 #[test]
@@ -232,6 +233,6 @@ fn another_image_is_pulled_anew_and_the_way_back_waits_for_nothing() {
     fleet.now += 60;
     let back = Rollout { stable: Some(hash("v1")), ..rollout("v1", strategy(2)) }.going_back();
     fleet.index.configure(back, at(fleet.now));
-    let plan = fleet.index.plan(SET, &Remembered::default(), at(fleet.now), 9);
+    let plan = begin_batch(&mut fleet.index, SET, &Remembered::default(), at(fleet.now), 9);
     assert_eq!((plan.patches.len(), plan.pulls.len()), (2, 0));
 }

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use crate::core::rollout::plan::prepull::{Outcome, Pull};
 use crate::core::rollout::plan::pullers::{PullerPod, Pullers};
 use crate::core::rollout::state::cluster::Index;
+use crate::core::rollout::state::pulls::{Outcome, Pull};
 use crate::core::rollout::testing::{at, hash};
 use crate::core::rollout::tests::prepull::pullers::{says, seen};
 use crate::core::rollout::tests::prepull::{Fleet, fleet, strategy};

@@ -3,8 +3,8 @@
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
-use crate::core::rollout::plan::prepull::{Outcome, Pull};
 use crate::core::rollout::plan::pullers::{PullerPod, Pullers, puller, refusal};
+use crate::core::rollout::state::pulls::{Outcome, Pull};
 use crate::core::rollout::testing::{SET, at, hash};
 use crate::core::rollout::tests::prepull::{fleet, strategy};
 

@@ -2,13 +2,9 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use crate::api::selector::{Selector, SelectorError};
 use crate::api::v1beta1::{PriorityStrategy, ScatterTerm, UpdateStrategy};
-use crate::core::pod::PodView;
-use crate::core::rollout::budget::workloads::Workload;
-use crate::core::rollout::target::Strategy;
 
 /// The value of a scatter term that stands for each value seen.
 const ANY_VALUE: &str = "*";
@@ -38,26 +34,7 @@ pub(crate) struct Priority(usize, Reverse<Option<u64>>);
 /// What a pod matches of the scatter terms: positions of the terms, and for a term of each value the value. Empty for a
 /// pod that matches none.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Class(Box<[(usize, Option<Box<str>>)]>);
-
-/// Where the strategy puts a pod among the others.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Standing {
-    pub(crate) priority: Priority,
-    pub(crate) class: Class,
-    /// Only with maxUnavailablePerWorkload; shared, because every queue it stands in names it.
-    pub(crate) workload: Option<Arc<Workload>>,
-}
-
-impl Standing {
-    pub(crate) fn new(pod: &PodView, strategy: &Strategy) -> Self {
-        Self {
-            priority: strategy.order.priority(&pod.labels),
-            class: strategy.order.class(&pod.labels),
-            workload: strategy.max_unavailable_per_workload.is_some().then(|| Arc::new(Workload::of(pod))),
-        }
-    }
-}
+pub(crate) struct ScatterGroup(Box<[(usize, Option<Box<str>>)]>);
 
 impl Order {
     /// Compiles the strategy.
@@ -88,7 +65,7 @@ impl Order {
     }
 
     /// What pods with these labels match of the scatter terms.
-    pub(crate) fn class(&self, labels: &BTreeMap<String, String>) -> Class {
+    pub(crate) fn scatter_group(&self, labels: &BTreeMap<String, String>) -> ScatterGroup {
         let matches = self.scatter.iter().enumerate().filter_map(|(i, term)| {
             let value = labels.get(&term.key)?;
             if term.value == ANY_VALUE {
@@ -96,7 +73,7 @@ impl Order {
             }
             (*value == term.value).then_some((i, None))
         });
-        Class(matches.collect())
+        ScatterGroup(matches.collect())
     }
 }
 
@@ -169,7 +146,7 @@ mod tests {
     #[test]
     fn a_class_is_the_combination_of_what_a_pod_matches() {
         let order = order(json!({"scatterStrategy": [{"key": "zone", "value": "*"}, {"key": "app", "value": "db"}]}));
-        let class = |text: &str| order.class(&labels(text));
+        let class = |text: &str| order.scatter_group(&labels(text));
         for (a, b, same) in [
             ("zone=a", "zone=a x=y", true),
             ("zone=a", "zone=b", false),
@@ -180,6 +157,6 @@ mod tests {
         ] {
             assert_eq!(class(a) == class(b), same, "{a} and {b}");
         }
-        assert_eq!(class("app=web"), Class::default());
+        assert_eq!(class("app=web"), ScatterGroup::default());
     }
 }

@@ -1,0 +1,27 @@
+//! What eviction could do for a pod that cannot be patched.
+
+use crate::core::pod::{Owner, PodView};
+use crate::core::replace::exempt;
+use crate::core::rollout::assess::state::{ObstacleKind, State};
+use crate::core::rollout::target::Rollout;
+
+/// See the module.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Evictability {
+    /// This owner would make a better one.
+    Evictable(Box<Owner>),
+    /// It is never evicted; the text says which pods are not.
+    Exempt(&'static str),
+}
+
+/// `None`: eviction is not asked for, or is no remedy.
+pub(crate) fn evictability(pod: &PodView, state: &State, target: &Rollout) -> Option<Evictability> {
+    let State::NotInPlace(obstacle) = state else { return None };
+    if !target.strategy.evicts || obstacle.kind == ObstacleKind::Passing {
+        return None;
+    }
+    match (exempt(pod.owner.as_deref()), &pod.owner) {
+        (None, Some(owner)) => Some(Evictability::Evictable(owner.clone())),
+        (why, _) => Some(Evictability::Exempt(why.unwrap_or_default())),
+    }
+}

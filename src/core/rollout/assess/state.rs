@@ -1,0 +1,50 @@
+//! The states of a pod in a rollout, and why one cannot be patched.
+
+/// Where a pod stands in a rollout.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Behind the target, and can be patched.
+    Outdated,
+    /// Behind the target, and cannot be patched.
+    NotInPlace(Obstacle),
+    /// At the target, its update neither done nor failed.
+    Undecided,
+    /// At the target, and of a hot sidecar's twins the one that has handed over is to be reset.
+    ResetDue,
+    /// At the target and done, but the pod is not ready.
+    Unready,
+    /// At the target, done, and the pod is ready.
+    Available,
+    /// At the target, and its update failed; the text says why.
+    Failed(String),
+    /// Behind the target, and the apiserver refused the patch; the text is its answer.
+    Refused(String),
+    /// A patch got no clear answer and may still be carried out; the text is what was heard.
+    Unanswered(String),
+}
+
+/// Why a pod cannot be patched.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Obstacle {
+    /// Whether something can be done about it.
+    pub kind: ObstacleKind,
+    /// For people, for example `containers[agent].env changed`.
+    pub text: String,
+}
+
+/// What a pod that cannot be patched suffers from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ObstacleKind {
+    /// The revisions differ in what no running pod can change: new pods are the only way.
+    Template,
+    /// The pod itself, for example its `restartPolicy` or its node's kubelet.
+    Pod,
+    /// It passes by itself.
+    Passing,
+}
+
+impl Obstacle {
+    pub(crate) fn new(kind: ObstacleKind, text: impl Into<String>) -> Self {
+        Self { kind, text: text.into() }
+    }
+}

@@ -1,0 +1,186 @@
+//! Numbers of pods, all of them sums over one table: how many pods of each kind there are.
+
+use std::collections::BTreeMap;
+
+use crate::core::rollout::assess::Assessment;
+use crate::core::rollout::assess::claim::Claim;
+use crate::core::rollout::assess::eviction::Evictability;
+use crate::core::rollout::assess::state::State;
+
+/// What the budgets tell apart. Pods of one kind are only counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Kind {
+    state: StateKind,
+    ready: bool,
+    claim: Claim,
+    selected: bool,
+    evictable: bool,
+    /// Time alone may change it.
+    timed: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum StateKind {
+    Outdated,
+    NotInPlace,
+    Refused,
+    Unanswered,
+    Undecided,
+    ResetDue,
+    Unready,
+    Available,
+    Failed,
+}
+
+impl Kind {
+    pub(crate) fn of(pod: &Assessment) -> Self {
+        let state = match pod.state {
+            State::Outdated => StateKind::Outdated,
+            State::NotInPlace(_) => StateKind::NotInPlace,
+            State::Refused(_) => StateKind::Refused,
+            State::Unanswered(_) => StateKind::Unanswered,
+            State::Undecided => StateKind::Undecided,
+            State::ResetDue => StateKind::ResetDue,
+            State::Unready => StateKind::Unready,
+            State::Available => StateKind::Available,
+            State::Failed(_) => StateKind::Failed,
+        };
+        Self {
+            state,
+            ready: pod.ready,
+            claim: pod.claim,
+            selected: pod.selected,
+            evictable: matches!(pod.evictability, Some(Evictability::Evictable(_))),
+            timed: pod.check_at.is_some(),
+        }
+    }
+
+    /// Not at the target.
+    pub(crate) fn is_behind(self) -> bool {
+        use StateKind::{NotInPlace, Outdated, Refused, Unanswered};
+        matches!(self.state, Outdated | NotInPlace | Refused | Unanswered)
+    }
+
+    pub(crate) fn is_failed(self) -> bool {
+        matches!(self.state, StateKind::Failed | StateKind::Refused)
+    }
+
+    /// Patched next, when budgets, partition and steps let it.
+    pub(crate) fn is_candidate(self) -> bool {
+        self.state == StateKind::Outdated && self.selected
+    }
+}
+
+/// How many pods of each kind there are: an event changes two of the numbers, and a plan adds up a few dozen.
+#[derive(Debug, Default)]
+pub(crate) struct Table(BTreeMap<Kind, usize>);
+
+impl Table {
+    pub(crate) fn add(&mut self, kind: Kind) {
+        *self.0.entry(kind).or_default() += 1;
+    }
+
+    pub(crate) fn remove(&mut self, kind: Kind) {
+        if let Some(pods) = self.0.get_mut(&kind) {
+            *pods -= 1;
+            if *pods == 0 {
+                self.0.remove(&kind);
+            }
+        }
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        let mut counts = Counts::default();
+        for (kind, pods) in &self.0 {
+            counts.add(*kind, *pods);
+        }
+        counts
+    }
+}
+
+/// Numbers of pods.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Pods that belong to the set.
+    pub matched: usize,
+    /// At the target.
+    pub updated: usize,
+    /// Ready, wherever they stand.
+    pub ready: usize,
+    /// At the target and available.
+    pub updated_ready: usize,
+    /// Update failed, or the patch was refused.
+    pub failed: usize,
+    /// At the target, update undecided; also with a reset due, or a patch that may still be carried out.
+    pub undecided: usize,
+    /// Of these, with a reset of a hot sidecar's twin due.
+    pub resets_due: usize,
+    /// Cannot be patched.
+    pub not_in_place: usize,
+    /// Outdated or evictable, but outside `updateStrategy.selector`.
+    pub outside: usize,
+    /// Outdated and selected: the candidates.
+    pub outdated: usize,
+    /// Cost one of maxUnavailable each.
+    pub slots: usize,
+    /// At the target and done with their update, which took their readiness, or made with the target: they have until a
+    /// deadline to become ready.
+    pub recovering: usize,
+    /// Of these, failed.
+    pub failed_slots: usize,
+    /// Were unready when patched, and are undecided or failed.
+    pub capped: usize,
+    /// Of these, failed.
+    pub failed_capped: usize,
+    /// Matched by `updateStrategy.selector` too: the pods that the rollout is for.
+    pub selected: usize,
+    /// Of these, at the target.
+    pub selected_updated: usize,
+    /// Of these, available or failed, or done and not ready for reasons that are older than the update.
+    pub selected_decided: usize,
+    /// Selected pods that cannot be patched.
+    pub selected_not_in_place: usize,
+    /// Of these, those that may be evicted for it.
+    pub evictable: usize,
+    /// Candidates in workloads whose room of `maxUnavailablePerWorkload` failed pods fill alone.
+    pub locked_out: usize,
+    /// Candidates on nodes that could not pull the new images. Each such node is one of `failed`.
+    pub blocked: usize,
+}
+
+impl Counts {
+    /// What each number counts.
+    fn add(&mut self, kind: Kind, pods: usize) {
+        use StateKind::{Available, NotInPlace, Outdated, ResetDue, Unanswered, Undecided, Unready};
+        let Kind { state, ready, claim, selected, evictable, timed } = kind;
+        let (behind, failed) = (kind.is_behind(), kind.is_failed());
+        let unready_anyway = state == Unready && claim != Claim::Disruption && !timed;
+        let decided = failed || state == Available || unready_anyway;
+        for (number, counts) in [
+            (&mut self.matched, true),
+            (&mut self.updated, !behind),
+            (&mut self.ready, ready),
+            (&mut self.updated_ready, state == Available),
+            (&mut self.failed, failed),
+            (&mut self.undecided, matches!(state, Undecided | ResetDue | Unanswered)),
+            (&mut self.resets_due, state == ResetDue),
+            (&mut self.not_in_place, state == NotInPlace),
+            (&mut self.outside, (state == Outdated || evictable) && !selected),
+            (&mut self.outdated, kind.is_candidate()),
+            (&mut self.slots, claim == Claim::Disruption),
+            (&mut self.recovering, state == Unready && timed),
+            (&mut self.failed_slots, claim == Claim::Disruption && failed),
+            (&mut self.capped, claim == Claim::Unready),
+            (&mut self.failed_capped, claim == Claim::Unready && failed),
+            (&mut self.selected, selected),
+            (&mut self.selected_updated, selected && !behind),
+            (&mut self.selected_decided, selected && decided),
+            (&mut self.selected_not_in_place, selected && state == NotInPlace),
+            (&mut self.evictable, selected && evictable),
+        ] {
+            if counts {
+                *number += pods;
+            }
+        }
+    }
+}

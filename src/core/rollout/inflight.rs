@@ -1,0 +1,21 @@
+//! What was sent for a set, or is about to be, and is not known to be over.
+
+use std::collections::HashMap;
+
+use crate::api::v1beta1::Eviction;
+use crate::core::pod::PodKey;
+use crate::core::rollout::assess::refusal::Refusal;
+use crate::core::rollout::target::direction::Remembered;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct InFlight {
+    /// Requests of the last plan, which may be on their way: the next plan, made when they are answered, sets it anew.
+    pub(crate) planned: usize,
+    /// What the last plan knew.
+    pub(crate) remembered: Remembered,
+    /// Evictions that are about to be recorded in the status, or are already.
+    pub(crate) evictions: Vec<Eviction>,
+    /// The last patch of a pod that was not accepted, or got no clear answer.
+    pub(crate) refusals: HashMap<PodKey, Refusal>,
+}

@@ -1,0 +1,27 @@
+//! Where the strategy puts a pod among the others.
+
+use std::sync::Arc;
+
+use crate::core::pod::PodView;
+use crate::core::pod::workload::Workload;
+use crate::core::rollout::target::order::{Priority, ScatterGroup};
+use crate::core::rollout::target::strategy::Strategy;
+
+/// See the module.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct OrderKey {
+    pub(crate) priority: Priority,
+    pub(crate) group: ScatterGroup,
+    /// Only with maxUnavailablePerWorkload; shared, because every queue it stands in names it.
+    pub(crate) workload: Option<Arc<Workload>>,
+}
+
+impl OrderKey {
+    pub(crate) fn of(pod: &PodView, strategy: &Strategy) -> Self {
+        Self {
+            priority: strategy.order.priority(&pod.labels),
+            group: strategy.order.scatter_group(&pod.labels),
+            workload: strategy.max_unavailable_per_workload.is_some().then(|| Arc::new(Workload::of(pod))),
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! What is told of a rollout: the numbers and names that status, new pods and the CLI read.
+
+use crate::core::pod::PodKey;
+use crate::core::rollout::assess::state::{Obstacle, State};
+use crate::core::rollout::budget::counts::Counts;
+use crate::core::rollout::budget::steps::Gate;
+use crate::core::rollout::plan::prepull::Pulling;
+use crate::core::rollout::state::set::SetState;
+use crate::core::rollout::target::{Direction, Rollout};
+
+/// Pods and workloads named in a message; the rest is counted.
+pub(crate) const NAMED_PODS: usize = 3;
+
+/// Where a rollout stands.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Summary {
+    /// Numbers of pods.
+    pub counts: Counts,
+    /// Pods that partition keeps on the old revision.
+    pub keep_old: usize,
+    /// maxUnavailable in pods.
+    pub max_unavailable: usize,
+    /// Pods that partition and steps let move, in place or by eviction, now or later.
+    pub remaining: usize,
+    /// Pods that wait for an eviction, whether or not partition and steps let it happen.
+    pub evictable: usize,
+    /// Evictions for the target that are under way.
+    pub evicting: usize,
+    /// Pods that would be evicted if they were others, by kind.
+    pub exempt: Vec<(&'static str, usize)>,
+    /// Where evictions stand, in words; empty if there is nothing to say. The plan does not know.
+    pub eviction_news: String,
+    /// At least one of them could be patched now.
+    pub movable: bool,
+    /// Some of the pods that hold a slot, and why: `default/web-1 (not ready)`.
+    pub slot_holders: Vec<String>,
+    /// Workloads whose ready pods wait because maxUnavailablePerWorkload leaves no room in them.
+    pub blocked_workloads: usize,
+    /// Some of these: `Deployment default/web (1 of 1 unavailable)`.
+    pub blocked: Vec<String>,
+    /// Some of the pods that are updated and not ready.
+    pub unready: Vec<String>,
+    /// Some of the failed pods, and why: `default/web-1 (agent: ImagePullBackOff)`.
+    pub failed: Vec<String>,
+    /// Why pods cannot be patched, and how many.
+    pub not_in_place: Vec<(Obstacle, usize)>,
+    /// Where the rollout stands among its steps.
+    pub gate: Gate,
+    /// Too many pods have failed: the revision is to be given up.
+    pub exceeded: bool,
+    /// Images that the next batch waits for.
+    pub pulling: Pulling,
+}
+
+impl Summary {
+    /// The revision is given up and pods do not go back, or it is about to be.
+    pub fn is_halted(&self, target: &Rollout) -> bool {
+        target.direction == Direction::Halted || self.exceeded
+    }
+}
+
+/// A pod and why it is named, for example `default/web-1 (not ready)`.
+pub(crate) fn named(set: &SetState, key: &PodKey) -> String {
+    let why = match set.assessment(key) {
+        Some(entry) => match &entry.state {
+            State::Failed(reason) => reason.clone(),
+            State::Refused(message) => format!("PatchRefused: {message}"),
+            State::Unanswered(message) => message.clone(),
+            State::ResetDue => "a twin is to be reset".to_owned(),
+            _ if let Some(text) = &entry.waits_for => text.clone(),
+            _ if !entry.ready => "not ready".to_owned(),
+            _ => "updating".to_owned(),
+        },
+        None => "gone".to_owned(),
+    };
+    format!("{key} ({why})")
+}

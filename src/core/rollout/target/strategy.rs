@@ -1,0 +1,66 @@
+//! `spec.updateStrategy`, parsed.
+
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use crate::api::selector::{Selector, SelectorError};
+use crate::api::v1beta1::{FailureAction, Step, UpdateStrategy, UpdateType, WhenNotInPlace};
+use crate::core::rollout::target::order::Order;
+
+/// See the module.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Strategy {
+    /// False for type `NotUpdate`.
+    pub enabled: bool,
+    /// `paused`.
+    pub paused: bool,
+    /// Only these pods are upgraded.
+    pub selector: Option<Selector>,
+    /// Pods that stay on the old revision.
+    pub partition: IntOrString,
+    /// Batches with pauses between them.
+    pub steps: Vec<Step>,
+    /// Pods that may be unavailable because of upgrades.
+    pub max_unavailable: IntOrString,
+    /// Pods of one workload that may be unavailable.
+    pub max_unavailable_per_workload: Option<IntOrString>,
+    /// Which pods are patched first.
+    pub order: Order,
+    /// Seconds that a new sidecar must have been ready.
+    pub min_ready_seconds: i32,
+    /// Seconds after which an update has failed.
+    pub timeout_seconds: i32,
+    /// Seconds without progress after which the set is stalled.
+    pub progress_deadline_seconds: i32,
+    /// Pods that may fail.
+    pub max_failed: IntOrString,
+    /// What happens when more fail.
+    pub action: FailureAction,
+    /// Pods that cannot be upgraded in place are evicted.
+    pub evicts: bool,
+    /// Images are pulled before containers are stopped.
+    pub pre_pull: bool,
+}
+
+impl Strategy {
+    /// `back`: to the stable revision, which has no old one that pods could stay on.
+    pub(crate) fn new(update: &UpdateStrategy, back: bool) -> Result<Self, SelectorError> {
+        let partition = update.partition.clone().filter(|_| !back);
+        Ok(Self {
+            enabled: update.type_ == UpdateType::RollingUpdate,
+            paused: update.paused,
+            selector: update.selector.as_ref().map(Selector::parse).transpose()?,
+            partition: partition.unwrap_or(IntOrString::Int(0)),
+            steps: if back { Vec::new() } else { update.steps.clone() },
+            max_unavailable: update.max_unavailable.clone(),
+            max_unavailable_per_workload: update.max_unavailable_per_workload.clone(),
+            order: Order::new(update)?,
+            min_ready_seconds: update.min_ready_seconds,
+            timeout_seconds: update.pod_update_timeout_seconds,
+            progress_deadline_seconds: update.progress_deadline_seconds,
+            max_failed: update.failure_policy.max_failed.clone(),
+            action: update.failure_policy.action,
+            evicts: update.when_not_in_place == WhenNotInPlace::Evict,
+            pre_pull: update.pre_pull,
+        })
+    }
+}
