@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::place::{Candidate, Done, Failure, Placement, Rendered};
-use super::resources::{self, PodLevel, Unfit};
+use super::containers::place;
+use super::decision::Failure;
+use super::placement::{PlacedSet, Placement, Sidecar};
+use super::resources::{self, PodLevel};
 use crate::api::order::Order;
-use crate::api::reasons::InjectionReason;
 use crate::core::revision::List;
 
 impl<'a> Placement<'a> {
@@ -16,58 +17,73 @@ impl<'a> Placement<'a> {
     pub(super) fn share_budget(
         &self,
         order: &Order,
-        wanted: &mut [Rendered<'_>],
-    ) -> Result<Option<(usize, PodLevel)>, Failure> {
-        let Some(first) = self.candidates.iter().position(|candidate| candidate.template.shares_budget) else {
+        sidecars: &mut [Sidecar<'_>],
+    ) -> Result<Option<(usize, PodLevel)>, Failure<'a>> {
+        let Some(first) = self.sets.iter().position(|placed| placed.template.shares_budget) else {
             return Ok(None);
         };
-        // The budget is that of the pod without them, defaults of a re-invocation included.
-        let mut preview = Placement { draft: self.draft.clone(), marks: self.marks.clone(), ..*self };
-        preview.containers(order, wanted, &mut vec![Done::default(); self.candidates.len()]);
-        let sharing = |rendered: &&mut Rendered<'_>| self.candidates[rendered.candidate].template.shares_budget;
-        let names: BTreeSet<String> = wanted.iter_mut().filter(sharing).map(|r| r.prepared.name.clone()).collect();
-        let unfit = |unfit: Unfit| failure(first, &unfit);
-        let pod_level = resources::pod_level(preview.draft.pod(), |name| names.contains(name), self.wrote_resources())
-            .map_err(unfit)?;
-        for rendered in wanted.iter_mut().filter(sharing) {
-            rendered.json["resources"] =
-                resources::shared_resources(&rendered.json, pod_level.resources()).map_err(unfit)?;
+        // The budget is that of the pod without them, defaults of a re-invocation included. What an init container needs
+        // depends on the native sidecars before it, so all must stand where they will: a copy of the pod shows that.
+        let mut preview = self.draft.clone();
+        place(&mut preview, &self.sets, order, sidecars);
+        let sharing = |sidecar: &&mut Sidecar<'_>| self.sets[sidecar.set].template.shares_budget;
+        let names: BTreeSet<&str> = sidecars.iter_mut().filter(sharing).map(|it| it.prepared.name.as_str()).collect();
+        let pod_level = resources::pod_level(preview.pod(), |name| names.contains(name), self.wrote_resources())
+            .map_err(|unfit| self.unfit(first, &unfit))?;
+        for sidecar in sidecars.iter_mut().filter(sharing) {
+            sidecar.json["resources"] = resources::shared_resources(&sidecar.json, pod_level.resources())
+                .map_err(|unfit| self.unfit(first, &unfit))?;
         }
         Ok(Some((first, pod_level)))
     }
 
     /// Injection wrote the pod-level resources that are there.
     fn wrote_resources(&self) -> bool {
-        self.candidates.iter().any(|c| self.marks.by_set.get(&c.set.name).is_some_and(|mark| mark.resources))
+        self.sets.iter().any(|placed| self.marks.by_set.get(&placed.set.name).is_some_and(|mark| mark.resources))
     }
 
     /// What the apiserver, or `preserveQoS`, would not let pass.
-    pub(super) fn check_resources(&self) -> Result<(), Failure> {
-        let pod_level = &self.draft.pod()["spec"]["resources"];
-        let own: BTreeSet<&str> = self.own_containers().into_iter().filter_map(|(_, c)| c["name"].as_str()).collect();
-        let names = |candidates: &'a [Candidate<'a>]| -> BTreeSet<&str> {
-            candidates.iter().flat_map(|c| &c.template.containers).map(|c| c.name.as_str()).collect()
-        };
-        let with = |names: &BTreeSet<&str>| only(self.draft.pod(), |name| own.contains(name) || names.contains(name));
+    pub(super) fn check_resources(&self) -> Result<(), Failure<'a>> {
+        self.check_pod_level()?;
+        self.check_qos()
+    }
+
+    /// The sets are added one by one, to tell which of them is too much.
+    fn check_pod_level(&self) -> Result<(), Failure<'a>> {
         // Sidecars of paused sets and of other injectors use it up as well.
-        let all = names(self.candidates);
-        let there = |names: &BTreeSet<&str>| only(self.draft.pod(), |n| !all.contains(n) || names.contains(n));
-        if !pod_level.is_null() && resources::fits_pod_level(&there(&BTreeSet::new())).is_ok() {
-            for candidate in 0..self.candidates.len() {
-                let pod = there(&names(&self.candidates[..=candidate]));
-                resources::fits_pod_level(&pod).map_err(|unfit| failure(candidate, &unfit))?;
-            }
+        let all = names(&self.sets);
+        let with = |sets: &[PlacedSet<'_>]| {
+            let added = names(sets);
+            only(self.draft.pod(), |name| !all.contains(name) || added.contains(name))
+        };
+        let has_pod_level = !self.draft.pod()["spec"]["resources"].is_null();
+        if !has_pod_level || resources::fits_pod_level(&with(&[])).is_err() {
+            return Ok(());
         }
-        for (i, _) in self.candidates.iter().enumerate().filter(|(_, c)| c.template.preserves_qos) {
-            let mut before = with(&BTreeSet::new());
-            if self.wrote_resources() || self.raw["spec"]["resources"].is_null() {
-                before["spec"]["resources"] = Value::Null;
-            }
-            let after = with(&names(&self.candidates[i..=i]));
-            resources::preserve_qos(&before, &after).map_err(|unfit| failure(i, &unfit))?;
+        for set in 0..self.sets.len() {
+            resources::fits_pod_level(&with(&self.sets[..=set])).map_err(|unfit| self.unfit(set, &unfit))?;
         }
         Ok(())
     }
+
+    fn check_qos(&self) -> Result<(), Failure<'a>> {
+        let own: BTreeSet<&str> = self.own_containers().into_iter().filter_map(|(_, c)| c["name"].as_str()).collect();
+        for (set, _) in self.sets.iter().enumerate().filter(|(_, placed)| placed.template.preserves_qos) {
+            let mut before = only(self.draft.pod(), |name| own.contains(name));
+            if self.wrote_resources() || self.raw["spec"]["resources"].is_null() {
+                before["spec"]["resources"] = Value::Null;
+            }
+            let added = names(&self.sets[set..=set]);
+            let after = only(self.draft.pod(), |name| own.contains(name) || added.contains(name));
+            resources::preserve_qos(&before, &after).map_err(|unfit| self.unfit(set, &unfit))?;
+        }
+        Ok(())
+    }
+}
+
+/// Names of the sidecars of some sets.
+fn names<'a>(sets: &[PlacedSet<'a>]) -> BTreeSet<&'a str> {
+    sets.iter().flat_map(|placed| &placed.template.containers).map(|prepared| prepared.name.as_str()).collect()
 }
 
 /// The pod with only these containers.
@@ -79,13 +95,4 @@ fn only(pod: &Value, keep: impl Fn(&str) -> bool) -> Value {
         }
     }
     pod
-}
-
-pub(super) fn failure(candidate: usize, unfit: &Unfit) -> Failure {
-    let reason = match unfit {
-        Unfit::NoTarget { .. } => InjectionReason::NoTarget,
-        Unfit::QosLost(_) => InjectionReason::QosLost,
-        Unfit::NotAQuantity { .. } | Unfit::Windows | Unfit::PodLevelExceeded(_) => InjectionReason::ResourcesConflict,
-    };
-    Failure { candidate, reason, message: unfit.to_string() }
 }

@@ -7,6 +7,14 @@ use json_patch::Patch;
 use serde_json::{Map, Value, json};
 
 use crate::core::base::pointer::pointer;
+use crate::core::revision::List;
+
+pub(super) const VOLUMES: [&str; 2] = ["spec", "volumes"];
+pub(super) const PULL_SECRETS: [&str; 2] = ["spec", "imagePullSecrets"];
+
+pub(super) fn path(list: List) -> [&'static str; 2] {
+    ["spec", list.field()]
+}
 
 #[derive(Clone)]
 pub(super) struct Draft {
@@ -107,8 +115,13 @@ impl Draft {
 }
 
 /// Elements of a list in a pod; none if it is absent, null or no list.
-pub(super) fn elements<'a>(pod: &'a Value, path: &[&str]) -> impl Iterator<Item = &'a Value> {
+pub(super) fn elements<'a>(pod: &'a Value, path: &[&str]) -> impl Iterator<Item = &'a Value> + use<'a> {
     pod.pointer(&pointer(path)).and_then(Value::as_array).into_iter().flatten()
+}
+
+/// All containers of a pod, in the order in which they start.
+pub(super) fn containers(pod: &Value) -> impl Iterator<Item = (List, &Value)> {
+    List::ALL.into_iter().flat_map(|list| elements(pod, &path(list)).map(move |container| (list, container)))
 }
 
 /// A map of strings, such as labels; empty if it is absent or null.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::draft::strings;
+use super::draft::{elements, strings};
 use super::sets::CompiledSets;
 use crate::api::keys;
 
@@ -103,6 +103,11 @@ impl Marks {
     pub(super) fn lists(&self, set: &str, name: &str, names: impl Fn(&Mark) -> &Vec<String>) -> bool {
         self.by_set.get(set).is_some_and(|mark| names(mark).iter().any(|listed| listed == name))
     }
+}
+
+/// Whether a container says that it was injected: by this program, or by OpenKruise, which says the same.
+pub fn is_injected(container: &Value) -> bool {
+    elements(container, &["env"]).any(|e| e["name"] == keys::IS_INJECTED && e["value"] == "true")
 }
 
 /// Members of a map whose keys have a prefix, without it.

@@ -7,10 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use json_patch::Patch;
 use serde_json::Value;
 
-use super::compile::mounted_volumes;
-use super::draft::{Draft, elements, strings};
+use super::draft::{Draft, PULL_SECRETS, VOLUMES, elements, path, strings};
 use super::marks::Mark;
-use super::place::{PULL_SECRETS, VOLUMES, path};
+use super::volumes::is_mounted;
 use crate::api::keys;
 use crate::core::revision::List;
 
@@ -55,11 +54,6 @@ fn remove_all<'a>(draft: &mut Draft, path: &[&str], names: impl IntoIterator<Ite
     for name in names {
         draft.remove_named(path, name);
     }
-}
-
-fn is_mounted(pod: &Value, volume: &str) -> bool {
-    let mut containers = List::ALL.into_iter().flat_map(|list| elements(pod, &path(list)).collect::<Vec<_>>());
-    containers.any(|container| mounted_volumes(container).any(|name| name == volume))
 }
 
 fn remove_metadata(draft: &mut Draft, added: &BTreeMap<String, Mark>) {

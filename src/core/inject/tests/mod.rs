@@ -5,10 +5,12 @@ mod properties;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use json_patch::Patch;
 use serde_json::{Value, json};
 
 use super::*;
 use crate::api::SidecarSet;
+use crate::api::reasons::InjectionReason;
 use crate::core::revision::{Revision, Template};
 
 fn compile(name: &str, spec: Value) -> Arc<CompiledSet> {

@@ -3,26 +3,22 @@
 
 use std::collections::BTreeSet;
 
-use super::compile::mounted_volumes;
-use super::draft::{Draft, elements, strings};
+use super::draft::{Draft, PULL_SECRETS, VOLUMES, path, strings};
 use super::marks::{Mark, Marks, suffixed};
-use super::place::{PULL_SECRETS, VOLUMES, path};
+use super::select::Selection;
+use super::volumes::is_mounted;
 use crate::api::keys;
 use crate::core::revision::List;
 
-/// Removes them. `selects`: sets whose marks stay; `wants`: containers of those that stay. Returns the sets whose
-/// sidecars are gone for good.
-pub(super) fn remove(
-    draft: &mut Draft,
-    marks: &mut Marks,
-    selects: impl Fn(&str) -> bool,
-    wants: impl Fn(&str, &str) -> bool,
-) -> Vec<String> {
+/// Removes them from the pod and from its marks. Returns the sets whose sidecars are gone for good.
+pub(super) fn remove(draft: &mut Draft, marks: &mut Marks, selection: &Selection<'_>) -> Vec<String> {
+    let staying = selection.staying(draft.pod(), marks);
     let (mut removed, mut changed) = (Vec::new(), BTreeSet::new());
     for (set, mark) in &mut marks.by_set {
-        let stays = |name: &String| selects(set) && wants(set, name);
+        let set_stays = staying.contains(set.as_str());
+        let stays = |name: &String| set_stays && selection.wants(set, name);
         let edits = draft.edits();
-        if !selects(set) || !mark.all_containers().all(stays) {
+        if !set_stays || !mark.all_containers().all(stays) {
             changed.insert(set.clone());
         }
         for name in mark.all_containers().filter(|name| !stays(name)) {
@@ -32,7 +28,7 @@ pub(super) fn remove(
         }
         mark.containers.retain(stays);
         mark.init_containers.retain(stays);
-        if !selects(set) {
+        if !set_stays {
             if draft.edits() > edits {
                 removed.push(set.clone());
             }
@@ -41,13 +37,13 @@ pub(super) fn remove(
     }
     // Now that all containers are gone: one volume may be mounted by those of several sets.
     for (set, mark) in marks.by_set.iter_mut().filter(|(set, _)| changed.contains(*set)) {
-        mark.volumes.retain(|volume| is_mounted(draft, volume) || !draft.remove_named(&VOLUMES, volume));
-        if !selects(set) {
+        mark.volumes.retain(|volume| is_mounted(draft.pod(), volume) || !draft.remove_named(&VOLUMES, volume));
+        if !staying.contains(set.as_str()) {
             marks.orphans.extend(mark.volumes.iter().cloned());
         }
     }
-    marks.by_set.retain(|set, _| selects(set));
-    remove_marks(draft, &selects);
+    marks.by_set.retain(|set, _| staying.contains(set.as_str()));
+    remove_marks(draft, &staying);
     removed
 }
 
@@ -66,22 +62,16 @@ pub(super) fn added_around(draft: &mut Draft, mark: &Mark) {
     }
 }
 
-pub(super) fn is_mounted(draft: &Draft, volume: &str) -> bool {
-    let mut containers = List::ALL.into_iter().flat_map(|list| elements(draft.pod(), &path(list)).collect::<Vec<_>>());
-    containers.any(|container| mounted_volumes(container).any(|name| name == volume))
-}
-
-/// Removes the marks of sets that are not selected, and records of updates, which a new pod cannot have had.
-fn remove_marks(draft: &mut Draft, selects: &impl Fn(&str) -> bool) {
+/// Removes the marks of sets that do not stay, and records of updates, which a new pod cannot have had.
+fn remove_marks(draft: &mut Draft, staying: &BTreeSet<&str>) {
     for (map, prefix) in [
         ("labels", keys::REVISION_PREFIX),
         ("annotations", keys::INJECTION_PREFIX),
         ("annotations", keys::UPDATE_PREFIX),
     ] {
-        let present: BTreeSet<String> = strings(&draft.pod()["metadata"][map]).into_keys().collect();
-        for key in present {
-            let set = key.strip_prefix(prefix);
-            if set.is_some_and(|set| !selects(set) || prefix == keys::UPDATE_PREFIX) {
+        for key in strings(&draft.pod()["metadata"][map]).into_keys() {
+            let Some(set) = key.strip_prefix(prefix) else { continue };
+            if !staying.contains(set) || prefix == keys::UPDATE_PREFIX {
                 draft.remove(&["metadata", map, &key]);
             }
         }

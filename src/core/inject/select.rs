@@ -1,0 +1,117 @@
+//! Which sets inject into a pod, and with which revision.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+
+use super::compile::{CompiledSet, CompiledTemplate};
+use super::decision::{Failure, Outcome, Request};
+use super::draft::containers;
+use super::marks::Marks;
+use crate::api::keys;
+use crate::api::reasons::InjectionReason;
+use crate::api::v1beta1::FailurePolicy;
+
+/// A set that injects, and the revision that the pod gets.
+#[derive(Clone, Copy)]
+pub(super) struct Candidate<'a> {
+    pub(super) set: &'a CompiledSet,
+    pub(super) template: &'a CompiledTemplate,
+}
+
+/// The sets that select a pod.
+pub(super) struct Selection<'a> {
+    /// Those that inject, by name.
+    pub(super) candidates: Vec<Candidate<'a>>,
+    /// Those that should and cannot.
+    pub(super) failures: Vec<Failure<'a>>,
+    /// What the others do.
+    pub(super) outcomes: Vec<Outcome>,
+    paused: Vec<&'a CompiledSet>,
+}
+
+impl<'a> Selection<'a> {
+    /// `matching`: the sets whose selectors match the pod, which has these labels.
+    pub(super) fn new(matching: Vec<&'a CompiledSet>, labels: &BTreeMap<String, String>) -> Self {
+        let (paused, active): (Vec<_>, Vec<_>) = matching.into_iter().partition(|set| set.paused);
+        let (active, replaced) = without_bases(active);
+        let pause =
+            |set: &&CompiledSet| Outcome::new(&set.name, InjectionReason::Paused, "injectionStrategy.paused is true");
+        let outcomes = paused.iter().map(pause).chain(replaced).collect();
+        let mut selection = Self { candidates: Vec::new(), failures: Vec::new(), outcomes, paused };
+        for set in active {
+            match set.template(labels) {
+                Ok(template) => selection.candidates.push(Candidate { set, template }),
+                Err(message) => {
+                    let message = message.to_owned();
+                    selection.failures.push(Failure { set, reason: InjectionReason::RevisionNotFound, message });
+                }
+            }
+        }
+        selection
+    }
+
+    /// Takes a set that cannot inject out of the candidates.
+    pub(super) fn drop(&mut self, failure: Failure<'a>) {
+        self.candidates.retain(|candidate| candidate.set.name != failure.set.name);
+        self.failures.push(failure);
+    }
+
+    /// The failure for which the pod is refused.
+    pub(super) fn refusal(&self) -> Option<&Failure<'a>> {
+        self.failures.iter().find(|failure| failure.set.failure_policy == FailurePolicy::Fail)
+    }
+
+    /// Sets whose sidecars and marks on this pod stay. A set that could not inject must not look as if it had.
+    pub(super) fn staying(&self, pod: &Value, marks: &Marks) -> BTreeSet<&'a str> {
+        let present: BTreeSet<&str> = containers(pod).filter_map(|(_, container)| container["name"].as_str()).collect();
+        let has_sidecars = |set: &str| {
+            let mark = marks.by_set.get(set);
+            mark.is_some_and(|mark| mark.all_containers().any(|name| present.contains(name.as_str())))
+        };
+        let failed = self.failures.iter().map(|failure| failure.set).filter(|set| has_sidecars(&set.name));
+        let injecting = self.candidates.iter().map(|candidate| candidate.set);
+        self.paused.iter().copied().chain(injecting).chain(failed).map(|set| set.name.as_str()).collect()
+    }
+
+    /// Whether a set that stays wants a container of its own that is there. What is there of a set that is paused or has
+    /// failed stays.
+    pub(super) fn wants(&self, set: &str, container: &str) -> bool {
+        let candidate = self.candidates.iter().find(|candidate| candidate.set.name == set);
+        candidate.is_none_or(|it| it.template.containers.iter().any(|prepared| prepared.name == container))
+    }
+}
+
+/// A pod that a canary and its base both select gets the canary's sidecars (OpenKruise's rule). `active` are sets that
+/// are not paused.
+pub(in crate::core) fn without_bases(active: Vec<&CompiledSet>) -> (Vec<&CompiledSet>, Vec<Outcome>) {
+    let canary = |base: &CompiledSet| active.iter().find(|set| set.base.as_ref() == Some(&base.name)).copied();
+    let replaced = active.iter().filter_map(|base| {
+        let message = format!("its canary SidecarSet {:?} injects instead", canary(base)?.name);
+        Some(Outcome::new(&base.name, InjectionReason::ReplacedByCanary, message))
+    });
+    let replaced: Vec<Outcome> = replaced.collect();
+    (active.iter().copied().filter(|set| canary(set).is_none()).collect(), replaced)
+}
+
+/// Pods and namespaces that no set may touch.
+pub(in crate::core) fn untouchable(
+    request: &Request<'_>,
+    labels: &BTreeMap<String, String>,
+) -> Option<(InjectionReason, String)> {
+    let opted_out = |labels: &BTreeMap<String, String>| labels.get(keys::INJECT).is_some_and(|value| value == "false");
+    let excluded = keys::EXCLUDED_NAMESPACES.contains(&request.namespace)
+        || request.excluded.iter().any(|namespace| namespace == request.namespace);
+    if !request.pod["metadata"]["annotations"][keys::MIRROR_POD].is_null() {
+        return Some((InjectionReason::MirrorPod, "the pod mirrors a static pod".to_owned()));
+    }
+    if excluded {
+        let message = format!("namespace {} is excluded", request.namespace);
+        return Some((InjectionReason::NamespaceExcluded, message));
+    }
+    if opted_out(request.namespace_labels) {
+        let message = format!("namespace {} has the label {}=false", request.namespace, keys::INJECT);
+        return Some((InjectionReason::NamespaceExcluded, message));
+    }
+    opted_out(labels).then(|| (InjectionReason::OptedOut, format!("the pod has the label {}=false", keys::INJECT)))
+}
