@@ -1,79 +1,109 @@
-//! Reasons and condition types: what conditions, events, metrics and admission answers say.
+//! Condition types and reasons: what conditions, Events, metrics, admission answers and the CLI say.
 
-/// Condition: everything that should be updated is updated and ready.
-pub const READY: &str = "Ready";
-/// Condition (kstatus): a rollout is moving, or waits for a person.
-pub const RECONCILING: &str = "Reconciling";
-/// Condition (kstatus): the rollout cannot move without help.
-pub const STALLED: &str = "Stalled";
-/// Condition: `updateStrategy.paused` is true.
-pub const PAUSED: &str = "Paused";
-/// Condition: the webhook serves this set.
-pub const INJECTION_READY: &str = "InjectionReady";
-/// Condition: another set on the same pods wants a name, volume or key that this one wants too.
-pub const CONFLICTING: &str = "Conflicting";
-
-/// Reasons of conditions; also the reasons of the events on a set.
-pub mod reason {
-    /// Nothing to say: an abnormal condition is False.
-    pub const AS_EXPECTED: &str = "AsExpected";
-    /// The spec was refused.
-    pub const INVALID_SPEC: &str = "InvalidSpec";
-    /// No pod carries the sidecars.
-    pub const NO_PODS: &str = "NoPods";
-    /// `updateStrategy.type` is `NotUpdate`.
-    pub const NOT_UPDATE: &str = "NotUpdate";
-    /// Pods are being upgraded.
-    pub const ROLLING_UPDATE: &str = "RollingUpdate";
+/// Types of the conditions of a set.
+pub mod condition {
+    /// Everything that should be updated is updated and ready.
+    pub const READY: &str = "Ready";
+    /// kstatus: a rollout is moving, or waits for a person.
+    pub const RECONCILING: &str = "Reconciling";
+    /// kstatus: the rollout cannot move without help.
+    pub const STALLED: &str = "Stalled";
     /// `updateStrategy.paused` is true.
     pub const PAUSED: &str = "Paused";
-    /// A step is reached, and the next one waits for a person.
-    pub const WAITING_FOR_APPROVAL: &str = "WaitingForApproval";
-    /// A step is reached, and its timed pause is not over.
-    pub const STEP_PAUSE: &str = "StepPause";
-    /// Nothing has moved for `progressDeadlineSeconds`.
-    pub const PROGRESS_DEADLINE_EXCEEDED: &str = "ProgressDeadlineExceeded";
-    /// The revision was given up, and the pods return to the stable one.
-    pub const ROLLING_BACK: &str = "RollingBack";
-    /// The revision was given up, and the pods are back on the stable one.
-    pub const ROLLED_BACK: &str = "RolledBack";
-    /// Too many pods have failed: the revision was given up.
-    pub const FAILURE_BUDGET_EXCEEDED: &str = "FailureBudgetExceeded";
-    /// Nothing is left to patch, and some pods have failed.
-    pub const PODS_FAILED: &str = "PodsFailed";
-    /// Everything is updated, and some pods are not ready.
-    pub const PODS_NOT_READY: &str = "PodsNotReady";
-    /// As many pods are updated as partition allows.
-    pub const PARTITION_REACHED: &str = "PartitionReached";
-    /// The rest cannot be updated in place.
-    pub const NOT_IN_PLACE: &str = "NotInPlace";
-    /// All pods that `updateStrategy.selector` selects are updated.
-    pub const SELECTOR_REACHED: &str = "SelectorReached";
-    /// Everything is updated and ready.
-    pub const UP_TO_DATE: &str = "UpToDate";
-    /// The webhook configuration contains this generation of the set.
-    pub const REGISTERED: &str = "Registered";
-    /// The webhook configuration does not contain it yet.
-    pub const NOT_REGISTERED: &str = "NotRegistered";
-    /// `injectionStrategy.revision` names a revision that is not in the history.
-    pub const REVISION_NOT_FOUND: &str = "RevisionNotFound";
-    /// See [`super::CONFLICTING`].
-    pub const CONFLICT: &str = "Conflict";
-    /// `injectionStrategy.paused` is true.
-    pub const INJECTION_PAUSED: &str = "InjectionPaused";
-    /// Event on a set: there are selected pods without its sidecars, and there were none before.
-    pub const UNINJECTED_PODS: &str = "UninjectedPods";
-    /// Event on a pod whose upgrade failed.
-    pub const UPGRADE_FAILED: &str = "SidecarUpgradeFailed";
-    /// Event on a set: images could not be pulled before a batch, and its pods are patched without.
-    pub const PRE_PULL_SKIPPED: &str = "PrePullSkipped";
-    /// Event on the owner of a pod that was evicted because it had no sidecars, or could not be upgraded in place.
-    pub const EVICTED: &str = "EvictedForSidecars";
+    /// The webhook serves this set.
+    pub const INJECTION_READY: &str = "InjectionReady";
+    /// Another set on the same pods wants a name, volume or key that this one wants too.
+    pub const CONFLICTING: &str = "Conflicting";
 }
 
-/// Why a set did or did not inject into a pod: the `reason` of warnings, audit annotations, metrics and events.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum InjectionReason {
+/// Makes [`Reason`] of the list below: a reason is published by the name of its variant.
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident,)+) => {
+        /// Why: every CamelCase reason that is published. Events and conditions take nothing else.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+        pub enum Reason {
+            $($(#[$doc])* $name,)+
+        }
+
+        impl Reason {
+            /// As users see it.
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$name => stringify!($name),)+
+                }
+            }
+
+            /// The reason that was published under this name.
+            pub(crate) fn named(name: &str) -> Option<Self> {
+                [$(Self::$name,)+].into_iter().find(|reason| reason.as_str() == name)
+            }
+        }
+    };
+}
+
+reasons! {
+    // Conditions, and the Events on a set when the reason of `Ready` changes.
+    /// Nothing to say: an abnormal condition is False.
+    #[default]
+    AsExpected,
+    /// The spec was refused.
+    InvalidSpec,
+    /// No pod carries the sidecars.
+    NoPods,
+    /// `updateStrategy.type` is `NotUpdate`.
+    NotUpdate,
+    /// Pods are being upgraded.
+    RollingUpdate,
+    /// `updateStrategy.paused` is true; of a pod: `injectionStrategy.paused` is true.
+    Paused,
+    /// A step is reached, and the next one waits for a person.
+    WaitingForApproval,
+    /// A step is reached, and its timed pause is not over.
+    StepPause,
+    /// Nothing has moved for `progressDeadlineSeconds`.
+    ProgressDeadlineExceeded,
+    /// The revision was given up, and the pods return to the stable one.
+    RollingBack,
+    /// The revision was given up, and the pods are back on the stable one.
+    RolledBack,
+    /// Too many pods have failed: the revision was given up.
+    FailureBudgetExceeded,
+    /// Nothing is left to patch, and some pods have failed.
+    PodsFailed,
+    /// Everything is updated, and some pods are not ready.
+    PodsNotReady,
+    /// As many pods are updated as partition allows.
+    PartitionReached,
+    /// The rest cannot be updated in place.
+    NotInPlace,
+    /// All pods that `updateStrategy.selector` selects are updated.
+    SelectorReached,
+    /// Everything is updated and ready.
+    UpToDate,
+    /// The webhook configuration contains this generation of the set.
+    Registered,
+    /// The webhook configuration does not contain it yet.
+    NotRegistered,
+    /// `injectionStrategy.revision` names a revision that is not in the history.
+    RevisionNotFound,
+    /// See [`condition::CONFLICTING`].
+    Conflict,
+    /// `injectionStrategy.paused` is true.
+    InjectionPaused,
+
+    // Events about one thing.
+    /// Event on a set: there are selected pods without its sidecars, and there were none before.
+    UninjectedPods,
+    /// Event on a pod whose upgrade failed.
+    SidecarUpgradeFailed,
+    /// Event on a set: images could not be pulled before a batch, and its pods are patched without.
+    PrePullSkipped,
+    /// Event on the owner of a pod that was evicted because it had no sidecars, or could not be upgraded in place.
+    EvictedForSidecars,
+    /// Event on a pod: its label was removed while it carries sidecars, and is set again.
+    LabelRestored,
+
+    // What the webhook decided for a set and a pod: warnings, audit annotations, metrics, Events.
     /// The sidecars were added or brought up to date.
     Injected,
     /// Nothing differs from what the set wants.
@@ -86,16 +116,12 @@ pub enum InjectionReason {
     NamespaceExcluded,
     /// A static pod's mirror is never touched.
     MirrorPod,
-    /// `injectionStrategy.paused` is true.
-    Paused,
     /// A container name is taken by one of the pod's own, or by another set.
     NameConflict,
     /// The pod has another volume of that name.
     VolumeConflict,
     /// `dependsOn` of several sets goes in a circle.
     OrderConflict,
-    /// `injectionStrategy.revision` names a revision that is not in the history.
-    RevisionNotFound,
     /// `resourcesPolicy` finds no container of the application to compute from.
     NoTarget,
     /// The pod's resources leave no room for the sidecars'.
@@ -104,32 +130,19 @@ pub enum InjectionReason {
     QosLost,
     /// A canary of the set injects in its place.
     ReplacedByCanary,
+
+    // `kubectl sidecarset explain`, besides those of the webhook.
+    /// Selected, nothing speaks against it, and not injected.
+    Uninjected,
+    /// The set does not select the pod.
+    NotSelected,
+    /// Another set refuses the pod before this one is asked.
+    PodRefused,
 }
 
-impl InjectionReason {
-    /// The name as users see it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Injected => "Injected",
-            Self::AlreadyInjected => "AlreadyInjected",
-            Self::Removed => "Removed",
-            Self::OptedOut => "OptedOut",
-            Self::NamespaceExcluded => "NamespaceExcluded",
-            Self::MirrorPod => "MirrorPod",
-            Self::Paused => "Paused",
-            Self::NameConflict => "NameConflict",
-            Self::VolumeConflict => "VolumeConflict",
-            Self::OrderConflict => "OrderConflict",
-            Self::RevisionNotFound => "RevisionNotFound",
-            Self::NoTarget => "NoTarget",
-            Self::ResourcesConflict => "ResourcesConflict",
-            Self::QosLost => "QosLost",
-            Self::ReplacedByCanary => "ReplacedByCanary",
-        }
-    }
-
+impl Reason {
     /// True if the set wanted to inject and could not.
-    pub fn is_failure(self) -> bool {
+    pub fn is_failed_injection(self) -> bool {
         matches!(
             self,
             Self::NameConflict
@@ -140,5 +153,11 @@ impl InjectionReason {
                 | Self::ResourcesConflict
                 | Self::QosLost
         )
+    }
+}
+
+impl std::fmt::Display for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.as_str())
     }
 }

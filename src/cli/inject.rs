@@ -12,7 +12,7 @@ use super::ordered::Ordered;
 use super::sets::{NamespaceLabels, OperatorArgs, Sets, fetch_namespace, name_label};
 use super::workloads::{Owner, for_each_object, for_each_pod};
 use super::{Say, say};
-use crate::api::reasons::InjectionReason;
+use crate::api::reasons::Reason;
 use crate::api::validate::validate;
 use crate::core::inject::{CompiledSets, Injection, Outcome, Request, inject};
 
@@ -154,8 +154,8 @@ impl Injector {
     /// What a set pins can only be injected where it can be read.
     fn check_revisions(&self, owner: &Owner, injection: &Injection) -> Result<(), Error> {
         let Some(refusal) = &self.unread_revisions else { return Ok(()) };
-        let injects = |reason: InjectionReason| {
-            matches!(reason, InjectionReason::Injected | InjectionReason::AlreadyInjected) || reason.is_failure()
+        let injects = |reason: Reason| {
+            matches!(reason, Reason::Injected | Reason::AlreadyInjected) || reason.is_failed_injection()
         };
         let pins = |set: &str| self.sets.get(set).is_some_and(|set| set.pinned().is_some());
         let pinned = injection.outcomes.iter().find(|outcome| injects(outcome.reason) && pins(&outcome.set));
@@ -171,7 +171,7 @@ impl Injector {
 
 fn line(owner: &Owner, outcome: &Outcome) -> String {
     let separator = if outcome.message.is_empty() { "" } else { ": " };
-    format!("{owner}: {} {}{separator}{}", outcome.set, outcome.reason.as_str(), outcome.message)
+    format!("{owner}: {} {}{separator}{}", outcome.set, outcome.reason, outcome.message)
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use kube::ResourceExt;
 use tokio::sync::watch;
 
 use super::state::lock;
-use crate::api::reasons::CONFLICTING;
+use crate::api::reasons::condition::CONFLICTING;
 use crate::api::validate::{Allowed, Report, clashes, validate_with};
 use crate::api::{SidecarSet, canary_base, keys};
 use crate::core::inject::{CompiledSet, CompiledSets, Served};

@@ -20,7 +20,7 @@ use super::eviction::{Answer, evict as send};
 use super::owners::{replicas, siblings};
 use super::state::EvictionMessages;
 use super::uninjected::{raw_pod, why};
-use crate::api::reasons::reason;
+use crate::api::reasons::Reason;
 use crate::api::v1beta1::{Eviction, EvictionCause, ExistingPods, WhenNotInPlace};
 use crate::api::{SidecarSet, SidecarSetStatus};
 use crate::core::inject::{CompiledSet, CompiledSets};
@@ -388,7 +388,7 @@ impl Round<'_> {
             about,
             related: Some(self.set.object_ref(&())),
             warning: false,
-            reason: reason::EVICTED.to_owned(),
+            reason: Reason::EvictedForSidecars,
             action: "Evict",
             message: format!("SidecarSet {:?}: {message}", self.name),
         });

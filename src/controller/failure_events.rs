@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::context::Context;
 use super::state::{FailureEvents, SetState};
-use crate::api::reasons::reason;
+use crate::api::reasons::Reason;
 use crate::api::{SidecarSet, keys};
 use crate::core::pod::PodView;
 use crate::core::rollout::target::direction::annotation;
@@ -67,7 +67,7 @@ fn note(set: &SidecarSet, name: &str, revision: &str, pod: &PodView, why: &str) 
         },
         related: Some(set.object_ref(&())),
         warning: true,
-        reason: reason::UPGRADE_FAILED.to_owned(),
+        reason: Reason::SidecarUpgradeFailed,
         action: "Upgrade",
         message: format!("SidecarSet {name:?}, revision {revision}: {why}"),
     }

@@ -15,7 +15,7 @@ use tokio::time::sleep;
 use super::context::{Context, NOT_LEADER, now};
 use super::error::Error;
 use crate::api::keys;
-use crate::api::reasons::reason;
+use crate::api::reasons::Reason;
 use crate::core::pod::PodKey;
 use crate::core::rollout::plan::pullers::{PullerPod, Pullers, Step, puller, refusal};
 use crate::core::rollout::request::answer::is_refusal;
@@ -142,7 +142,7 @@ fn note(context: &Context, memory: &mut Memory, pull: &Pull, image: &str, outcom
                 about: set.object_ref(&()),
                 related: None,
                 warning: true,
-                reason: reason::PRE_PULL_SKIPPED.to_owned(),
+                reason: Reason::PrePullSkipped,
                 action: "PrePull",
                 message: format!("pods on node {} are updated without pulling {image} first: {why}", pull.node),
             });

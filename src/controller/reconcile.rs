@@ -14,7 +14,7 @@ use super::report::report;
 use super::revisions::{self, Target};
 use super::watched_set::WatchedSet;
 use super::{apply, failure_events};
-use crate::api::reasons::reason;
+use crate::api::reasons::Reason;
 use crate::api::{SidecarSet, canary_base};
 use crate::core::rollout::plan::{Plan, begin_batch};
 use crate::core::rollout::request::PodPatch;
@@ -110,13 +110,11 @@ fn injection_state(context: &Context, set: &SidecarSet, valid: bool) -> Injectio
     let compiled = context.cache.compiled_set(&name);
     let pinned = compiled.as_ref().and_then(|compiled| compiled.pinned());
     let (ready, reason, message) = match pinned {
-        _ if !valid => (false, reason::INVALID_SPEC, "the spec is invalid: no pod is injected"),
-        _ if set.spec.injection_strategy.paused => {
-            (false, reason::INJECTION_PAUSED, "injectionStrategy.paused is true")
-        }
-        Some(Err(problem)) => (false, reason::REVISION_NOT_FOUND, problem),
-        _ if context.cache.is_registered(&name) => (true, reason::REGISTERED, "new pods get the sidecars"),
-        _ => (false, reason::NOT_REGISTERED, "the webhook configuration does not contain this generation yet"),
+        _ if !valid => (false, Reason::InvalidSpec, "the spec is invalid: no pod is injected"),
+        _ if set.spec.injection_strategy.paused => (false, Reason::InjectionPaused, "injectionStrategy.paused is true"),
+        Some(Err(problem)) => (false, Reason::RevisionNotFound, problem),
+        _ if context.cache.is_registered(&name) => (true, Reason::Registered, "new pods get the sidecars"),
+        _ => (false, Reason::NotRegistered, "the webhook configuration does not contain this generation yet"),
     };
     InjectionState {
         ready,

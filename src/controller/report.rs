@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::context::{Context, patch_params};
 use super::error::Error;
-use crate::api::reasons::{self, reason};
+use crate::api::reasons::{Reason, condition};
 use crate::api::{SidecarSet, SidecarSetStatus};
 use crate::runtime::events::Note;
 
@@ -17,13 +17,13 @@ use crate::runtime::events::Note;
 const COUNTERS_EVERY: Duration = Duration::from_secs(1);
 
 /// Reasons whose event is a warning.
-const WARNING_REASONS: [&str; 6] = [
-    reason::FAILURE_BUDGET_EXCEEDED,
-    reason::INVALID_SPEC,
-    reason::PODS_FAILED,
-    reason::PROGRESS_DEADLINE_EXCEEDED,
-    reason::ROLLED_BACK,
-    reason::ROLLING_BACK,
+const WARNING_REASONS: [Reason; 6] = [
+    Reason::FailureBudgetExceeded,
+    Reason::InvalidSpec,
+    Reason::PodsFailed,
+    Reason::ProgressDeadlineExceeded,
+    Reason::RolledBack,
+    Reason::RollingBack,
 ];
 
 /// States of the gauge `sidecarset_pods`.
@@ -81,16 +81,17 @@ fn changes(old: &SidecarSetStatus, new: &SidecarSetStatus) -> Value {
 
 /// What people want to hear of: a new reason of Ready.
 fn status_change_event(old: &SidecarSetStatus, new: &SidecarSetStatus) -> Option<Note> {
-    let ready = |status: &SidecarSetStatus| status.conditions.iter().find(|c| c.type_ == reasons::READY).cloned();
+    let ready = |status: &SidecarSetStatus| status.conditions.iter().find(|c| c.type_ == condition::READY).cloned();
     let (before, after) = (ready(old), ready(new)?);
     if before.is_some_and(|before| before.status == after.status && before.reason == after.reason) {
         return None;
     }
+    let reason = Reason::named(&after.reason)?;
     Some(Note {
         about: k8s_openapi::api::core::v1::ObjectReference::default(),
         related: None,
-        warning: WARNING_REASONS.contains(&after.reason.as_str()),
-        reason: after.reason,
+        warning: WARNING_REASONS.contains(&reason),
+        reason,
         action: "Rollout",
         message: after.message,
     })

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 use super::context::{Context, NOT_LEADER};
 use super::error::Error;
 use super::list::Pages;
-use crate::api::reasons::reason;
+use crate::api::reasons::Reason;
 use crate::api::v1beta1::ExistingPods;
 use crate::api::{SidecarSet, keys};
 use crate::core::inject::{CompiledSets, Request};
@@ -177,7 +177,7 @@ fn tell(context: &Context, name: &str, before: Option<usize>, found: &Found) {
         about: set.object_ref(&()),
         related: None,
         warning: true,
-        reason: reason::UNINJECTED_PODS.to_owned(),
+        reason: Reason::UninjectedPods,
         action: "List",
         message: found.summary(),
     });

@@ -10,6 +10,7 @@ use kube::{Api, Resource};
 
 use super::context::{Context, now, patch_params};
 use crate::api::keys;
+use crate::api::reasons::Reason;
 use crate::core::pod::{PodKey, PodView, SlimPod};
 use crate::core::rollout::request::answer::{Lost, lost};
 use crate::runtime::events::Note;
@@ -103,7 +104,7 @@ async fn label_again(context: &Context, about: ObjectReference, key: &PodKey, ui
         about,
         related: None,
         warning: true,
-        reason: "LabelRestored".to_owned(),
+        reason: Reason::LabelRestored,
         action: "Label",
         message: format!("the label {} was removed from an injected pod and is set again", keys::INJECTED),
     });

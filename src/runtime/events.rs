@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use super::owners::TopOwners;
 use super::shutdown::Shutdown;
 use crate::api::keys;
+use crate::api::reasons::Reason;
 
 /// Events that wait to be sent; more are dropped, as the API server has other things to do.
 const QUEUE: usize = 1024;
@@ -46,8 +47,8 @@ pub struct Note {
     pub related: Option<ObjectReference>,
     /// Warning or Normal.
     pub warning: bool,
-    /// CamelCase reason.
-    pub reason: String,
+    /// Why, for machines.
+    pub reason: Reason,
     /// What was done or attempted, CamelCase.
     pub action: &'static str,
     /// One sentence for people.
@@ -114,17 +115,17 @@ async fn send(
 }
 
 /// What the API tells events apart by.
-type Key = (Option<String>, Option<String>, String, Option<String>);
+type Key = (Option<String>, Option<String>, Reason, Option<String>);
 
 fn key(note: &Note) -> Key {
     let related = note.related.as_ref().and_then(|related| related.name.clone());
-    (note.about.uid.clone(), note.about.name.clone(), note.reason.clone(), related)
+    (note.about.uid.clone(), note.about.name.clone(), note.reason, related)
 }
 
 async fn write(recorder: &Recorder, note: Note) {
     let event = Event {
         type_: if note.warning { EventType::Warning } else { EventType::Normal },
-        reason: note.reason,
+        reason: note.reason.to_string(),
         note: Some(truncated(note.message)),
         action: note.action.to_owned(),
         secondary: note.related,

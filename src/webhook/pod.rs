@@ -19,7 +19,7 @@ use tokio::time::{Instant, timeout};
 
 use super::raw::RawPod;
 use crate::api::SidecarSet;
-use crate::api::reasons::InjectionReason;
+use crate::api::reasons::Reason;
 use crate::core::inject::{Injection, Outcome, Request, Served, inject};
 use crate::runtime::events::{Events, Note};
 use crate::runtime::metrics::Metrics;
@@ -121,7 +121,7 @@ pub async fn mutate(State(pods): State<Pods>, Path(version): Path<u64>, body: By
             result(outcome.reason, injection.refused.is_some()),
             outcome.reason.as_str(),
         );
-        if outcome.reason.is_failure() && !request.dry_run {
+        if outcome.reason.is_failed_injection() && !request.dry_run {
             tell_owner(&pods.events, &request, outcome);
         }
     }
@@ -151,9 +151,9 @@ async fn namespace_labels(pods: &Pods, name: &str) -> Result<Arc<BTreeMap<String
     Ok(Arc::new(read.metadata.labels.unwrap_or_default()))
 }
 
-fn result(reason: InjectionReason, refused: bool) -> &'static str {
+fn result(reason: Reason, refused: bool) -> &'static str {
     match reason {
-        InjectionReason::Injected | InjectionReason::AlreadyInjected => "injected",
+        Reason::Injected | Reason::AlreadyInjected => "injected",
         _ if refused => "refused",
         _ => "skipped",
     }
@@ -181,7 +181,7 @@ fn tell_owner(events: &Events, request: &ReviewRequest<RawPod>, outcome: &Outcom
             ..ObjectReference::default()
         }),
         warning: true,
-        reason: outcome.reason.as_str().to_owned(),
+        reason: outcome.reason,
         action: "Inject",
         message: format!("SidecarSet {:?}: {}", outcome.set, outcome.message),
     });
@@ -194,18 +194,18 @@ fn warnings(outcome: &Outcome, injection: &Injection) -> Vec<String> {
     match reason {
         // The refusal says it all.
         _ if injection.refused.is_some() => Vec::new(),
-        InjectionReason::Injected | InjectionReason::AlreadyInjected => {
+        Reason::Injected | Reason::AlreadyInjected => {
             notes.iter().map(|note| format!("SidecarSet {set:?}: {note}")).collect()
         }
-        InjectionReason::Removed => vec![format!("SidecarSet {set:?} is removed: {message} ({})", reason.as_str())],
-        _ => vec![format!("SidecarSet {set:?} is not injected: {message} ({})", reason.as_str())],
+        Reason::Removed => vec![format!("SidecarSet {set:?} is removed: {message} ({reason})")],
+        _ => vec![format!("SidecarSet {set:?} is not injected: {message} ({reason})")],
     }
 }
 
 fn answer(uid: &str, injection: &Injection) -> Value {
     let warnings: Vec<String> = injection.outcomes.iter().flat_map(|outcome| warnings(outcome, injection)).collect();
     let audit: Vec<String> =
-        injection.outcomes.iter().map(|outcome| format!("{}={}", outcome.set, outcome.reason.as_str())).collect();
+        injection.outcomes.iter().map(|outcome| format!("{}={}", outcome.set, outcome.reason)).collect();
     let mut response = json!({"uid": uid, "allowed": injection.refused.is_none(), "warnings": warnings});
     if !audit.is_empty() {
         response["auditAnnotations"] = json!({"injection": audit.join(",")});

@@ -1,7 +1,7 @@
 //! The end of a run: what must have come of everything.
 
 use serde_json::json;
-use sidecarset::api::reasons;
+use sidecarset::api::reasons::condition;
 use sidecarset::core::pod::PodKey;
 
 use super::disturb::{set_env, set_image};
@@ -52,7 +52,7 @@ impl Run {
     fn judge_end(&mut self, name: &str) {
         let set = &self.world.sets[name];
         let status = set.status.clone().unwrap_or_default();
-        let ready = status.conditions.iter().find(|condition| condition.type_ == reasons::READY);
+        let ready = status.conditions.iter().find(|condition| condition.type_ == condition::READY);
         let reason = ready.map_or("none", |condition| condition.reason.as_str()).to_owned();
         let message = status.message.clone().unwrap_or_default();
         if status.observed_generation != set.metadata.generation {
@@ -93,7 +93,7 @@ impl Run {
             self.world
                 .violate("e: a working image heals", format!("{name}: {behind} of {matched} are behind: {message}"));
         }
-        let ready = status.conditions.iter().any(|c| c.type_ == reasons::READY && c.status == "True");
+        let ready = status.conditions.iter().any(|c| c.type_ == condition::READY && c.status == "True");
         if !ready && left == 0 && !self.world.is_broken_by_another(name) {
             self.world.violate("e: a working image heals", format!("{name}: {message}"));
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use rand::Rng;
 use serde_json::json;
+use sidecarset::api::reasons::Reason;
 use sidecarset::api::{SidecarSet, SidecarSetStatus};
 use sidecarset::core::pod::PodView;
 use sidecarset::core::revision::Template;
@@ -149,7 +150,7 @@ impl Operator {
         wake_at: Option<k8s_openapi::jiff::Timestamp>,
         next: Option<i64>,
     ) {
-        let injection = InjectionState { ready: true, reason: "Registered", ..InjectionState::default() };
+        let injection = InjectionState { ready: true, reason: Reason::Registered, ..InjectionState::default() };
         let (status, overdue_at) = status::status(&round.set, &round.course, summary, &injection, world.time());
         let until = |at: k8s_openapi::jiff::Timestamp| {
             let wait = at.duration_since(world.time()).as_millis();

@@ -98,7 +98,7 @@ fn text(explanation: &Explanation) -> String {
             .map(|line| {
                 [
                     line.set.clone(),
-                    line.reason.clone(),
+                    line.reason.to_string(),
                     or_none(&line.revision),
                     or_none(&line.target),
                     line.message.clone(),

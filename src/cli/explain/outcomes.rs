@@ -9,22 +9,13 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::super::sets::Sets;
-use crate::api::reasons::InjectionReason;
+use crate::api::reasons::Reason;
 use crate::api::selector::{Selector, key};
 use crate::api::validate::validate;
 use crate::api::{SidecarSet, keys};
 use crate::core::inject::uninject::uninject;
 use crate::core::inject::{CompiledSets, Injection, Request};
 use crate::core::replace::uninjected::inject_anew;
-
-/// The pod is selected and carries no mark of the set.
-const UNINJECTED: &str = "Uninjected";
-/// The set does not select the pod.
-const NOT_SELECTED: &str = "NotSelected";
-/// Validation refuses the set: it is not served.
-const INVALID: &str = "InvalidSpec";
-/// Another set refuses the pod before this one is asked.
-const POD_REFUSED: &str = "PodRefused";
 
 /// What was read.
 pub(super) struct View<'a> {
@@ -41,7 +32,7 @@ pub(super) struct View<'a> {
 pub(super) struct SetLine {
     pub(super) set: String,
     /// `Injected`, or why it is not.
-    pub(super) reason: String,
+    pub(super) reason: Reason,
     /// Hash that the pod carries.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) revision: Option<String>,
@@ -65,9 +56,9 @@ pub(super) fn explain(view: &View<'_>, all: bool) -> Vec<SetLine> {
     let lines = names.into_iter().filter_map(|name| {
         let set = sets.get(name).copied();
         let target = set.and_then(|set| target(set, &compiled));
-        let line = |reason: &str, message: String| SetLine {
+        let line = |reason: Reason, message: String| SetLine {
             set: name.clone(),
-            reason: reason.to_owned(),
+            reason,
             revision: carried.get(name).cloned(),
             target: target.clone(),
             message,
@@ -75,17 +66,17 @@ pub(super) fn explain(view: &View<'_>, all: bool) -> Vec<SetLine> {
         let is_selected = selected.contains(name.as_str());
         if let Some(revision) = carried.get(name) {
             let message = marked(view, set, revision, target.as_deref(), is_selected);
-            return Some(line(InjectionReason::Injected.as_str(), message));
+            return Some(line(Reason::Injected, message));
         }
         let set = set?;
         if let Some(message) = validate(set).message() {
-            return Some(line(INVALID, message));
+            return Some(line(Reason::InvalidSpec, message));
         }
         if is_selected {
             let (reason, message) = unmarked(view, set, &wanted);
-            return Some(line(&reason, message));
+            return Some(line(reason, message));
         }
-        all.then(|| line(NOT_SELECTED, unmet(set, &labels, view.namespace_labels)))
+        all.then(|| line(Reason::NotSelected, unmet(set, &labels, view.namespace_labels)))
     });
     lines.collect()
 }
@@ -132,23 +123,23 @@ fn unread(refusal: &str) -> String {
     format!("revisions cannot be read: {refusal}")
 }
 
-fn unmarked(view: &View<'_>, set: &SidecarSet, wanted: &Injection) -> (String, String) {
+fn unmarked(view: &View<'_>, set: &SidecarSet, wanted: &Injection) -> (Reason, String) {
     let pod = view.pod;
     match wanted.outcomes.iter().find(|outcome| outcome.set == set.name_any()) {
-        Some(outcome) if outcome.reason != InjectionReason::Injected => {
-            if let (InjectionReason::RevisionNotFound, Some(refusal)) = (outcome.reason, &view.sets.unread_revisions) {
-                return (outcome.reason.as_str().to_owned(), unread(refusal));
+        Some(outcome) if outcome.reason != Reason::Injected => {
+            if let (Reason::RevisionNotFound, Some(refusal)) = (outcome.reason, &view.sets.unread_revisions) {
+                return (outcome.reason, unread(refusal));
             }
-            (outcome.reason.as_str().to_owned(), outcome.message.clone())
+            (outcome.reason, outcome.message.clone())
         }
-        None => (POD_REFUSED.to_owned(), wanted.refused.clone().unwrap_or_default()),
+        None => (Reason::PodRefused, wanted.refused.clone().unwrap_or_default()),
         Some(_) if created(pod) < set.metadata.creation_timestamp.as_ref().map(|time| time.0) => (
-            UNINJECTED.to_owned(),
+            Reason::Uninjected,
             "the pod is older than the set: it gets the sidecars when it is created again".to_owned(),
         ),
         Some(_) => {
             let message = "the webhook did not inject it: the operator was not reached, or the set or the pod's labels have changed since; it gets the sidecars when it is created again";
-            (UNINJECTED.to_owned(), message.to_owned())
+            (Reason::Uninjected, message.to_owned())
         }
     }
 }
@@ -215,7 +206,7 @@ mod tests {
         let namespace_labels = BTreeMap::from([("team".to_owned(), "a".to_owned())]);
         let sets = Sets { all: sets, ..Sets::default() };
         let view = View { pod, namespace: "default", namespace_labels: &namespace_labels, sets: &sets, excluded: &[] };
-        explain(&view, all).into_iter().map(|line| (line.set, line.reason, line.message)).collect()
+        explain(&view, all).into_iter().map(|line| (line.set, line.reason.to_string(), line.message)).collect()
     }
 
     fn one(set: SidecarSet, pod: &Value) -> (String, String) {

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::api::SidecarSet;
-use crate::api::reasons::InjectionReason;
+use crate::api::reasons::Reason;
 use crate::api::selector::SelectorError;
 use crate::api::v1beta1::{EvictionCause, ExistingPods};
 use crate::api::validate::{FieldError, validate};
@@ -335,12 +335,12 @@ impl Planner {
         let outcome = injection.outcomes.into_iter().find(|outcome| outcome.set == self.name)?;
         let evict = self.set.spec.injection_strategy.existing_pods == ExistingPods::Evict && exempt(owner).is_none();
         Some(match outcome.reason {
-            InjectionReason::Injected | InjectionReason::AlreadyInjected => {
+            Reason::Injected | Reason::AlreadyInjected => {
                 let action = if evict { Action::Evict } else { Action::Inject };
                 (action, "it has no sidecars of the set".to_owned())
             }
-            reason if outcome.message.is_empty() => (Action::Nothing, reason.as_str().to_owned()),
-            reason => (Action::Nothing, format!("{}: {}", reason.as_str(), outcome.message)),
+            reason if outcome.message.is_empty() => (Action::Nothing, reason.to_string()),
+            reason => (Action::Nothing, format!("{reason}: {}", outcome.message)),
         })
     }
 

@@ -15,7 +15,7 @@ use super::resources::PodLevel;
 use super::select::Selection;
 use super::sets::CompiledSets;
 use crate::api::keys;
-use crate::api::reasons::InjectionReason;
+use crate::api::reasons::Reason;
 use crate::core::revision::List;
 
 /// Places everything, or nothing.
@@ -158,10 +158,10 @@ impl Placement<'_> {
 fn outcomes(selection: &Selection<'_>, removed: &[String], placed: Vec<PlacedSet<'_>>) -> Vec<Outcome> {
     let mut outcomes = selection.outcomes.clone();
     let message = "the pod was copied from one that the set selected";
-    outcomes.extend(removed.iter().map(|set| Outcome::new(set, InjectionReason::Removed, message)));
+    outcomes.extend(removed.iter().map(|set| Outcome::new(set, Reason::Removed, message)));
     outcomes.extend(selection.failures.iter().map(Failure::outcome));
     for PlacedSet { set, changed, notes, .. } in placed {
-        let reason = if changed { InjectionReason::Injected } else { InjectionReason::AlreadyInjected };
+        let reason = if changed { Reason::Injected } else { Reason::AlreadyInjected };
         outcomes.push(Outcome { notes, ..Outcome::new(&set.name, reason, "") });
     }
     outcomes.sort_by(|a, b| a.set.cmp(&b.set));

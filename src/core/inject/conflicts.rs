@@ -9,7 +9,7 @@ use super::draft::{VOLUMES, containers, elements};
 use super::marks::is_injected;
 use super::placement::{PlacedSet, Placement};
 use super::volumes;
-use crate::api::reasons::InjectionReason;
+use crate::api::reasons::Reason;
 
 impl<'a> Placement<'a> {
     pub(super) fn check_names(&self) -> Result<(), Failure<'a>> {
@@ -30,7 +30,7 @@ impl<'a> Placement<'a> {
                     _ => continue,
                 };
                 let message = format!("container name {name:?} is taken by {by}; rename one of them");
-                return Err(Failure { set, reason: InjectionReason::NameConflict, message });
+                return Err(Failure { set, reason: Reason::NameConflict, message });
             }
             claimed.extend(template.containers.iter().map(|prepared| (prepared.name.as_str(), set.name.as_str())));
         }
@@ -48,7 +48,7 @@ impl<'a> Placement<'a> {
                     let message = format!(
                         "there is another volume {name:?} in the pod or in another SidecarSet; rename one of them or make the two equal"
                     );
-                    return Err(Failure { set, reason: InjectionReason::VolumeConflict, message });
+                    return Err(Failure { set, reason: Reason::VolumeConflict, message });
                 }
                 claimed.insert(name, volume);
             }

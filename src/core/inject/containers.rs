@@ -12,7 +12,7 @@ use super::placement::{PlacedSet, Placement, Sidecar};
 use super::resources::Unfit;
 use super::share::Sources;
 use crate::api::order::{Block, Node, Order, order};
-use crate::api::reasons::InjectionReason;
+use crate::api::reasons::Reason;
 use crate::api::v1beta1::FailurePolicy;
 use crate::core::revision::List;
 
@@ -30,7 +30,7 @@ impl<'a> Placement<'a> {
         let nodes: Vec<Node<'_>> = prepared.iter().map(node).collect();
         order(&nodes).map_err(|error| Failure {
             set: self.sets[prepared[error.node].0].set,
-            reason: InjectionReason::OrderConflict,
+            reason: Reason::OrderConflict,
             message: error.message,
         })
     }

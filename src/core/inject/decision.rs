@@ -6,7 +6,7 @@ use json_patch::Patch;
 use serde_json::Value;
 
 use super::compile::CompiledSet;
-use crate::api::reasons::InjectionReason;
+use crate::api::reasons::Reason;
 
 /// A pod that is about to be created.
 #[derive(Clone, Copy, Debug)]
@@ -27,7 +27,7 @@ pub struct Outcome {
     /// Name of the set.
     pub set: String,
     /// The reason.
-    pub reason: InjectionReason,
+    pub reason: Reason,
     /// One sentence for people; may be empty.
     pub message: String,
     /// What was asked for and could not be had, though the sidecars were injected.
@@ -35,7 +35,7 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    pub(super) fn new(set: &str, reason: InjectionReason, message: impl Into<String>) -> Self {
+    pub(super) fn new(set: &str, reason: Reason, message: impl Into<String>) -> Self {
         Self { set: set.to_owned(), reason, message: message.into(), notes: Vec::new() }
     }
 }
@@ -54,7 +54,7 @@ pub struct Injection {
 /// Why a set cannot inject into this pod.
 pub(super) struct Failure<'a> {
     pub(super) set: &'a CompiledSet,
-    pub(super) reason: InjectionReason,
+    pub(super) reason: Reason,
     pub(super) message: String,
 }
 

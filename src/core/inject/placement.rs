@@ -8,7 +8,7 @@ use super::draft::{Draft, containers};
 use super::marks::{Mark, Marks, is_injected};
 use super::resources::Unfit;
 use super::select::Candidate;
-use crate::api::reasons::InjectionReason;
+use crate::api::reasons::Reason;
 use crate::core::revision::List;
 
 /// The pod, and what is edited.
@@ -77,11 +77,9 @@ impl<'a> Placement<'a> {
 
     pub(super) fn unfit(&self, set: usize, unfit: &Unfit) -> Failure<'a> {
         let reason = match unfit {
-            Unfit::NoTarget { .. } => InjectionReason::NoTarget,
-            Unfit::QosLost(_) => InjectionReason::QosLost,
-            Unfit::NotAQuantity { .. } | Unfit::Windows | Unfit::PodLevelExceeded(_) => {
-                InjectionReason::ResourcesConflict
-            }
+            Unfit::NoTarget { .. } => Reason::NoTarget,
+            Unfit::QosLost(_) => Reason::QosLost,
+            Unfit::NotAQuantity { .. } | Unfit::Windows | Unfit::PodLevelExceeded(_) => Reason::ResourcesConflict,
         };
         Failure { set: self.sets[set].set, reason, message: unfit.to_string() }
     }

@@ -9,7 +9,7 @@ use super::decision::{Failure, Outcome, Request};
 use super::draft::containers;
 use super::marks::Marks;
 use crate::api::keys;
-use crate::api::reasons::InjectionReason;
+use crate::api::reasons::Reason;
 use crate::api::v1beta1::FailurePolicy;
 
 /// A set that injects, and the revision that the pod gets.
@@ -35,8 +35,7 @@ impl<'a> Selection<'a> {
     pub(super) fn new(matching: Vec<&'a CompiledSet>, labels: &BTreeMap<String, String>) -> Self {
         let (paused, active): (Vec<_>, Vec<_>) = matching.into_iter().partition(|set| set.paused);
         let (active, replaced) = without_bases(active);
-        let pause =
-            |set: &&CompiledSet| Outcome::new(&set.name, InjectionReason::Paused, "injectionStrategy.paused is true");
+        let pause = |set: &&CompiledSet| Outcome::new(&set.name, Reason::Paused, "injectionStrategy.paused is true");
         let outcomes = paused.iter().map(pause).chain(replaced).collect();
         let mut selection = Self { candidates: Vec::new(), failures: Vec::new(), outcomes, paused };
         for set in active {
@@ -44,7 +43,7 @@ impl<'a> Selection<'a> {
                 Ok(template) => selection.candidates.push(Candidate { set, template }),
                 Err(message) => {
                     let message = message.to_owned();
-                    selection.failures.push(Failure { set, reason: InjectionReason::RevisionNotFound, message });
+                    selection.failures.push(Failure { set, reason: Reason::RevisionNotFound, message });
                 }
             }
         }
@@ -88,7 +87,7 @@ pub(in crate::core) fn without_bases(active: Vec<&CompiledSet>) -> (Vec<&Compile
     let canary = |base: &CompiledSet| active.iter().find(|set| set.base.as_ref() == Some(&base.name)).copied();
     let replaced = active.iter().filter_map(|base| {
         let message = format!("its canary SidecarSet {:?} injects instead", canary(base)?.name);
-        Some(Outcome::new(&base.name, InjectionReason::ReplacedByCanary, message))
+        Some(Outcome::new(&base.name, Reason::ReplacedByCanary, message))
     });
     let replaced: Vec<Outcome> = replaced.collect();
     (active.iter().copied().filter(|set| canary(set).is_none()).collect(), replaced)
@@ -98,20 +97,20 @@ pub(in crate::core) fn without_bases(active: Vec<&CompiledSet>) -> (Vec<&Compile
 pub(in crate::core) fn untouchable(
     request: &Request<'_>,
     labels: &BTreeMap<String, String>,
-) -> Option<(InjectionReason, String)> {
+) -> Option<(Reason, String)> {
     let opted_out = |labels: &BTreeMap<String, String>| labels.get(keys::INJECT).is_some_and(|value| value == "false");
     let excluded = keys::EXCLUDED_NAMESPACES.contains(&request.namespace)
         || request.excluded.iter().any(|namespace| namespace == request.namespace);
     if !request.pod["metadata"]["annotations"][keys::MIRROR_POD].is_null() {
-        return Some((InjectionReason::MirrorPod, "the pod mirrors a static pod".to_owned()));
+        return Some((Reason::MirrorPod, "the pod mirrors a static pod".to_owned()));
     }
     if excluded {
         let message = format!("namespace {} is excluded", request.namespace);
-        return Some((InjectionReason::NamespaceExcluded, message));
+        return Some((Reason::NamespaceExcluded, message));
     }
     if opted_out(request.namespace_labels) {
         let message = format!("namespace {} has the label {}=false", request.namespace, keys::INJECT);
-        return Some((InjectionReason::NamespaceExcluded, message));
+        return Some((Reason::NamespaceExcluded, message));
     }
-    opted_out(labels).then(|| (InjectionReason::OptedOut, format!("the pod has the label {}=false", keys::INJECT)))
+    opted_out(labels).then(|| (Reason::OptedOut, format!("the pod has the label {}=false", keys::INJECT)))
 }

@@ -13,7 +13,7 @@ pub use outlook::{Outlook, outlook};
 pub use verdict::{Verdict, verdict};
 
 use super::revision;
-use crate::api::reasons::{self, reason};
+use crate::api::reasons::{Reason, condition};
 use crate::api::{SidecarSet, SidecarSetStatus, keys};
 use crate::core::base::time::whole_seconds;
 use crate::core::rollout::assess::state::ObstacleKind;
@@ -28,7 +28,7 @@ pub struct InjectionState {
     /// True if pods created now get the sidecars.
     pub ready: bool,
     /// Reason of the condition.
-    pub reason: &'static str,
+    pub reason: Reason,
     /// Message of the condition.
     pub message: String,
     /// Hash of the revision that `injectionStrategy.revision` names.
@@ -43,7 +43,7 @@ pub struct InjectionState {
 
 /// Status of a set that cannot be acted on.
 pub fn invalid(set: &SidecarSet, problems: &str, injection: &InjectionState, now: Timestamp) -> SidecarSetStatus {
-    let verdict = Verdict::stalled(reason::INVALID_SPEC, problems.to_owned());
+    let verdict = Verdict::stalled(Reason::InvalidSpec, problems.to_owned());
     let old = set.status.clone().unwrap_or_default();
     let status = SidecarSetStatus { message: Some(verdict.message.clone()), ..old };
     with_conditions(set, status, &verdict, injection, now)
@@ -124,8 +124,8 @@ fn last_progress(
     now: Timestamp,
 ) -> Timestamp {
     let counts = &summary.counts;
-    let before = old.conditions.iter().find(|c| c.type_ == reasons::READY).map_or("", |c| c.reason.as_str());
-    let waited = verdict::is_wait(before) && !verdict.waits();
+    let before = old.conditions.iter().find(|c| c.type_ == condition::READY).and_then(|c| Reason::named(&c.reason));
+    let waited = before.is_some_and(verdict::is_wait) && !verdict.waits();
     let same_revision = old.update_revision.as_deref() == Some(&course.update_revision);
     let more = match course.rollout.direction {
         Direction::Back => number(counts.matched - counts.updated) < old.updated_pods,
@@ -146,7 +146,7 @@ fn last_progress(
 /// Reconciling, or stalled by the deadline.
 fn is_moving(condition: &Condition) -> bool {
     condition.status == "True"
-        && (condition.type_ == reasons::RECONCILING || condition.reason == reason::PROGRESS_DEADLINE_EXCEEDED)
+        && (condition.type_ == condition::RECONCILING || condition.reason == Reason::ProgressDeadlineExceeded.as_str())
 }
 
 fn joined(message: &str, more: &str) -> String {
@@ -180,22 +180,22 @@ fn with_conditions(
     now: Timestamp,
 ) -> SidecarSetStatus {
     let generation = set.metadata.generation;
-    let fine = |on: bool| if on { verdict.reason } else { reason::AS_EXPECTED };
+    let fine = |on: bool| if on { verdict.reason } else { Reason::AsExpected };
     let message = verdict.message.as_str();
     let (conflicting, conflicts) = (!injection.conflicts.is_empty(), injection.conflicts.join("; "));
     let injected = joined(&injection.message, &injection.uninjected_message);
     let is_paused = set.spec.update_strategy.paused;
-    let paused = if is_paused { reason::PAUSED } else { reason::AS_EXPECTED };
+    let paused = if is_paused { Reason::Paused } else { Reason::AsExpected };
     let wanted = [
-        (reasons::READY, verdict.ready, verdict.reason, message),
-        (reasons::RECONCILING, verdict.reconciling, fine(verdict.reconciling), message),
-        (reasons::STALLED, verdict.stalled, fine(verdict.stalled), message),
-        (reasons::PAUSED, is_paused, paused, if is_paused { "updateStrategy.paused is true" } else { "" }),
-        (reasons::INJECTION_READY, injection.ready, injection.reason, injected.as_str()),
+        (condition::READY, verdict.ready, verdict.reason, message),
+        (condition::RECONCILING, verdict.reconciling, fine(verdict.reconciling), message),
+        (condition::STALLED, verdict.stalled, fine(verdict.stalled), message),
+        (condition::PAUSED, is_paused, paused, if is_paused { "updateStrategy.paused is true" } else { "" }),
+        (condition::INJECTION_READY, injection.ready, injection.reason, injected.as_str()),
         (
-            reasons::CONFLICTING,
+            condition::CONFLICTING,
             conflicting,
-            if conflicting { reason::CONFLICT } else { reason::AS_EXPECTED },
+            if conflicting { Reason::Conflict } else { Reason::AsExpected },
             &conflicts,
         ),
     ];
@@ -208,7 +208,7 @@ fn with_conditions(
             Condition {
                 type_: type_.to_owned(),
                 status: value.to_owned(),
-                reason: reason.to_owned(),
+                reason: reason.to_string(),
                 message: message.to_owned(),
                 observed_generation: generation,
                 last_transition_time: unchanged

@@ -114,7 +114,7 @@ fn each_state_has_its_row() {
     ];
     for (what, strategy, summary, expected) in cases {
         let set = testing::set("v2", strategy.clone());
-        let injection = InjectionState { ready: true, reason: "Registered", ..InjectionState::default() };
+        let injection = InjectionState { ready: true, reason: Reason::Registered, ..InjectionState::default() };
         let status = status(&set, &testing::course("v2", strategy), &summary, &injection, testing::at(0)).0;
         let value = |type_: &str| {
             let condition = status.conditions.iter().find(|c| c.type_ == type_).unwrap();
@@ -133,7 +133,7 @@ fn each_state_has_its_row() {
 fn a_transition_time_stays_until_the_status_changes() {
     let mut set = testing::set("v2", json!({}));
     let course = testing::course("v2", json!({}));
-    let injection = InjectionState { ready: true, reason: "Registered", ..InjectionState::default() };
+    let injection = InjectionState { ready: true, reason: Reason::Registered, ..InjectionState::default() };
     let first = status(&set, &course, &summary(|_| {}), &injection, testing::at(0)).0;
     set.status = Some(first.clone());
     assert_eq!(status(&set, &course, &summary(|_| {}), &injection, testing::at(60)).0, first);
@@ -143,7 +143,7 @@ fn a_transition_time_stays_until_the_status_changes() {
 fn a_revision_is_stable_when_every_pod_runs_it_that_can() {
     let set = testing::set("v2", json!({}));
     let course = testing::course("v2", json!({}));
-    let injection = InjectionState { ready: true, reason: "Registered", ..InjectionState::default() };
+    let injection = InjectionState { ready: true, reason: Reason::Registered, ..InjectionState::default() };
     let stable = |summary: Summary| status(&set, &course, &summary, &injection, testing::at(0)).0.stable_revision;
     assert_eq!(stable(summary(|_| {})), Some(course.rollout.revision.clone()));
     assert_eq!(stable(summary(|s| (s.counts.updated_ready, s.counts.outdated) = (9, 1))), None);

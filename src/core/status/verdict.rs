@@ -21,7 +21,7 @@
 //! | everything updated and ready | True `UpToDate` | False | False | – | Current |
 
 use super::message;
-use crate::api::reasons::reason;
+use crate::api::reasons::Reason;
 use crate::core::rollout::budget::steps::Wait;
 use crate::core::rollout::plan::summary::Summary;
 use crate::core::rollout::target::Direction;
@@ -35,21 +35,21 @@ pub struct Verdict {
     pub(super) reconciling: bool,
     pub(super) stalled: bool,
     /// Reason of Ready, and of whichever of Reconciling and Stalled is True.
-    pub reason: &'static str,
+    pub reason: Reason,
     /// `status.message`.
     pub message: String,
 }
 
 impl Verdict {
-    fn fine(reason: &'static str, message: String) -> Self {
+    fn fine(reason: Reason, message: String) -> Self {
         Self { ready: true, reconciling: false, stalled: false, reason, message }
     }
 
-    fn moving(reason: &'static str, message: String) -> Self {
+    fn moving(reason: Reason, message: String) -> Self {
         Self { ready: false, reconciling: true, stalled: false, reason, message }
     }
 
-    pub(super) fn stalled(reason: &'static str, message: String) -> Self {
+    pub(super) fn stalled(reason: Reason, message: String) -> Self {
         Self { ready: false, reconciling: false, stalled: true, reason, message }
     }
 
@@ -60,8 +60,8 @@ impl Verdict {
 }
 
 /// See [`Verdict::waits`].
-pub(super) fn is_wait(reason: &str) -> bool {
-    [reason::PAUSED, reason::WAITING_FOR_APPROVAL, reason::STEP_PAUSE].contains(&reason)
+pub(super) fn is_wait(reason: Reason) -> bool {
+    [Reason::Paused, Reason::WaitingForApproval, Reason::StepPause].contains(&reason)
 }
 
 /// Decides the row of the table above, but for the first and the progress deadline.
@@ -72,22 +72,22 @@ pub fn verdict(course: &Course, summary: &Summary) -> Verdict {
     let step_is_open = summary.gate.allowed.is_some() && summary.gate.wait.is_none() && counts.outdated > 0;
     let unfinished = summary.remaining > 0 || counts.undecided + summary.evicting > 0 || step_is_open;
     if counts.matched == 0 {
-        return Verdict::fine(reason::NO_PODS, "no pod carries these sidecars yet".to_owned());
+        return Verdict::fine(Reason::NoPods, "no pod carries these sidecars yet".to_owned());
     }
     if !rollout.strategy.enabled {
         let text = "running pods are left alone: updateStrategy.type is NotUpdate";
-        return Verdict::fine(reason::NOT_UPDATE, format!("{line}; {text}"));
+        return Verdict::fine(Reason::NotUpdate, format!("{line}; {text}"));
     }
     if summary.is_halted(&course.rollout) {
         let text = message::given_up(course, summary);
         if let Some(stable) = course.way_back.as_ref().filter(|_| rollout.direction == Direction::Forward) {
-            return Verdict::moving(reason::ROLLING_BACK, format!("{line}; going back to {stable}, {text}"));
+            return Verdict::moving(Reason::RollingBack, format!("{line}; going back to {stable}, {text}"));
         }
-        return Verdict::stalled(reason::FAILURE_BUDGET_EXCEEDED, format!("{line}; {text}"));
+        return Verdict::stalled(Reason::FailureBudgetExceeded, format!("{line}; {text}"));
     }
     if rollout.strategy.paused && summary.remaining + counts.resets_due > 0 {
         let text = "paused: set updateStrategy.paused to false to go on";
-        return Verdict::moving(reason::PAUSED, format!("{line}; {text}"));
+        return Verdict::moving(Reason::Paused, format!("{line}; {text}"));
     }
     if rollout.direction == Direction::Back {
         return back(course, summary, unfinished);
@@ -96,17 +96,17 @@ pub fn verdict(course: &Course, summary: &Summary) -> Verdict {
     if let Some(wait) = summary.gate.wait.as_ref().filter(|_| behind && !unfinished) {
         let text = message::step_waits(course, summary, wait);
         let reason = match wait {
-            Wait::Approval => reason::WAITING_FOR_APPROVAL,
-            Wait::Until(_) => reason::STEP_PAUSE,
+            Wait::Approval => Reason::WaitingForApproval,
+            Wait::Until(_) => Reason::StepPause,
         };
         return Verdict::moving(reason, format!("{line}; {text}"));
     }
     if unfinished {
-        return Verdict::moving(reason::ROLLING_UPDATE, format!("{line}{}", message::waits_for(summary)));
+        return Verdict::moving(Reason::RollingUpdate, format!("{line}{}", message::waits_for(summary)));
     }
     if counts.failed > 0 {
         let text = format!("{line}; {}; {}", message::failed(summary), message::way_out(course));
-        return Verdict::stalled(reason::PODS_FAILED, text);
+        return Verdict::stalled(Reason::PodsFailed, text);
     }
     if counts.updated_ready < counts.updated {
         let waiting = counts.updated - counts.updated_ready;
@@ -116,7 +116,7 @@ pub fn verdict(course: &Course, summary: &Summary) -> Verdict {
             ready: false,
             reconciling: false,
             stalled: false,
-            reason: reason::PODS_NOT_READY,
+            reason: Reason::PodsNotReady,
             message: text,
         };
     }
@@ -128,27 +128,27 @@ fn at_rest(summary: &Summary, line: String) -> Verdict {
     let counts = &summary.counts;
     if counts.outdated + summary.evictable > 0 {
         let text = format!("updateStrategy.partition keeps {} on the old revision", summary.keep_old);
-        return Verdict::fine(reason::PARTITION_REACHED, format!("{line}; {text}"));
+        return Verdict::fine(Reason::PartitionReached, format!("{line}; {text}"));
     }
     if counts.not_in_place > 0 {
-        return Verdict::fine(reason::NOT_IN_PLACE, format!("{line}{}", message::not_in_place(summary)));
+        return Verdict::fine(Reason::NotInPlace, format!("{line}{}", message::not_in_place(summary)));
     }
     if counts.outside > 0 {
         let text = format!("{line}; {} are outside updateStrategy.selector", counts.outside);
-        return Verdict::fine(reason::SELECTOR_REACHED, text);
+        return Verdict::fine(Reason::SelectorReached, text);
     }
-    Verdict::fine(reason::UP_TO_DATE, line)
+    Verdict::fine(Reason::UpToDate, line)
 }
 
 fn back(course: &Course, summary: &Summary, unfinished: bool) -> Verdict {
     let line = message::progress(course, summary);
     if unfinished {
         let text = format!("{line}{}; {}", message::waits_for(summary), message::given_up(course, summary));
-        return Verdict::moving(reason::ROLLING_BACK, text);
+        return Verdict::moving(Reason::RollingBack, text);
     }
     let rest = message::left_behind(course, summary);
     let text = format!("{line}{rest}; {}", message::given_up(course, summary));
-    Verdict::stalled(reason::ROLLED_BACK, text)
+    Verdict::stalled(Reason::RolledBack, text)
 }
 
 /// What was moving has not moved for `progressDeadlineSeconds`.
@@ -157,5 +157,5 @@ pub(super) fn overdue(verdict: Verdict, seconds: i32) -> Verdict {
         return verdict;
     }
     let text = format!("{}; no progress for more than progressDeadlineSeconds ({seconds})", verdict.message);
-    Verdict::stalled(reason::PROGRESS_DEADLINE_EXCEEDED, text)
+    Verdict::stalled(Reason::ProgressDeadlineExceeded, text)
 }

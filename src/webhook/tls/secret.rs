@@ -11,7 +11,7 @@ use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::json;
 
-use super::ca::{self, Contents, Plan, Reason};
+use super::ca::{self, Contents, Plan, RotationReason};
 use super::{Error, Material, POLL_INTERVAL};
 
 /// A request about the Secret that takes longer is left to the next look.
@@ -100,7 +100,7 @@ impl SelfSigned {
     }
 
     /// Whether the write was ours; `false` if the Secret has changed since it was read.
-    async fn write(&self, secret: Option<Secret>, contents: Contents, reason: Reason) -> Result<bool, Error> {
+    async fn write(&self, secret: Option<Secret>, contents: Contents, reason: RotationReason) -> Result<bool, Error> {
         let data: BTreeMap<_, _> =
             contents.into_data().into_iter().map(|(key, part)| (key, ByteString(part))).collect();
         let version = secret.and_then(|secret| secret.metadata.resource_version);

@@ -74,7 +74,7 @@ fn a_shared_budget_goes_from_a_copy_with_its_revision() {
     let copy = injected(&sets([compile("logs", old.clone())]), &pod());
     assert!(!copy["spec"]["resources"].is_null());
     let set = sets([newer("logs", json!({"containers": container}), &[old])]);
-    assert_eq!(reasons(&run(&set, &copy)), [("logs", InjectionReason::Injected)]);
+    assert_eq!(reasons(&run(&set, &copy)), [("logs", Reason::Injected)]);
     assert_eq!(injected(&set, &copy), injected(&set, &pod()));
 }
 
@@ -88,7 +88,7 @@ fn a_volume_that_two_sets_share_can_change_in_both() {
         newer("b", spec("y", new), &[spec("y", old)]),
     ]);
     let copy = injected(&before, &pod());
-    assert_eq!(reasons(&run(&after, &copy)), [("a", InjectionReason::Injected), ("b", InjectionReason::Injected)]);
+    assert_eq!(reasons(&run(&after, &copy)), [("a", Reason::Injected), ("b", Reason::Injected)]);
     assert_eq!(injected(&after, &copy), injected(&after, &pod()));
 }
 
@@ -101,7 +101,7 @@ fn a_mark_without_its_containers_does_not_hide_a_failure() {
     let labels = json!({"app": "web", "sidecarset.dev/injected": "true", "revision.sidecarset.dev/logs": "x"});
     forged["metadata"]["labels"] = labels;
     forged["metadata"]["annotations"] = json!({"injection.sidecarset.dev/logs": r#"{"containers":["agent"]}"#});
-    assert_eq!(reasons(&run(&set, &forged)), [("logs", InjectionReason::VolumeConflict)]);
+    assert_eq!(reasons(&run(&set, &forged)), [("logs", Reason::VolumeConflict)]);
     assert_eq!(injected(&set, &forged)["metadata"]["labels"], honest["metadata"]["labels"]);
 }
 
@@ -141,8 +141,5 @@ fn sidecars_that_stay_count_against_the_pods_own_budget() {
     let mut paused = spec("first");
     paused["injectionStrategy"] = json!({"paused": true});
     let both = sets([compile("a", paused), compile("b", spec("second"))]);
-    assert_eq!(
-        reasons(&run(&both, &copy)),
-        [("a", InjectionReason::Paused), ("b", InjectionReason::ResourcesConflict)]
-    );
+    assert_eq!(reasons(&run(&both, &copy)), [("a", Reason::Paused), ("b", Reason::ResourcesConflict)]);
 }

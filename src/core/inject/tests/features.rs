@@ -62,7 +62,7 @@ fn sets_that_wait_for_each_other_are_not_both_injected() {
     };
     let sets = sets([one("a", "x", "y"), one("b", "y", "x")]);
     let injection = run(&sets, &pod());
-    assert_eq!(reasons(&injection), [("a", InjectionReason::Injected), ("b", InjectionReason::OrderConflict)]);
+    assert_eq!(reasons(&injection), [("a", Reason::Injected), ("b", Reason::OrderConflict)]);
     assert_eq!(names(&applied(&pod(), &injection), "containers"), ["x", "app"]);
     assert_eq!(injection.outcomes[0].notes, [r#""x" depends on "y", which this pod does not get"#]);
 }
@@ -202,13 +202,10 @@ fn a_pinned_revision_is_given_by_name_or_version() {
         (image_of(&after, "agent"), reasons(&injection)[0].1)
     };
     let none = || json!({});
-    let injected = |image: &str| (image.to_owned(), InjectionReason::Injected);
+    let injected = |image: &str| (image.to_owned(), Reason::Injected);
     assert_eq!(given(json!({"revisionName": format!("s-{}", hash("agent:1"))}), none(), none()), injected("agent:1"));
     assert_eq!(given(json!({"customVersion": "v2"}), none(), none()), injected("agent:3"));
-    assert_eq!(
-        given(json!({"customVersion": "v9"}), none(), none()),
-        (String::new(), InjectionReason::RevisionNotFound)
-    );
+    assert_eq!(given(json!({"customVersion": "v9"}), none(), none()), (String::new(), Reason::RevisionNotFound));
     let canary = json!({"selector": {"matchLabels": {"stage": "canary"}}});
     let partial = || json!({"customVersion": "v1", "policy": "Partial"});
     assert_eq!(given(partial(), canary.clone(), none()), injected("agent:1"), "outside the update");
@@ -240,10 +237,7 @@ fn a_canary_takes_the_place_of_its_base() {
     chosen["metadata"]["labels"]["stage"] = json!("canary");
     let both = sets([base.clone(), canary(false)]);
     let injection = run(&both, &chosen);
-    assert_eq!(
-        reasons(&injection),
-        [("base", InjectionReason::ReplacedByCanary), ("canary", InjectionReason::Injected)]
-    );
+    assert_eq!(reasons(&injection), [("base", Reason::ReplacedByCanary), ("canary", Reason::Injected)]);
     let after = applied(&chosen, &injection);
     assert_eq!(image_of(&after, "agent"), "agent:2");
     let mark: Mark =

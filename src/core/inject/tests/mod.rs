@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::api::SidecarSet;
-use crate::api::reasons::InjectionReason;
+use crate::api::reasons::Reason;
 use crate::core::revision::{Revision, Template};
 
 fn compile(name: &str, spec: Value) -> Arc<CompiledSet> {
@@ -65,7 +65,7 @@ fn injected(sets: &CompiledSets, pod: &Value) -> Value {
     applied(pod, &run(sets, pod))
 }
 
-fn reasons(injection: &Injection) -> Vec<(&str, InjectionReason)> {
+fn reasons(injection: &Injection) -> Vec<(&str, Reason)> {
     injection.outcomes.iter().map(|outcome| (outcome.set.as_str(), outcome.reason)).collect()
 }
 
@@ -141,7 +141,7 @@ fn own_fields_of_the_set_do_not_reach_the_pod() {
     );
 }
 
-type Case = (&'static str, Value, &'static str, BTreeMap<String, String>, InjectionReason);
+type Case = (&'static str, Value, &'static str, BTreeMap<String, String>, Reason);
 
 #[test]
 fn whoever_is_not_selected_is_not_touched() {
@@ -151,28 +151,22 @@ fn whoever_is_not_selected_is_not_touched() {
     assert_eq!(run(&sets([set()]), &other), Injection::default());
 
     let cases: [Case; 5] = [
-        (
-            "/metadata/labels/sidecarset.dev~1inject",
-            json!("false"),
-            "default",
-            BTreeMap::new(),
-            InjectionReason::OptedOut,
-        ),
+        ("/metadata/labels/sidecarset.dev~1inject", json!("false"), "default", BTreeMap::new(), Reason::OptedOut),
         (
             "/metadata/annotations",
             json!({"kubernetes.io/config.mirror": "x"}),
             "default",
             BTreeMap::new(),
-            InjectionReason::MirrorPod,
+            Reason::MirrorPod,
         ),
-        ("/spec/x", json!(1), "kube-system", BTreeMap::new(), InjectionReason::NamespaceExcluded),
-        ("/spec/x", json!(1), "kube-node-lease", BTreeMap::new(), InjectionReason::NamespaceExcluded),
+        ("/spec/x", json!(1), "kube-system", BTreeMap::new(), Reason::NamespaceExcluded),
+        ("/spec/x", json!(1), "kube-node-lease", BTreeMap::new(), Reason::NamespaceExcluded),
         (
             "/spec/x",
             json!(1),
             "default",
             [("sidecarset.dev/inject".into(), "false".into())].into(),
-            InjectionReason::NamespaceExcluded,
+            Reason::NamespaceExcluded,
         ),
     ];
     for (pointer, value, namespace, labels, reason) in cases {
@@ -189,7 +183,7 @@ fn whoever_is_not_selected_is_not_touched() {
     let mut paused = agent();
     paused["injectionStrategy"] = json!({"paused": true});
     let injection = run(&sets([compile("s", paused)]), &pod());
-    assert_eq!(reasons(&injection), [("s", InjectionReason::Paused)]);
+    assert_eq!(reasons(&injection), [("s", Reason::Paused)]);
     assert!(injection.patch.is_empty());
 }
 
@@ -200,7 +194,7 @@ fn the_namespace_selector_limits_the_set() {
     let sets = sets([compile("s", spec)]);
     assert!(run(&sets, &pod()).outcomes.is_empty());
     let labels = BTreeMap::from([("team".to_owned(), "a".to_owned())]);
-    assert_eq!(reasons(&run_in(&sets, &pod(), "default", &labels)), [("s", InjectionReason::Injected)]);
+    assert_eq!(reasons(&run_in(&sets, &pod(), "default", &labels)), [("s", Reason::Injected)]);
 }
 
 #[test]
@@ -210,7 +204,7 @@ fn a_pod_never_loses_its_container_to_a_sidecar() {
     // A mark that names a container no revision knows, and one without a mark.
     taken["metadata"]["annotations"] = json!({"injection.sidecarset.dev/s": r#"{"containers":["app"]}"#});
     let injection = run(&sets([compile("s", agent())]), &taken);
-    assert_eq!(reasons(&injection), [("s", InjectionReason::NameConflict)]);
+    assert_eq!(reasons(&injection), [("s", Reason::NameConflict)]);
     assert_eq!(injection.refused, None);
     assert_eq!(applied(&taken, &injection)["spec"], taken["spec"]);
 
@@ -233,11 +227,11 @@ fn the_pods_volume_must_be_equal_or_it_is_a_conflict() {
         "volumes": [{"name": "v", "secret": {"secretName": "s"}}]});
     let sets = sets([compile("s", secret)]);
     let equal = with_volume(json!({"name": "v", "secret": {"secretName": "s", "defaultMode": 420}}));
-    assert_eq!(reasons(&run(&sets, &equal)), [("s", InjectionReason::Injected)]);
+    assert_eq!(reasons(&run(&sets, &equal)), [("s", Reason::Injected)]);
     for other in
         [json!({"name": "v", "emptyDir": {}}), json!({"name": "v", "secret": {"secretName": "t", "defaultMode": 420}})]
     {
-        assert_eq!(reasons(&run(&sets, &with_volume(other))), [("s", InjectionReason::VolumeConflict)]);
+        assert_eq!(reasons(&run(&sets, &with_volume(other))), [("s", Reason::VolumeConflict)]);
     }
 }
 
@@ -252,7 +246,7 @@ fn a_reinvocation_keeps_what_others_added_and_restores_what_is_ours() {
     agent["volumeMounts"] = json!([{"name": "token", "mountPath": "/var/run/secrets"}]);
     agent["resources"] = json!({"limits": {"cpu": "500m", "memory": "1Gi"}, "requests": {"cpu": "500m"}});
     agent["terminationMessagePath"] = json!("/dev/termination-log");
-    assert_eq!(reasons(&run(&sets, &second)), [("s", InjectionReason::AlreadyInjected)]);
+    assert_eq!(reasons(&run(&sets, &second)), [("s", Reason::AlreadyInjected)]);
     assert!(run(&sets, &second).patch.is_empty());
 
     let mut tampered = second.clone();
@@ -291,7 +285,7 @@ fn sidecars_of_a_set_that_does_not_match_any_more_are_removed() {
     };
     let copy = injected(&sets([compile("s", agent())]), &pod());
     let injection = run(&sets([elsewhere()]), &copy);
-    assert_eq!(reasons(&injection), [("s", InjectionReason::Removed)]);
+    assert_eq!(reasons(&injection), [("s", Reason::Removed)]);
     let back = applied(&copy, &injection);
     assert_eq!(names(&back, "containers"), ["app"]);
     assert_eq!(back["spec"]["volumes"], json!([]));

@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::api::reasons::InjectionReason;
+use crate::api::reasons::Reason;
 use crate::api::v1beta1::ExistingPods;
 use crate::api::{SidecarSet, keys};
 use crate::core::inject::uninject::marks;
@@ -168,8 +168,8 @@ pub fn obstacle(injection: &Injection, set: &str) -> Option<String> {
         return injection.refused.clone();
     }
     match injection.outcomes.iter().find(|outcome| outcome.set == set) {
-        Some(outcome) if matches!(outcome.reason, InjectionReason::Injected | InjectionReason::AlreadyInjected) => None,
-        Some(outcome) => Some(format!("{}: {}", outcome.reason.as_str(), outcome.message)),
+        Some(outcome) if matches!(outcome.reason, Reason::Injected | Reason::AlreadyInjected) => None,
+        Some(outcome) => Some(format!("{}: {}", outcome.reason, outcome.message)),
         None => Some("the set does not select it".to_owned()),
     }
 }

@@ -116,7 +116,7 @@ impl Fleet {
 
     fn reason(&mut self, image: &str, strategy: &Value) -> String {
         let summary = self.plan(image, strategy).summary;
-        verdict(&testing::course(image, strategy.clone()), &summary).reason.to_owned()
+        verdict(&testing::course(image, strategy.clone()), &summary).reason.to_string()
     }
 }
 

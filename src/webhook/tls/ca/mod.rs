@@ -73,7 +73,7 @@ impl Contents {
 
 /// Why new contents are needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
+pub enum RotationReason {
     /// Nothing usable is there: everything is new.
     Unusable,
     /// The CA is missing, damaged, or past two thirds of its life: a new one is published, the leaf stays.
@@ -88,7 +88,7 @@ pub enum Reason {
     LeafUnusable,
 }
 
-impl Reason {
+impl RotationReason {
     /// What is served now may not work, so there is no time for letting another replica go first.
     pub fn is_urgent(self) -> bool {
         matches!(self, Self::Unusable | Self::Names | Self::LeafUnusable)
@@ -108,7 +108,7 @@ pub enum Plan {
         /// The new contents.
         contents: Contents,
         /// Why.
-        reason: Reason,
+        reason: RotationReason,
     },
 }
 
@@ -140,10 +140,10 @@ pub fn plan(contents: &Contents, now: Timestamp, names: &BTreeSet<String>) -> Re
         Ok(Plan::Rotate { contents: Contents { tls_crt, tls_key, ca_bundle, ..contents.clone() }, reason })
     };
     let Some(leaf) = leaf else {
-        return issue(Reason::LeafUnusable);
+        return issue(RotationReason::LeafUnusable);
     };
     if leaf.facts.names != *names {
-        return issue(Reason::Names);
+        return issue(RotationReason::Names);
     }
     let signed_by_current = signed_by(&leaf.der, &ca.der);
     let due = if signed_by_current {
@@ -153,7 +153,7 @@ pub fn plan(contents: &Contents, now: Timestamp, names: &BTreeSet<String>) -> Re
         (ca.facts.not_before + CLOCK_SKEW + PUBLISH_DELAY).min(leaf.facts.not_after)
     };
     if now >= due {
-        return issue(if signed_by_current { Reason::LeafAge } else { Reason::UseNewCa });
+        return issue(if signed_by_current { RotationReason::LeafAge } else { RotationReason::UseNewCa });
     }
     Ok(Plan::Keep { next_check: due.min(two_thirds(&ca.facts)) })
 }
@@ -163,7 +163,7 @@ fn publish(contents: &Contents, bundle: &[CertificateDer<'static>], now: Timesta
     let (ca, ca_crt, ca_key) = Ca::create(now)?;
     let ca_bundle = pem(&with_first(&ca.der, bundle));
     let contents = Contents { ca_crt, ca_key, ca_bundle, ..contents.clone() };
-    Ok(Plan::Rotate { contents, reason: Reason::NewCa })
+    Ok(Plan::Rotate { contents, reason: RotationReason::NewCa })
 }
 
 /// CA and leaf at once. What is left of the bundle stays: another replica may still serve a leaf of an old CA.
@@ -176,7 +176,7 @@ fn everything(
     let (tls_crt, tls_key) = ca.issue(now, names)?;
     let ca_bundle = pem(&with_first(&ca.der, bundle));
     let contents = Contents { ca_crt, ca_key, tls_crt, tls_key, ca_bundle };
-    Ok(Plan::Rotate { contents, reason: Reason::Unusable })
+    Ok(Plan::Rotate { contents, reason: RotationReason::Unusable })
 }
 
 struct Leaf {

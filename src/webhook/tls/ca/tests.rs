@@ -16,7 +16,7 @@ fn days(days: i64) -> SignedDuration {
     SignedDuration::from_hours(24 * days)
 }
 
-fn rotate(contents: &Contents, now: Timestamp, names: &BTreeSet<String>) -> (Contents, Reason) {
+fn rotate(contents: &Contents, now: Timestamp, names: &BTreeSet<String>) -> (Contents, RotationReason) {
     match plan(contents, now, names).unwrap() {
         Plan::Rotate { contents, reason } => (contents, reason),
         Plan::Keep { next_check } => panic!("kept until {next_check}"),
@@ -43,7 +43,7 @@ fn trusted_by(contents: &Contents, bundle: &[u8], now: Timestamp) -> bool {
 #[test]
 fn an_empty_secret_becomes_a_ca_and_a_leaf() {
     let (contents, reason) = rotate(&Contents::default(), start(), &ours());
-    assert_eq!(reason, Reason::Unusable);
+    assert_eq!(reason, RotationReason::Unusable);
     assert!(trusted_by(&contents, &contents.ca_bundle, start()));
     let leaf = Facts::of(&certificates(&contents.tls_crt)[0]).unwrap();
     assert_eq!(leaf.names, ours());
@@ -62,7 +62,7 @@ fn a_leaf_is_renewed_at_two_thirds_of_its_life_by_the_same_ca() {
     let due = keep(&contents, start());
     keep(&contents, due - SignedDuration::from_secs(1));
     let (renewed, reason) = rotate(&contents, due, &ours());
-    assert_eq!(reason, Reason::LeafAge);
+    assert_eq!(reason, RotationReason::LeafAge);
     assert_eq!((&renewed.ca_crt, &renewed.ca_bundle), (&contents.ca_crt, &contents.ca_bundle));
     assert_ne!(renewed.tls_crt, contents.tls_crt);
     keep(&renewed, due);
@@ -74,7 +74,7 @@ fn a_new_ca_is_published_before_it_signs() {
     let ca_due = start() + days(490);
     old = rotate(&old, ca_due - days(30), &ours()).0;
     let (published, reason) = rotate(&old, ca_due, &ours());
-    assert_eq!(reason, Reason::NewCa);
+    assert_eq!(reason, RotationReason::NewCa);
     assert_eq!((&published.tls_crt, &published.tls_key), (&old.tls_crt, &old.tls_key), "the old leaf serves on");
     assert_eq!(certificates(&published.ca_bundle).len(), 2);
     assert!(trusted_by(&published, &old.ca_bundle, ca_due) && trusted_by(&published, &published.ca_bundle, ca_due));
@@ -82,7 +82,7 @@ fn a_new_ca_is_published_before_it_signs() {
     let use_at = keep(&published, ca_due);
     assert_eq!(use_at, ca_due + PUBLISH_DELAY);
     let (used, reason) = rotate(&published, use_at, &ours());
-    assert_eq!(reason, Reason::UseNewCa);
+    assert_eq!(reason, RotationReason::UseNewCa);
     assert_eq!(used.ca_bundle, published.ca_bundle);
     assert!(trusted_by(&used, &published.ca_bundle, use_at), "clients knew the CA before");
     assert!(!trusted_by(&used, &old.ca_bundle, use_at));
@@ -106,7 +106,7 @@ fn a_leaf_that_is_due_waits_for_the_new_ca_to_be_known() {
     let at = start() + days(61);
     let lost = Contents { ca_key: Vec::new(), ..contents };
     let (published, reason) = rotate(&lost, at, &ours());
-    assert_eq!(reason, Reason::NewCa);
+    assert_eq!(reason, RotationReason::NewCa);
     assert_eq!(keep(&published, at), at + PUBLISH_DELAY);
 }
 
@@ -117,7 +117,7 @@ fn a_leaf_that_expires_first_does_not_wait() {
     let lost = Contents { ca_crt: b"garbage".to_vec(), ..contents };
     let published = rotate(&lost, at, &ours()).0;
     assert_eq!(keep(&published, at), start() + LEAF_LIFE);
-    assert_eq!(rotate(&published, start() + LEAF_LIFE, &ours()).1, Reason::LeafUnusable);
+    assert_eq!(rotate(&published, start() + LEAF_LIFE, &ours()).1, RotationReason::LeafUnusable);
 }
 
 #[test]
@@ -125,7 +125,7 @@ fn other_names_give_a_new_leaf() {
     let contents = fresh();
     let other = names(&["127.0.0.1", "other.sidecarset-system.svc"]);
     let (renamed, reason) = rotate(&contents, start(), &other);
-    assert_eq!(reason, Reason::Names);
+    assert_eq!(reason, RotationReason::Names);
     assert!(reason.is_urgent());
     assert_eq!(renamed.ca_crt, contents.ca_crt);
     assert_eq!(Facts::of(&certificates(&renamed.tls_crt)[0]).unwrap().names, other);
@@ -142,7 +142,7 @@ fn a_leaf_without_its_key_is_issued_again() {
         Contents { tls_crt: stranger.tls_crt.clone(), tls_key: stranger.tls_key.clone(), ..good.clone() },
     ] {
         let (repaired, reason) = rotate(&broken, start(), &ours());
-        assert_eq!(reason, Reason::LeafUnusable);
+        assert_eq!(reason, RotationReason::LeafUnusable);
         assert_eq!(repaired.ca_crt, good.ca_crt);
         keep(&repaired, start());
     }
@@ -153,7 +153,7 @@ fn damage_to_everything_makes_everything_new() {
     let good = fresh();
     let broken = Contents { ca_key: b"garbage".to_vec(), tls_key: b"garbage".to_vec(), ..good.clone() };
     let (repaired, reason) = rotate(&broken, start(), &ours());
-    assert_eq!(reason, Reason::Unusable);
+    assert_eq!(reason, RotationReason::Unusable);
     assert_ne!(repaired.ca_crt, good.ca_crt);
     assert!(trusted_by(&good, &repaired.ca_bundle, start()), "another replica may still serve the old leaf");
     keep(&repaired, start());

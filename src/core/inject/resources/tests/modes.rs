@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::api::SidecarSet;
-use crate::api::reasons::InjectionReason;
+use crate::api::reasons::Reason;
 use crate::api::v1beta1::ResourcesMode;
 use crate::core::inject::{CompiledSet, CompiledSets, Request, inject};
 use crate::core::revision::History;
@@ -36,7 +36,7 @@ fn injected(app: &Value, sidecar: &Value, mode: ResourcesMode, preserve: bool) -
     };
     let (once, outcome) = injected(app);
     assert_eq!(injected(&once).0, once, "twice is once");
-    if outcome.reason == InjectionReason::Injected { Ok(once) } else { Err(outcome.message) }
+    if outcome.reason == Reason::Injected { Ok(once) } else { Err(outcome.message) }
 }
 
 fn equal() -> Value {

@@ -83,7 +83,7 @@ fn upgrades(fleet: &Fleet) -> usize {
 
 fn reason(fleet: &mut Fleet, strategy: &Value) -> &'static str {
     let summary = plan(fleet, strategy, &[]).summary;
-    verdict(&course(strategy), &summary).reason
+    verdict(&course(strategy), &summary).reason.as_str()
 }
 
 /// A pod of `v2` that an owner made at second 1, and that is not ready.
@@ -163,7 +163,7 @@ fn pods_that_nobody_or_no_eviction_can_replace_are_left_as_they_are() {
     assert_eq!(summary.exempt, [("pods of DaemonSets", 1), ("pods of Jobs", 1)]);
     assert_eq!((summary.evictable, summary.remaining), (0, 0));
     let verdict = verdict(&course(&json!({})), &summary);
-    assert_eq!(verdict.reason, "NotInPlace");
+    assert_eq!(verdict.reason.as_str(), "NotInPlace");
     let never = "never evicted: pods of DaemonSets (1), pods of Jobs (1)";
     assert!(verdict.message.contains(never), "{}", verdict.message);
 }

@@ -50,7 +50,7 @@ impl Fleet {
     fn message(&mut self, image: &str, strategy: &Value) -> (String, String) {
         let summary = self.plan(image, strategy).summary;
         let verdict = verdict(&testing::course(image, strategy.clone()), &summary);
-        (verdict.reason.to_owned(), verdict.message)
+        (verdict.reason.to_string(), verdict.message)
     }
 }
 
