@@ -17,7 +17,7 @@ use super::{Say, say};
 use crate::api::validate::{conflicts, validate};
 use crate::api::{SidecarSet, keys};
 use crate::core::inject::{CompiledSet, CompiledSets};
-use crate::core::revision::{History, Revision};
+use crate::core::revision::{History, histories};
 
 /// Labels by namespace.
 pub type NamespaceLabels = BTreeMap<String, BTreeMap<String, String>>;
@@ -97,11 +97,7 @@ impl Sets {
             }
             Err(error) => return Err(error.into()),
         };
-        let mut revisions: BTreeMap<String, History> = BTreeMap::new();
-        for (set, hash, revision) in stored.iter().filter_map(Revision::read) {
-            revisions.entry(set).or_default().insert(hash, revision);
-        }
-        Ok(Self { all, revisions, unread_revisions })
+        Ok(Self { all, revisions: histories(&stored), unread_revisions })
     }
 }
 

@@ -31,6 +31,8 @@ struct Inner {
     sets: BTreeMap<String, Known>,
     /// By set, then by hash.
     revisions: BTreeMap<String, History>,
+    /// UIDs of revisions that are ignored.
+    ignored: HashSet<String>,
     seen: u64,
     /// Made of all `compiled`; rebuilt only when one of them changed.
     compiled: Arc<CompiledSets>,
@@ -180,13 +182,24 @@ impl Cache {
         gone
     }
 
-    /// Takes note of a revision. Returns its set.
+    /// Takes note of a revision. Returns its set; `None` for one that is ignored, which is told once.
     pub fn apply_revision(&self, object: &ControllerRevision) -> Option<String> {
-        let (set, hash, revision) = Revision::read(object)?;
+        let (set, hash, revision) = match Revision::read(object) {
+            Ok(read) => read,
+            Err(why) => return self.ignore_revision(object, why),
+        };
         let mut inner = lock(&self.inner);
         inner.revisions.entry(set.clone()).or_default().insert(hash, revision);
         self.recompile(&mut inner, &set);
         Some(set)
+    }
+
+    /// What was known under its name is not what is stored any more.
+    fn ignore_revision(&self, object: &ControllerRevision, why: &str) -> Option<String> {
+        if lock(&self.inner).ignored.insert(object.uid().unwrap_or_default()) {
+            tracing::warn!(revision = object.name_any(), why, "a ControllerRevision is ignored");
+        }
+        self.remove_revision(object)
     }
 
     /// Takes note that a revision is gone.
@@ -306,6 +319,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::core::revision::Template;
 
     fn set(name: &str, version: u64, annotations: &serde_json::Value) -> SidecarSet {
         serde_json::from_value(json!({
@@ -314,6 +328,25 @@ mod tests {
             "spec": {"selector": {"matchLabels": {"app": "web"}}, "containers": [{"name": "agent", "image": "agent:1"}]},
         }))
         .unwrap()
+    }
+
+    #[test]
+    fn a_revision_that_is_not_what_its_name_says_is_ignored() {
+        let revision = |name: &str, uid: &str, image: &str| -> ControllerRevision {
+            serde_json::from_value(json!({
+                "apiVersion": "apps/v1", "kind": "ControllerRevision", "revision": 1,
+                "metadata": {"name": name, "uid": uid, "labels": {"sidecarset.dev/set": "mesh"}},
+                "data": {"spec": {"containers": [{"name": "agent", "image": image}]}},
+            }))
+            .unwrap()
+        };
+        let (cache, _served) = Cache::new(Allowed::default(), Namespaces::default(), watch::channel(0).1);
+        let hash = Template::of(&set("mesh", 1, &json!({})).spec).hash(0);
+        let object = name("mesh", &hash);
+        assert!(cache.apply_revision(&revision(&object, "a", "agent:1")).is_some());
+        assert!(cache.revisions("mesh").contains_key(&hash));
+        cache.apply_revision(&revision(&object, "b", "miner:1"));
+        assert!(cache.revisions("mesh").is_empty(), "what stood under that name is not there any more");
     }
 
     #[test]

@@ -24,6 +24,11 @@ pub enum Error {
     /// The lease was lost: nothing may be written.
     #[error("this replica does not lead any more")]
     NotLeader,
+    /// Nothing under the names that a revision may have is that revision.
+    #[error(
+        "all names that the ControllerRevision of SidecarSet {0} may have are taken by other data: delete those that this program ignores"
+    )]
+    NamesTaken(String),
     /// The fate of writes is unknown, and the pods could not be read.
     #[error("{0} pods were patched with unknown outcome and cannot be read yet")]
     Unconfirmed(usize),
@@ -46,6 +51,7 @@ impl Error {
             Self::Api { .. } => "api",
             Self::Timeout { .. } => "timeout",
             Self::NotLeader => "not_leader",
+            Self::NamesTaken(_) => "names_taken",
             Self::Unconfirmed(_) => "unconfirmed",
         }
     }

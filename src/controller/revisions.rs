@@ -11,10 +11,7 @@ use kube::{Api, Resource, ResourceExt};
 use super::context::Context;
 use super::error::Error;
 use crate::api::{SidecarSet, keys};
-use crate::core::revision::{self, History, Revision, Template, collisions};
-
-/// Names that may be taken by other data before something must be wrong.
-const MAX_COLLISIONS: i32 = 20;
+use crate::core::revision::{self, History, MAX_COLLISIONS, Revision, Template, collisions};
 
 /// The revision that a set's spec describes.
 pub(super) struct Target {
@@ -23,32 +20,42 @@ pub(super) struct Target {
     pub(super) collisions: i32,
 }
 
+/// What stands under the name of a revision.
+enum Stored {
+    /// It was created just now.
+    New,
+    /// It was there.
+    Known(Revision),
+    /// Something that is to be ignored.
+    Other,
+}
+
 /// Finds or makes the revision of the set's spec, and makes it the newest: a rollback reuses the old object.
 pub(super) async fn ensure(context: &Context, set: &SidecarSet, known: &History) -> Result<Target, Error> {
     let template = Template::of(&set.spec);
     let newest = known.values().map(|revision| revision.number).max().unwrap_or(0);
     let mut collisions = collisions(set);
     let mut gone = false;
-    loop {
+    while collisions <= MAX_COLLISIONS {
         let hash = template.hash(collisions);
-        let found = match known.get(&hash).filter(|_| !gone) {
-            Some(revision) => Some(revision.clone()),
+        let stored = match known.get(&hash).filter(|_| !gone) {
+            Some(revision) => Stored::Known(revision.clone()),
             None => create(context, set, labels(set), &hash, &template, newest + 1).await?,
         };
-        match found {
-            Some(revision) if revision.template != template && collisions < MAX_COLLISIONS => collisions += 1,
-            Some(revision) => {
+        match stored {
+            Stored::Known(revision) if revision.template == template => {
                 let same = revision.owner == set.metadata.uid && revision.custom_version == set.spec.custom_version;
                 let number = newest + i64::from(revision.number < newest);
                 gone = (!same || revision.number < newest) && !renew(context, set, &hash, number).await?;
-                if gone {
-                    continue;
+                if !gone {
+                    return Ok(Target { hash, template, collisions });
                 }
-                return Ok(Target { hash, template, collisions });
             }
-            None => return Ok(Target { hash, template, collisions }),
+            Stored::New => return Ok(Target { hash, template, collisions }),
+            Stored::Known(_) | Stored::Other => collisions += 1,
         }
     }
+    Err(Error::NamesTaken(set.name_any()))
 }
 
 /// Puts a canary's revision into its base's history, as the oldest: when the canary goes, its pods are the base's, which
@@ -61,7 +68,7 @@ pub(super) async fn lend(context: &Context, base: &SidecarSet, canary: &Target) 
     create(context, base, labels, &canary.hash, &canary.template, 0).await.map(drop)
 }
 
-/// Creates the object; what is there already under its name is returned.
+/// Creates the object, or says what is there already under its name.
 async fn create(
     context: &Context,
     set: &SidecarSet,
@@ -69,7 +76,7 @@ async fn create(
     hash: &str,
     template: &Template,
     number: i64,
-) -> Result<Option<Revision>, Error> {
+) -> Result<Stored, Error> {
     let name = revision::name(&set.name_any(), hash);
     let object = ControllerRevision {
         metadata: ObjectMeta {
@@ -87,12 +94,13 @@ async fn create(
     match context.write("create", describe, api.create(&PostParams::default(), &object)).await {
         Ok(created) => {
             context.cache.apply_revision(&created);
-            Ok(None)
+            Ok(Stored::New)
         }
         Err(Error::Api { source, .. }) if is_already_exists(&source) => {
             let existing = context.write("get", describe, api.get(&name)).await?;
             context.cache.apply_revision(&existing);
-            Ok(context.cache.revisions(&set.name_any()).remove(hash))
+            let known = context.cache.revisions(&set.name_any()).remove(hash);
+            Ok(known.map_or(Stored::Other, Stored::Known))
         }
         Err(error) => Err(error),
     }

@@ -78,10 +78,10 @@ fn marks_removed(set: &str, heir: Option<&str>, pod: &PodView) -> Value {
         BTreeMap::from([keys::injection_annotation(set), keys::update_annotation(set)].map(|key| (key, Value::Null)));
     match (heir, pod.marks.get(set).and_then(|mark| Some((mark, mark.canary.as_ref()?)))) {
         (Some(heir), Some((mark, canary))) => {
-            // The record of updates goes, and with it whether all resizes of this shape were made.
+            // The record of updates goes, and with it whether all of its resizes were made.
             let open = mark.update.as_ref().is_some_and(|update| !update.resizes.is_empty());
-            let shape = if open { String::new() } else { mark.shape.clone() };
-            let inherited = inject::Mark { base: None, shape, ..(**canary).clone() };
+            let hash_without_images = if open { String::new() } else { mark.hash_without_images.clone() };
+            let inherited = inject::Mark { base: None, hash_without_images, ..(**canary).clone() };
             labels.insert(keys::revision_label(heir), json!(mark.revision));
             annotations.insert(keys::injection_annotation(heir), json!(inherited.to_json()));
         }

@@ -16,7 +16,7 @@ use super::{Example, Manifest};
 use crate::api::{SidecarSet, keys};
 use crate::cli::Error;
 use crate::core::pod::restarts_native_sidecars;
-use crate::core::revision::{History, List, Revision, Template};
+use crate::core::revision::{History, List, Template, histories};
 
 /// Objects per answer: kubectl's own page size.
 const PAGE: u32 = 500;
@@ -69,11 +69,7 @@ pub(super) async fn dry_run(
 async fn revisions(client: &Client) -> Result<BTreeMap<String, History>, Error> {
     let of_sets = ListParams::default().labels(keys::SET);
     let objects: Vec<ControllerRevision> = list(&Api::all(client.clone()), of_sets).await?;
-    let mut revisions: BTreeMap<String, History> = BTreeMap::new();
-    for (set, hash, revision) in objects.iter().filter_map(Revision::read) {
-        revisions.entry(set).or_default().insert(hash, revision);
-    }
-    Ok(revisions)
+    Ok(histories(&objects))
 }
 
 /// Only native sidecars need them, and not everybody may list nodes.

@@ -117,7 +117,7 @@ impl Placement<'_> {
         mark.init_containers = of(List::Init).collect();
         mark.hot.clone_from(&template.hot);
         mark.base.clone_from(&set.base);
-        mark.shape.clone_from(&template.shape);
+        mark.hash_without_images.clone_from(&template.hash_without_images);
         let twins: BTreeSet<&str> =
             template.containers.iter().filter(|c| c.name != c.entry).map(|c| c.name.as_str()).collect();
         for twin in twins {

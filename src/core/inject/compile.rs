@@ -41,7 +41,7 @@ pub(super) struct Prepared {
 #[derive(Clone, Debug)]
 pub(super) struct CompiledTemplate {
     pub(super) revision: String,
-    pub(super) shape: String,
+    pub(super) hash_without_images: String,
     pub(super) containers: Vec<Prepared>,
     pub(super) volumes: Vec<Value>,
     pub(super) pull_secrets: Vec<Value>,
@@ -275,7 +275,7 @@ impl CompiledTemplate {
         let hot = containers.iter().filter(|c| c.entry != c.name).rev().map(|c| (c.entry.clone(), c.name.clone()));
         Self {
             revision: revision.to_owned(),
-            shape: template.shape(),
+            hash_without_images: template.hash_without_images(),
             volumes: template.entries("volumes").filter(is_mounted).cloned().collect(),
             pull_secrets: template.entries("imagePullSecrets").cloned().collect(),
             metadata: template

@@ -42,10 +42,10 @@ pub struct Mark {
     /// This set wrote the pod-level `spec.resources`.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub resources: bool,
-    /// [`Template::shape`](crate::core::revision::Template::shape) of the revision that was injected. Updates in place
-    /// record theirs and leave this one.
+    /// [`Template::hash_without_images`](crate::core::revision::Template::hash_without_images) of the revision that was
+    /// injected. Updates in place record theirs and leave this one.
     #[serde(skip_serializing_if = "String::is_empty")]
-    pub shape: String,
+    pub hash_without_images: String,
 }
 
 impl Mark {

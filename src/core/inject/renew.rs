@@ -82,7 +82,7 @@ mod tests {
     use crate::core::inject::uninject::uninject;
     use crate::core::inject::{CompiledSet, Request, inject};
     use crate::core::revision::{History, Revision, Template};
-    use crate::core::rollout::testing::remove_shape;
+    use crate::core::rollout::testing::remove_hash_without_images;
 
     fn set(patches: &Value) -> SidecarSet {
         let set = json!({"apiVersion": "sidecarset.dev/v1beta1", "kind": "SidecarSet", "metadata": {"name": "s"},
@@ -124,7 +124,7 @@ mod tests {
         let mut anew = injected(&sets(after, before), &pod(own));
         for pod in [&mut result, &mut anew] {
             pod["metadata"]["labels"].as_object_mut().unwrap().remove("revision.sidecarset.dev/s");
-            remove_shape(&mut pod["metadata"], "s");
+            remove_hash_without_images(&mut pod["metadata"], "s");
         }
         assert_eq!(result["metadata"], anew["metadata"], "{own}: {before} -> {after}");
         let taken_back = {

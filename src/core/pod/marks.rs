@@ -16,8 +16,8 @@ pub struct Mark {
     pub revision: String,
     /// Annotation `update.sidecarset.dev/<set>`.
     pub update: Option<Update>,
-    /// `shape` of the last update, or else of the injection; empty for pods of a release that did not write it.
-    pub shape: String,
+    /// `hashWithoutImages` of the last update, or else of the injection; empty for pods of a release that did not write it.
+    pub hash_without_images: String,
     /// Annotation `injection.sidecarset.dev/<set>` of a canary set.
     pub canary: Option<Box<inject::Mark>>,
 }
@@ -47,9 +47,9 @@ pub struct Update {
     /// was not ready.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub others: BTreeMap<String, Option<Timestamp>>,
-    /// [`Template::shape`](crate::core::revision::Template::shape) of the revision.
+    /// [`Template::hash_without_images`](crate::core::revision::Template::hash_without_images) of the revision.
     #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub shape: String,
+    pub hash_without_images: String,
     /// The containers whose resources are changed by a request of its own after this one, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub resizes: BTreeMap<String, Resize>,
@@ -81,16 +81,22 @@ pub(crate) fn marks(
             let update: Option<Update> =
                 annotations.get(&keys::update_annotation(set)).and_then(|text| serde_json::from_str(text).ok());
             let injection = annotations.get(&keys::injection_annotation(set)).map(String::as_str).unwrap_or_default();
-            let shape = update.as_ref().map_or_else(|| shape(injection), |update| update.shape.as_str()).to_owned();
-            (set.to_owned(), Mark { revision: revision.clone(), update, shape, canary: canary(injection) })
+            let hash = update
+                .as_ref()
+                .map_or_else(|| hash_without_images(injection), |update| update.hash_without_images.as_str())
+                .to_owned();
+            (
+                set.to_owned(),
+                Mark { revision: revision.clone(), update, hash_without_images: hash, canary: canary(injection) },
+            )
         })
         .collect()
 }
 
 /// Out of a mark that is not worth decoding.
-fn shape(text: &str) -> &str {
-    let behind = text.split_once(r#""shape":""#).map(|(_, behind)| behind);
-    behind.and_then(|behind| behind.split_once('"')).map_or("", |(shape, _)| shape)
+fn hash_without_images(text: &str) -> &str {
+    let behind = text.split_once(r#""hashWithoutImages":""#).map(|(_, behind)| behind);
+    behind.and_then(|behind| behind.split_once('"')).map_or("", |(hash, _)| hash)
 }
 
 /// Most marks are of no canary, and are not worth decoding.

@@ -59,11 +59,11 @@ pub(crate) fn course(image: &str, update_strategy: Value) -> Course {
     }
 }
 
-/// Takes the shape out of the mark of injection: an update in place leaves it as it was.
-pub(crate) fn remove_shape(metadata: &mut Value, set: &str) {
+/// Takes the hash without images out of the mark of injection: an update in place leaves it as it was.
+pub(crate) fn remove_hash_without_images(metadata: &mut Value, set: &str) {
     let text = &mut metadata["annotations"][crate::api::keys::injection_annotation(set)];
     let mut mark: Value = serde_json::from_str(text.as_str().unwrap()).unwrap();
-    mark.as_object_mut().unwrap().remove("shape");
+    mark.as_object_mut().unwrap().remove("hashWithoutImages");
     *text = json!(mark.to_string());
 }
 

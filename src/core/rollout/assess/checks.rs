@@ -34,7 +34,9 @@ fn template_differs(subject: &PodInSet<'_>) -> Option<Obstacle> {
         Some(Change::InPlace) => None,
         Some(Change::NotInPlace(reason)) => Some(Obstacle::new(Template, reason)),
         // Deleted and created again, with other images. A pod that was to be resized may not have been.
-        None if mark.shape == target.shape && mark.update.as_ref().is_none_or(|update| update.resizes.is_empty()) => {
+        None if mark.hash_without_images == target.hash_without_images
+            && mark.update.as_ref().is_none_or(|update| update.resizes.is_empty()) =>
+        {
             None
         }
         None => Some(Obstacle::new(Template, "RevisionUnknown: the pod's revision is not in the set's history")),

@@ -39,7 +39,7 @@ pub(crate) fn pod_patch(pod: &PodView, rollout: &Rollout, assessed: &Assessment,
     let resizes = if hot.before_upgrade { BTreeMap::new() } else { resizes(pod, mark, rollout) };
     let mut update = record(pod, mark, &changed, resizes, rollout, assessed, now);
     if hot.before_upgrade {
-        (update.revision, update.shape) = (mark.revision.clone(), mark.shape.clone());
+        (update.revision, update.hash_without_images) = (mark.revision.clone(), mark.hash_without_images.clone());
     }
     if !pod.has_annotations {
         // Adding the map replaces one that came since, and with it the record of another set.
@@ -97,7 +97,7 @@ fn record(
         generation: pod.generation + i64::from(!changed.is_empty()),
         containers,
         others: if was_ready { others(pod, rollout) } else { BTreeMap::new() },
-        shape: rollout.shape.clone(),
+        hash_without_images: rollout.hash_without_images.clone(),
         resizes,
     }
 }

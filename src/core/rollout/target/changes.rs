@@ -41,9 +41,8 @@ impl MetadataChange {
             let entries = template.entries("patchPodMetadata");
             entries.filter_map(|entry| serde_json::from_value(entry.clone()).ok()).collect()
         };
-        let field = "patchPodMetadata";
         let change = || Self { set: set.to_owned(), before: patches(from), after: patches(to) };
-        (from.field(field) != to.field(field)).then(change)
+        from.differs_in("patchPodMetadata", to).then(change)
     }
 }
 

@@ -33,8 +33,8 @@ pub struct Rollout {
     pub sidecars: Vec<Sidecar>,
     /// What it takes to come from another known revision to this one, by hash.
     pub changes: BTreeMap<String, Change>,
-    /// [`Template::shape`] of the target.
-    pub shape: String,
+    /// [`Template::hash_without_images`] of the target.
+    pub hash_without_images: String,
     /// What changes besides images on the way from another known revision, by hash; no entry if nothing does.
     pub beside: BTreeMap<String, NonImageChange>,
     /// cpu and memory that the target gives to its containers, by name in a pod.
@@ -89,7 +89,7 @@ impl Rollout {
             namespace_selector: parse(&spec.namespace_selector)?,
             revision: revision.to_owned(),
             sidecars: template.sidecars().collect(),
-            shape: template.shape(),
+            hash_without_images: template.hash_without_images(),
             changes: changes.chain([(revision.to_owned(), Change::InPlace)]).collect(),
             beside: beside.flatten().collect(),
             resources: resizable(template),

@@ -386,22 +386,22 @@ fn what_cannot_be_patched_is_counted_with_a_reason() {
     assert_eq!(fleet.reason("v2", &json!({})), "NotInPlace");
 }
 
-/// The set was deleted and created again: the shape on the pod tells what its history does not know any more.
+/// The set was deleted and created again: the hash without images on the pod tells what its history does not know any more.
 #[test]
-fn a_pod_of_an_unknown_revision_is_patched_if_its_shape_is_the_targets() {
-    let shape = Template::of(&testing::set("v2", json!({})).spec).shape();
-    let unknown = |shape: &str| {
+fn a_pod_of_an_unknown_revision_is_patched_if_only_its_images_differ() {
+    let hash = Template::of(&testing::set("v2", json!({})).spec).hash_without_images();
+    let unknown = |hash: &str| {
         TestPod::new("a").with(|pod| {
             pod["metadata"]["labels"]["revision.sidecarset.dev/logs"] = json!("gone");
             pod["metadata"]["annotations"]["injection.sidecarset.dev/logs"] =
-                json!(json!({"containers": ["agent"], "shape": shape}).to_string());
+                json!(json!({"containers": ["agent"], "hashWithoutImages": hash}).to_string());
         })
     };
     let mut other = Fleet::new([unknown("another")]);
     assert_eq!(other.round("v2", &json!({})), Vec::<String>::new());
     assert_eq!(other.reason("v2", &json!({})), "NotInPlace");
 
-    let mut fleet = Fleet::new([unknown(&shape)]);
+    let mut fleet = Fleet::new([unknown(&hash)]);
     assert_eq!(fleet.round("v2", &json!({})), ["a"]);
     assert_eq!(fleet.reason("v2", &json!({})), "UpToDate");
     let pod = fleet.pods.values_mut().next().unwrap();
@@ -410,7 +410,7 @@ fn a_pod_of_an_unknown_revision_is_patched_if_its_shape_is_the_targets() {
         pod["metadata"]["annotations"]["injection.sidecarset.dev/logs"] = json!("{}");
     });
     fleet.observe();
-    assert_eq!(fleet.round("v3", &json!({})), ["a"], "each update records the shape");
+    assert_eq!(fleet.round("v3", &json!({})), ["a"], "each update records the hash");
 }
 
 #[test]

@@ -54,7 +54,8 @@ fn an_image_set_back_to_a_revision_that_is_not_stable_any_more_costs_nothing_for
     fleet.pods.values_mut().next().unwrap().edit(see);
     fleet.observe();
     // Nobody can take it to the next revision in place.
-    let next = Rollout { changes: BTreeMap::new(), shape: "another".to_owned(), ..rollout("v2", json!({})) };
+    let next =
+        Rollout { changes: BTreeMap::new(), hash_without_images: "another".to_owned(), ..rollout("v2", json!({})) };
     fleet.index.configure(next, at(fleet.now));
     assert_eq!(fleet.slots(599), 1);
     assert_eq!(fleet.slots(600), 0);
