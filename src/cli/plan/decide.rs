@@ -16,6 +16,7 @@ use crate::api::reasons::Reason;
 use crate::api::selector::SelectorError;
 use crate::api::v1beta1::{EvictionCause, ExistingPods};
 use crate::api::validate::{FieldError, validate};
+use crate::core::base::image::same_image;
 use crate::core::inject::{CompiledSet, CompiledSets, Injection, Request, inject};
 use crate::core::pod::{Owner, PodKey, PodView, SlimPod};
 use crate::core::replace::uninjected::inject_anew;
@@ -384,8 +385,9 @@ impl Planner {
         let images = rollout.sidecars.iter().filter_map(|sidecar| {
             let names = sidecar.container_names();
             let mut containers = names.iter().filter_map(|name| pod.container(name));
-            let container = containers.find(|container| !sidecar.hot || container.image != sidecar.idle_image)?;
-            let changed = container.image != sidecar.image;
+            let container =
+                containers.find(|container| !sidecar.hot || !same_image(&container.image, &sidecar.idle_image))?;
+            let changed = !same_image(&container.image, &sidecar.image);
             changed.then(|| format!("{}: {} -> {}", sidecar.name, container.image, sidecar.image))
         });
         let beside = pod.marks.get(&self.name).and_then(|mark| rollout.beside.get(&mark.revision));

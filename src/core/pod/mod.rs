@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::revision::List;
 use crate::api::keys;
+use crate::core::base::image::Image;
 use crate::core::base::resources::{Class, ResizeTrouble, Resources};
 use crate::core::pod::marks::marks;
 pub use crate::core::pod::marks::{Mark, Replaced, Update};
@@ -368,14 +369,12 @@ fn container_status(index: usize, status: &SlimContainerStatus, container: &Slim
 /// (`Back-off pulling image "agent:v2"`), containerd the whole name, with the digest in place of the tag if there are both
 /// (`failed to pull and unpack image "docker.io/library/agent:latest": not found`), others none.
 fn names(message: &str, image: &str) -> bool {
-    let (named, digest) = image.split_once('@').map_or((image, None), |(named, digest)| (named, Some(digest)));
-    let path = named.rfind('/').map_or(0, |slash| slash + 1);
-    let name = named[path..].find(':').map_or(named, |colon| &named[..path + colon]);
+    let Image { name, digest, .. } = Image::parse(image);
+    let tag = Image::parse(image).pulled_tag().unwrap_or_default();
     let quoted = |reference: String| message.contains(&format!("{reference}\""));
-    let tagged = if name == named { format!("{named}:latest") } else { named.to_owned() };
     !message.contains('"')
         || quoted(image.to_owned())
-        || digest.map_or_else(|| quoted(tagged), |digest| quoted(format!("{name}@{digest}")))
+        || digest.map_or_else(|| quoted(format!("{name}:{tag}")), |digest| quoted(format!("{name}@{digest}")))
 }
 
 /// Kubelets from 1.32 on restart a native sidecar for a new image (kubernetes#126525). `None`: not a version.

@@ -2,6 +2,7 @@
 
 use k8s_openapi::jiff::Timestamp;
 
+use crate::core::base::image::same_image;
 use crate::core::pod::{ContainerView, Mark, PodView};
 use crate::core::revision::Sidecar;
 use crate::core::rollout::assess::state::{Obstacle, ObstacleKind};
@@ -16,7 +17,7 @@ pub(crate) fn has_image(pod: &PodView, mark: &Mark, sidecar: &Sidecar, target: &
     if sidecar.hot {
         return twins::has_image(pod, mark, sidecar, target, now);
     }
-    pod.container(&sidecar.name).is_some_and(|container| container.image == sidecar.image)
+    pod.container(&sidecar.name).is_some_and(|container| same_image(&container.image, &sidecar.image))
 }
 
 /// The container that is to get another image, if the pod has one.

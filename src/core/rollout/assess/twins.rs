@@ -13,6 +13,7 @@
 use k8s_openapi::jiff::Timestamp;
 
 use crate::api::keys;
+use crate::core::base::image::same_image;
 use crate::core::pod::{ContainerView, Mark, PodView};
 use crate::core::revision::Sidecar;
 use crate::core::rollout::assess::attempt::{progress, proved_at};
@@ -81,23 +82,23 @@ pub(crate) fn need<'a>(
         if proved.is_some_and(|at| at <= now) {
             return Need::Move(Move { to: serving, serving: other, image: idle, is_reset: true });
         }
-        if other.image == image && recorded.is_none() {
+        if same_image(&other.image, image) && recorded.is_none() {
             let name = &other.name;
             return Need::Unclear(format!(
                 "{name} is to take over, and no annotation {} says since when",
                 update(rollout)
             ));
         }
-        if other.image == image {
+        if same_image(&other.image, image) {
             return Need::Proof;
         }
     }
-    if serving.image != image {
+    if !same_image(&serving.image, image) {
         return Need::Move(Move { to: other, serving, image, is_reset: false });
     }
     // Asked for once; whoever sets another image then, such as an admission webhook, would do it again.
     let asked_for = recorded.is_some_and(|update| update.revision == rollout.revision);
-    if other.image == idle || (asked_for && !hands_over) {
+    if same_image(&other.image, idle) || (asked_for && !hands_over) {
         return Need::Nothing;
     }
     Need::Move(Move { to: other, serving, image: idle, is_reset: true })
@@ -109,7 +110,7 @@ pub(crate) fn has_image(pod: &PodView, mark: &Mark, sidecar: &Sidecar, rollout: 
         // A plain init container has ended long ago, and hands nothing over.
         _ if !sidecar.long_running => true,
         Need::Nothing | Need::Proof => true,
-        Need::Move(next) => next.is_reset && next.serving.image == sidecar.image,
+        Need::Move(next) => next.is_reset && same_image(&next.serving.image, &sidecar.image),
         Need::Unclear(_) => false,
     }
 }
@@ -125,13 +126,13 @@ pub(crate) fn obstacle(next: &Move<'_>, mark: &Mark, sidecar: &Sidecar, rollout:
     if next.is_reset {
         return None;
     }
-    if next.image == sidecar.idle_image {
+    if same_image(next.image, &sidecar.idle_image) {
         let text = format!("image and hotUpgradeEmptyImage of {} are the same", sidecar.name);
         return Some(Obstacle::new(ObstacleKind::Template, text));
     }
     let update = mark.update.as_ref();
     let asked_for = mark.revision == rollout.revision && update.is_some_and(|u| u.revision == rollout.revision);
-    if asked_for && next.to.image != sidecar.idle_image {
+    if asked_for && !same_image(&next.to.image, &sidecar.idle_image) {
         let text = "has another image than was set: something else sets it, such as an admission webhook";
         return Some(Obstacle::new(ObstacleKind::Pod, format!("{name} {text}")));
     }
@@ -152,7 +153,7 @@ pub(crate) fn moves<'a>(pod: &'a PodView, mark: &Mark, rollout: &'a Rollout, now
             _ => None,
         })
         .collect();
-    let first = all.iter().filter(|(sidecar, next)| next.is_reset && next.serving.image != sidecar.image);
+    let first = all.iter().filter(|(sidecar, next)| next.is_reset && !same_image(&next.serving.image, &sidecar.image));
     let first: Vec<Move<'_>> = first.map(|(_, next)| *next).collect();
     let before_upgrade = !first.is_empty();
     Moves {
@@ -201,7 +202,7 @@ fn twins<'a>(pod: &'a PodView, sidecar: &Sidecar) -> Result<Twins<'a>, String> {
     };
     let [first, second] = keys::twins(&sidecar.name);
     let (first, second) = (find(&first)?, find(&second)?);
-    let idles = |twin: &ContainerView| twin.image == sidecar.idle_image;
+    let idles = |twin: &ContainerView| same_image(&twin.image, &sidecar.idle_image);
     match (idles(first), idles(second)) {
         (false, true) => return Ok(Twins { serving: first, other: second, hands_over: false }),
         (true, false) => return Ok(Twins { serving: second, other: first, hands_over: false }),

@@ -6,6 +6,7 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::api::keys;
+use crate::core::base::image::same_image;
 use crate::core::base::pointer::{pointer, test};
 use crate::core::base::resources::Resize;
 use crate::core::pod::{ContainerView, Mark, PodView, Replaced, Update};
@@ -130,7 +131,7 @@ fn changed<'a>(pod: &'a PodView, rollout: &'a Rollout, hot: &Moves<'a>) -> Vec<C
     let cold = rollout.sidecars.iter().filter(|sidecar| !sidecar.hot && !hot.before_upgrade).filter_map(|sidecar| {
         let container = pod.containers.iter().find(|c| c.list == sidecar.list && c.name == sidecar.name)?;
         let changed = Changed { container, image: &sidecar.image, long_running: sidecar.long_running };
-        (container.image != sidecar.image).then_some(changed)
+        (!same_image(&container.image, &sidecar.image)).then_some(changed)
     });
     let moved = hot.moves.iter().map(|next| Changed { container: next.to, image: next.image, long_running: true });
     cold.chain(moved).collect()

@@ -25,6 +25,7 @@ mod properties;
 mod review;
 mod simulated;
 mod steps;
+mod untouched;
 use crate::core::pod::PodKey;
 use crate::core::revision::Template;
 use crate::core::status::verdict;
