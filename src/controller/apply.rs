@@ -12,8 +12,9 @@ use tokio::time::Instant;
 use super::context::{Context, WRITE_TIMEOUT, now, patch_params};
 use super::error::Error;
 use crate::core::pod::{PodKey, PodView, SlimPod};
+use crate::core::rollout::request::PodPatch;
 use crate::core::rollout::request::answer::{Answer, answer};
-use crate::core::rollout::request::{PLAN_HOLDS, PodPatch};
+use crate::core::round::{Answers, Planned};
 
 /// What became of one request; also its metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,18 +30,17 @@ enum Outcome {
     Unknown,
 }
 
-/// Sends the requests, and returns how many pods were patched. `wanted` is asked before each: a pause stops what has not been sent yet.
-pub(super) async fn apply(
-    context: &Arc<Context>,
-    set: &str,
-    patches: Vec<PodPatch>,
-    wanted: impl Fn() -> bool + Copy,
-) -> Result<usize, Error> {
+/// Sends the requests of a plan.
+pub(super) async fn apply(context: &Arc<Context>, planned: &mut Planned) -> Result<Answers, Error> {
+    let requests = planned.take_requests();
+    let planned = &*planned;
+    let set = &planned.course.rollout.set;
     let planned_at = Instant::now();
-    let requests = patches.into_iter().map(|patch| async move {
+    let requests = requests.into_iter().map(|patch| async move {
         // Shared by all sets; the time of a request begins when it may be sent.
         let _permit = context.writer.permits.acquire().await;
-        if !wanted() || !context.is_active_leader() || planned_at.elapsed() > PLAN_HOLDS {
+        let may_send = planned.may_send(context.cache.set(set).as_deref(), planned_at.elapsed());
+        if !may_send || !context.is_active_leader() {
             return Outcome::Withdrawn;
         }
         let outcome = send(context, set, &patch).await;
@@ -52,21 +52,16 @@ pub(super) async fn apply(
     if outcomes.contains(&Outcome::Withdrawn) && !context.is_active_leader() {
         return Err(Error::NotLeader);
     }
-    confirm(context, set).await?;
-    Ok(outcomes.iter().filter(|outcome| **outcome == Outcome::Patched).count())
+    let patched = outcomes.iter().filter(|outcome| **outcome == Outcome::Patched).count();
+    Ok(Answers { patched, unconfirmed: confirm(context, set).await })
 }
 
-/// Looks at the pods whose last request has an unknown outcome. Nothing is planned while one of them cannot be read: it
-/// may hold a slot that nobody counts.
-pub(super) async fn confirm(context: &Arc<Context>, set: &str) -> Result<(), Error> {
+/// Looks at the pods whose last request has an unknown outcome. Returns how many of them cannot be read.
+pub(super) async fn confirm(context: &Arc<Context>, set: &str) -> usize {
     let open: Vec<PodKey> = context.state().set_mut(set).unconfirmed.iter().cloned().collect();
     let looks = open.into_iter().map(|key| async move { look_again(context, set, &key).await });
-    let failed = futures::stream::iter(looks)
-        .buffer_unordered(context.settings.write_concurrency)
-        .filter(|known| futures::future::ready(!known))
-        .count()
-        .await;
-    if failed > 0 { Err(Error::Unconfirmed(failed)) } else { Ok(()) }
+    let known = futures::stream::iter(looks).buffer_unordered(context.settings.write_concurrency);
+    known.filter(|known| futures::future::ready(!known)).count().await
 }
 
 async fn send(context: &Arc<Context>, set: &str, request: &PodPatch) -> Outcome {

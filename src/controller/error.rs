@@ -1,5 +1,7 @@
 //! Errors of the controller.
 
+use crate::core::round::Unconfirmed;
+
 /// What went wrong, with the call and the object.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -29,9 +31,9 @@ pub enum Error {
         "all names that the ControllerRevision of SidecarSet {0} may have are taken by other data: delete those that this program ignores"
     )]
     NamesTaken(String),
-    /// The fate of writes is unknown, and the pods could not be read.
-    #[error("{0} pods were patched with unknown outcome and cannot be read yet")]
-    Unconfirmed(usize),
+    /// See there.
+    #[error(transparent)]
+    Unconfirmed(#[from] Unconfirmed),
 }
 
 impl Error {

@@ -33,6 +33,7 @@ use tokio::task::JoinSet;
 use watched_set::WatchedSet;
 pub use watches::Gates;
 
+use crate::core::round::AFTER_ERROR;
 use crate::runtime::shutdown::Shutdown;
 
 /// Pod events within this time become one reconcile.
@@ -77,7 +78,7 @@ fn on_error(set: Arc<WatchedSet>, error: &Error, context: Arc<Context>) -> Actio
     if !matches!(error, Error::NotLeader) {
         tracing::warn!(set = %set.name(), %error, "reconcile failed");
     }
-    Action::requeue(Duration::from_secs(2))
+    Action::requeue(AFTER_ERROR)
 }
 
 /// A new registration changes the `InjectionReady` condition of the sets in it.

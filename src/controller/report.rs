@@ -11,10 +11,8 @@ use super::context::{Context, patch_params};
 use super::error::Error;
 use crate::api::reasons::{Reason, condition};
 use crate::api::{SidecarSet, SidecarSetStatus};
+use crate::core::round::{WriteStatus, write_status};
 use crate::runtime::events::Note;
-
-/// Mere counters are written at most this often; a change of a condition at once.
-const COUNTERS_EVERY: Duration = Duration::from_secs(1);
 
 /// Reasons whose event is a warning.
 const WARNING_REASONS: [Reason; 6] = [
@@ -38,17 +36,13 @@ pub(super) async fn report(
     let name = set.name_any();
     gauges(context, &name, &status);
     let old = set.status.clone().unwrap_or_default();
-    if old == status {
-        return Ok(None);
+    let since = context.state().set_mut(&name).status_written.map(|last| last.elapsed());
+    match write_status(&old, &status, since) {
+        WriteStatus::Never => return Ok(None),
+        WriteStatus::After(wait) => return Ok(Some(wait)),
+        WriteStatus::Now => {}
     }
     let event = status_change_event(&old, &status);
-    let same_conditions = conditions(&old).eq(conditions(&status));
-    if same_conditions && old.observed_generation == status.observed_generation {
-        let last = context.state().set_mut(&name).status_written;
-        if let Some(wait) = last.and_then(|last| COUNTERS_EVERY.checked_sub(last.elapsed())) {
-            return Ok(Some(wait));
-        }
-    }
     let api = context.sets_api();
     let patch = changes(&old, &status);
     let (params, patch) = (patch_params(), Patch::Merge(&patch));
@@ -95,11 +89,6 @@ fn status_change_event(old: &SidecarSetStatus, new: &SidecarSetStatus) -> Option
         action: "Rollout",
         message: after.message,
     })
-}
-
-/// What is written at once: type, status and reason of each condition.
-fn conditions(status: &SidecarSetStatus) -> impl Iterator<Item = (&str, &str, &str)> {
-    status.conditions.iter().map(|c| (c.type_.as_str(), c.status.as_str(), c.reason.as_str()))
 }
 
 fn gauges(context: &Context, set: &str, status: &SidecarSetStatus) {

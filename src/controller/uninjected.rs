@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{ApiResource, DynamicObject, ListParams, PartialObjectMeta};
-use kube::{Api, Resource, ResourceExt};
+use kube::{Api, Resource};
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
@@ -16,12 +16,10 @@ use super::context::{Context, NOT_LEADER};
 use super::error::Error;
 use super::list::Pages;
 use crate::api::reasons::Reason;
-use crate::api::v1beta1::ExistingPods;
 use crate::api::{SidecarSet, keys};
 use crate::core::inject::{CompiledSets, Request};
 use crate::core::pod::PodKey;
-use crate::core::replace::uninjected::{Finder, Found, NAMED, inject_anew, obstacle, wants};
-use crate::core::status::InjectionState;
+use crate::core::replace::uninjected::{Finder, Found, NAMED, inject_anew, obstacle};
 use crate::runtime::events::Note;
 
 /// How often pods are listed without a reason.
@@ -181,28 +179,4 @@ fn tell(context: &Context, name: &str, before: Option<usize>, found: &Found) {
         action: "List",
         message: found.summary(),
     });
-}
-
-/// The state of injection, with the pods that it has missed.
-pub(super) fn noted(context: &Context, set: &SidecarSet, injection: InjectionState) -> InjectionState {
-    if !wants(set) {
-        return injection;
-    }
-    let state = context.state();
-    let Some((found, evictions)) =
-        state.set(&set.name_any()).and_then(|set| Some((set.uninjected.as_ref()?, &set.evictions)))
-    else {
-        // Not looked yet: the last number stands.
-        let uninjected = set.status.as_ref().and_then(|status| status.uninjected_pods);
-        return InjectionState { uninjected, ..injection };
-    };
-    let advice = match set.spec.injection_strategy.existing_pods {
-        ExistingPods::Report if found.pods > 0 => {
-            "restart their workloads, or set injectionStrategy.existingPods to Evict"
-        }
-        _ => "",
-    };
-    let parts = [found.summary().as_str(), &evictions.uninjected, advice].map(str::to_owned);
-    let uninjected_message = parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ");
-    InjectionState { uninjected: Some(i32::try_from(found.pods).unwrap_or(i32::MAX)), uninjected_message, ..injection }
 }

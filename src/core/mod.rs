@@ -8,4 +8,5 @@ pub mod registration;
 pub mod replace;
 pub mod revision;
 pub mod rollout;
+pub mod round;
 pub mod status;

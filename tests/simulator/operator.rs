@@ -13,6 +13,7 @@ use sidecarset::core::rollout::request::PodPatch;
 use sidecarset::core::rollout::request::answer::{Lost, lost};
 use sidecarset::core::rollout::state::cluster::Index;
 use sidecarset::core::rollout::target::direction::Course;
+use sidecarset::core::round::Planned;
 
 use super::world::{Pod, PodEvent, Promise, World, at};
 
@@ -50,15 +51,19 @@ pub struct Sent {
 }
 
 /// A reconcile under way.
-pub struct Round {
-    pub set: Arc<SidecarSet>,
-    pub course: Course,
+pub enum Stage {
+    Sending(Box<Sending>),
+    /// The status is being written; look again after this many milliseconds.
+    Reporting(i64),
+}
+
+/// Requests of a plan that are sent and waited for.
+pub struct Sending {
+    pub planned: Planned,
     pub planned_at: i64,
     pub queue: VecDeque<(PodPatch, Promise)>,
     pub open: BTreeSet<u64>,
     pub patched: usize,
-    /// The status is being written; look again after this many milliseconds.
-    pub reporting: Option<i64>,
 }
 
 /// See the module.
@@ -66,12 +71,12 @@ pub struct Operator {
     pub epoch: u64,
     pub index: Index,
     pub sets: BTreeMap<String, Arc<SidecarSet>>,
-    pub uncertain: BTreeMap<String, BTreeSet<PodKey>>,
+    pub unconfirmed: BTreeMap<String, BTreeSet<PodKey>>,
     pub vanishing: Vec<(PodKey, String, i64)>,
     pub listed: Option<HashSet<PodKey>>,
     pub warm: bool,
     pub take_over: TakeOver,
-    pub rounds: BTreeMap<String, Round>,
+    pub rounds: BTreeMap<String, Stage>,
     pub wake: BTreeMap<String, i64>,
     pub reported: BTreeMap<String, i64>,
     pub requests: BTreeMap<u64, Sent>,
@@ -101,7 +106,7 @@ impl Operator {
             epoch,
             index,
             sets: BTreeMap::new(),
-            uncertain: BTreeMap::new(),
+            unconfirmed: BTreeMap::new(),
             vanishing: Vec::new(),
             listed: None,
             warm: false,
@@ -274,7 +279,7 @@ impl Operator {
             return;
         }
         let behind = !world.watch.is_empty() || !self.vanishing.is_empty() || !self.may_plan();
-        if behind || self.refused_until > world.now || self.uncertain.values().any(|open| !open.is_empty()) {
+        if behind || self.refused_until > world.now || self.unconfirmed.values().any(|open| !open.is_empty()) {
             return;
         }
         self.judged = (world.version, world.now);

@@ -7,7 +7,7 @@ use sidecarset::api::keys;
 use sidecarset::core::pod::PodKey;
 use sidecarset::core::rollout::request::answer::{Answer, answer};
 
-use super::operator::{Operator, Sent, WRITE_TIMEOUT};
+use super::operator::{Operator, Sent, Stage, WRITE_TIMEOUT};
 use super::world::{Body, Promise, Reply, Request, World};
 
 impl Operator {
@@ -64,9 +64,9 @@ impl Operator {
         faults: f64,
     ) {
         let now = world.time();
-        if let Some(round) = self.rounds.get_mut(set) {
-            round.open.remove(&id);
-            round.patched += usize::from(matches!(reply, Reply::Pod(_)));
+        if let Some(Stage::Sending(sending)) = self.rounds.get_mut(set) {
+            sending.open.remove(&id);
+            sending.patched += usize::from(matches!(reply, Reply::Pod(_)));
         }
         let what = match reply {
             Reply::Pod(pod) => {
@@ -79,7 +79,7 @@ impl Operator {
         world.say(|| format!("patch of {key} for {set}: {what:?}"));
         match what {
             Answer::LookAgain => {
-                self.uncertain.entry(set.to_owned()).or_default().insert(key.clone());
+                self.unconfirmed.entry(set.to_owned()).or_default().insert(key.clone());
                 self.look_again(world, set, key, rng, faults);
             }
             Answer::Refused(message) => {
@@ -89,7 +89,7 @@ impl Operator {
                 }
             }
             Answer::Unknown => {
-                self.uncertain.entry(set.to_owned()).or_default().insert(key.clone());
+                self.unconfirmed.entry(set.to_owned()).or_default().insert(key.clone());
                 self.refused_until = self.refused_until.max(world.now + 11_000);
                 self.index.unanswered(set, key, "timeout", now);
                 self.look_again(world, set, key, rng, faults);
@@ -106,19 +106,23 @@ impl Operator {
             (None, Some(known)) => drop(self.index.remove(key, &known.uid, world.time())),
             (None, None) => {}
         }
-        if let Some(open) = self.uncertain.get_mut(set) {
+        if let Some(open) = self.unconfirmed.get_mut(set) {
             open.remove(key);
         }
         true
     }
 
-    pub fn settle(&mut self, world: &mut World, set: &str, rng: &mut impl Rng, faults: f64) -> bool {
-        let open: Vec<PodKey> = self.uncertain.get(set).into_iter().flatten().cloned().collect();
-        open.iter().filter(|key| !self.look_again(world, set, key, rng, faults)).count() == 0
+    /// Reads the pods whose last request has an unknown outcome; returns how many could not be read.
+    pub fn confirm(&mut self, world: &mut World, set: &str, rng: &mut impl Rng, faults: f64) -> usize {
+        let open: Vec<PodKey> = self.unconfirmed.get(set).into_iter().flatten().cloned().collect();
+        open.iter().filter(|key| !self.look_again(world, set, key, rng, faults)).count()
     }
 
     fn status_reply(&mut self, world: &mut World, name: &str, reply: Reply) {
-        let wait = self.rounds.get(name).and_then(|round| round.reporting).unwrap_or(0);
+        let wait = match self.rounds.get(name) {
+            Some(Stage::Reporting(wait)) => *wait,
+            _ => 0,
+        };
         match reply {
             Reply::Set(set) => {
                 self.reported.insert(name.to_owned(), world.now);

@@ -1,31 +1,23 @@
-//! One round of the model operator for one set: the controller's order of reads and writes around the same decisions.
+//! One round of the model operator for one set, around the very decisions that the controller makes.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rand::Rng;
 use serde_json::json;
+use sidecarset::api::SidecarSet;
 use sidecarset::api::reasons::Reason;
-use sidecarset::api::{SidecarSet, SidecarSetStatus};
 use sidecarset::core::pod::PodView;
 use sidecarset::core::revision::Template;
-use sidecarset::core::rollout::plan::begin_batch;
-use sidecarset::core::rollout::plan::summary::Summary;
-use sidecarset::core::rollout::request::PLAN_HOLDS;
 use sidecarset::core::rollout::target::Direction;
-use sidecarset::core::rollout::target::direction::{Course, course, still_wanted};
-use sidecarset::core::status::{self, InjectionState};
+use sidecarset::core::rollout::target::direction::{Course, course};
+use sidecarset::core::round::{AFTER_ERROR, Answers, Known, Outcome, Planned, Round, WriteStatus, write_status};
+use sidecarset::core::status::InjectionState;
 
-use super::operator::{KnownCourse, Operator, Round, Target, version};
+use super::operator::{KnownCourse, Operator, Sending, Stage, Target, version};
 use super::truth::{share, tier};
 use super::world::{Body, Promise, World};
-
-/// As the controller's.
-const BATCH: usize = 1024;
-const NO_PROGRESS: i64 = 1_000;
-const RESYNC: i64 = 300_000;
-const AFTER_ERROR: i64 = 2_000;
-const COUNTERS_EVERY: i64 = 1_000;
 
 impl Operator {
     /// One step of the reconcile of a set.
@@ -33,40 +25,34 @@ impl Operator {
         if !self.may_plan() {
             return false;
         }
-        let Some(mut round) = self.rounds.remove(name) else { return self.begin(world, name, rng, faults) };
-        if round.reporting.is_some() {
-            self.rounds.insert(name.to_owned(), round);
-            return false;
-        }
-        if let Some((patch, promise)) = round.queue.pop_front() {
-            if round.open.len() >= self.concurrency {
-                round.queue.push_front((patch, promise));
-                self.rounds.insert(name.to_owned(), round);
+        let mut sending = match self.rounds.remove(name) {
+            Some(Stage::Sending(sending)) => sending,
+            Some(reporting) => {
+                self.rounds.insert(name.to_owned(), reporting);
                 return false;
             }
-            let is_fresh = i128::from(world.now - round.planned_at) <= PLAN_HOLDS.as_millis().cast_signed();
-            if self.is_current(name, &round.set) && is_fresh {
+            None => return self.begin(world, name, rng, faults),
+        };
+        if sending.queue.is_empty() && sending.open.is_empty() {
+            let unconfirmed = self.confirm(world, name, rng, faults);
+            self.end_round(world, name, *sending, unconfirmed);
+            return true;
+        }
+        let may_send = sending.open.len() < self.concurrency;
+        let next = if may_send { sending.queue.pop_front() } else { None };
+        let did_something = next.is_some();
+        if let Some((patch, promise)) = next {
+            let newest = self.sets.get(name).map(AsRef::as_ref);
+            if sending.planned.may_send(newest, millis(world.now - sending.planned_at)) {
                 let key = patch.key.clone();
                 world.say(|| format!("patch of {key} to {} of {name} is sent", promise.revision));
                 self.judge_send(world, name, &promise);
                 let body = Body::Patch { set: name.to_owned(), patch: Box::new(patch), promise };
-                round.open.insert(self.send(world, name, Some(key), body));
+                sending.open.insert(self.send(world, name, Some(key), body));
             }
-            self.rounds.insert(name.to_owned(), round);
-            return true;
         }
-        if !round.open.is_empty() {
-            self.rounds.insert(name.to_owned(), round);
-            return false;
-        }
-        if !self.settle(world, name, rng, faults) {
-            self.fail(world, name);
-            return true;
-        }
-        let next = if round.patched == 0 && self.is_current(name, &round.set) { NO_PROGRESS } else { 0 };
-        let plan = begin_batch(&mut self.index, name, &round.course.remembered, world.time(), 0);
-        self.report(world, name, round, &plan.summary, plan.wake_at, Some(next));
-        true
+        self.rounds.insert(name.to_owned(), Stage::Sending(sending));
+        did_something
     }
 
     /// Where the set goes. It is made anew only if something changed, as that takes long.
@@ -85,10 +71,6 @@ impl Operator {
         course
     }
 
-    fn is_current(&self, name: &str, set: &SidecarSet) -> bool {
-        self.sets.get(name).is_some_and(|newest| still_wanted(set, newest))
-    }
-
     fn begin(&mut self, world: &mut World, name: &str, rng: &mut impl Rng, faults: f64) -> bool {
         if self.wake.get(name).is_none_or(|at| *at > world.now) {
             return false;
@@ -98,36 +80,41 @@ impl Operator {
         let (_, template, hash) = target(&mut self.targets, name, &set);
         world.ensure(name, hash, template);
         let course = self.course(world, name, &set);
-        self.index.configure(course.rollout.clone(), world.time());
-        if !self.settle(world, name, rng, faults) {
+        let round = Round::begin(&mut self.index, set, course, world.time());
+        let unconfirmed = self.confirm(world, name, rng, faults);
+        let Ok(mut planned) = round.plan(&mut self.index, unconfirmed, world.time()) else {
             self.fail(world, name);
             return true;
+        };
+        let promise = self.promise(world, name, &planned);
+        let queue: VecDeque<_> = planned.take_requests().into_iter().map(|patch| (patch, promise.clone())).collect();
+        let sending = Sending { planned, planned_at: world.now, queue, open: BTreeSet::new(), patched: 0 };
+        if sending.queue.is_empty() {
+            self.end_round(world, name, sending, 0);
+        } else {
+            self.rounds.insert(name.to_owned(), Stage::Sending(Box::new(sending)));
         }
-        let plan = begin_batch(&mut self.index, name, &course.remembered, world.time(), BATCH);
+        true
+    }
+
+    /// What the set promises of each request of a plan.
+    fn promise(&self, world: &World, name: &str, planned: &Planned) -> Promise {
+        let Planned { set, course, .. } = planned;
         let caught_up = world.watch.is_empty() && world.set_watch.is_empty() && self.vanishing.is_empty();
         let (matched, strategy) = (self.matched(name), &course.rollout.strategy);
         let max = share(&json!(strategy.max_unavailable), matched).max(1);
-        let promise = Promise {
+        Promise {
             revision: course.rollout.revision.clone(),
             max_unavailable: max,
             max_unready: max.max(matched.div_ceil(10)),
             churn: caught_up.then_some(world.churn),
             partition: json!(strategy.partition),
-            tier: tier(&set),
+            tier: tier(set),
             generation: set.metadata.generation.unwrap(),
             steps: strategy.steps.iter().map(|step| json!(step)).collect(),
             approved: course.remembered.approved,
             going_back: course.rollout.direction == Direction::Back,
-        };
-        let queue: VecDeque<_> = plan.patches.into_iter().map(|patch| (patch, promise.clone())).collect();
-        let round =
-            Round { set, course, planned_at: world.now, queue, open: BTreeSet::new(), patched: 0, reporting: None };
-        if round.queue.is_empty() {
-            self.report(world, name, round, &plan.summary, plan.wake_at, None);
-        } else {
-            self.rounds.insert(name.to_owned(), round);
         }
-        true
     }
 
     /// Pods of a set as the operator sees them, counted apart from its counters.
@@ -137,43 +124,30 @@ impl Operator {
     }
     pub fn fail(&mut self, world: &World, set: &str) {
         self.rounds.remove(set);
-        let at = self.wake.get(set).copied().unwrap_or(i64::MAX).min(world.now + AFTER_ERROR);
+        let at = self.wake.get(set).copied().unwrap_or(i64::MAX).min(world.now + whole_millis(AFTER_ERROR));
         self.wake.insert(set.to_owned(), at);
     }
 
-    fn report(
-        &mut self,
-        world: &mut World,
-        name: &str,
-        mut round: Round,
-        summary: &Summary,
-        wake_at: Option<k8s_openapi::jiff::Timestamp>,
-        next: Option<i64>,
-    ) {
+    fn end_round(&mut self, world: &mut World, name: &str, sending: Sending, unconfirmed: usize) {
+        let Sending { planned, patched, .. } = sending;
+        let old = planned.set.status.clone().unwrap_or_default();
         let injection = InjectionState { ready: true, reason: Reason::Registered, ..InjectionState::default() };
-        let (status, overdue_at) = status::status(&round.set, &round.course, summary, &injection, world.time());
-        let until = |at: k8s_openapi::jiff::Timestamp| {
-            let wait = at.duration_since(world.time()).as_millis();
-            i64::try_from(wait).unwrap_or(RESYNC).clamp(0, RESYNC)
+        let known = Known { newest: self.sets.get(name).cloned(), injection, ..Known::default() };
+        let answers = Answers { patched, unconfirmed };
+        let Ok(Outcome { status, next, .. }) = planned.end(&mut self.index, answers, known, world.time()) else {
+            return self.fail(world, name);
         };
-        let wake = wake_at.into_iter().chain(overdue_at).map(until).min();
-        let wait = next.into_iter().chain(wake).min().unwrap_or(RESYNC).min(RESYNC);
-        let old = round.set.status.clone().unwrap_or_default();
-        if old == status {
-            return self.end(world, name, wait);
-        }
-        if same_conditions(&old, &status) && old.observed_generation == status.observed_generation {
-            let last = self.reported.get(name).map(|last| last + COUNTERS_EVERY - world.now);
-            if let Some(left) = last.filter(|left| *left > 0) {
-                return self.end(world, name, wait.min(left));
-            }
+        let wait = whole_millis(next);
+        match write_status(&old, &status, self.reported.get(name).map(|last| millis(world.now - last))) {
+            WriteStatus::Never => return self.end(world, name, wait),
+            WriteStatus::After(left) => return self.end(world, name, wait.min(whole_millis(left))),
+            WriteStatus::Now => {}
         }
         world.say(|| format!("status of {name}: {}", status.message.as_deref().unwrap_or_default()));
         if let Some(stable) = &status.stable_revision {
             world.stable_sent.insert(name.to_owned(), stable.clone());
         }
-        round.reporting = Some(wait);
-        self.rounds.insert(name.to_owned(), round);
+        self.rounds.insert(name.to_owned(), Stage::Reporting(wait));
         self.send(world, name, None, Body::Status { set: name.to_owned(), status: Box::new(status) });
     }
 
@@ -195,10 +169,10 @@ fn target<'a>(targets: &'a mut BTreeMap<String, Target>, name: &str, set: &Sidec
     &targets[name]
 }
 
-fn same_conditions(old: &SidecarSetStatus, new: &SidecarSetStatus) -> bool {
-    let of = |status: &SidecarSetStatus| -> Vec<(String, String, String)> {
-        let conditions = status.conditions.iter();
-        conditions.map(|c| (c.type_.clone(), c.status.clone(), c.reason.clone())).collect()
-    };
-    of(old) == of(new)
+fn millis(millis: i64) -> Duration {
+    Duration::from_millis(millis.unsigned_abs())
+}
+
+fn whole_millis(duration: Duration) -> i64 {
+    duration.as_millis().try_into().unwrap_or(i64::MAX)
 }

@@ -1,5 +1,6 @@
 //! What the status of a set says: counters, one line, and conditions that kstatus can read.
 
+mod injection;
 mod message;
 pub mod new_pods;
 mod outlook;
@@ -7,6 +8,7 @@ mod outlook;
 mod tests;
 mod verdict;
 
+pub use injection::{InjectionFacts, InjectionState, injection_state};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 pub use outlook::{Outlook, outlook};
@@ -21,25 +23,6 @@ use crate::core::rollout::plan::summary::Summary;
 use crate::core::rollout::target::Direction;
 use crate::core::rollout::target::direction::{Course, annotation};
 use crate::core::status::new_pods::{injection_revision, is_held};
-
-/// Whether the webhook serves a set, and why not.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct InjectionState {
-    /// True if pods created now get the sidecars.
-    pub ready: bool,
-    /// Reason of the condition.
-    pub reason: Reason,
-    /// Message of the condition.
-    pub message: String,
-    /// Hash of the revision that `injectionStrategy.revision` names.
-    pub pinned: Option<String>,
-    /// What this set and others on the same pods both want.
-    pub conflicts: Vec<String>,
-    /// `status.uninjectedPods`; `None` if nobody looks for them.
-    pub uninjected: Option<i32>,
-    /// Which pods those are, and what becomes of them; empty if there are none. Added to the messages.
-    pub uninjected_message: String,
-}
 
 /// Status of a set that cannot be acted on.
 pub fn invalid(set: &SidecarSet, problems: &str, injection: &InjectionState, now: Timestamp) -> SidecarSetStatus {

@@ -1,0 +1,135 @@
+//! What the status says about new pods, and about those that came without the sidecars.
+
+use crate::api::SidecarSet;
+use crate::api::reasons::Reason;
+use crate::api::v1beta1::ExistingPods;
+use crate::core::replace::uninjected::{Found, wants};
+
+/// Whether the webhook serves a set, and why not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct InjectionState {
+    /// True if pods created now get the sidecars.
+    pub ready: bool,
+    /// Reason of the condition.
+    pub reason: Reason,
+    /// Message of the condition.
+    pub message: String,
+    /// Hash of the revision that `injectionStrategy.revision` names.
+    pub pinned: Option<String>,
+    /// What this set and others on the same pods both want.
+    pub conflicts: Vec<String>,
+    /// `status.uninjectedPods`; `None` if nobody looks for them.
+    pub uninjected: Option<i32>,
+    /// Which pods those are, and what becomes of them; empty if there are none. Added to the messages.
+    pub uninjected_message: String,
+}
+
+/// What is known about the injection of a set.
+#[derive(Clone, Debug, Default)]
+pub struct InjectionFacts<'a> {
+    /// Validation accepts the spec.
+    pub is_valid: bool,
+    /// Hash of the revision that `injectionStrategy.revision` names, or why there is none.
+    pub pinned: Option<Result<&'a str, &'a str>>,
+    /// The webhook gets requests for what the set selects now.
+    pub is_registered: bool,
+    /// What this set and others on the same pods both want.
+    pub conflicts: Vec<String>,
+    /// Pods without the sidecars; `None` before the first look.
+    pub uninjected: Option<&'a Found>,
+    /// Where evictions of these stand, in words.
+    pub evictions: &'a str,
+}
+
+/// Words what is known.
+pub fn injection_state(set: &SidecarSet, facts: InjectionFacts<'_>) -> InjectionState {
+    let (ready, reason, message) = match facts.pinned {
+        _ if !facts.is_valid => (false, Reason::InvalidSpec, "the spec is invalid: no pod is injected"),
+        _ if set.spec.injection_strategy.paused => (false, Reason::InjectionPaused, "injectionStrategy.paused is true"),
+        Some(Err(problem)) => (false, Reason::RevisionNotFound, problem),
+        _ if facts.is_registered => (true, Reason::Registered, "new pods get the sidecars"),
+        _ => (false, Reason::NotRegistered, "the webhook configuration does not contain this generation yet"),
+    };
+    let (uninjected, uninjected_message) = match facts.uninjected {
+        _ if !wants(set) => (None, String::new()),
+        Some(found) => (Some(super::number(found.pods)), uninjected_message(set, found, facts.evictions)),
+        // Not looked yet: the last number stands.
+        None => (set.status.as_ref().and_then(|status| status.uninjected_pods), String::new()),
+    };
+    InjectionState {
+        ready,
+        reason,
+        message: message.to_owned(),
+        pinned: facts.pinned.and_then(Result::ok).map(str::to_owned),
+        conflicts: facts.conflicts,
+        uninjected,
+        uninjected_message,
+    }
+}
+
+fn uninjected_message(set: &SidecarSet, found: &Found, evictions: &str) -> String {
+    let advice = match set.spec.injection_strategy.existing_pods {
+        ExistingPods::Report if found.pods > 0 => {
+            "restart their workloads, or set injectionStrategy.existingPods to Evict"
+        }
+        _ => "",
+    };
+    let summary = found.summary();
+    let parts = [summary.as_str(), evictions, advice];
+    parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::core::rollout::testing::set;
+
+    fn facts() -> InjectionFacts<'static> {
+        InjectionFacts { is_valid: true, is_registered: true, ..InjectionFacts::default() }
+    }
+
+    #[test]
+    fn the_first_thing_in_the_way_of_injection_is_the_reason() {
+        let mut set = set("v1", json!({}));
+        let reason = |set: &SidecarSet, facts| injection_state(set, facts).reason;
+        assert_eq!(reason(&set, facts()), Reason::Registered);
+        assert_eq!(reason(&set, InjectionFacts { is_registered: false, ..facts() }), Reason::NotRegistered);
+        let unknown = InjectionFacts { pinned: Some(Err("no revision v9")), ..facts() };
+        assert_eq!(reason(&set, unknown.clone()), Reason::RevisionNotFound);
+        set.spec.injection_strategy.paused = true;
+        assert_eq!(reason(&set, unknown.clone()), Reason::InjectionPaused);
+        assert_eq!(reason(&set, InjectionFacts { is_valid: false, ..unknown }), Reason::InvalidSpec);
+    }
+
+    #[test]
+    fn before_the_first_look_the_last_number_of_uninjected_pods_stands() {
+        let mut set = set("v1", json!({}));
+        set.spec.injection_strategy.existing_pods = ExistingPods::Report;
+        set.status = Some(serde_json::from_value(json!({"uninjectedPods": 3})).unwrap());
+        assert_eq!(injection_state(&set, facts()).uninjected, Some(3));
+        let found = Found::default();
+        let state = injection_state(&set, InjectionFacts { uninjected: Some(&found), ..facts() });
+        assert_eq!((state.uninjected, state.uninjected_message.as_str()), (Some(0), ""));
+    }
+
+    #[test]
+    fn who_reports_uninjected_pods_says_what_to_do_about_them() {
+        let mut set = set("v1", json!({}));
+        set.spec.injection_strategy.existing_pods = ExistingPods::Report;
+        let found = Found { pods: 2, ..Found::default() };
+        let message = |set: &SidecarSet| {
+            let facts = InjectionFacts { uninjected: Some(&found), evictions: "1 is evicted", ..facts() };
+            injection_state(set, facts).uninjected_message
+        };
+        assert!(
+            message(&set)
+                .ends_with("; 1 is evicted; restart their workloads, or set injectionStrategy.existingPods to Evict")
+        );
+        set.spec.injection_strategy.existing_pods = ExistingPods::Evict;
+        assert!(message(&set).ends_with("; 1 is evicted"));
+        set.spec.injection_strategy.existing_pods = ExistingPods::Ignore;
+        assert_eq!(message(&set), "");
+    }
+}
