@@ -14,8 +14,7 @@ use serde_json::{Value, json};
 use super::context::{Context, patch_params};
 use super::error::Error;
 use crate::api::keys;
-use crate::core::inject;
-use crate::core::pod::PodView;
+use crate::core::pod::{InjectionRecord, PodView};
 
 /// How often marks without a set are looked for.
 const EVERY: Duration = Duration::from_secs(10);
@@ -81,7 +80,7 @@ fn marks_removed(set: &str, heir: Option<&str>, pod: &PodView) -> Value {
             // The record of updates goes, and with it whether all of its resizes were made.
             let open = mark.update.as_ref().is_some_and(|update| !update.resizes.is_empty());
             let hash_without_images = if open { String::new() } else { mark.hash_without_images.clone() };
-            let inherited = inject::Mark { base: None, hash_without_images, ..(**canary).clone() };
+            let inherited = InjectionRecord { base: None, hash_without_images, ..(**canary).clone() };
             labels.insert(keys::revision_label(heir), json!(mark.revision));
             annotations.insert(keys::injection_annotation(heir), json!(inherited.to_json()));
         }

@@ -5,8 +5,8 @@ use serde_json::Value;
 
 use crate::api::order::APP;
 use crate::api::{SidecarSet, keys};
-use crate::core::inject::Mark;
 use crate::core::inject::uninject::marks;
+use crate::core::pod::InjectionRecord;
 use crate::core::revision::List;
 
 /// One container.
@@ -107,7 +107,7 @@ pub(super) fn start_order(pod: &Value, sets: &[SidecarSet]) -> Vec<Start> {
     order
 }
 
-fn listed(added: &Mark, list: List) -> &[String] {
+fn listed(added: &InjectionRecord, list: List) -> &[String] {
     match list {
         List::Init => &added.init_containers,
         List::Ordinary => &added.containers,
@@ -127,13 +127,13 @@ fn next_starts_when(kind: Kind, container: &Value) -> &'static str {
 }
 
 /// Name of a container in its set: twins of a hot container are `c-1` and `c-2`.
-fn base_name<'a>(added: &'a Mark, name: &'a str) -> &'a str {
+fn base_name<'a>(added: &'a InjectionRecord, name: &'a str) -> &'a str {
     let twin = added.hot.keys().find(|base| name == format!("{base}-1") || name == format!("{base}-2"));
     twin.map_or(name, String::as_str)
 }
 
 /// The versions say it; the mark says who worked first.
-fn hot(pod: &Value, added: &Mark, name: &str) -> Option<Hot> {
+fn hot(pod: &Value, added: &InjectionRecord, name: &str) -> Option<Hot> {
     let base = base_name(added, name);
     let first = added.hot.get(base)?;
     let version = |twin: &str| -> Option<u64> {

@@ -4,10 +4,11 @@
 use std::collections::BTreeSet;
 
 use super::draft::{Draft, PULL_SECRETS, VOLUMES, path, strings};
-use super::marks::{Mark, Marks, suffixed};
+use super::marks::{Marks, suffixed};
 use super::select::Selection;
 use super::volumes::is_mounted;
 use crate::api::keys;
+use crate::core::pod::InjectionRecord;
 use crate::core::revision::List;
 
 /// Removes them from the pod and from its marks. Returns the sets whose sidecars are gone for good.
@@ -48,7 +49,7 @@ pub(super) fn remove(draft: &mut Draft, marks: &mut Marks, selection: &Selection
 }
 
 /// Removes what a set added beside containers and volumes.
-pub(super) fn added_around(draft: &mut Draft, mark: &Mark) {
+pub(super) fn added_around(draft: &mut Draft, mark: &InjectionRecord) {
     for secret in &mark.image_pull_secrets {
         draft.remove_named(&PULL_SECRETS, secret);
     }

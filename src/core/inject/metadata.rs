@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use super::draft::{Draft, strings};
-use super::marks::{Mark, Marks};
+use super::marks::Marks;
 use super::sets::CompiledSets;
 use crate::api::v1beta1::{PatchPodMetadata, PatchPolicy};
+use crate::core::pod::InjectionRecord;
 
 /// One set's wishes.
 pub(super) struct Wishes<'a> {
@@ -90,14 +91,14 @@ impl Map {
         }
     }
 
-    fn keys(self, mark: &Mark) -> &Vec<String> {
+    fn keys(self, mark: &InjectionRecord) -> &Vec<String> {
         match self {
             Self::Labels => &mark.labels,
             Self::Annotations => &mark.annotations,
         }
     }
 
-    pub(super) fn keys_mut(self, mark: &mut Mark) -> &mut Vec<String> {
+    pub(super) fn keys_mut(self, mark: &mut InjectionRecord) -> &mut Vec<String> {
         match self {
             Self::Labels => &mut mark.labels,
             Self::Annotations => &mut mark.annotations,

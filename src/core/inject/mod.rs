@@ -32,7 +32,7 @@ pub use compile::{CompiledSet, unknown_revision};
 pub use decision::{Injection, Outcome, Request};
 use draft::strings;
 use marks::Marks;
-pub use marks::{Mark, is_injected};
+pub use marks::is_injected;
 use select::Selection;
 pub(super) use select::{untouchable, without_bases};
 pub use sets::CompiledSets;

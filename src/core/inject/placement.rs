@@ -5,10 +5,11 @@ use serde_json::Value;
 use super::compile::{CompiledSet, CompiledTemplate, Prepared};
 use super::decision::Failure;
 use super::draft::{Draft, containers};
-use super::marks::{Mark, Marks, is_injected};
+use super::marks::{Marks, is_injected};
 use super::resources::Unfit;
 use super::select::Candidate;
 use crate::api::reasons::Reason;
+use crate::core::pod::InjectionRecord;
 use crate::core::revision::List;
 
 /// The pod, and what is edited.
@@ -28,7 +29,7 @@ pub(super) struct PlacedSet<'a> {
     /// What is there of it came from the very revision that the pod gets.
     pub(super) is_current: bool,
     /// The new mark.
-    pub(super) mark: Mark,
+    pub(super) mark: InjectionRecord,
     pub(super) changed: bool,
     pub(super) notes: Vec<String>,
 }
@@ -47,7 +48,7 @@ impl<'a> Placement<'a> {
             set,
             template,
             is_current: marks.revisions.get(&set.name) == Some(&template.revision),
-            mark: Mark::default(),
+            mark: InjectionRecord::default(),
             changed: false,
             notes: Vec::new(),
         };

@@ -4,11 +4,12 @@
 use serde_json::{Value, json};
 
 use super::draft::{Draft, strings};
-use super::marks::{Mark, Marks};
+use super::marks::Marks;
 use super::metadata::{Map, Wishes, write};
 use super::sets::CompiledSets;
 use crate::api::keys;
 use crate::api::v1beta1::{PatchPodMetadata, PatchPolicy};
+use crate::core::pod::InjectionRecord;
 
 /// Labels and annotations of a pod, its marks among them, as they are with the metadata of another revision.
 ///
@@ -28,7 +29,7 @@ pub fn renew(
 ) -> Value {
     let pod = json!({"metadata": {"labels": metadata["labels"], "annotations": metadata["annotations"]}});
     let annotation = keys::injection_annotation(set);
-    let mut mark: Mark = pod["metadata"]["annotations"][&annotation]
+    let mut mark: InjectionRecord = pod["metadata"]["annotations"][&annotation]
         .as_str()
         .and_then(|text| serde_json::from_str(text).ok())
         .unwrap_or_default();

@@ -8,13 +8,13 @@ use json_patch::Patch;
 use serde_json::Value;
 
 use super::draft::{Draft, PULL_SECRETS, VOLUMES, elements, path, strings};
-use super::marks::Mark;
 use super::volumes::is_mounted;
 use crate::api::keys;
+use crate::core::pod::InjectionRecord;
 use crate::core::revision::List;
 
 /// The marks on a pod, by set, as its author may have written them. One that cannot be read lists nothing.
-pub fn marks(pod: &Value) -> BTreeMap<String, Mark> {
+pub fn marks(pod: &Value) -> BTreeMap<String, InjectionRecord> {
     let annotations = strings(&pod["metadata"]["annotations"]);
     let marks = annotations.into_iter().filter_map(|(key, mark)| {
         let set = key.strip_prefix(keys::INJECTION_PREFIX)?.to_owned();
@@ -56,7 +56,7 @@ fn remove_all<'a>(draft: &mut Draft, path: &[&str], names: impl IntoIterator<Ite
     }
 }
 
-fn remove_metadata(draft: &mut Draft, added: &BTreeMap<String, Mark>) {
+fn remove_metadata(draft: &mut Draft, added: &BTreeMap<String, InjectionRecord>) {
     let labels: Vec<&String> = added.values().flat_map(|added| &added.labels).collect();
     let annotations: Vec<&String> = added.values().flat_map(|added| &added.annotations).collect();
     let is_mark = |key: &str| {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::keys;
 use crate::core::base::resources::Resize;
-use crate::core::inject;
+use crate::core::pod::injection_record::InjectionRecord;
 
 /// What one set wrote on a pod.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -19,7 +19,7 @@ pub struct Mark {
     /// `hashWithoutImages` of the last update, or else of the injection; empty for pods of a release that did not write it.
     pub hash_without_images: String,
     /// Annotation `injection.sidecarset.dev/<set>` of a canary set.
-    pub canary: Option<Box<inject::Mark>>,
+    pub canary: Option<Box<InjectionRecord>>,
 }
 
 /// The last in-place update of a set on a pod, written in the same request as the images.
@@ -100,7 +100,7 @@ fn hash_without_images(text: &str) -> &str {
 }
 
 /// Most marks are of no canary, and are not worth decoding.
-fn canary(text: &str) -> Option<Box<inject::Mark>> {
-    let mark: inject::Mark = text.contains("\"base\"").then(|| serde_json::from_str(text).ok())??;
+fn canary(text: &str) -> Option<Box<InjectionRecord>> {
+    let mark: InjectionRecord = text.contains("\"base\"").then(|| serde_json::from_str(text).ok())??;
     mark.base.is_some().then(|| Box::new(mark))
 }

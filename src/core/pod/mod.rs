@@ -1,5 +1,6 @@
 //! A pod as upgrades see it: a slim projection, so that 10,000 pods fit into a few tens of megabytes.
 
+mod injection_record;
 mod marks;
 pub(crate) mod readiness;
 pub(crate) mod workload;
@@ -15,6 +16,7 @@ use super::revision::List;
 use crate::api::keys;
 use crate::core::base::image::Image;
 use crate::core::base::resources::{Class, ResizeTrouble, Resources};
+pub use crate::core::pod::injection_record::InjectionRecord;
 use crate::core::pod::marks::marks;
 pub use crate::core::pod::marks::{Mark, Replaced, Update};
 

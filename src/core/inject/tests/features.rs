@@ -1,6 +1,7 @@
 //! Order, sharing, hot-upgrade twins, metadata, revisions and canaries.
 
 use super::*;
+use crate::core::pod::InjectionRecord;
 use crate::core::revision::History;
 
 fn status(mut set: SidecarSet, status: Value) -> SidecarSet {
@@ -116,7 +117,8 @@ fn a_hot_upgrade_sidecar_becomes_two_twins() {
     };
     assert_eq!(path(0, 0), "metadata.annotations['version.sidecarset.dev/mesh-1']");
     assert_eq!(path(1, 1), "metadata.annotations['versionalt.sidecarset.dev/mesh-2']");
-    let mark: Mark = serde_json::from_str(annotations["injection.sidecarset.dev/s"].as_str().unwrap()).unwrap();
+    let mark: InjectionRecord =
+        serde_json::from_str(annotations["injection.sidecarset.dev/s"].as_str().unwrap()).unwrap();
     assert_eq!(mark.hot, BTreeMap::from([("mesh".to_owned(), "mesh-1".to_owned())]));
     // A copy of a pod that was upgraded begins anew.
     let mut copy = after.clone();
@@ -240,7 +242,7 @@ fn a_canary_takes_the_place_of_its_base() {
     assert_eq!(reasons(&injection), [("base", Reason::ReplacedByCanary), ("canary", Reason::Injected)]);
     let after = applied(&chosen, &injection);
     assert_eq!(image_of(&after, "agent"), "agent:2");
-    let mark: Mark =
+    let mark: InjectionRecord =
         serde_json::from_str(after["metadata"]["annotations"]["injection.sidecarset.dev/canary"].as_str().unwrap())
             .unwrap();
     assert_eq!(mark.base.as_deref(), Some("base"));

@@ -11,9 +11,9 @@ use crate::api::v1beta1::ExistingPods;
 use crate::api::{SidecarSet, keys};
 use crate::core::inject::uninject::marks;
 use crate::core::inject::{
-    CompiledSet, CompiledSets, Injection, Mark, Request, inject, is_injected, untouchable, without_bases,
+    CompiledSet, CompiledSets, Injection, Request, inject, is_injected, untouchable, without_bases,
 };
-use crate::core::pod::{Owner, PodKey};
+use crate::core::pod::{InjectionRecord, Owner, PodKey};
 use crate::core::replace::exempt;
 use crate::core::revision::List;
 
@@ -150,7 +150,7 @@ fn forget_leftovers(pod: &mut Value) {
     if !owners.into_iter().flatten().any(|owner| owner["controller"] == true) {
         return;
     }
-    let marked: BTreeSet<String> = marks(pod).values().flat_map(Mark::all_containers).cloned().collect();
+    let marked: BTreeSet<String> = marks(pod).values().flat_map(InjectionRecord::all_containers).cloned().collect();
     for list in List::ALL {
         let containers = pod.pointer_mut(&format!("/spec/{}", list.field())).and_then(Value::as_array_mut);
         let Some(containers) = containers else { continue };

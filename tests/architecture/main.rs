@@ -2,8 +2,14 @@
 //!
 //! It reads text, not syntax: comments are removed, `use` trees are spelled out, and what is left is searched for paths.
 
+mod graph;
+mod layout;
+mod source;
+
 use std::path::{Path, PathBuf};
 use std::{fs, io};
+
+use source::{absolute, code, imports, module, words};
 
 /// The longest file that is still read in one go.
 const MAX_LINES: usize = 450;
@@ -34,18 +40,22 @@ const IMPURE: [(&str, &str); 8] = [
 ];
 
 #[test]
-fn the_source_tree_keeps_its_shape() -> io::Result<()> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut found = Vec::new();
-    let mut files = 0;
-    for file in rust_files(&root.join("src"))?.into_iter().chain(rust_files(&root.join("devcluster/src"))?) {
-        let name = file.strip_prefix(root).unwrap_or(&file).to_string_lossy().into_owned();
-        found.extend(violations(&name, &fs::read_to_string(&file)?));
-        files += 1;
-    }
-    assert!(files > 10, "only {files} files were read: is the test looking in the right place?");
+fn every_file_keeps_the_rules() -> io::Result<()> {
+    let files = [sources("src/")?, sources("devcluster/src/")?].concat();
+    assert!(files.len() > 10, "only {} files were read: is the test looking in the right place?", files.len());
+    let found: Vec<String> = files.iter().flat_map(|(file, source)| violations(file, source)).collect();
     assert!(found.is_empty(), "\n{}\n", found.join("\n"));
     Ok(())
+}
+
+/// Name and text of every Rust file below a folder of the repository.
+fn sources(folder: &str) -> io::Result<Vec<(String, String)>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |file: PathBuf| {
+        let name = file.strip_prefix(root).unwrap_or(&file).to_string_lossy().into_owned();
+        Ok((name, fs::read_to_string(&file)?))
+    };
+    rust_files(&root.join(folder))?.into_iter().map(read).collect()
 }
 
 fn rust_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
@@ -70,9 +80,10 @@ fn violations(file: &str, source: &str) -> Vec<String> {
         found.push(format!("{file} has {lines} lines, at most {MAX_LINES} are allowed: split it by responsibility"));
     }
 
-    let module = module_path(file);
+    let library = file.strip_prefix("src/").filter(|path| !path.starts_with("bin/"));
+    let module = library.map(module).unwrap_or_default();
     let Some(top) = module.first() else { return found };
-    let code = without_comments(source);
+    let code = code(source);
     let paths = paths(&code, &module);
     let uses = |path: &str| {
         paths.iter().any(|used| used == path || used.strip_prefix(path).is_some_and(|rest| rest.starts_with("::")))
@@ -93,83 +104,14 @@ fn violations(file: &str, source: &str) -> Vec<String> {
     found
 }
 
-/// `src/core/inject/mod.rs` is the module `core::inject`; a file outside the library is none.
-fn module_path(file: &str) -> Vec<String> {
-    let Some(path) = file.strip_prefix("src/").filter(|path| !path.starts_with("bin/")) else { return Vec::new() };
-    let path = path.trim_end_matches(".rs").trim_end_matches("/mod");
-    path.split('/').filter(|part| !["lib", "main"].contains(part)).map(str::to_owned).collect()
-}
-
-/// The code without `//` comments. A `//` inside a string cuts the rest of that line off, which hides nothing but text.
-fn without_comments(source: &str) -> String {
-    source.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
-}
-
 /// Every path in the code as it stands, and those of `use` declarations spelled out.
 fn paths(code: &str, module: &[String]) -> Vec<String> {
-    let mut found = words(code);
-    let mut rest = code;
-    while let Some(start) = find_word(rest, "use") {
-        let end = rest[start..].find(';').map_or(rest.len(), |end| start + end);
-        expand("", &rest[start + "use".len()..end], &mut found);
-        rest = &rest[end..];
-    }
-    found.into_iter().map(|path| absolute(&path, module)).collect()
-}
-
-fn find_word(text: &str, word: &str) -> Option<usize> {
-    let is_part = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':');
-    text.match_indices(word)
-        .find(|(i, _)| !is_part(text[..*i].chars().next_back()) && !is_part(text[i + word.len()..].chars().next()))
-        .map(|(i, _)| i)
-}
-
-/// Identifiers joined by `::`, wherever they stand.
-fn words(code: &str) -> Vec<String> {
-    code.split(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':'))
-        .map(|word| word.trim_matches(':').to_owned())
-        .filter(|word| !word.is_empty())
-        .collect()
-}
-
-/// `a::{b, c::{d, e}}` becomes `a::b`, `a::c::d`, `a::c::e`; a renamed import keeps its real name.
-fn expand(prefix: &str, tree: &str, found: &mut Vec<String>) {
-    let tree = tree.trim();
-    let Some(open) = tree.find('{') else {
-        let name = tree.split_whitespace().next().unwrap_or_default().trim_start_matches(':');
-        found.push(format!("{prefix}{name}").trim_end_matches("::self").to_owned());
-        return;
+    let imports = imports(code).into_iter().map(|import| import.path);
+    let spelled = |path: String| match absolute(&path, module) {
+        Some(segments) => format!("crate::{}", segments.join("::")),
+        None => path,
     };
-    let prefix = format!("{prefix}{}", tree[..open].trim());
-    let close = tree.rfind('}').unwrap_or(tree.len());
-    let inner = tree.get(open + 1..close).unwrap_or_default();
-    let (mut depth, mut start) = (0_i32, 0);
-    for (i, c) in inner.char_indices() {
-        match c {
-            '{' => depth += 1,
-            '}' => depth -= 1,
-            ',' if depth == 0 => {
-                expand(&prefix, &inner[start..i], found);
-                start = i + 1;
-            }
-            _ => {}
-        }
-    }
-    if !inner[start..].trim().is_empty() {
-        expand(&prefix, &inner[start..], found);
-    }
-}
-
-/// Replaces `self` and `super` in front of a path by what they mean in this module.
-fn absolute(path: &str, module: &[String]) -> String {
-    let mut parts: Vec<&str> = path.split("::").collect();
-    let supers = parts.iter().take_while(|part| **part == "super").count();
-    if supers == 0 && parts.first() != Some(&"self") {
-        return path.to_owned();
-    }
-    parts.drain(..supers.max(1));
-    let parents = module.iter().take(module.len().saturating_sub(supers)).map(String::as_str);
-    std::iter::once("crate").chain(parents).chain(parts).collect::<Vec<_>>().join("::")
+    words(code).into_iter().chain(imports).map(spelled).collect()
 }
 
 #[test]
