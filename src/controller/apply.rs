@@ -34,7 +34,7 @@ enum Outcome {
 pub(super) async fn apply(context: &Arc<Context>, planned: &mut Planned) -> Result<Answers, Error> {
     let requests = planned.take_requests();
     let planned = &*planned;
-    let set = &planned.course.rollout.set;
+    let set = &planned.rollout.target.set;
     let planned_at = Instant::now();
     let requests = requests.into_iter().map(|patch| async move {
         // Shared by all sets; the time of a request begins when it may be sent.

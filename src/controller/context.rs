@@ -14,7 +14,7 @@ use super::cache::Cache;
 use super::error::Error;
 use super::state::{SharedState, State};
 use crate::api::{SidecarSet, keys};
-use crate::core::rollout::state::cluster::Index;
+use crate::core::rollout::state::index::Index;
 use crate::runtime::client::Clients;
 use crate::runtime::events::Events;
 use crate::runtime::leader::Leadership;

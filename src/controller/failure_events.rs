@@ -13,7 +13,7 @@ use super::state::{FailureEvents, SetState};
 use crate::api::reasons::Reason;
 use crate::api::{SidecarSet, keys};
 use crate::core::pod::PodView;
-use crate::core::rollout::target::direction::annotation;
+use crate::core::rollout::target::rollout::annotation;
 use crate::runtime::events::Note;
 
 /// Events of one set at a time, and how often.

@@ -10,12 +10,12 @@ use tokio::time::Instant;
 use super::context::{Context, now};
 use super::error::Error;
 use super::report::report;
-use super::revisions::{self, Target};
+use super::revisions::{self, UpdateRevision};
 use super::watched_set::WatchedSet;
 use super::{apply, failure_events, prepull};
 use crate::api::{SidecarSet, canary_base};
 use crate::core::revision::History;
-use crate::core::rollout::target::direction::course;
+use crate::core::rollout::target::rollout::rollout;
 use crate::core::round::{Known, Outcome, Round};
 use crate::core::status::{self, InjectionFacts, InjectionState, injection_state};
 
@@ -40,32 +40,32 @@ async fn reconcile_set(context: &Arc<Context>, set: Arc<SidecarSet>) -> Result<O
     }
 
     let history = context.cache.revisions(name);
-    let target = target(context, &set, &history).await?;
+    let newest = newest(context, &set, &history).await?;
     // Validation has parsed the selectors; an error here could not be told apart from one there.
-    let Ok(course) = course(&set, (&target.hash, &target.template), &history, now()) else { return Ok(None) };
+    let Ok(rollout) = rollout(&set, (&newest.hash, &newest.template), &history, now()) else { return Ok(None) };
 
-    let round = Round::begin(&mut context.state().index, Arc::clone(&set), course, now());
+    let round = Round::begin(&mut context.state().index, Arc::clone(&set), rollout, now());
     let unconfirmed = apply::confirm(context, name).await;
     let mut planned = round.plan(&mut context.state().index, unconfirmed, now())?;
     let answers = apply::apply(context, &mut planned).await?;
 
-    let known = known(context, name, injection, &target);
+    let known = known(context, name, injection, &newest);
     let outcome = planned.end(&mut context.state().index, answers, known, now())?;
     let Outcome { status, pulls, in_use, next } = outcome;
     prepull::want(context, name, pulls);
     let report_again = report(context, &set, status).await?;
-    let events_again = failure_events::publish(context, &set, &target.hash);
+    let events_again = failure_events::publish(context, &set, &newest.hash);
     revisions::truncate(context, &set, &context.cache.revisions(name), &in_use).await?;
     Ok([report_again, events_again].into_iter().flatten().chain([next]).min())
 }
 
 /// The revision of the set's spec. That of a canary is in its base's history, too.
-async fn target(context: &Context, set: &SidecarSet, history: &History) -> Result<Target, Error> {
-    let target = revisions::ensure(context, set, history).await?;
+async fn newest(context: &Context, set: &SidecarSet, history: &History) -> Result<UpdateRevision, Error> {
+    let newest = revisions::ensure(context, set, history).await?;
     if let Some(base) = canary_base(set).and_then(|base| context.cache.set(base)) {
-        revisions::lend(context, &base, &target).await?;
+        revisions::lend(context, &base, &newest).await?;
     }
-    Ok(target)
+    Ok(newest)
 }
 
 fn injection(context: &Context, set: &SidecarSet, is_valid: bool) -> InjectionState {
@@ -85,12 +85,12 @@ fn injection(context: &Context, set: &SidecarSet, is_valid: bool) -> InjectionSt
     injection_state(set, facts)
 }
 
-fn known(context: &Context, name: &str, injection: InjectionState, target: &Target) -> Known {
+fn known(context: &Context, name: &str, injection: InjectionState, newest: &UpdateRevision) -> Known {
     Known {
         newest: context.cache.set(name),
         injection,
         evictions: context.state().set_mut(name).evictions.upgrades.clone(),
-        collisions: target.collisions,
+        collisions: newest.collisions,
         canaries: context.cache.canary_revisions(name),
     }
 }

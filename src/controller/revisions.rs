@@ -14,7 +14,7 @@ use crate::api::{SidecarSet, keys};
 use crate::core::revision::{self, History, MAX_COLLISIONS, Revision, Template, collisions};
 
 /// The revision that a set's spec describes.
-pub(super) struct Target {
+pub(super) struct UpdateRevision {
     pub(super) hash: String,
     pub(super) template: Template,
     pub(super) collisions: i32,
@@ -31,7 +31,7 @@ enum Stored {
 }
 
 /// Finds or makes the revision of the set's spec, and makes it the newest: a rollback reuses the old object.
-pub(super) async fn ensure(context: &Context, set: &SidecarSet, known: &History) -> Result<Target, Error> {
+pub(super) async fn ensure(context: &Context, set: &SidecarSet, known: &History) -> Result<UpdateRevision, Error> {
     let template = Template::of(&set.spec);
     let newest = known.values().map(|revision| revision.number).max().unwrap_or(0);
     let mut collisions = collisions(set);
@@ -48,10 +48,10 @@ pub(super) async fn ensure(context: &Context, set: &SidecarSet, known: &History)
                 let number = newest + i64::from(revision.number < newest);
                 gone = (!same || revision.number < newest) && !renew(context, set, &hash, number).await?;
                 if !gone {
-                    return Ok(Target { hash, template, collisions });
+                    return Ok(UpdateRevision { hash, template, collisions });
                 }
             }
-            Stored::New => return Ok(Target { hash, template, collisions }),
+            Stored::New => return Ok(UpdateRevision { hash, template, collisions }),
             Stored::Known(_) | Stored::Other => collisions += 1,
         }
     }
@@ -60,7 +60,7 @@ pub(super) async fn ensure(context: &Context, set: &SidecarSet, known: &History)
 
 /// Puts a canary's revision into its base's history, as the oldest: when the canary goes, its pods are the base's, which
 /// must know what they run to bring them back.
-pub(super) async fn lend(context: &Context, base: &SidecarSet, canary: &Target) -> Result<(), Error> {
+pub(super) async fn lend(context: &Context, base: &SidecarSet, canary: &UpdateRevision) -> Result<(), Error> {
     if context.cache.revisions(&base.name_any()).contains_key(&canary.hash) {
         return Ok(());
     }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::core::pod::PodKey;
 use crate::core::replace::uninjected::Found;
-use crate::core::rollout::state::cluster::Index;
+use crate::core::rollout::state::index::Index;
 use crate::core::rollout::state::pulls::Pull;
 
 /// What a plan is made from.
@@ -191,14 +191,14 @@ mod tests {
 
     use super::*;
     use crate::core::rollout::plan::begin_batch;
-    use crate::core::rollout::target::direction::Remembered;
-    use crate::core::rollout::testing::{SET, TestPod, at, rollout};
+    use crate::core::rollout::target::rollout::PersistedProgress;
+    use crate::core::rollout::testing::{SET, TestPod, at, target};
 
     #[test]
     fn an_eviction_of_a_former_term_holds_no_slot() {
         let mut state = State::default();
         state.index.apply(TestPod::new("web").view(), at(0));
-        state.index.configure(rollout("v2", json!({"maxUnavailable": 1})), at(0));
+        state.index.configure(target("v2", json!({"maxUnavailable": 1})), at(0));
         let eviction = serde_json::from_value(json!({
             "namespace": "default", "pod": "gone", "podUid": "uid-gone", "podCreated": at(-1000).to_string(),
             "ownerApiVersion": "apps/v1", "ownerKind": "ReplicaSet", "ownerName": "web", "ownerUid": "uid-owner",
@@ -207,8 +207,9 @@ mod tests {
         .unwrap();
         state.index.set_evictions(SET, &[eviction]);
         state.set_mut(SET);
-        let patches =
-            |state: &mut State| begin_batch(&mut state.index, SET, &Remembered::default(), at(1), 10).patches.len();
+        let patches = |state: &mut State| {
+            begin_batch(&mut state.index, SET, &PersistedProgress::default(), at(1), 10).patches.len()
+        };
         assert_eq!(patches(&mut state), 0);
         state.begin_term();
         assert_eq!(patches(&mut state), 1);

@@ -10,9 +10,9 @@ use k8s_openapi::jiff::Timestamp;
 use crate::api::{SidecarSet, SidecarSetStatus};
 use crate::core::rollout::plan::{Plan, begin_batch};
 use crate::core::rollout::request::{PLAN_HOLDS, PodPatch};
-use crate::core::rollout::state::cluster::Index;
+use crate::core::rollout::state::index::Index;
 use crate::core::rollout::state::pulls::Pull;
-use crate::core::rollout::target::direction::{Course, still_wanted};
+use crate::core::rollout::target::rollout::{Rollout, still_wanted};
 use crate::core::status::{self, InjectionState};
 
 /// Requests planned at a time: the next plan sees what the first ones did, and the status is written in between.
@@ -40,14 +40,14 @@ pub struct Unconfirmed(pub usize);
 #[derive(Debug)]
 pub struct Round {
     set: Arc<SidecarSet>,
-    course: Course,
+    rollout: Rollout,
 }
 
 impl Round {
     /// Tells the index where the set goes.
-    pub fn begin(index: &mut Index, set: Arc<SidecarSet>, course: Course, now: Timestamp) -> Self {
-        index.configure(course.rollout.clone(), now);
-        Self { set, course }
+    pub fn begin(index: &mut Index, set: Arc<SidecarSet>, rollout: Rollout, now: Timestamp) -> Self {
+        index.configure(rollout.target.clone(), now);
+        Self { set, rollout }
     }
 
     /// Plans. `unconfirmed`: pods that are still to be read, see [`Unconfirmed`].
@@ -58,9 +58,9 @@ impl Round {
         if unconfirmed > 0 {
             return Err(Unconfirmed(unconfirmed));
         }
-        let Self { set, course } = self;
-        let plan = begin_batch(index, &course.rollout.set, &course.remembered, now, BATCH);
-        Ok(Planned { set, course, has_requests: !plan.patches.is_empty(), plan })
+        let Self { set, rollout } = self;
+        let plan = begin_batch(index, &rollout.target.set, &rollout.persisted, now, BATCH);
+        Ok(Planned { set, rollout, has_requests: !plan.patches.is_empty(), plan })
     }
 }
 
@@ -70,7 +70,7 @@ pub struct Planned {
     /// The set that was planned for.
     pub set: Arc<SidecarSet>,
     /// Where it goes.
-    pub course: Course,
+    pub rollout: Rollout,
     plan: Plan,
     has_requests: bool,
 }
@@ -141,22 +141,22 @@ impl Planned {
         if answers.unconfirmed > 0 {
             return Err(Unconfirmed(answers.unconfirmed));
         }
-        let name = &self.course.rollout.set;
+        let name = &self.rollout.target.set;
         let mut next = RESYNC;
         if self.has_requests {
             // Not one accepted, and not for a change of mind: every pod had changed under the plan. No reason to hurry.
             let is_wanted = self.is_wanted(known.newest.as_deref());
             next = if answers.patched == 0 && is_wanted { NO_PROGRESS } else { Duration::ZERO };
             // What the requests did is in the index already: report that, and not the state that was planned from.
-            self.plan = begin_batch(index, name, &self.course.remembered, now, 0);
+            self.plan = begin_batch(index, name, &self.rollout.persisted, now, 0);
         }
         let Plan { mut summary, wake_at, pulls, .. } = self.plan;
         summary.eviction_news = known.evictions;
-        let (mut status, overdue_at) = status::status(&self.set, &self.course, &summary, &known.injection, now);
+        let (mut status, overdue_at) = status::status(&self.set, &self.rollout, &summary, &known.injection, now);
         status.collision_count = (known.collisions > 0).then_some(known.collisions);
         let given = [&status.stable_revision, &status.injection_revision, &known.injection.pinned];
         let mut in_use = index.revisions_in_use(name);
-        in_use.insert(self.course.update_revision);
+        in_use.insert(self.rollout.update_revision);
         in_use.extend(given.into_iter().flatten().cloned());
         in_use.extend(known.canaries);
         let due = wake_at.into_iter().chain(overdue_at).map(|at| until(at, now)).min();
@@ -203,7 +203,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::core::rollout::testing::{TestPod, at, course, hash, set};
+    use crate::core::rollout::testing::{TestPod, at, hash, rollout, set};
 
     /// A pod at `v1` of a set that goes to `v2`.
     fn begun() -> (Index, TestPod, Arc<SidecarSet>, Round) {
@@ -211,7 +211,7 @@ mod tests {
         let pod = TestPod::new("web");
         index.apply(pod.view(), at(0));
         let set = Arc::new(set("v2", json!({})));
-        let round = Round::begin(&mut index, Arc::clone(&set), course("v2", json!({})), at(0));
+        let round = Round::begin(&mut index, Arc::clone(&set), rollout("v2", json!({})), at(0));
         (index, pod, set, round)
     }
 

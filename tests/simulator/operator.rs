@@ -11,8 +11,8 @@ use sidecarset::core::revision::Template;
 use sidecarset::core::rollout::plan::begin_batch;
 use sidecarset::core::rollout::request::PodPatch;
 use sidecarset::core::rollout::request::answer::{Lost, lost};
-use sidecarset::core::rollout::state::cluster::Index;
-use sidecarset::core::rollout::target::direction::Course;
+use sidecarset::core::rollout::state::index::Index;
+use sidecarset::core::rollout::target::rollout::Rollout;
 use sidecarset::core::round::Planned;
 
 use super::world::{Pod, PodEvent, Promise, World, at};
@@ -30,7 +30,7 @@ pub const NODES: [(&str, bool); 2] = [("new", true), ("old", false)];
 pub type Target = (i64, Template, String);
 
 /// Version of a set, number of its revisions, and its course.
-pub type KnownCourse = (u64, usize, Course);
+pub type KnownRollout = (u64, usize, Rollout);
 
 /// How a new leader begins.
 pub enum TakeOver {
@@ -83,7 +83,7 @@ pub struct Operator {
     /// Pods refused lately: a fresh index cannot know of them.
     pub refused_until: i64,
     pub targets: BTreeMap<String, Target>,
-    pub courses: BTreeMap<String, KnownCourse>,
+    pub rollouts: BTreeMap<String, KnownRollout>,
     /// Newest version of each set that was seen, and whether it was paused.
     pub newest: BTreeMap<String, (u64, bool)>,
     /// Version and time of the last recount, and how often there could have been one.
@@ -117,7 +117,7 @@ impl Operator {
             requests: BTreeMap::new(),
             refused_until: 0,
             targets: BTreeMap::new(),
-            courses: BTreeMap::new(),
+            rollouts: BTreeMap::new(),
             newest: BTreeMap::new(),
             judged: (0, -1),
             chances: 0,
@@ -292,7 +292,7 @@ impl Operator {
             if self.rounds.contains_key(name) || !world.history.contains_key(name) {
                 continue;
             }
-            let course = self.course(world, name, set);
+            let rollout = self.rollout(world, name, set);
             let mut fresh = Index::default();
             for (node, able) in NODES {
                 fresh.set_node(node, Some(able));
@@ -300,10 +300,10 @@ impl Operator {
             for pod in world.pods.values() {
                 fresh.apply((*pod.view).clone(), world.time());
             }
-            fresh.configure(course.rollout.clone(), world.time());
-            self.index.configure(course.rollout, world.time());
-            let recount = begin_batch(&mut fresh, name, &course.remembered, world.time(), 0).summary;
-            let running = begin_batch(&mut self.index, name, &course.remembered, world.time(), 0).summary;
+            fresh.configure(rollout.target.clone(), world.time());
+            self.index.configure(rollout.target, world.time());
+            let recount = begin_batch(&mut fresh, name, &rollout.persisted, world.time(), 0).summary;
+            let running = begin_batch(&mut self.index, name, &rollout.persisted, world.time(), 0).summary;
             if recount != running {
                 let known = |pod: &&Pod| self.index.get(&pod.view.key).as_ref() != Some(&pod.view);
                 let differ: Vec<_> = world.pods.values().filter(known).map(|pod| &pod.view).collect();

@@ -11,11 +11,11 @@ use sidecarset::api::reasons::Reason;
 use sidecarset::core::pod::PodView;
 use sidecarset::core::revision::Template;
 use sidecarset::core::rollout::target::Direction;
-use sidecarset::core::rollout::target::direction::{Course, course};
+use sidecarset::core::rollout::target::rollout::{Rollout, rollout};
 use sidecarset::core::round::{AFTER_ERROR, Answers, Known, Outcome, Planned, Round, WriteStatus, write_status};
 use sidecarset::core::status::InjectionState;
 
-use super::operator::{KnownCourse, Operator, Sending, Stage, Target, version};
+use super::operator::{KnownRollout, Operator, Sending, Stage, Target, version};
 use super::truth::{share, tier};
 use super::world::{Body, Promise, World};
 
@@ -56,19 +56,19 @@ impl Operator {
     }
 
     /// Where the set goes. It is made anew only if something changed, as that takes long.
-    pub fn course(&mut self, world: &World, name: &str, set: &SidecarSet) -> Course {
+    pub fn rollout(&mut self, world: &World, name: &str, set: &SidecarSet) -> Rollout {
         let history = &world.history[name];
-        let fresh = |known: &&KnownCourse| known.0 == version(set) && known.1 == history.len();
-        if let Some((_, _, course)) = self.courses.get(name).filter(fresh) {
-            return course.clone();
+        let fresh = |known: &&KnownRollout| known.0 == version(set) && known.1 == history.len();
+        if let Some((_, _, rollout)) = self.rollouts.get(name).filter(fresh) {
+            return rollout.clone();
         }
         let (_, template, hash) = target(&mut self.targets, name, set);
-        let course = course(set, (hash, template), history, world.time()).unwrap();
+        let rollout = rollout(set, (hash, template), history, world.time()).unwrap();
         // A retry begins now, whenever that is.
-        if course.rollout.retried_at != Some(world.time()) {
-            self.courses.insert(name.to_owned(), (version(set), history.len(), course.clone()));
+        if rollout.target.retried_at != Some(world.time()) {
+            self.rollouts.insert(name.to_owned(), (version(set), history.len(), rollout.clone()));
         }
-        course
+        rollout
     }
 
     fn begin(&mut self, world: &mut World, name: &str, rng: &mut impl Rng, faults: f64) -> bool {
@@ -79,8 +79,8 @@ impl Operator {
         let Some(set) = self.sets.get(name).cloned() else { return false };
         let (_, template, hash) = target(&mut self.targets, name, &set);
         world.ensure(name, hash, template);
-        let course = self.course(world, name, &set);
-        let round = Round::begin(&mut self.index, set, course, world.time());
+        let rollout = self.rollout(world, name, &set);
+        let round = Round::begin(&mut self.index, set, rollout, world.time());
         let unconfirmed = self.confirm(world, name, rng, faults);
         let Ok(mut planned) = round.plan(&mut self.index, unconfirmed, world.time()) else {
             self.fail(world, name);
@@ -99,12 +99,12 @@ impl Operator {
 
     /// What the set promises of each request of a plan.
     fn promise(&self, world: &World, name: &str, planned: &Planned) -> Promise {
-        let Planned { set, course, .. } = planned;
+        let Planned { set, rollout, .. } = planned;
         let caught_up = world.watch.is_empty() && world.set_watch.is_empty() && self.vanishing.is_empty();
-        let (matched, strategy) = (self.matched(name), &course.rollout.strategy);
+        let (matched, strategy) = (self.matched(name), &rollout.target.strategy);
         let max = share(&json!(strategy.max_unavailable), matched).max(1);
         Promise {
-            revision: course.rollout.revision.clone(),
+            revision: rollout.target.revision.clone(),
             max_unavailable: max,
             max_unready: max.max(matched.div_ceil(10)),
             churn: caught_up.then_some(world.churn),
@@ -112,8 +112,8 @@ impl Operator {
             tier: tier(set),
             generation: set.metadata.generation.unwrap(),
             steps: strategy.steps.iter().map(|step| json!(step)).collect(),
-            approved: course.remembered.approved,
-            going_back: course.rollout.direction == Direction::Back,
+            approved: rollout.persisted.approved,
+            going_back: rollout.target.direction == Direction::Back,
         }
     }
 

@@ -27,9 +27,9 @@ use crate::core::rollout::assess::state::{Obstacle, ObstacleKind, State};
 use crate::core::rollout::plan::begin_batch;
 use crate::core::rollout::plan::summary::Summary;
 use crate::core::rollout::request::patch::pod_patch;
-use crate::core::rollout::state::cluster::Index;
+use crate::core::rollout::state::index::Index;
 use crate::core::rollout::target::Direction;
-use crate::core::rollout::target::direction::{Course, course};
+use crate::core::rollout::target::rollout::{Rollout, rollout};
 use crate::core::status::{Outlook, outlook};
 
 /// What the cluster holds, besides pods.
@@ -142,7 +142,7 @@ pub struct Planner {
     name: String,
     world: World,
     compiled: CompiledSets,
-    course: Course,
+    rollout: Rollout,
     index: Index,
     uninjected: Vec<Row>,
     /// Of these, the ones to be evicted, and their owners.
@@ -164,7 +164,7 @@ impl Planner {
             let path = format!("spec.selector.{}", error.path);
             (name.clone(), FieldError { path, message: error.message })
         };
-        let course = course_of(&set, &world, &target, now).map_err(failed)?;
+        let rollout = rollout_of(&set, &world, &target, now).map_err(failed)?;
         let compiled = compile(&set, &world).map_err(failed)?;
         let mut index = Index::default();
         for (namespace, labels) in &world.namespaces {
@@ -174,7 +174,7 @@ impl Planner {
         for (node, able) in &world.nodes {
             index.set_node(node, *able);
         }
-        Ok(Self { set, name, world, compiled, course, index, uninjected: Vec::new(), evicted: Vec::new(), now })
+        Ok(Self { set, name, world, compiled, rollout, index, uninjected: Vec::new(), evicted: Vec::new(), now })
     }
 
     /// The set that is planned.
@@ -204,15 +204,15 @@ impl Planner {
     /// What would happen to the pods so far.
     pub fn plan(&mut self) -> Plan {
         let (movable, evictable) = (self.movable(), self.evictable());
-        self.index.configure(self.course.rollout.clone(), self.now);
-        self.index.set_evictions(&self.name, &self.course.remembered.evictions);
-        let first = begin_batch(&mut self.index, &self.name, &self.course.remembered, self.now, usize::MAX);
+        self.index.configure(self.rollout.target.clone(), self.now);
+        self.index.set_evictions(&self.name, &self.rollout.persisted.evictions);
+        let first = begin_batch(&mut self.index, &self.name, &self.rollout.persisted, self.now, usize::MAX);
         let hold = self.hold();
         let evicted_first = match hold {
             Some(_) => Vec::new(),
             None => self.index.evict_first(&self.name, &self.evicted, self.now),
         };
-        let given_up = first.summary.is_halted(&self.course.rollout);
+        let given_up = first.summary.is_halted(&self.rollout.target);
         let carried = self.index.pods().map(|pod| {
             let (action, why) = self.fate_of_carrier(pod, &movable, &evictable, given_up);
             Row { action, why, pod: pod.key.clone() }
@@ -223,12 +223,12 @@ impl Planner {
             set: self.set.clone(),
             existing: self.world.existing.clone(),
             kept: Vec::new(),
-            revision: self.course.update_revision.clone(),
+            revision: self.rollout.update_revision.clone(),
             rows,
             first: first.patches.into_iter().map(|patch| patch.key).collect(),
             evicted_first,
             hold,
-            outlook: outlook(&self.course, &first.summary),
+            outlook: outlook(&self.rollout, &first.summary),
             summary: first.summary,
         }
     }
@@ -261,7 +261,7 @@ impl Planner {
         for resizes in [false, true] {
             let view = PodView::new(SlimPod::deserialize(&after).ok()?);
             let assessed = self.index.judge(&self.name, &view, self.now)?;
-            let request = pod_patch(&view, &self.course.rollout, &assessed, self.now)?;
+            let request = pod_patch(&view, &self.rollout.target, &assessed, self.now)?;
             let patch = match &request.metadata {
                 Some(change) => change.complete(&request.patch, &after["metadata"], &self.compiled)?,
                 None => request.patch,
@@ -286,13 +286,13 @@ impl Planner {
 
     /// Pods that would be patched sooner or later: those of a rollout whose budget is no limit.
     fn movable(&mut self) -> HashSet<PodKey> {
-        let mut unlimited = self.course.rollout.clone();
+        let mut unlimited = self.rollout.target.clone();
         unlimited.strategy.paused = false;
         unlimited.strategy.max_unavailable = IntOrString::String("100%".to_owned());
         unlimited.strategy.max_unavailable_per_workload = None;
         unlimited.strategy.steps = Vec::new();
         self.index.configure(unlimited, self.now);
-        let plan = begin_batch(&mut self.index, &self.name, &self.course.remembered, self.now, usize::MAX);
+        let plan = begin_batch(&mut self.index, &self.name, &self.rollout.persisted, self.now, usize::MAX);
         plan.patches.into_iter().map(|patch| patch.key).collect()
     }
 
@@ -316,7 +316,7 @@ impl Planner {
         evictable: &HashSet<PodKey>,
         kept: &str,
     ) -> (Action, String) {
-        let strategy = &self.course.rollout.strategy;
+        let strategy = &self.rollout.target.strategy;
         let outside = strategy.selector.as_ref().is_some_and(|selector| !selector.matches(&pod.labels));
         let asked = strategy.evicts && strategy.enabled && !outside && why.kind != ObstacleKind::Passing;
         match exempt(pod.owner.as_deref()).filter(|_| asked) {
@@ -352,14 +352,14 @@ impl Planner {
         evictable: &HashSet<PodKey>,
         given_up: bool,
     ) -> (Action, String) {
-        let strategy = &self.course.rollout.strategy;
+        let strategy = &self.rollout.target.strategy;
         let outside = strategy.selector.as_ref().is_some_and(|selector| !selector.matches(&pod.labels));
         let kept = if given_up {
-            format!("revision {} is given up", self.course.update_revision)
+            format!("revision {} is given up", self.rollout.update_revision)
         } else {
             "updateStrategy.partition keeps it on the old revision".to_owned()
         };
-        let back = self.course.rollout.direction == Direction::Back;
+        let back = self.rollout.target.direction == Direction::Back;
         let at = if back { "back on the stable revision" } else { "at this revision" };
         let at_rest = |more: &str| (Action::Nothing, format!("{at}{more}"));
         let nothing = |why: &str| (Action::Nothing, why.to_owned());
@@ -371,18 +371,18 @@ impl Planner {
             Some(State::Outdated) => (Action::Nothing, kept),
             Some(State::NotInPlace(why)) => self.fate_of_left_behind(pod, why, evictable, &kept),
             Some(State::Failed(why)) => at_rest(&format!(", failed: {why}")),
-            Some(State::Unanswered(why)) => (Action::Nothing, why.clone()),
+            Some(State::Unconfirmed(why)) => (Action::Nothing, why.clone()),
             Some(State::Refused(why)) => (Action::Nothing, format!("the patch was refused: {why}")),
             Some(State::ResetDue) => at_rest(", a twin of a hot sidecar is to be reset"),
-            Some(State::Undecided) => at_rest(", its update is not finished"),
-            Some(State::Unready) => at_rest(", not ready"),
+            Some(State::Updating) => at_rest(", its update is not finished"),
+            Some(State::NotReady) => at_rest(", not ready"),
             Some(State::Available) => at_rest(""),
         }
     }
 
     fn changes(&self, pod: &PodView) -> String {
-        let rollout = &self.course.rollout;
-        let images = rollout.sidecars.iter().filter_map(|sidecar| {
+        let target = &self.rollout.target;
+        let images = target.sidecars.iter().filter_map(|sidecar| {
             let names = sidecar.container_names();
             let mut containers = names.iter().filter_map(|name| pod.container(name));
             let container =
@@ -390,25 +390,25 @@ impl Planner {
             let changed = !same_image(&container.image, &sidecar.image);
             changed.then(|| format!("{}: {} -> {}", sidecar.name, container.image, sidecar.image))
         });
-        let beside = pod.marks.get(&self.name).and_then(|mark| rollout.beside.get(&mark.revision));
+        let beside = pod.marks.get(&self.name).and_then(|mark| target.beside.get(&mark.revision));
         let metadata = beside.and_then(|beside| beside.metadata.as_ref()).map(|_| "labels and annotations".to_owned());
-        images.chain(resize::describe(pod, rollout)).chain(metadata).collect::<Vec<_>>().join(", ")
+        images.chain(resize::describe(pod, target)).chain(metadata).collect::<Vec<_>>().join(", ")
     }
 }
 
 /// The course of the set, as the controller decides it once the set is applied.
-fn course_of(
+fn rollout_of(
     set: &SidecarSet,
     world: &World,
     (hash, template): &(String, Template),
     now: Timestamp,
-) -> Result<Course, SelectorError> {
+) -> Result<Rollout, SelectorError> {
     let status = world.existing.as_ref().and_then(|existing| existing.status.clone());
     let history = world.revisions.get(&set.name_any()).cloned().unwrap_or_default();
-    let mut course = course(&SidecarSet { status, ..set.clone() }, (hash, template), &history, now)?;
+    let mut rollout = rollout(&SidecarSet { status, ..set.clone() }, (hash, template), &history, now)?;
     // Pulling delays a pod; it does not change what becomes of it.
-    course.rollout.strategy.pre_pull = false;
-    Ok(course)
+    rollout.target.strategy.pre_pull = false;
+    Ok(rollout)
 }
 
 /// The sets as the webhook serves them once this one is applied.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::api::v1beta1::Eviction;
 use crate::core::pod::PodKey;
 use crate::core::rollout::assess::refusal::Refusal;
-use crate::core::rollout::target::direction::Remembered;
+use crate::core::rollout::target::rollout::PersistedProgress;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -13,7 +13,7 @@ pub(crate) struct InFlight {
     /// Requests of the last plan, which may be on their way: the next plan, made when they are answered, sets it anew.
     pub(crate) planned: usize,
     /// What the last plan knew.
-    pub(crate) remembered: Remembered,
+    pub(crate) persisted: PersistedProgress,
     /// Evictions that are about to be recorded in the status, or are already.
     pub(crate) evictions: Vec<Eviction>,
     /// The last patch of a pod that was not accepted, or got no clear answer.

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use crate::api::SidecarSet;
 use crate::core::pod::{PodView, SlimPod};
 use crate::core::revision::Template;
-use crate::core::rollout::target::Rollout;
-use crate::core::rollout::target::direction::{Course, Remembered};
+use crate::core::rollout::target::Target;
+use crate::core::rollout::target::rollout::{PersistedProgress, Rollout};
 
 pub(crate) const SET: &str = "logs";
 
@@ -35,23 +35,23 @@ pub(crate) fn hash(image: &str) -> String {
 }
 
 /// A rollout to `image`, from images `v1`, `v2`, `v3` and `bad`.
-pub(crate) fn rollout(image: &str, update_strategy: Value) -> Rollout {
+pub(crate) fn target(image: &str, update_strategy: Value) -> Target {
     let known: BTreeMap<String, Template> = ["v1", "v2", "v3", "bad"]
         .map(|image| Template::of(&set(image, json!({})).spec))
         .map(|template| (template.hash(0), template))
         .into();
     let set = set(image, update_strategy);
     let template = Template::of(&set.spec);
-    Rollout::new(SET, &set.spec, (&template.hash(0), &template), &known, None).unwrap()
+    Target::new(SET, &set.spec, (&template.hash(0), &template), &known, None).unwrap()
 }
 
 /// The same as a course that nothing is remembered of.
-pub(crate) fn course(image: &str, update_strategy: Value) -> Course {
-    let rollout = rollout(image, update_strategy);
-    Course {
-        update_revision: rollout.revision.clone(),
-        rollout,
-        remembered: Remembered::default(),
+pub(crate) fn rollout(image: &str, update_strategy: Value) -> Rollout {
+    let target = target(image, update_strategy);
+    Rollout {
+        update_revision: target.revision.clone(),
+        target,
+        persisted: PersistedProgress::default(),
         way_back: None,
         aborted_because: None,
         stray_approval: None,

@@ -5,23 +5,23 @@ use crate::core::replace::words;
 use crate::core::rollout::budget::steps::Wait;
 use crate::core::rollout::plan::summary::Summary;
 use crate::core::rollout::target::Direction;
-use crate::core::rollout::target::direction::Course;
+use crate::core::rollout::target::rollout::Rollout;
 
 /// Nodes named in a message; the rest is counted.
 const NAMED_NODES: usize = 3;
 
-pub(super) fn progress(course: &Course, summary: &Summary) -> String {
-    let (rollout, counts) = (&course.rollout, &summary.counts);
-    if rollout.direction == Direction::Back {
+pub(super) fn progress(rollout: &Rollout, summary: &Summary) -> String {
+    let (target, counts) = (&rollout.target, &summary.counts);
+    if target.direction == Direction::Back {
         return format!(
             "revision {} is given up: {} of {} pods are back on {}, {} available",
-            course.update_revision, counts.updated, counts.matched, rollout.revision, counts.updated_ready
+            rollout.update_revision, counts.updated, counts.matched, target.revision, counts.updated_ready
         );
     }
     let (updated, matched, available) = (counts.updated, counts.matched, counts.updated_ready);
-    let revision = &rollout.revision;
+    let revision = &target.revision;
     let line = format!("revision {revision}: {updated} of {matched} pods updated, {available} available");
-    let steps = rollout.strategy.steps.len();
+    let steps = target.strategy.steps.len();
     if steps == 0 || counts.outdated + summary.evictable == 0 {
         return line;
     }
@@ -29,14 +29,14 @@ pub(super) fn progress(course: &Course, summary: &Summary) -> String {
 }
 
 /// Why the revision was given up, and how to go on.
-pub(super) fn given_up(course: &Course, summary: &Summary) -> String {
-    let because = course.aborted_because.clone().unwrap_or_else(|| failed(summary));
-    format!("stopped by {because}; {}", way_out(course))
+pub(super) fn given_up(rollout: &Rollout, summary: &Summary) -> String {
+    let because = rollout.aborted_because.clone().unwrap_or_else(|| failed(summary));
+    format!("stopped by {because}; {}", way_out(rollout))
 }
 
 /// What to do about failed pods.
-pub(super) fn way_out(course: &Course) -> String {
-    format!("apply a working image, or try again: annotate with {}={}", keys::RETRY, course.next_retry)
+pub(super) fn way_out(rollout: &Rollout) -> String {
+    format!("apply a working image, or try again: annotate with {}={}", keys::RETRY, rollout.next_retry)
 }
 
 /// `2 failed: default/web-1 (agent: ImagePullBackOff), node n1 (pull of agent:v2: ErrImagePull)`.
@@ -45,11 +45,11 @@ pub(super) fn failed(summary: &Summary) -> String {
     format!("{} failed: {}", counts.failed, list(&summary.failed, counts.failed))
 }
 
-pub(super) fn step_waits(course: &Course, summary: &Summary, wait: &Wait) -> String {
-    let (reached, revision) = (summary.gate.reached, &course.update_revision);
+pub(super) fn step_waits(rollout: &Rollout, summary: &Summary, wait: &Wait) -> String {
+    let (reached, revision) = (summary.gate.reached, &rollout.update_revision);
     match wait {
         Wait::Approval => {
-            let stray = course.stray_approval.as_ref().map(|value| format!(" (not {value:?}, which it has now)"));
+            let stray = rollout.stray_approval.as_ref().map(|value| format!(" (not {value:?}, which it has now)"));
             let stray = stray.unwrap_or_default();
             format!("step {reached} waits for approval: annotate with {}={revision}/{reached}{stray}", keys::APPROVE)
         }
@@ -89,7 +89,7 @@ pub(super) fn unready(summary: &Summary, total: usize) -> String {
 }
 
 /// What did not come back to the stable revision, or came back and is not ready.
-pub(super) fn left_behind(course: &Course, summary: &Summary) -> String {
+pub(super) fn left_behind(rollout: &Rollout, summary: &Summary) -> String {
     let counts = &summary.counts;
     let mut text = String::new();
     if counts.failed > 0 {
@@ -98,7 +98,7 @@ pub(super) fn left_behind(course: &Course, summary: &Summary) -> String {
     if !summary.slot_holders.is_empty() {
         text = format!("{text}; not available: {}", list(&summary.slot_holders, counts.slots));
     }
-    text + &not_in_place_for(summary, &course.rollout.revision)
+    text + &not_in_place_for(summary, &rollout.target.revision)
 }
 
 /// `; pulling agent:v2 on 3 nodes: n1, n2, n3; not pulled first on 1 node (exceeded quota: …)`

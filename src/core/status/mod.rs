@@ -21,7 +21,7 @@ use crate::core::base::time::whole_seconds;
 use crate::core::rollout::assess::state::ObstacleKind;
 use crate::core::rollout::plan::summary::Summary;
 use crate::core::rollout::target::Direction;
-use crate::core::rollout::target::direction::{Course, annotation};
+use crate::core::rollout::target::rollout::{Rollout, annotation};
 use crate::core::status::new_pods::{injection_revision, is_held};
 
 /// Status of a set that cannot be acted on.
@@ -35,38 +35,38 @@ pub fn invalid(set: &SidecarSet, problems: &str, injection: &InjectionState, now
 /// Status of a set whose rollout was planned, and when the progress deadline must be looked at.
 pub fn status(
     set: &SidecarSet,
-    course: &Course,
+    rollout: &Rollout,
     summary: &Summary,
     injection: &InjectionState,
     now: Timestamp,
 ) -> (SidecarSetStatus, Option<Timestamp>) {
     let old = set.status.clone().unwrap_or_default();
-    let (rollout, counts) = (&course.rollout, &summary.counts);
+    let (target, counts) = (&rollout.target, &summary.counts);
     let name = set.metadata.name.as_deref().unwrap_or_default();
-    let verdict = verdict(course, summary);
-    let last_progress = last_progress(&old, course, summary, &verdict, now);
-    let deadline = i64::from(rollout.strategy.progress_deadline_seconds);
+    let verdict = verdict(rollout, summary);
+    let last_progress = last_progress(&old, rollout, summary, &verdict, now);
+    let deadline = i64::from(target.strategy.progress_deadline_seconds);
     let overdue_at = last_progress.checked_add(SignedDuration::from_secs(deadline)).unwrap_or(Timestamp::MAX);
     let runs = verdict.reconciling && !verdict.waits();
     let verdict = if runs && now >= overdue_at {
-        verdict::overdue(verdict, rollout.strategy.progress_deadline_seconds)
+        verdict::overdue(verdict, target.strategy.progress_deadline_seconds)
     } else {
         verdict
     };
-    let is_stable = rollout.direction == Direction::Forward && fully_rolled_out(course, summary);
-    let aborted_revision = aborted(&old, course, summary);
-    let stable_revision = if is_stable { Some(rollout.revision.clone()) } else { old.stable_revision.clone() };
+    let is_stable = target.direction == Direction::Forward && fully_rolled_out(rollout, summary);
+    let aborted_revision = aborted(&old, rollout, summary);
+    let stable_revision = if is_stable { Some(target.revision.clone()) } else { old.stable_revision.clone() };
     let given = injection_revision(
         set,
-        course,
+        rollout,
         summary,
         stable_revision.as_ref(),
         aborted_revision.as_ref(),
         injection.pinned.as_deref(),
     );
-    let because = course.aborted_because.clone().unwrap_or_else(|| message::failed(summary));
-    let back = rollout.direction == Direction::Back;
-    let steps = !rollout.strategy.steps.is_empty();
+    let because = rollout.aborted_because.clone().unwrap_or_else(|| message::failed(summary));
+    let back = target.direction == Direction::Back;
+    let steps = !target.strategy.steps.is_empty();
     let status = SidecarSetStatus {
         matched_pods: number(counts.matched),
         updated_pods: number(if back { counts.matched - counts.updated } else { counts.updated }),
@@ -74,13 +74,13 @@ pub fn status(
         updated_ready_pods: if back { 0 } else { number(counts.updated_ready) },
         failed_pods: number(counts.failed),
         not_in_place_pods: number(counts.not_in_place),
-        update_revision: Some(course.update_revision.clone()),
+        update_revision: Some(rollout.update_revision.clone()),
         stable_revision,
         aborted_because: aborted_revision.is_some().then_some(because),
         aborted_revision,
         handled_retry: annotation(set, keys::RETRY).map(str::to_owned),
-        retried_at: rollout.retried_at.map(|at| Time(whole_seconds(at))),
-        latest_revision: Some(revision::name(name, &course.update_revision)),
+        retried_at: target.retried_at.map(|at| Time(whole_seconds(at))),
+        latest_revision: Some(revision::name(name, &rollout.update_revision)),
         injection_revision: Some(given),
         last_progress_time: Some(Time(last_progress)),
         current_step: steps.then(|| number(summary.gate.reached)),
@@ -93,15 +93,15 @@ pub fn status(
 }
 
 /// A revision that is given up stays so, even if its pods recover: until the template changes, or a retry is asked for.
-fn aborted(old: &SidecarSetStatus, course: &Course, summary: &Summary) -> Option<String> {
-    let latched = course.rollout.direction != Direction::Forward && old.aborted_revision.is_some();
-    (latched || summary.exceeded).then(|| course.update_revision.clone())
+fn aborted(old: &SidecarSetStatus, rollout: &Rollout, summary: &Summary) -> Option<String> {
+    let latched = rollout.target.direction != Direction::Forward && old.aborted_revision.is_some();
+    (latched || summary.exceeded).then(|| rollout.update_revision.clone())
 }
 
 /// The deadline runs from here. It begins anew with each revision and direction, and when a pause is over.
 fn last_progress(
     old: &SidecarSetStatus,
-    course: &Course,
+    rollout: &Rollout,
     summary: &Summary,
     verdict: &Verdict,
     now: Timestamp,
@@ -109,8 +109,8 @@ fn last_progress(
     let counts = &summary.counts;
     let before = old.conditions.iter().find(|c| c.type_ == condition::READY).and_then(|c| Reason::named(&c.reason));
     let waited = before.is_some_and(verdict::is_wait) && !verdict.waits();
-    let same_revision = old.update_revision.as_deref() == Some(&course.update_revision);
-    let more = match course.rollout.direction {
+    let same_revision = old.update_revision.as_deref() == Some(&rollout.update_revision);
+    let more = match rollout.target.direction {
         Direction::Back => number(counts.matched - counts.updated) < old.updated_pods,
         // Pods that were not ready before need not be so after.
         Direction::Forward | Direction::Halted => {
@@ -138,14 +138,14 @@ fn joined(message: &str, more: &str) -> String {
 
 /// Nothing more can be brought to the target: what is left behind cannot be, for reasons of single pods, or until it is
 /// recreated. In the second case at least one new pod has proved the revision.
-fn fully_rolled_out(course: &Course, summary: &Summary) -> bool {
+fn fully_rolled_out(rollout: &Rollout, summary: &Summary) -> bool {
     let counts = &summary.counts;
     // Nothing has proved it.
-    if counts.matched == 0 && course.rollout.stable.is_some() {
+    if counts.matched == 0 && rollout.target.stable.is_some() {
         return false;
     }
     // What is held back stays so while pods are made anew, or for a moment there are none.
-    if is_held(course, summary) && (counts.matched == 0 || counts.updated < counts.matched) {
+    if is_held(rollout, summary) && (counts.matched == 0 || counts.updated < counts.matched) {
         return false;
     }
     let has = |kind: ObstacleKind| summary.not_in_place.iter().any(|(obstacle, _)| obstacle.kind == kind);

@@ -5,7 +5,7 @@ use crate::api::SidecarSet;
 use crate::api::v1beta1::{NewPods, RevisionPolicy};
 use crate::core::rollout::assess::state::ObstacleKind;
 use crate::core::rollout::plan::summary::Summary;
-use crate::core::rollout::target::direction::Course;
+use crate::core::rollout::target::rollout::Rollout;
 
 /// The hash for `status.injectionRevision`. `pinned`: hash of the revision that `injectionStrategy.revision` names;
 /// `stable`: the last one that was fully rolled out; `aborted`: the one that is given up.
@@ -14,16 +14,16 @@ use crate::core::rollout::target::direction::Course;
 /// pods that wait for an eviction) and the rollout may still go on; otherwise the stable one, which is upgraded in its turn, under the budgets.
 pub fn injection_revision(
     set: &SidecarSet,
-    course: &Course,
+    rollout: &Rollout,
     summary: &Summary,
     stable: Option<&String>,
     aborted: Option<&String>,
     pinned: Option<&str>,
 ) -> String {
-    let rollout = &course.rollout;
-    let newest = || rollout.revision.clone();
+    let target = &rollout.target;
+    let newest = || target.revision.clone();
     // While a pod is being replaced nobody knows which of the new ones is its replacement, which must be the newest.
-    if summary.evicting > 0 && aborted != Some(&rollout.revision) {
+    if summary.evicting > 0 && aborted != Some(&target.revision) {
         return newest();
     }
     let counts = &summary.counts;
@@ -31,25 +31,25 @@ pub fn injection_revision(
     let step_is_full = summary.gate.allowed.is_some_and(|allowed| counts.selected_updated >= allowed);
     let share_is_full = counts.matched - counts.updated <= summary.keep_old || step_is_full;
     let partial = strategy.revision.as_ref().is_some_and(|r| r.policy == RevisionPolicy::Partial);
-    if let Some(pinned) = pinned.filter(|_| partial && share_is_full && rollout.has_partition()) {
+    if let Some(pinned) = pinned.filter(|_| partial && share_is_full && target.has_partition()) {
         return pinned.to_owned();
     }
-    let Some(stable) = stable.filter(|stable| **stable != rollout.revision) else { return newest() };
-    if aborted == Some(&rollout.revision) {
+    let Some(stable) = stable.filter(|stable| **stable != target.revision) else { return newest() };
+    if aborted == Some(&target.revision) {
         return stable.clone();
     }
-    let latest = strategy.new_pods == NewPods::Latest || !rollout.strategy.enabled;
+    let latest = strategy.new_pods == NewPods::Latest || !target.strategy.enabled;
     let needs_new_pods = changes_template(summary) || summary.evictable > 0;
-    let only_way = needs_new_pods && !share_is_full && !rollout.strategy.paused;
+    let only_way = needs_new_pods && !share_is_full && !target.strategy.paused;
     // Nobody is left behind, and no update is open; or there is nobody at all, and then all are made with the newest.
     let none_behind =
-        counts.updated == counts.matched && counts.slots + counts.capped == 0 && !is_held(course, summary);
+        counts.updated == counts.matched && counts.slots + counts.capped == 0 && !is_held(rollout, summary);
     if latest || only_way || none_behind { newest() } else { stable.clone() }
 }
 
 /// Somebody keeps a part of the pods from the newest: by a pause, partition or steps.
-pub(crate) fn is_held(course: &Course, summary: &Summary) -> bool {
-    course.rollout.strategy.paused || course.rollout.has_partition() || summary.gate.allowed.is_some()
+pub(crate) fn is_held(rollout: &Rollout, summary: &Summary) -> bool {
+    rollout.target.strategy.paused || rollout.target.has_partition() || summary.gate.allowed.is_some()
 }
 
 /// Some pods differ from the newest in more than images. Without evictions not what keeps single pods from an image: a node, a
@@ -82,15 +82,15 @@ mod tests {
     fn of(state: &State) -> String {
         let mut set = testing::set("v2", state.update.clone());
         set.spec.injection_strategy = serde_json::from_value(state.injection.clone()).unwrap();
-        let course = testing::course("v2", state.update.clone());
+        let rollout = testing::rollout("v2", state.update.clone());
         let mut summary = Summary::default();
         summary.counts.matched = 10;
         summary.counts.updated = state.updated;
         summary.not_in_place = state.not_in_place.iter().map(|kind| (obstacle(*kind), 1)).collect();
-        summary.keep_old = course.rollout.keep_old(10);
+        summary.keep_old = rollout.target.keep_old(10);
         let stable = state.stable.map(str::to_owned);
-        let given = injection_revision(&set, &course, &summary, stable.as_ref(), None, state.pinned);
-        if given == course.rollout.revision { "newest".to_owned() } else { given }
+        let given = injection_revision(&set, &rollout, &summary, stable.as_ref(), None, state.pinned);
+        if given == rollout.target.revision { "newest".to_owned() } else { given }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::{message, verdict};
 use crate::core::base::percent::scaled;
 use crate::core::rollout::plan::summary::Summary;
 use crate::core::rollout::target::Direction;
-use crate::core::rollout::target::direction::Course;
+use crate::core::rollout::target::rollout::Rollout;
 
 /// Steps that are named ahead; the rest is counted.
 const NAMED_STEPS: usize = 3;
@@ -21,34 +21,34 @@ pub struct Outlook {
 }
 
 /// See [`Outlook`]. `summary` is that of a plan of this course.
-pub fn outlook(course: &Course, summary: &Summary) -> Outlook {
-    let stopped = summary.is_halted(&course.rollout);
+pub fn outlook(rollout: &Rollout, summary: &Summary) -> Outlook {
+    let stopped = summary.is_halted(&rollout.target);
     Outlook {
-        given_up: given_up(course, summary),
-        steps: if stopped { String::new() } else { steps(course, summary) },
-        waits_for: if stopped { String::new() } else { waits_for(course, summary) },
+        given_up: given_up(rollout, summary),
+        steps: if stopped { String::new() } else { steps(rollout, summary) },
+        waits_for: if stopped { String::new() } else { waits_for(rollout, summary) },
     }
 }
 
-fn given_up(course: &Course, summary: &Summary) -> String {
-    let rollout = &course.rollout;
-    let instead = match rollout.direction {
-        Direction::Back => format!(", and pods go back to {}", rollout.revision),
+fn given_up(rollout: &Rollout, summary: &Summary) -> String {
+    let target = &rollout.target;
+    let instead = match target.direction {
+        Direction::Back => format!(", and pods go back to {}", target.revision),
         Direction::Forward if !summary.exceeded => return String::new(),
         Direction::Forward | Direction::Halted => String::new(),
     };
-    format!("revision {} is given up{instead}: {}", course.update_revision, message::given_up(course, summary))
+    format!("revision {} is given up{instead}: {}", rollout.update_revision, message::given_up(rollout, summary))
 }
 
-fn waits_for(course: &Course, summary: &Summary) -> String {
-    let message = verdict(course, summary).message;
-    let line = message::progress(course, summary);
+fn waits_for(rollout: &Rollout, summary: &Summary) -> String {
+    let message = verdict(rollout, summary).message;
+    let line = message::progress(rollout, summary);
     message.strip_prefix(&line).unwrap_or(&message).trim_start_matches("; ").to_owned()
 }
 
 /// `0 of 2 reached; step 1 lets 1 of 10 pods go, then waits for approval; step 2 lets 5 go; then the rest follows`.
-fn steps(course: &Course, summary: &Summary) -> String {
-    let (all, gate) = (&course.rollout.strategy.steps, &summary.gate);
+fn steps(rollout: &Rollout, summary: &Summary) -> String {
+    let (all, gate) = (&rollout.target.strategy.steps, &summary.gate);
     if all.is_empty() {
         return String::new();
     }
@@ -56,7 +56,7 @@ fn steps(course: &Course, summary: &Summary) -> String {
     let ahead = all.iter().enumerate().skip(gate.reached).take(NAMED_STEPS).map(|(i, step)| {
         let of_all = if i == gate.reached { format!(" of {selected} pods") } else { String::new() };
         let pause = match step.pause.as_ref().map(|pause| pause.duration_seconds) {
-            Some(_) if course.remembered.approved > i => ", and is approved".to_owned(),
+            Some(_) if rollout.persisted.approved > i => ", and is approved".to_owned(),
             Some(None) => ", then waits for approval".to_owned(),
             Some(Some(seconds)) => format!(", then pauses {seconds} s"),
             None => String::new(),

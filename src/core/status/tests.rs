@@ -115,7 +115,7 @@ fn each_state_has_its_row() {
     for (what, strategy, summary, expected) in cases {
         let set = testing::set("v2", strategy.clone());
         let injection = InjectionState { ready: true, reason: Reason::Registered, ..InjectionState::default() };
-        let status = status(&set, &testing::course("v2", strategy), &summary, &injection, testing::at(0)).0;
+        let status = status(&set, &testing::rollout("v2", strategy), &summary, &injection, testing::at(0)).0;
         let value = |type_: &str| {
             let condition = status.conditions.iter().find(|c| c.type_ == type_).unwrap();
             (condition.status.clone(), condition.reason.clone())
@@ -132,20 +132,20 @@ fn each_state_has_its_row() {
 #[test]
 fn a_transition_time_stays_until_the_status_changes() {
     let mut set = testing::set("v2", json!({}));
-    let course = testing::course("v2", json!({}));
+    let rollout = testing::rollout("v2", json!({}));
     let injection = InjectionState { ready: true, reason: Reason::Registered, ..InjectionState::default() };
-    let first = status(&set, &course, &summary(|_| {}), &injection, testing::at(0)).0;
+    let first = status(&set, &rollout, &summary(|_| {}), &injection, testing::at(0)).0;
     set.status = Some(first.clone());
-    assert_eq!(status(&set, &course, &summary(|_| {}), &injection, testing::at(60)).0, first);
+    assert_eq!(status(&set, &rollout, &summary(|_| {}), &injection, testing::at(60)).0, first);
 }
 
 #[test]
 fn a_revision_is_stable_when_every_pod_runs_it_that_can() {
     let set = testing::set("v2", json!({}));
-    let course = testing::course("v2", json!({}));
+    let rollout = testing::rollout("v2", json!({}));
     let injection = InjectionState { ready: true, reason: Reason::Registered, ..InjectionState::default() };
-    let stable = |summary: Summary| status(&set, &course, &summary, &injection, testing::at(0)).0.stable_revision;
-    assert_eq!(stable(summary(|_| {})), Some(course.rollout.revision.clone()));
+    let stable = |summary: Summary| status(&set, &rollout, &summary, &injection, testing::at(0)).0.stable_revision;
+    assert_eq!(stable(summary(|_| {})), Some(rollout.target.revision.clone()));
     assert_eq!(stable(summary(|s| (s.counts.updated_ready, s.counts.outdated) = (9, 1))), None);
     assert_eq!(stable(summary(|s| (s.counts.updated_ready, s.counts.outside) = (9, 1))), None);
     assert_eq!(stable(summary(|s| s.counts.undecided = 1)), None);
@@ -155,13 +155,13 @@ fn a_revision_is_stable_when_every_pod_runs_it_that_can() {
 #[test]
 fn pods_that_cannot_be_patched_do_not_keep_a_revision_from_being_stable() {
     let set = testing::set("v2", json!({}));
-    let course = testing::course("v2", json!({}));
+    let rollout = testing::rollout("v2", json!({}));
     let is_stable = |updated: usize, kind: ObstacleKind| {
         let summary = summary(|s| {
             (s.counts.updated, s.counts.updated_ready, s.counts.not_in_place) = (updated, updated, 10 - updated);
             s.not_in_place = vec![(Obstacle { kind, text: String::new() }, 10 - updated)];
         });
-        status(&set, &course, &summary, &InjectionState::default(), testing::at(0)).0.stable_revision.is_some()
+        status(&set, &rollout, &summary, &InjectionState::default(), testing::at(0)).0.stable_revision.is_some()
     };
     assert!(is_stable(9, ObstacleKind::Pod) && is_stable(0, ObstacleKind::Pod), "there is nothing else to wait for");
     assert!(is_stable(1, ObstacleKind::Template), "one that was recreated has proved it");
@@ -172,7 +172,7 @@ fn pods_that_cannot_be_patched_do_not_keep_a_revision_from_being_stable() {
 #[test]
 fn without_progress_a_rollout_is_stalled_and_paused_time_does_not_count() {
     let mut set = testing::set("v2", json!({}));
-    let course = |strategy: serde_json::Value| testing::course("v2", strategy);
+    let rollout = |strategy: serde_json::Value| testing::rollout("v2", strategy);
     let strategy = json!({"progressDeadlineSeconds": 100});
     let paused = json!({"progressDeadlineSeconds": 100, "paused": true});
     let rolling = |ready: usize| {
@@ -184,7 +184,7 @@ fn without_progress_a_rollout_is_stalled_and_paused_time_does_not_count() {
     let mut look = |strategy: &serde_json::Value, ready: usize, seconds: i64| {
         let injection = InjectionState::default();
         let (status, overdue_at) =
-            status(&set, &course(strategy.clone()), &rolling(ready), &injection, testing::at(seconds));
+            status(&set, &rollout(strategy.clone()), &rolling(ready), &injection, testing::at(seconds));
         let reason = status.conditions.iter().find(|c| c.type_ == "Ready").unwrap().reason.clone();
         set.status = Some(status);
         (reason, overdue_at)

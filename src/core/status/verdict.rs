@@ -25,7 +25,7 @@ use crate::api::reasons::Reason;
 use crate::core::rollout::budget::steps::Wait;
 use crate::core::rollout::plan::summary::Summary;
 use crate::core::rollout::target::Direction;
-use crate::core::rollout::target::direction::Course;
+use crate::core::rollout::target::rollout::Rollout;
 use crate::core::status::new_pods::changes_template;
 
 /// The four conditions about the rollout, and the line that explains them.
@@ -65,36 +65,36 @@ pub(super) fn is_wait(reason: Reason) -> bool {
 }
 
 /// Decides the row of the table above, but for the first and the progress deadline.
-pub fn verdict(course: &Course, summary: &Summary) -> Verdict {
-    let rollout = &course.rollout;
+pub fn verdict(rollout: &Rollout, summary: &Summary) -> Verdict {
+    let target = &rollout.target;
     let counts = &summary.counts;
-    let line = message::progress(course, summary);
+    let line = message::progress(rollout, summary);
     let step_is_open = summary.gate.allowed.is_some() && summary.gate.wait.is_none() && counts.outdated > 0;
     let unfinished = summary.remaining > 0 || counts.undecided + summary.evicting > 0 || step_is_open;
     if counts.matched == 0 {
         return Verdict::fine(Reason::NoPods, "no pod carries these sidecars yet".to_owned());
     }
-    if !rollout.strategy.enabled {
+    if !target.strategy.enabled {
         let text = "running pods are left alone: updateStrategy.type is NotUpdate";
         return Verdict::fine(Reason::NotUpdate, format!("{line}; {text}"));
     }
-    if summary.is_halted(&course.rollout) {
-        let text = message::given_up(course, summary);
-        if let Some(stable) = course.way_back.as_ref().filter(|_| rollout.direction == Direction::Forward) {
+    if summary.is_halted(&rollout.target) {
+        let text = message::given_up(rollout, summary);
+        if let Some(stable) = rollout.way_back.as_ref().filter(|_| target.direction == Direction::Forward) {
             return Verdict::moving(Reason::RollingBack, format!("{line}; going back to {stable}, {text}"));
         }
         return Verdict::stalled(Reason::FailureBudgetExceeded, format!("{line}; {text}"));
     }
-    if rollout.strategy.paused && summary.remaining + counts.resets_due > 0 {
+    if target.strategy.paused && summary.remaining + counts.resets_due > 0 {
         let text = "paused: set updateStrategy.paused to false to go on";
         return Verdict::moving(Reason::Paused, format!("{line}; {text}"));
     }
-    if rollout.direction == Direction::Back {
-        return back(course, summary, unfinished);
+    if target.direction == Direction::Back {
+        return back(rollout, summary, unfinished);
     }
-    let behind = counts.outdated + summary.evictable > 0 || (rollout.is_rolling() && changes_template(summary));
+    let behind = counts.outdated + summary.evictable > 0 || (target.is_rolling() && changes_template(summary));
     if let Some(wait) = summary.gate.wait.as_ref().filter(|_| behind && !unfinished) {
-        let text = message::step_waits(course, summary, wait);
+        let text = message::step_waits(rollout, summary, wait);
         let reason = match wait {
             Wait::Approval => Reason::WaitingForApproval,
             Wait::Until(_) => Reason::StepPause,
@@ -105,7 +105,7 @@ pub fn verdict(course: &Course, summary: &Summary) -> Verdict {
         return Verdict::moving(Reason::RollingUpdate, format!("{line}{}", message::waits_for(summary)));
     }
     if counts.failed > 0 {
-        let text = format!("{line}; {}; {}", message::failed(summary), message::way_out(course));
+        let text = format!("{line}; {}; {}", message::failed(summary), message::way_out(rollout));
         return Verdict::stalled(Reason::PodsFailed, text);
     }
     if counts.updated_ready < counts.updated {
@@ -140,14 +140,14 @@ fn at_rest(summary: &Summary, line: String) -> Verdict {
     Verdict::fine(Reason::UpToDate, line)
 }
 
-fn back(course: &Course, summary: &Summary, unfinished: bool) -> Verdict {
-    let line = message::progress(course, summary);
+fn back(rollout: &Rollout, summary: &Summary, unfinished: bool) -> Verdict {
+    let line = message::progress(rollout, summary);
     if unfinished {
-        let text = format!("{line}{}; {}", message::waits_for(summary), message::given_up(course, summary));
+        let text = format!("{line}{}; {}", message::waits_for(summary), message::given_up(rollout, summary));
         return Verdict::moving(Reason::RollingBack, text);
     }
-    let rest = message::left_behind(course, summary);
-    let text = format!("{line}{rest}; {}", message::given_up(course, summary));
+    let rest = message::left_behind(rollout, summary);
+    let text = format!("{line}{rest}; {}", message::given_up(rollout, summary));
     Verdict::stalled(Reason::RolledBack, text)
 }
 

@@ -11,19 +11,19 @@ use crate::core::rollout::assess::evidence::{Evidence, RESTART, STALE_STATUS, TE
 use crate::core::rollout::assess::progress::{Progress, deadline, has_seen};
 use crate::core::rollout::assess::{evidence, resize};
 use crate::core::rollout::target::strategy::Strategy;
-use crate::core::rollout::target::{Direction, Rollout};
+use crate::core::rollout::target::{Direction, Target};
 
 /// A 1.35 kubelet lets a container with a startupProbe inherit readiness until the first probe: period + this.
 const STARTUP_MARGIN_SECONDS: i32 = 2;
 
 /// Judges the update that the pod's annotation records.
-pub fn progress(pod: &PodView, update: &Update, rollout: &Rollout, now: Timestamp) -> Progress {
-    let strategy = &rollout.strategy;
+pub fn progress(pod: &PodView, update: &Update, target: &Target, now: Timestamp) -> Progress {
+    let strategy = &target.strategy;
     let deadline = deadline(update, strategy);
     let mut result = Progress::Done;
     for (name, replaced) in &update.containers {
         let step = match pod.container(name) {
-            Some(container) => container_progress(pod, container, replaced, update, rollout, now),
+            Some(container) => container_progress(pod, container, replaced, update, target, now),
             None => Progress::Failed(format!("{name}: the pod has no such container")),
         };
         result = result.and(step);
@@ -88,14 +88,14 @@ fn container_progress(
     container: &ContainerView,
     replaced: &Replaced,
     update: &Update,
-    rollout: &Rollout,
+    target: &Target,
     now: Timestamp,
 ) -> Progress {
     // Nothing is expected of a pod without a node; it will start with the new image.
     if pod.node.is_none() {
         return Progress::Undecided(None);
     }
-    let deadline = deadline(update, &rollout.strategy);
+    let deadline = deadline(update, &target.strategy);
     let Some(status) = &container.status else { return Progress::by(deadline, not_ready(container), now) };
     // Back on the image that it had. The kubelet may have killed it for the other one, and says so when it has pulled that.
     let is_back = status.id == replaced.id && replaced.image == container.image;
@@ -106,13 +106,13 @@ fn container_progress(
         // The pod's readiness after the deadline is none of this update's business: it was decided by then. But a
         // container that started anew has to hold out anew, or a crash loop would be done each time it comes up.
         let from = status.running_since.filter(|_| ready_since > deadline).unwrap_or(ready_since);
-        let done_at = after(from, hold(container, &rollout.strategy));
+        let done_at = after(from, hold(container, &target.strategy));
         let done = now >= done_at;
         return if done { Progress::Done } else { Progress::Undecided(Some(done_at)) };
     }
     let evidence = evidence::of_update(status, replaced).filter(|_| has_seen(pod, update.generation));
     if now >= deadline
-        && !is_late(container, status, replaced, update, &rollout.strategy, now)
+        && !is_late(container, status, replaced, update, &target.strategy, now)
         && is_new(container, status, replaced)
         && changed_since(pod, status, deadline)
     {
@@ -129,7 +129,7 @@ fn container_progress(
     match evidence {
         Some(Evidence { reason, patience }) => {
             // Of a revision that is given up, a failure does not become doubtful again because its words have changed.
-            let patience = if rollout.direction == Direction::Halted { STALE_STATUS } else { patience };
+            let patience = if target.direction == Direction::Halted { STALE_STATUS } else { patience };
             let counts_at = after(update.at, patience).min(deadline);
             Progress::by(counts_at, format!("{}: {reason}", container.name), now)
         }

@@ -44,7 +44,7 @@ fn template_differs(subject: &PodInSet<'_>) -> Option<Obstacle> {
 }
 
 fn cannot_resize(subject: &PodInSet<'_>) -> Option<Obstacle> {
-    resize::obstacle(subject.pod, subject.mark, subject.target, subject.around.can_resize)
+    resize::obstacle(subject.pod, subject.mark, subject.target, subject.context.can_resize)
 }
 
 fn cannot_find_container(subject: &PodInSet<'_>) -> Option<Obstacle> {
@@ -66,7 +66,7 @@ fn kubelet_does_not_restart(subject: &PodInSet<'_>) -> Option<Obstacle> {
         return None;
     }
     // kubernetes#126525
-    match subject.around.restarts_native_sidecars {
+    match subject.context.restarts_native_sidecars {
         Some(true) => None,
         Some(false) => {
             Some(Obstacle::new(Pod, "the node's kubelet is older than 1.32 and does not restart native sidecars"))
@@ -77,8 +77,8 @@ fn kubelet_does_not_restart(subject: &PodInSet<'_>) -> Option<Obstacle> {
 
 /// The sidecars that do not have their image, each with the container that is to get it.
 fn restarts<'a>(subject: &'a PodInSet<'a>) -> impl Iterator<Item = (&'a Sidecar, Result<&'a ContainerView, Obstacle>)> {
-    let PodInSet { pod, mark, target, around } = *subject;
+    let PodInSet { pod, mark, target, context } = *subject;
     let long_running = target.sidecars.iter().filter(|sidecar| sidecar.long_running);
-    let behind = long_running.filter(move |sidecar| !has_image(pod, mark, sidecar, target, around.now));
-    behind.map(move |sidecar| (sidecar, to_restart(pod, mark, sidecar, target, around.now)))
+    let behind = long_running.filter(move |sidecar| !has_image(pod, mark, sidecar, target, context.now));
+    behind.map(move |sidecar| (sidecar, to_restart(pod, mark, sidecar, target, context.now)))
 }

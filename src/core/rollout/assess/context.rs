@@ -6,11 +6,11 @@ use k8s_openapi::jiff::Timestamp;
 
 use crate::core::pod::{Mark, PodView};
 use crate::core::rollout::assess::refusal::Refusal;
-use crate::core::rollout::target::Rollout;
+use crate::core::rollout::target::Target;
 
 /// What a pod's state depends on besides pod and target.
 #[derive(Clone, Copy)]
-pub(crate) struct Surroundings<'a> {
+pub(crate) struct PodContext<'a> {
     pub(crate) namespace_labels: Option<&'a BTreeMap<String, String>>,
     /// `None` while the node is not known.
     pub(crate) restarts_native_sidecars: Option<bool>,
@@ -26,6 +26,6 @@ pub(crate) struct Surroundings<'a> {
 pub(crate) struct PodInSet<'a> {
     pub(crate) pod: &'a PodView,
     pub(crate) mark: &'a Mark,
-    pub(crate) target: &'a Rollout,
-    pub(crate) around: &'a Surroundings<'a>,
+    pub(crate) target: &'a Target,
+    pub(crate) context: &'a PodContext<'a>,
 }

@@ -8,42 +8,42 @@ use crate::core::pod::{PodView, Update};
 use crate::core::revision::Sidecar;
 use crate::core::rollout::assess::evidence;
 use crate::core::rollout::assess::state::State;
-use crate::core::rollout::target::Rollout;
+use crate::core::rollout::target::Target;
 
 /// The state of such a pod at the target, and when time alone may change it. `None` for a pod that was updated, and for
 /// one that proves nothing: of a stable revision, or of a set's first one, as there would be nothing to go back to.
 pub(crate) fn state(
     pod: &PodView,
     update: Option<&Update>,
-    rollout: &Rollout,
+    target: &Target,
     now: Timestamp,
 ) -> Option<(State, Option<Timestamp>)> {
-    if update.is_some() || !rollout.is_rolling() || rollout.stable.is_none() {
+    if update.is_some() || !target.is_rolling() || target.stable.is_none() {
         return None;
     }
-    let strategy = &rollout.strategy;
+    let strategy = &target.strategy;
     // A node whose clock is behind would cut the hold time.
     let since = pod.ready_changed.unwrap_or(pod.created).max(pod.created);
     let proved_at = after(since, seconds(strategy.min_ready_seconds));
     if pod.ready && now >= proved_at {
         return Some((State::Available, None));
     }
-    if let Some(why) = broken(pod, rollout) {
-        return Some(match rollout.retry_ends().filter(|end| now < *end) {
-            Some(end) => (State::Unready, Some(end)),
+    if let Some(why) = broken(pod, target) {
+        return Some(match target.retry_ends().filter(|end| now < *end) {
+            Some(end) => (State::NotReady, Some(end)),
             None => (State::Failed(why), pod.ready.then_some(proved_at)),
         });
     }
     if pod.ready {
-        return Some((State::Undecided, Some(proved_at)));
+        return Some((State::Updating, Some(proved_at)));
     }
     let deadline = after(pod.created, seconds(strategy.timeout_seconds));
-    Some((State::Unready, Some(deadline).filter(|deadline| now < *deadline)))
+    Some((State::NotReady, Some(deadline).filter(|deadline| now < *deadline)))
 }
 
 /// A sidecar that does not start, or crashed again and again.
-fn broken(pod: &PodView, rollout: &Rollout) -> Option<String> {
-    let names = rollout.sidecars.iter().filter(|sidecar| sidecar.long_running).flat_map(Sidecar::container_names);
+fn broken(pod: &PodView, target: &Target) -> Option<String> {
+    let names = target.sidecars.iter().filter(|sidecar| sidecar.long_running).flat_map(Sidecar::container_names);
     names.filter_map(|name| pod.container(&name).cloned()).find_map(|container| {
         let reason = evidence::of_container(container.status.as_ref()?, 0)?;
         Some(format!("{}: {reason}", container.name))

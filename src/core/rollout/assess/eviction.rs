@@ -3,7 +3,7 @@
 use crate::core::pod::{Owner, PodView};
 use crate::core::replace::exempt;
 use crate::core::rollout::assess::state::{ObstacleKind, State};
-use crate::core::rollout::target::Rollout;
+use crate::core::rollout::target::Target;
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,7 +15,7 @@ pub(crate) enum Evictability {
 }
 
 /// `None`: eviction is not asked for, or is no remedy.
-pub(crate) fn evictability(pod: &PodView, state: &State, target: &Rollout) -> Option<Evictability> {
+pub(crate) fn evictability(pod: &PodView, state: &State, target: &Target) -> Option<Evictability> {
     let State::NotInPlace(obstacle) = state else { return None };
     if !target.strategy.evicts || obstacle.kind == ObstacleKind::Passing {
         return None;

@@ -7,13 +7,13 @@ use crate::core::pod::{ContainerView, Mark, PodView};
 use crate::core::revision::Sidecar;
 use crate::core::rollout::assess::state::{Obstacle, ObstacleKind};
 use crate::core::rollout::assess::twins::{self, Need};
-use crate::core::rollout::target::Rollout;
+use crate::core::rollout::target::Target;
 
-pub(crate) fn has_images(pod: &PodView, mark: &Mark, target: &Rollout, now: Timestamp) -> bool {
+pub(crate) fn has_images(pod: &PodView, mark: &Mark, target: &Target, now: Timestamp) -> bool {
     target.sidecars.iter().all(|sidecar| has_image(pod, mark, sidecar, target, now))
 }
 
-pub(crate) fn has_image(pod: &PodView, mark: &Mark, sidecar: &Sidecar, target: &Rollout, now: Timestamp) -> bool {
+pub(crate) fn has_image(pod: &PodView, mark: &Mark, sidecar: &Sidecar, target: &Target, now: Timestamp) -> bool {
     if sidecar.hot {
         return twins::has_image(pod, mark, sidecar, target, now);
     }
@@ -25,7 +25,7 @@ pub(crate) fn to_restart<'a>(
     pod: &'a PodView,
     mark: &Mark,
     sidecar: &'a Sidecar,
-    target: &Rollout,
+    target: &Target,
     now: Timestamp,
 ) -> Result<&'a ContainerView, Obstacle> {
     if !sidecar.hot {

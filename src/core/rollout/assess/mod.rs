@@ -23,12 +23,12 @@ use crate::core::pod::readiness::Readiness;
 use crate::core::pod::{Mark, PodView, Update};
 use crate::core::rollout::assess::attempt::runs_on;
 use crate::core::rollout::assess::claim::Claim;
-use crate::core::rollout::assess::context::{PodInSet, Surroundings};
+use crate::core::rollout::assess::context::{PodContext, PodInSet};
 use crate::core::rollout::assess::eviction::{Evictability, evictability};
 use crate::core::rollout::assess::images::has_images;
 use crate::core::rollout::assess::progress::{Progress, deadline, has_seen};
 use crate::core::rollout::assess::state::{Obstacle, ObstacleKind, State};
-use crate::core::rollout::target::Rollout;
+use crate::core::rollout::target::Target;
 
 /// A pod that still has another image right after our patch is left alone for this long: an admission webhook that
 /// rewrites images would otherwise be fought without end.
@@ -73,23 +73,23 @@ impl Assessment {
 }
 
 /// `None` for a pod that does not belong to the set, or has ended.
-pub(crate) fn assess(pod: &PodView, target: &Rollout, around: &Surroundings<'_>) -> Option<Assessment> {
+pub(crate) fn assess(pod: &PodView, target: &Target, context: &PodContext<'_>) -> Option<Assessment> {
     let mark = pod.marks.get(&target.set)?;
     let in_namespace = match &target.namespace_selector {
-        Some(selector) => around.namespace_labels.is_some_and(|labels| selector.matches(labels)),
+        Some(selector) => context.namespace_labels.is_some_and(|labels| selector.matches(labels)),
         None => true,
     };
     if !pod.is_active() || !in_namespace || !target.selector.matches(&pod.labels) {
         return None;
     }
-    Some(PodInSet { pod, mark, target, around }.assess())
+    Some(PodInSet { pod, mark, target, context }.assess())
 }
 
 impl PodInSet<'_> {
     fn assess(&self) -> Assessment {
-        let Self { pod, mark, target, around } = *self;
-        let judged = judge(pod, mark, target, around.now);
-        let readiness = Readiness::of(pod, around.now);
+        let Self { pod, mark, target, context } = *self;
+        let judged = judge(pod, mark, target, context.now);
+        let readiness = Readiness::of(pod, context.now);
         let (state, check_at) = self.state(judged.as_ref());
         let undone = judged.as_ref().is_some_and(|progress| *progress != Progress::Done);
         let unfinished = state == State::ResetDue || (undone && !self.is_over(&state));
@@ -119,8 +119,8 @@ impl PodInSet<'_> {
             _ => Claim::None,
         };
         let requested = match state {
-            State::Unanswered(_) if readiness.counts_as_ready() => Claim::Disruption,
-            State::Unanswered(_) => Claim::Unready,
+            State::Unconfirmed(_) if readiness.counts_as_ready() => Claim::Disruption,
+            State::Unconfirmed(_) => Claim::Unready,
             _ => Claim::None,
         };
         recorded.max(requested)
@@ -133,9 +133,9 @@ impl PodInSet<'_> {
     }
 
     fn waits_for(&self, unfinished: bool) -> Option<String> {
-        let Self { pod, mark, target, around } = *self;
+        let Self { pod, mark, target, context } = *self;
         let update = mark.update.as_ref().filter(|_| unfinished)?;
-        second_try(pod, mark, target, around.now)
+        second_try(pod, mark, target, context.now)
             .or_else(|| resize::waits_for(pod, update))
             .or_else(|| evidence::waits_for(pod, update))
     }
@@ -145,9 +145,9 @@ impl PodInSet<'_> {
     /// other can follow it: a kubelet has nothing to do for an image that was changed by hand and set back before it
     /// looked.
     fn is_over(&self, state: &State) -> bool {
-        let Self { pod, mark, target, around } = *self;
+        let Self { pod, mark, target, context } = *self;
         let Some(update) = &mark.update else { return false };
-        if !pod.ready || around.now < deadline(update, &target.strategy) || !has_seen(pod, update.generation) {
+        if !pod.ready || context.now < deadline(update, &target.strategy) || !has_seen(pod, update.generation) {
             return false;
         }
         let is_stable = target.stable.as_ref() == Some(&update.revision);
@@ -156,9 +156,9 @@ impl PodInSet<'_> {
 
     /// The state, and when time alone may change it.
     fn state(&self, judged: Option<&Progress>) -> (State, Option<Timestamp>) {
-        let Self { pod, mark, target, around } = *self;
+        let Self { pod, mark, target, context } = *self;
         let update = mark.update.as_ref().filter(|update| update.revision == target.revision);
-        let now = around.now;
+        let now = context.now;
         if mark.revision != target.revision
             || !has_images(pod, mark, target, now)
             || resize::is_unfinished(pod, mark, target)
@@ -167,8 +167,8 @@ impl PodInSet<'_> {
         }
         match judged.filter(|_| update.is_some()) {
             Some(Progress::Failed(reason)) if target.is_rolling() => (State::Failed(reason.clone()), None),
-            Some(Progress::Undecided(_)) if pod.node.is_some() => (State::Undecided, None),
-            _ if twins::is_reset_due(pod, mark, target, now) => reset_due(around),
+            Some(Progress::Undecided(_)) if pod.node.is_some() => (State::Updating, None),
+            _ if twins::is_reset_due(pod, mark, target, now) => reset_due(context),
             _ if let Some(created) = created::state(pod, update, target, now) => created,
             _ if pod.ready => (State::Available, None),
             _ => unready(pod, update, target, now),
@@ -176,18 +176,18 @@ impl PodInSet<'_> {
     }
 
     fn behind(&self, update: Option<&Update>) -> (State, Option<Timestamp>) {
-        let Self { pod, mark, target, around } = *self;
-        if let Some(refusal) = around.refused.filter(|refusal| refusal.until.is_some()) {
-            return (State::Unanswered(refusal.message.clone()), refusal.until);
+        let Self { pod, mark, target, context } = *self;
+        if let Some(refusal) = context.refused.filter(|refusal| refusal.until.is_some()) {
+            return (State::Unconfirmed(refusal.message.clone()), refusal.until);
         }
         if let Some(obstacle) = checks::obstacle(self) {
             return (State::NotInPlace(obstacle), None);
         }
-        if let Some(refusal) = around.refused {
+        if let Some(refusal) = context.refused {
             return (State::Refused(refusal.message.clone()), None);
         }
-        let patient_until = update.map(|update| after(update.at, REWRITTEN)).filter(|until| around.now < *until);
-        if mark.revision == target.revision && !has_images(pod, mark, target, around.now) && patient_until.is_some() {
+        let patient_until = update.map(|update| after(update.at, REWRITTEN)).filter(|until| context.now < *until);
+        if mark.revision == target.revision && !has_images(pod, mark, target, context.now) && patient_until.is_some() {
             let text = "the image differs right after it was set: something else sets it, such as an admission webhook";
             return (State::NotInPlace(Obstacle::new(ObstacleKind::Passing, text)), patient_until);
         }
@@ -196,7 +196,7 @@ impl PodInSet<'_> {
 }
 
 /// The progress of an update. One that had failed before a retry is given the whole timeout again.
-fn judge(pod: &PodView, mark: &Mark, target: &Rollout, now: Timestamp) -> Option<Progress> {
+fn judge(pod: &PodView, mark: &Mark, target: &Target, now: Timestamp) -> Option<Progress> {
     let judged = twins::judge(pod, mark, target, now)?;
     let second_chance = mark.update.as_ref().and_then(|update| retry_ends(update, target)).filter(|end| now < *end);
     match (&judged, second_chance) {
@@ -206,7 +206,7 @@ fn judge(pod: &PodView, mark: &Mark, target: &Rollout, now: Timestamp) -> Option
 }
 
 /// Why an update had failed that is given the whole timeout again, and until when.
-fn second_try(pod: &PodView, mark: &Mark, target: &Rollout, now: Timestamp) -> Option<String> {
+fn second_try(pod: &PodView, mark: &Mark, target: &Target, now: Timestamp) -> Option<String> {
     let end = retry_ends(mark.update.as_ref()?, target).filter(|end| now < *end)?;
     match twins::judge(pod, mark, target, now) {
         Some(Progress::Failed(reason)) => Some(format!("{reason}, tried again until {end:.0}")),
@@ -215,30 +215,30 @@ fn second_try(pod: &PodView, mark: &Mark, target: &Rollout, now: Timestamp) -> O
 }
 
 /// When the second chance of an update ends; `None` if it has none.
-fn retry_ends(update: &Update, target: &Rollout) -> Option<Timestamp> {
+fn retry_ends(update: &Update, target: &Target) -> Option<Timestamp> {
     target.retry_ends().filter(|_| target.retried_at.is_some_and(|at| update.at < at))
 }
 
-fn reset_due(around: &Surroundings<'_>) -> (State, Option<Timestamp>) {
-    match around.refused {
+fn reset_due(context: &PodContext<'_>) -> (State, Option<Timestamp>) {
+    match context.refused {
         Some(refusal) => (State::Failed(format!("PatchRefused: {}", refusal.message)), refusal.until),
         None => (State::ResetDue, None),
     }
 }
 
 /// A pod that lost its readiness with the update and did not get it back in time has failed, container ready or not.
-fn unready(pod: &PodView, update: Option<&Update>, target: &Rollout, now: Timestamp) -> (State, Option<Timestamp>) {
+fn unready(pod: &PodView, update: Option<&Update>, target: &Target, now: Timestamp) -> (State, Option<Timestamp>) {
     let Some(update) = update.filter(|update| update.was_ready && target.is_rolling()) else {
-        return (State::Unready, None);
+        return (State::NotReady, None);
     };
     let deadline = retry_ends(update, target).unwrap_or_else(|| deadline(update, &target.strategy));
     let since = pod.ready_changed.unwrap_or(update.at);
     if now < deadline {
-        (State::Unready, Some(deadline))
+        (State::NotReady, Some(deadline))
     } else if since <= deadline {
         (State::Failed("the pod is not ready by podUpdateTimeoutSeconds".to_owned()), None)
     } else {
-        (State::Unready, None)
+        (State::NotReady, None)
     }
 }
 

@@ -3,7 +3,7 @@
 use k8s_openapi::jiff::Timestamp;
 
 use crate::core::pod::PodView;
-use crate::core::rollout::target::Rollout;
+use crate::core::rollout::target::Target;
 
 /// What is remembered of the last patch of a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,7 +14,7 @@ pub(crate) struct Refusal {
     pub(crate) resource_version: u64,
     /// Revision it was to get.
     pub(crate) revision: String,
-    /// [`Rollout::retried_at`] then, in seconds, as the status keeps it.
+    /// [`Target::retried_at`] then, in seconds, as the status keeps it.
     pub(crate) retried_at: Option<i64>,
     pub(crate) message: String,
     /// No clear answer: it may be carried out until then, and is tried again after. `None`: it was refused for good, and
@@ -24,7 +24,7 @@ pub(crate) struct Refusal {
 
 impl Refusal {
     /// Whether it still says something about this pod and this target.
-    pub(crate) fn stands(&self, pod: &PodView, target: &Rollout, now: Timestamp) -> bool {
+    pub(crate) fn stands(&self, pod: &PodView, target: &Target, now: Timestamp) -> bool {
         if let Some(until) = self.until {
             // Neither a newer status of the pod nor another target keeps a request from being carried out.
             return pod.uid == self.uid && now < until;

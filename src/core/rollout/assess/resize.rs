@@ -18,7 +18,7 @@ use crate::core::revision::List;
 use crate::core::rollout::assess::evidence::STALE_STATUS;
 use crate::core::rollout::assess::progress::{Progress, deadline, has_seen};
 use crate::core::rollout::assess::state::{Obstacle, ObstacleKind};
-use crate::core::rollout::target::Rollout;
+use crate::core::rollout::target::Target;
 use crate::core::rollout::target::strategy::Strategy;
 
 /// A container, what it is to have, and whether it will be restarted for that.
@@ -35,13 +35,13 @@ impl Pending<'_> {
 }
 
 /// The containers that still have to be resized to reach the target.
-pub(crate) fn pending<'a>(pod: &'a PodView, mark: &Mark, rollout: &Rollout) -> Vec<Pending<'a>> {
+pub(crate) fn pending<'a>(pod: &'a PodView, mark: &Mark, target: &Target) -> Vec<Pending<'a>> {
     let open = mark.update.iter().flat_map(|update| &update.resizes);
     let unsent = open.filter(|(name, resize)| pod.container(name).is_some_and(|c| current(c) == resize.from));
-    let differing = rollout.beside.get(&mark.revision).into_iter().flat_map(|beside| &beside.resized);
+    let differing = target.beside.get(&mark.revision).into_iter().flat_map(|beside| &beside.resized);
     let names: BTreeSet<&String> = unsent.map(|(name, _)| name).chain(differing).collect();
     let of = |name: &String| {
-        let (container, wanted) = (pod.container(name)?, rollout.resources.get(name)?);
+        let (container, wanted) = (pod.container(name)?, target.resources.get(name)?);
         let from = current(container);
         let to = from.clone().with(wanted);
         (from != to).then_some(Pending { container, resize: Resize { from, to } })
@@ -54,13 +54,13 @@ pub(crate) fn current(container: &ContainerView) -> Resources {
 }
 
 /// A pod that has the marks of the target, but not all of its resources.
-pub(crate) fn is_unfinished(pod: &PodView, mark: &Mark, rollout: &Rollout) -> bool {
-    mark.update.as_ref().is_some_and(|update| !update.resizes.is_empty()) && !pending(pod, mark, rollout).is_empty()
+pub(crate) fn is_unfinished(pod: &PodView, mark: &Mark, target: &Target) -> bool {
+    mark.update.as_ref().is_some_and(|update| !update.resizes.is_empty()) && !pending(pod, mark, target).is_empty()
 }
 
 /// Why the resources of the target cannot be given to this pod where it stands.
-pub(crate) fn obstacle(pod: &PodView, mark: &Mark, rollout: &Rollout, can_resize: bool) -> Option<Obstacle> {
-    let pending = pending(pod, mark, rollout);
+pub(crate) fn obstacle(pod: &PodView, mark: &Mark, target: &Target, can_resize: bool) -> Option<Obstacle> {
+    let pending = pending(pod, mark, target);
     let first = pending.first()?.container.name.as_str();
     if !can_resize {
         let text = format!("{first}: resources of running pods can be changed from Kubernetes 1.33 on");
@@ -93,8 +93,8 @@ pub(crate) fn obstacle(pod: &PodView, mark: &Mark, rollout: &Rollout, can_resize
 }
 
 /// What changes for people to read, for example `agent: limits.memory 64Mi -> 128Mi`.
-pub fn describe(pod: &PodView, rollout: &Rollout) -> Vec<String> {
-    let pending = pod.marks.get(&rollout.set).map(|mark| pending(pod, mark, rollout)).unwrap_or_default();
+pub fn describe(pod: &PodView, target: &Target) -> Vec<String> {
+    let pending = pod.marks.get(&target.set).map(|mark| pending(pod, mark, target)).unwrap_or_default();
     let text = |Pending { container, resize: Resize { from, to } }: Pending<'_>| {
         let before: Vec<_> = from.named().collect();
         let changed = to.named().filter(|named| !before.contains(named)).map(|(list, resource, amount)| {

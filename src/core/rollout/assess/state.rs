@@ -8,11 +8,11 @@ pub enum State {
     /// Behind the target, and cannot be patched.
     NotInPlace(Obstacle),
     /// At the target, its update neither done nor failed.
-    Undecided,
+    Updating,
     /// At the target, and of a hot sidecar's twins the one that has handed over is to be reset.
     ResetDue,
     /// At the target and done, but the pod is not ready.
-    Unready,
+    NotReady,
     /// At the target, done, and the pod is ready.
     Available,
     /// At the target, and its update failed; the text says why.
@@ -20,7 +20,7 @@ pub enum State {
     /// Behind the target, and the apiserver refused the patch; the text is its answer.
     Refused(String),
     /// A patch got no clear answer and may still be carried out; the text is what was heard.
-    Unanswered(String),
+    Unconfirmed(String),
 }
 
 /// Why a pod cannot be patched.

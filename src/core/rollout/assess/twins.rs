@@ -19,7 +19,7 @@ use crate::core::revision::Sidecar;
 use crate::core::rollout::assess::attempt::{progress, proved_at};
 use crate::core::rollout::assess::progress::{Progress, deadline};
 use crate::core::rollout::assess::state::{Obstacle, ObstacleKind};
-use crate::core::rollout::target::Rollout;
+use crate::core::rollout::target::Target;
 
 /// What a hot sidecar of a pod needs to reach the target: its image in one twin, and the idle image in the other.
 #[derive(Debug)]
@@ -68,7 +68,7 @@ pub(crate) fn need<'a>(
     pod: &'a PodView,
     mark: &Mark,
     sidecar: &'a Sidecar,
-    rollout: &Rollout,
+    target: &Target,
     now: Timestamp,
 ) -> Need<'a> {
     let Twins { serving, other, hands_over } = match twins(pod, sidecar) {
@@ -78,7 +78,7 @@ pub(crate) fn need<'a>(
     let (image, idle) = (sidecar.image.as_str(), sidecar.idle_image.as_str());
     let recorded = mark.update.as_ref().filter(|update| update.containers.contains_key(&other.name));
     if hands_over {
-        let proved = recorded.and_then(|update| proved_at(pod, other, update, &rollout.strategy));
+        let proved = recorded.and_then(|update| proved_at(pod, other, update, &target.strategy));
         if proved.is_some_and(|at| at <= now) {
             return Need::Move(Move { to: serving, serving: other, image: idle, is_reset: true });
         }
@@ -86,7 +86,7 @@ pub(crate) fn need<'a>(
             let name = &other.name;
             return Need::Unclear(format!(
                 "{name} is to take over, and no annotation {} says since when",
-                update(rollout)
+                update(target)
             ));
         }
         if same_image(&other.image, image) {
@@ -97,7 +97,7 @@ pub(crate) fn need<'a>(
         return Need::Move(Move { to: other, serving, image, is_reset: false });
     }
     // Asked for once; whoever sets another image then, such as an admission webhook, would do it again.
-    let asked_for = recorded.is_some_and(|update| update.revision == rollout.revision);
+    let asked_for = recorded.is_some_and(|update| update.revision == target.revision);
     if same_image(&other.image, idle) || (asked_for && !hands_over) {
         return Need::Nothing;
     }
@@ -105,8 +105,8 @@ pub(crate) fn need<'a>(
 }
 
 /// The image serves, or is about to.
-pub(crate) fn has_image(pod: &PodView, mark: &Mark, sidecar: &Sidecar, rollout: &Rollout, now: Timestamp) -> bool {
-    match need(pod, mark, sidecar, rollout, now) {
+pub(crate) fn has_image(pod: &PodView, mark: &Mark, sidecar: &Sidecar, target: &Target, now: Timestamp) -> bool {
+    match need(pod, mark, sidecar, target, now) {
         // A plain init container has ended long ago, and hands nothing over.
         _ if !sidecar.long_running => true,
         Need::Nothing | Need::Proof => true,
@@ -116,12 +116,12 @@ pub(crate) fn has_image(pod: &PodView, mark: &Mark, sidecar: &Sidecar, rollout: 
 }
 
 /// A pod at the target has a twin that is to be reset.
-pub(crate) fn is_reset_due(pod: &PodView, mark: &Mark, rollout: &Rollout, now: Timestamp) -> bool {
-    moves(pod, mark, rollout, now).moves.iter().any(|next| next.is_reset)
+pub(crate) fn is_reset_due(pod: &PodView, mark: &Mark, target: &Target, now: Timestamp) -> bool {
+    moves(pod, mark, target, now).moves.iter().any(|next| next.is_reset)
 }
 
 /// Why a move cannot be made, or not yet.
-pub(crate) fn obstacle(next: &Move<'_>, mark: &Mark, sidecar: &Sidecar, rollout: &Rollout) -> Option<Obstacle> {
+pub(crate) fn obstacle(next: &Move<'_>, mark: &Mark, sidecar: &Sidecar, target: &Target) -> Option<Obstacle> {
     let name = &next.to.name;
     if next.is_reset {
         return None;
@@ -131,7 +131,7 @@ pub(crate) fn obstacle(next: &Move<'_>, mark: &Mark, sidecar: &Sidecar, rollout:
         return Some(Obstacle::new(ObstacleKind::Template, text));
     }
     let update = mark.update.as_ref();
-    let asked_for = mark.revision == rollout.revision && update.is_some_and(|u| u.revision == rollout.revision);
+    let asked_for = mark.revision == target.revision && update.is_some_and(|u| u.revision == target.revision);
     if asked_for && !same_image(&next.to.image, &sidecar.idle_image) {
         let text = "has another image than was set: something else sets it, such as an admission webhook";
         return Some(Obstacle::new(ObstacleKind::Pod, format!("{name} {text}")));
@@ -145,8 +145,8 @@ pub(crate) fn obstacle(next: &Move<'_>, mark: &Mark, sidecar: &Sidecar, rollout:
 }
 
 /// What to send now.
-pub(crate) fn moves<'a>(pod: &'a PodView, mark: &Mark, rollout: &'a Rollout, now: Timestamp) -> Moves<'a> {
-    let needs = hot(rollout).map(|sidecar| (sidecar, need(pod, mark, sidecar, rollout, now)));
+pub(crate) fn moves<'a>(pod: &'a PodView, mark: &Mark, target: &'a Target, now: Timestamp) -> Moves<'a> {
+    let needs = hot(target).map(|sidecar| (sidecar, need(pod, mark, sidecar, target, now)));
     let all: Vec<(&Sidecar, Move<'_>)> = needs
         .filter_map(|(sidecar, need)| match need {
             Need::Move(next) => Some((sidecar, next)),
@@ -163,28 +163,28 @@ pub(crate) fn moves<'a>(pod: &'a PodView, mark: &Mark, rollout: &'a Rollout, now
 }
 
 /// A twin that has the image to take over with. Its record is kept until the other one is reset: it says since when.
-pub(crate) fn takes_over(pod: &PodView, name: &str, rollout: &Rollout) -> bool {
-    let mut twins = hot(rollout).filter_map(|sidecar| twins(pod, sidecar).ok());
+pub(crate) fn takes_over(pod: &PodView, name: &str, target: &Target) -> bool {
+    let mut twins = hot(target).filter_map(|sidecar| twins(pod, sidecar).ok());
     twins.any(|twins| twins.hands_over && twins.other.name == name)
 }
 
-fn is_to_prove(pod: &PodView, mark: &Mark, name: &str, rollout: &Rollout, now: Timestamp) -> bool {
-    let waits = |sidecar: &Sidecar| matches!(need(pod, mark, sidecar, rollout, now), Need::Proof);
-    hot(rollout).any(|sidecar| keys::twins(&sidecar.name).iter().any(|twin| twin == name) && waits(sidecar))
+fn is_to_prove(pod: &PodView, mark: &Mark, name: &str, target: &Target, now: Timestamp) -> bool {
+    let waits = |sidecar: &Sidecar| matches!(need(pod, mark, sidecar, target, now), Need::Proof);
+    hot(target).any(|sidecar| keys::twins(&sidecar.name).iter().any(|twin| twin == name) && waits(sidecar))
 }
 
 /// As [`progress`], but an update is not done before each new twin has proved itself, however late: the old one would be
 /// stopped for it.
-pub(crate) fn judge(pod: &PodView, mark: &Mark, rollout: &Rollout, now: Timestamp) -> Option<Progress> {
+pub(crate) fn judge(pod: &PodView, mark: &Mark, target: &Target, now: Timestamp) -> Option<Progress> {
     let update = mark.update.as_ref()?;
-    let judged = progress(pod, update, rollout, now);
+    let judged = progress(pod, update, target, now);
     if judged != Progress::Done {
         return Some(judged);
     }
-    let waits = |name: &&String| is_to_prove(pod, mark, name, rollout, now);
+    let waits = |name: &&String| is_to_prove(pod, mark, name, target, now);
     let Some(name) = update.containers.keys().find(waits) else { return Some(judged) };
-    let proved = pod.container(name).and_then(|twin| proved_at(pod, twin, update, &rollout.strategy));
-    let deadline = deadline(update, &rollout.strategy);
+    let proved = pod.container(name).and_then(|twin| proved_at(pod, twin, update, &target.strategy));
+    let deadline = deadline(update, &target.strategy);
     Some(match proved {
         Some(at) => Progress::Undecided(Some(at)),
         None if now < deadline => Progress::Undecided(Some(deadline)),
@@ -225,10 +225,10 @@ fn twins<'a>(pod: &'a PodView, sidecar: &Sidecar) -> Result<Twins<'a>, String> {
     })
 }
 
-fn hot(rollout: &Rollout) -> impl Iterator<Item = &Sidecar> {
-    rollout.sidecars.iter().filter(|sidecar| sidecar.hot && sidecar.long_running)
+fn hot(target: &Target) -> impl Iterator<Item = &Sidecar> {
+    target.sidecars.iter().filter(|sidecar| sidecar.hot && sidecar.long_running)
 }
 
-fn update(rollout: &Rollout) -> String {
-    keys::update_annotation(&rollout.set)
+fn update(target: &Target) -> String {
+    keys::update_annotation(&target.set)
 }

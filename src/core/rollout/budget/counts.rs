@@ -24,10 +24,10 @@ enum StateKind {
     Outdated,
     NotInPlace,
     Refused,
-    Unanswered,
-    Undecided,
+    Unconfirmed,
+    Updating,
     ResetDue,
-    Unready,
+    NotReady,
     Available,
     Failed,
 }
@@ -38,10 +38,10 @@ impl Kind {
             State::Outdated => StateKind::Outdated,
             State::NotInPlace(_) => StateKind::NotInPlace,
             State::Refused(_) => StateKind::Refused,
-            State::Unanswered(_) => StateKind::Unanswered,
-            State::Undecided => StateKind::Undecided,
+            State::Unconfirmed(_) => StateKind::Unconfirmed,
+            State::Updating => StateKind::Updating,
             State::ResetDue => StateKind::ResetDue,
-            State::Unready => StateKind::Unready,
+            State::NotReady => StateKind::NotReady,
             State::Available => StateKind::Available,
             State::Failed(_) => StateKind::Failed,
         };
@@ -57,8 +57,8 @@ impl Kind {
 
     /// Not at the target.
     pub(crate) fn is_behind(self) -> bool {
-        use StateKind::{NotInPlace, Outdated, Refused, Unanswered};
-        matches!(self.state, Outdated | NotInPlace | Refused | Unanswered)
+        use StateKind::{NotInPlace, Outdated, Refused, Unconfirmed};
+        matches!(self.state, Outdated | NotInPlace | Refused | Unconfirmed)
     }
 
     pub(crate) fn is_failed(self) -> bool {
@@ -151,10 +151,10 @@ pub struct Counts {
 impl Counts {
     /// What each number counts.
     fn add(&mut self, kind: Kind, pods: usize) {
-        use StateKind::{Available, NotInPlace, Outdated, ResetDue, Unanswered, Undecided, Unready};
+        use StateKind::{Available, NotInPlace, NotReady, Outdated, ResetDue, Unconfirmed, Updating};
         let Kind { state, ready, claim, selected, evictable, timed } = kind;
         let (behind, failed) = (kind.is_behind(), kind.is_failed());
-        let unready_anyway = state == Unready && claim != Claim::Disruption && !timed;
+        let unready_anyway = state == NotReady && claim != Claim::Disruption && !timed;
         let decided = failed || state == Available || unready_anyway;
         for (number, counts) in [
             (&mut self.matched, true),
@@ -162,13 +162,13 @@ impl Counts {
             (&mut self.ready, ready),
             (&mut self.updated_ready, state == Available),
             (&mut self.failed, failed),
-            (&mut self.undecided, matches!(state, Undecided | ResetDue | Unanswered)),
+            (&mut self.undecided, matches!(state, Updating | ResetDue | Unconfirmed)),
             (&mut self.resets_due, state == ResetDue),
             (&mut self.not_in_place, state == NotInPlace),
             (&mut self.outside, (state == Outdated || evictable) && !selected),
             (&mut self.outdated, kind.is_candidate()),
             (&mut self.slots, claim == Claim::Disruption),
-            (&mut self.recovering, state == Unready && timed),
+            (&mut self.recovering, state == NotReady && timed),
             (&mut self.failed_slots, claim == Claim::Disruption && failed),
             (&mut self.capped, claim == Claim::Unready),
             (&mut self.failed_capped, claim == Claim::Unready && failed),

@@ -3,27 +3,27 @@
 use crate::api::v1beta1::FailureAction;
 use crate::core::rollout::budget::counts::Counts;
 use crate::core::rollout::order::queue::SCANNED;
-use crate::core::rollout::target::{Direction, Rollout};
+use crate::core::rollout::target::{Direction, Target};
 
 /// No pod is touched, neither patched nor evicted.
-pub fn stands(rollout: &Rollout, counts: &Counts) -> bool {
-    rollout.strategy.paused
-        || !rollout.strategy.enabled
-        || rollout.direction == Direction::Halted
-        || is_exceeded(rollout, counts)
+pub fn stands(target: &Target, counts: &Counts) -> bool {
+    target.strategy.paused
+        || !target.strategy.enabled
+        || target.direction == Direction::Halted
+        || is_exceeded(target, counts)
 }
 
 /// More pods have failed than `failurePolicy.maxFailed`, or failed pods alone fill maxUnavailable, the cap of unready
 /// ones, or the room of every workload that is left: the rollout could not go on anyway. So it fires with
 /// `maxUnavailable: 1` too.
-pub fn is_exceeded(rollout: &Rollout, counts: &Counts) -> bool {
-    let is_asked = rollout.strategy.enabled && rollout.strategy.action != FailureAction::Ignore;
-    if rollout.direction != Direction::Forward || !rollout.is_rolling() || !is_asked {
+pub fn is_exceeded(target: &Target, counts: &Counts) -> bool {
+    let is_asked = target.strategy.enabled && target.strategy.action != FailureAction::Ignore;
+    if target.direction != Direction::Forward || !target.is_rolling() || !is_asked {
         return false;
     }
-    counts.failed > rollout.max_failed(counts.matched)
-        || counts.failed_slots >= rollout.max_unavailable(counts.matched)
-        || counts.failed_capped >= rollout.max_unready(counts.matched)
+    counts.failed > target.max_failed(counts.matched)
+        || counts.failed_slots >= target.max_unavailable(counts.matched)
+        || counts.failed_capped >= target.max_unready(counts.matched)
         || (counts.locked_out > 0 && counts.locked_out >= counts.outdated && counts.evictable == 0)
         // No node can pull it, of those that a plan looks at.
         || (counts.blocked > 0 && counts.blocked >= counts.outdated.min(SCANNED) && counts.updated_ready == 0)

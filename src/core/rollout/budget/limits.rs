@@ -6,9 +6,9 @@ use crate::core::base::percent::scaled;
 use crate::core::rollout::budget::counts::Counts;
 use crate::core::rollout::budget::evictions::EvictionClaims;
 use crate::core::rollout::budget::steps::Gate;
-use crate::core::rollout::target::Rollout;
+use crate::core::rollout::target::Target;
 
-impl Rollout {
+impl Target {
     /// False if every pod may be upgraded.
     pub fn has_partition(&self) -> bool {
         !matches!(&self.strategy.partition, IntOrString::Int(0)) && scaled(&self.strategy.partition, 100) > 0
@@ -41,7 +41,7 @@ impl Rollout {
 /// Pods behind the target that partition and steps let move, in place or by eviction. Every pod behind counts as kept,
 /// also one that neither is a way for. A pod that was evicted counts as behind until its eviction is over, whether or
 /// not its replacement is there: for a moment fewer may move.
-pub(crate) fn share_left(target: &Rollout, counts: &Counts, gate: &Gate, evictions: &EvictionClaims) -> usize {
+pub(crate) fn share_left(target: &Target, counts: &Counts, gate: &Gate, evictions: &EvictionClaims) -> usize {
     let behind = (counts.matched - counts.updated).saturating_sub(evictions.leaving);
     let moved = counts.selected_updated + evictions.moving();
     let by_step = gate.allowed.map_or(usize::MAX, |allowed| allowed.saturating_sub(moved));

@@ -6,8 +6,8 @@ use crate::api::v1beta1::Step;
 use crate::core::base::percent::scaled;
 use crate::core::base::time::after;
 use crate::core::rollout::budget::counts::Counts;
-use crate::core::rollout::target::Rollout;
-use crate::core::rollout::target::direction::Remembered;
+use crate::core::rollout::target::Target;
+use crate::core::rollout::target::rollout::PersistedProgress;
 
 /// Where a rollout stands among its steps.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,15 +33,15 @@ pub enum Wait {
 
 /// A step is reached when as many pods are available, or have failed within the budget, as it asks for, or as can be
 /// upgraded at all. `Gate::default()` without steps.
-pub fn gate(rollout: &Rollout, remembered: &Remembered, counts: &Counts, now: Timestamp) -> Gate {
-    let steps = &rollout.strategy.steps;
+pub fn gate(target: &Target, persisted: &PersistedProgress, counts: &Counts, now: Timestamp) -> Gate {
+    let steps = &target.strategy.steps;
     if steps.is_empty() {
         return Gate::default();
     }
     let number = |step: &Step| scaled(&step.replicas, counts.selected);
     let attainable = counts.selected - (counts.selected_not_in_place - counts.evictable) - counts.blocked;
-    let (mut reached, mut reached_at) = (remembered.step.min(steps.len()), remembered.step_reached_at);
-    if remembered.steps_may_differ {
+    let (mut reached, mut reached_at) = (persisted.step.min(steps.len()), persisted.step_reached_at);
+    if persisted.steps_may_differ {
         // Any change of the spec comes here, a pause among them: it ends no step whose pods are in the middle of it.
         let is_passed = |(i, step): &(usize, &Step)| {
             let pods = if *i < reached { counts.selected_updated } else { counts.selected_decided };
@@ -53,7 +53,7 @@ pub fn gate(rollout: &Rollout, remembered: &Remembered, counts: &Counts, now: Ti
         }
     }
     loop {
-        let wait = reached.checked_sub(1).and_then(|last| wait(&steps[last], reached, reached_at, remembered, now));
+        let wait = reached.checked_sub(1).and_then(|last| wait(&steps[last], reached, reached_at, persisted, now));
         let next = if wait.is_some() { reached.checked_sub(1).map(|last| &steps[last]) } else { steps.get(reached) };
         let Some(next) = next else { return Gate { reached, reached_at, allowed: None, wait } };
         if wait.is_some() || counts.selected_decided < number(next).min(attainable) {
@@ -68,10 +68,10 @@ fn wait(
     step: &Step,
     position: usize,
     reached_at: Option<Timestamp>,
-    remembered: &Remembered,
+    persisted: &PersistedProgress,
     now: Timestamp,
 ) -> Option<Wait> {
-    let pause = step.pause.as_ref().filter(|_| remembered.approved < position)?;
+    let pause = step.pause.as_ref().filter(|_| persisted.approved < position)?;
     let Some(seconds) = pause.duration_seconds else { return Some(Wait::Approval) };
     let until = after(reached_at.unwrap_or(now), SignedDuration::from_secs(seconds.into()));
     (now < until).then_some(Wait::Until(until))

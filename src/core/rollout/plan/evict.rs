@@ -17,10 +17,10 @@ use crate::core::rollout::budget::evictions::EvictionClaims;
 use crate::core::rollout::budget::failure;
 use crate::core::rollout::budget::limits::share_left;
 use crate::core::rollout::budget::steps::gate;
-use crate::core::rollout::state::cluster::Index;
 use crate::core::rollout::state::evictable::OwnedPods;
+use crate::core::rollout::state::index::Index;
 use crate::core::rollout::state::set::SetState;
-use crate::core::rollout::target::direction::Remembered;
+use crate::core::rollout::target::rollout::PersistedProgress;
 
 /// The replacement is among the failed pods: it counts there, and the eviction's slot with it.
 fn is_broken(broken: &BTreeMap<&str, Timestamp>, eviction: &Eviction) -> bool {
@@ -51,10 +51,16 @@ pub struct Candidate {
 
 impl Index {
     /// What evictions hold, recorded or about to be.
-    pub(crate) fn held(&self, set: &str, state: &SetState, remembered: &Remembered, now: Timestamp) -> EvictionClaims {
+    pub(crate) fn held(
+        &self,
+        set: &str,
+        state: &SetState,
+        persisted: &PersistedProgress,
+        now: Timestamp,
+    ) -> EvictionClaims {
         let reserved = self.in_flight(set).map(|desk| desk.evictions.as_slice()).unwrap_or_default();
         let known = |eviction: &&Eviction| reserved.iter().all(|reserved| reserved.pod_uid != eviction.pod_uid);
-        let all = || reserved.iter().chain(remembered.evictions.iter().filter(known));
+        let all = || reserved.iter().chain(persisted.evictions.iter().filter(known));
         let revision = &state.target.revision;
         let mut held = EvictionClaims::default();
         let broken = if all().next().is_some() { self.broken(set) } else { BTreeMap::new() };
@@ -137,19 +143,19 @@ impl Index {
     /// See [`Leave`]; `None` for a set that was never planned.
     pub fn leave(&self, set: &str, uninjected: usize, now: Timestamp) -> Option<Leave> {
         let (index, desk) = (self.set(set)?, self.in_flight(set)?);
-        let (rollout, counts) = (&index.target, index.counts());
-        let held = self.held(set, index, &desk.remembered, now);
+        let (target, counts) = (&index.target, index.counts());
+        let held = self.held(set, index, &desk.persisted, now);
         let counts = &held.added_to(counts);
         let matched = counts.matched + uninjected;
         let free = |all: usize, taken: usize| all.saturating_sub(taken + desk.planned);
-        let gate = gate(rollout, &desk.remembered, counts, now);
-        let may_move = free(share_left(rollout, counts, &gate, &held), 0);
+        let gate = gate(target, &desk.persisted, counts, now);
+        let may_move = free(share_left(target, counts, &gate, &held), 0);
         let waiting = counts.evictable.saturating_sub(held.leaving);
         Some(Leave {
-            revision: rollout.revision.clone(),
-            slots: free(rollout.max_unavailable(matched), counts.slots + held.slots),
-            unready: free(rollout.max_unready(matched), counts.capped + held.capped),
-            upgrades: if failure::stands(rollout, counts) { 0 } else { may_move.min(waiting) },
+            revision: target.revision.clone(),
+            slots: free(target.max_unavailable(matched), counts.slots + held.slots),
+            unready: free(target.max_unready(matched), counts.capped + held.capped),
+            upgrades: if failure::stands(target, counts) { 0 } else { may_move.min(waiting) },
         })
     }
 

@@ -13,9 +13,9 @@ use crate::core::rollout::plan::snapshot::Snapshot;
 use crate::core::rollout::plan::summary::Summary;
 use crate::core::rollout::request::PodPatch;
 use crate::core::rollout::request::patch::pod_patch;
-use crate::core::rollout::state::cluster::Index;
+use crate::core::rollout::state::index::Index;
 use crate::core::rollout::state::pulls::Pull;
-use crate::core::rollout::target::direction::Remembered;
+use crate::core::rollout::target::rollout::PersistedProgress;
 
 /// What to do now.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -32,9 +32,9 @@ pub struct Plan {
 
 /// Plans one set. At most `limit` requests are planned at a time, so that a change of mind comes through soon. Nothing is
 /// written: [`Index::advance`] comes before, and [`Index::sending`] after.
-pub fn plan(state: &Index, set: &str, remembered: &Remembered, now: Timestamp, limit: usize) -> Plan {
+pub fn plan(state: &Index, set: &str, persisted: &PersistedProgress, now: Timestamp, limit: usize) -> Plan {
     // 1. The set at this moment, and what is left of its budgets.
-    let Some(snapshot) = Snapshot::take(state, set, remembered, now) else { return Plan::default() };
+    let Some(snapshot) = Snapshot::take(state, set, persisted, now) else { return Plan::default() };
     // 2. Who goes now: what was begun first, then those behind, in their order.
     let chosen = snapshot.choose(limit);
     // 3. What is sent to each.
@@ -47,9 +47,9 @@ pub fn plan(state: &Index, set: &str, remembered: &Remembered, now: Timestamp, l
 }
 
 /// The next batch of a set: time has passed, it is planned, and counts as sent.
-pub fn begin_batch(state: &mut Index, set: &str, remembered: &Remembered, now: Timestamp, limit: usize) -> Plan {
+pub fn begin_batch(state: &mut Index, set: &str, persisted: &PersistedProgress, now: Timestamp, limit: usize) -> Plan {
     state.advance(set, now);
-    let plan = plan(state, set, remembered, now, limit);
-    state.sending(set, plan.patches.len(), remembered);
+    let plan = plan(state, set, persisted, now, limit);
+    state.sending(set, plan.patches.len(), persisted);
     plan
 }

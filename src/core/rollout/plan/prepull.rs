@@ -12,10 +12,10 @@ use crate::core::pod::{PodKey, PodView};
 use crate::core::rollout::assess::images::{has_image, to_restart};
 use crate::core::rollout::budget::counts::Counts;
 use crate::core::rollout::order::queue::SCANNED;
-use crate::core::rollout::state::cluster::Index;
+use crate::core::rollout::state::index::Index;
 use crate::core::rollout::state::pulls::{Outcome, Pull, PullResults, is_used};
 use crate::core::rollout::state::set::SetState;
-use crate::core::rollout::target::Rollout;
+use crate::core::rollout::target::Target;
 
 /// Nodes that pull for one set at the same time, whatever the size of its batches.
 pub const MOST_AT_ONCE: usize = 32;
@@ -56,19 +56,19 @@ enum Standing {
 /// Lets pods pass whose nodes are ready. Costs nothing where `prePull` is not used.
 pub(crate) struct Door<'a> {
     index: &'a Index,
-    rollout: &'a Rollout,
+    target: &'a Target,
     known: Option<&'a PullResults>,
     now: Timestamp,
 }
 
 impl<'a> Door<'a> {
     pub(crate) fn new(index: &'a Index, set: &'a SetState, now: Timestamp) -> Self {
-        Self { index, rollout: &set.target, known: index.pulls(&set.target.set), now }
+        Self { index, target: &set.target, known: index.pulls(&set.target.set), now }
     }
 
     /// Only on the way to a new revision: the stable one has run on these nodes, and nothing may delay the way back.
     pub(crate) fn is_used(&self) -> bool {
-        is_used(self.rollout)
+        is_used(self.target)
     }
 
     /// Whether a pod may be patched now.
@@ -79,9 +79,9 @@ impl<'a> Door<'a> {
     fn standing(&self, key: &PodKey) -> Option<(Standing, std::sync::Arc<PodView>)> {
         let pod = self.index.get(key)?;
         let Some(node) = &pod.node else { return Some((Standing::Open, pod)) };
-        let images = lives_without(&pod, self.rollout, self.now);
+        let images = lives_without(&pod, self.target, self.now);
         let known = self.known.and_then(|known| known.nodes.get(node));
-        let timeout = SignedDuration::from_secs(self.rollout.strategy.timeout_seconds.into());
+        let timeout = SignedDuration::from_secs(self.target.strategy.timeout_seconds.into());
         let (mut missing, mut failed) = (false, None);
         for image in images.keys() {
             match known.and_then(|images| images.get(image)) {
@@ -143,13 +143,13 @@ impl<'a> Door<'a> {
 
     fn pull(&self, pod: &PodView, images: BTreeMap<String, String>) -> Option<Pull> {
         Some(Pull {
-            set: self.rollout.set.clone(),
-            revision: self.rollout.revision.clone(),
+            set: self.target.set.clone(),
+            revision: self.target.revision.clone(),
             node: pod.node.clone()?,
             images,
             pod: pod.key.clone(),
             uid: pod.uid.clone(),
-            timeout_seconds: self.rollout.strategy.timeout_seconds,
+            timeout_seconds: self.target.strategy.timeout_seconds,
         })
     }
 
@@ -182,12 +182,12 @@ impl Blocked {
 
 /// Images that the pod lacks and that would replace a sidecar that is ready now, with the container that gets each. A
 /// sidecar that is down gains nothing by waiting.
-fn lives_without(pod: &PodView, rollout: &Rollout, now: Timestamp) -> BTreeMap<String, String> {
-    let Some(mark) = pod.marks.get(&rollout.set) else { return BTreeMap::new() };
-    let changed = rollout.sidecars.iter().filter(|sidecar| sidecar.long_running);
-    let changed = changed.filter(|sidecar| !has_image(pod, mark, sidecar, rollout, now));
+fn lives_without(pod: &PodView, target: &Target, now: Timestamp) -> BTreeMap<String, String> {
+    let Some(mark) = pod.marks.get(&target.set) else { return BTreeMap::new() };
+    let changed = target.sidecars.iter().filter(|sidecar| sidecar.long_running);
+    let changed = changed.filter(|sidecar| !has_image(pod, mark, sidecar, target, now));
     let alive = changed.filter_map(|sidecar| {
-        let container = to_restart(pod, mark, sidecar, rollout, now).ok()?;
+        let container = to_restart(pod, mark, sidecar, target, now).ok()?;
         let alive = container.status.as_ref().is_some_and(|status| status.ready);
         alive.then(|| (sidecar.image.clone(), container.name.clone()))
     });

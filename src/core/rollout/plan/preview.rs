@@ -8,7 +8,7 @@ use crate::api::v1beta1::EvictionCause;
 use crate::core::pod::{Owner, PodKey, PodView};
 use crate::core::replace;
 use crate::core::replace::{MAX_KEPT, Next, Sibling};
-use crate::core::rollout::state::cluster::Index;
+use crate::core::rollout::state::index::Index;
 
 impl Index {
     /// The pods that would be evicted at once, beside the patches of the last plan, if every owner has the ready pods that
@@ -16,7 +16,7 @@ impl Index {
     /// the pods that are to be evicted because they have none. As when they are evicted, they take places in the budgets.
     pub fn evict_first(&mut self, set: &str, uninjected: &[(Owner, Sibling)], now: Timestamp) -> Vec<PodKey> {
         let Some(leave) = self.leave(set, uninjected.len(), now) else { return Vec::new() };
-        let open = self.in_flight(set).map(|desk| desk.remembered.evictions.clone()).unwrap_or_default();
+        let open = self.in_flight(set).map(|desk| desk.persisted.evictions.clone()).unwrap_or_default();
         let skip = |owner: &Owner| replace::is_blocked(&open, owner, &[&leave.revision]);
         let bare = uninjected.iter().map(|(owner, _)| owner).filter(|owner| leave.slots > 0 && !skip(owner)).cloned();
         let behind = self.candidates(set, leave.slots == 0, skip, usize::MAX).into_iter().map(|waits| waits.owner);

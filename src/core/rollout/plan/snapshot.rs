@@ -12,10 +12,10 @@ use crate::core::rollout::budget::steps::{Gate, Wait, gate};
 use crate::core::rollout::order::queue::{Cost, Free, SCANNED};
 use crate::core::rollout::plan::prepull::{Blocked, Door};
 use crate::core::rollout::plan::summary::{NAMED_PODS, Summary, named};
-use crate::core::rollout::state::cluster::Index;
+use crate::core::rollout::state::index::Index;
 use crate::core::rollout::state::pulls::Pull;
 use crate::core::rollout::state::set::SetState;
-use crate::core::rollout::target::direction::Remembered;
+use crate::core::rollout::target::rollout::PersistedProgress;
 
 /// See the module.
 pub(crate) struct Snapshot<'a> {
@@ -31,13 +31,13 @@ pub(crate) struct Snapshot<'a> {
 
 impl<'a> Snapshot<'a> {
     /// `None` for a set that is not known yet.
-    pub(crate) fn take(all: &'a Index, set: &str, remembered: &Remembered, now: Timestamp) -> Option<Self> {
+    pub(crate) fn take(all: &'a Index, set: &str, persisted: &PersistedProgress, now: Timestamp) -> Option<Self> {
         let set = all.set(set)?;
         let door = Door::new(all, set, now);
         let blocked = door.blocked(set.queues.waiting());
-        let evictions = all.held(&set.target.set, set, remembered, now);
+        let evictions = all.held(&set.target.set, set, persisted, now);
         let counts = evictions.added_to(blocked.added_to(&set.counts()));
-        let gate = gate(&set.target, remembered, &counts, now);
+        let gate = gate(&set.target, persisted, &counts, now);
         Some(Self { all, set, counts, evictions, gate, door, blocked })
     }
 

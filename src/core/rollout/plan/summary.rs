@@ -6,7 +6,7 @@ use crate::core::rollout::budget::counts::Counts;
 use crate::core::rollout::budget::steps::Gate;
 use crate::core::rollout::plan::prepull::Pulling;
 use crate::core::rollout::state::set::SetState;
-use crate::core::rollout::target::{Direction, Rollout};
+use crate::core::rollout::target::{Direction, Target};
 
 /// Pods and workloads named in a message; the rest is counted.
 pub(crate) const NAMED_PODS: usize = 3;
@@ -54,7 +54,7 @@ pub struct Summary {
 
 impl Summary {
     /// The revision is given up and pods do not go back, or it is about to be.
-    pub fn is_halted(&self, target: &Rollout) -> bool {
+    pub fn is_halted(&self, target: &Target) -> bool {
         target.direction == Direction::Halted || self.exceeded
     }
 }
@@ -65,7 +65,7 @@ pub(crate) fn named(set: &SetState, key: &PodKey) -> String {
         Some(entry) => match &entry.state {
             State::Failed(reason) => reason.clone(),
             State::Refused(message) => format!("PatchRefused: {message}"),
-            State::Unanswered(message) => message.clone(),
+            State::Unconfirmed(message) => message.clone(),
             State::ResetDue => "a twin is to be reset".to_owned(),
             _ if let Some(text) = &entry.waits_for => text.clone(),
             _ if !entry.ready => "not ready".to_owned(),

@@ -16,29 +16,29 @@ use crate::core::rollout::assess::claim::Claim;
 use crate::core::rollout::assess::twins::{Moves, moves, takes_over};
 use crate::core::rollout::request::resize::{request, resizes};
 use crate::core::rollout::request::{PodPatch, readiness_test, test_running, twins};
-use crate::core::rollout::target::Rollout;
+use crate::core::rollout::target::Target;
 
 /// Builds the request: new images, the revision label, and the record of what is replaced. It tests the UID, the label,
 /// the pod's readiness, the names and images that were seen, and the containers that ran. Resources follow in a second
 /// request. `None` if the pod has none of the set's marks.
-pub(crate) fn pod_patch(pod: &PodView, rollout: &Rollout, assessed: &Assessment, now: Timestamp) -> Option<PodPatch> {
-    let mark = pod.marks.get(&rollout.set)?;
-    if let Some(request) = request(pod, mark, rollout, now) {
+pub(crate) fn pod_patch(pod: &PodView, target: &Target, assessed: &Assessment, now: Timestamp) -> Option<PodPatch> {
+    let mark = pod.marks.get(&target.set)?;
+    if let Some(request) = request(pod, mark, target, now) {
         return Some(request);
     }
-    let label = pointer(&["metadata", "labels", &keys::revision_label(&rollout.set)]);
+    let label = pointer(&["metadata", "labels", &keys::revision_label(&target.set)]);
     let mut operations = vec![test("/metadata/uid", &pod.uid), test(&label, &mark.revision)];
     operations.extend(readiness_test(pod));
-    let hot = moves(pod, mark, rollout, now);
-    let changed = changed(pod, rollout, &hot);
+    let hot = moves(pod, mark, target, now);
+    let changed = changed(pod, target, &hot);
     for Changed { container, image, .. } in &changed {
         let path = format!("/spec/{}/{}/image", container.list.field(), container.index);
         operations.extend(test_running(container));
         operations.push(json!({"op": "replace", "path": path, "value": image}));
     }
     // What completes the revision that the pod has goes alone.
-    let resizes = if hot.before_upgrade { BTreeMap::new() } else { resizes(pod, mark, rollout) };
-    let mut update = record(pod, mark, &changed, resizes, rollout, assessed, now);
+    let resizes = if hot.before_upgrade { BTreeMap::new() } else { resizes(pod, mark, target) };
+    let mut update = record(pod, mark, &changed, resizes, target, assessed, now);
     if hot.before_upgrade {
         (update.revision, update.hash_without_images) = (mark.revision.clone(), mark.hash_without_images.clone());
     }
@@ -48,11 +48,11 @@ pub(crate) fn pod_patch(pod: &PodView, rollout: &Rollout, assessed: &Assessment,
         operations.push(json!({"op": "add", "path": "/metadata/annotations", "value": {}}));
     }
     operations.extend(hot.moves.iter().flat_map(|next| twins::operations(next, pod)));
-    let annotation = pointer(&["metadata", "annotations", &keys::update_annotation(&rollout.set)]);
+    let annotation = pointer(&["metadata", "annotations", &keys::update_annotation(&target.set)]);
     operations.push(json!({"op": "add", "path": annotation, "value": serde_json::to_string(&update).ok()?}));
     operations.push(json!({"op": "replace", "path": label, "value": update.revision}));
     let patch = serde_json::from_value(Value::Array(operations)).ok()?;
-    let beside = rollout.beside.get(&mark.revision).filter(|_| !hot.before_upgrade);
+    let beside = target.beside.get(&mark.revision).filter(|_| !hot.before_upgrade);
     let metadata = beside.and_then(|beside| beside.metadata.clone());
     Some(PodPatch { key: pod.key.clone(), uid: pod.uid.clone(), patch, resizes: false, metadata })
 }
@@ -62,7 +62,7 @@ fn record(
     mark: &Mark,
     changed: &[Changed<'_>],
     resizes: BTreeMap<String, Resize>,
-    rollout: &Rollout,
+    target: &Target,
     assessed: &Assessment,
     now: Timestamp,
 ) -> Update {
@@ -73,7 +73,7 @@ fn record(
     let mut containers: BTreeMap<String, Replaced> = previous.map(|u| u.containers.clone()).unwrap_or_default();
     containers.retain(|name, replaced| {
         let is_changed = changed.iter().any(|changed| changed.container.name == *name);
-        let goes_on = !is_changed && (unfinished || takes_over(pod, name, rollout));
+        let goes_on = !is_changed && (unfinished || takes_over(pod, name, target));
         goes_on || (unfinished && still_running(pod, name, replaced))
     });
     let may_restart = resizes.keys().filter_map(|name| pod.container(name));
@@ -92,20 +92,20 @@ fn record(
         replaced.down = !runs(pod, name);
     }
     Update {
-        revision: rollout.revision.clone(),
+        revision: target.revision.clone(),
         at: now,
         was_ready,
         generation: pod.generation + i64::from(!changed.is_empty()),
         containers,
-        others: if was_ready { others(pod, rollout) } else { BTreeMap::new() },
-        hash_without_images: rollout.hash_without_images.clone(),
+        others: if was_ready { others(pod, target) } else { BTreeMap::new() },
+        hash_without_images: target.hash_without_images.clone(),
         resizes,
     }
 }
 
 /// When the containers that this set has no part in had last ended.
-fn others(pod: &PodView, rollout: &Rollout) -> BTreeMap<String, Option<Timestamp>> {
-    let own: Vec<String> = rollout.sidecars.iter().flat_map(Sidecar::container_names).collect();
+fn others(pod: &PodView, target: &Target) -> BTreeMap<String, Option<Timestamp>> {
+    let own: Vec<String> = target.sidecars.iter().flat_map(Sidecar::container_names).collect();
     let others = pod.containers.iter().filter(|container| !own.contains(&container.name));
     others.filter_map(|other| Some((other.name.clone(), other.status.as_ref()?.ended_at))).collect()
 }
@@ -127,8 +127,8 @@ struct Changed<'a> {
     long_running: bool,
 }
 
-fn changed<'a>(pod: &'a PodView, rollout: &'a Rollout, hot: &Moves<'a>) -> Vec<Changed<'a>> {
-    let cold = rollout.sidecars.iter().filter(|sidecar| !sidecar.hot && !hot.before_upgrade).filter_map(|sidecar| {
+fn changed<'a>(pod: &'a PodView, target: &'a Target, hot: &Moves<'a>) -> Vec<Changed<'a>> {
+    let cold = target.sidecars.iter().filter(|sidecar| !sidecar.hot && !hot.before_upgrade).filter_map(|sidecar| {
         let container = pod.containers.iter().find(|c| c.list == sidecar.list && c.name == sidecar.name)?;
         let changed = Changed { container, image: &sidecar.image, long_running: sidecar.long_running };
         (!same_image(&container.image, &sidecar.image)).then_some(changed)

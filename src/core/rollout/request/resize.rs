@@ -12,30 +12,30 @@ use crate::core::pod::{ContainerView, Mark, PodView};
 use crate::core::rollout::assess::progress::deadline;
 use crate::core::rollout::assess::resize::{Pending, current, has_resources, pending};
 use crate::core::rollout::request::{PodPatch, readiness_test};
-use crate::core::rollout::target::Rollout;
+use crate::core::rollout::target::Target;
 
 /// What an update records: what it is to resize, and what an earlier one has asked for and is not in effect yet.
-pub(crate) fn resizes(pod: &PodView, mark: &Mark, rollout: &Rollout) -> BTreeMap<String, Resize> {
+pub(crate) fn resizes(pod: &PodView, mark: &Mark, target: &Target) -> BTreeMap<String, Resize> {
     let earlier = mark.update.iter().flat_map(|update| &update.resizes);
     let on_the_way = earlier.filter(|(name, resize)| {
         let container = pod.container(name);
         container.is_some_and(|container| current(container) == resize.to && has_resources(container) == Some(false))
     });
-    let new = pending(pod, mark, rollout).into_iter().map(|pending| (pending.container.name.clone(), pending.resize));
+    let new = pending(pod, mark, target).into_iter().map(|pending| (pending.container.name.clone(), pending.resize));
     on_the_way.map(|(name, resize)| (name.clone(), resize.clone())).chain(new).collect()
 }
 
 /// The request that resizes, if it is the next one: everything else is done, and the record says what is to come.
-pub(crate) fn request(pod: &PodView, mark: &Mark, rollout: &Rollout, now: Timestamp) -> Option<PodPatch> {
-    let update = mark.update.as_ref().filter(|update| update.revision == rollout.revision)?;
+pub(crate) fn request(pod: &PodView, mark: &Mark, target: &Target, now: Timestamp) -> Option<PodPatch> {
+    let update = mark.update.as_ref().filter(|update| update.revision == target.revision)?;
     let recorded = |pending: &Pending<'_>| update.resizes.get(&pending.container.name) == Some(&pending.resize);
-    let pending = pending(pod, mark, rollout);
+    let pending = pending(pod, mark, target);
     // A pod that has become ready needs a slot, and one that is late its time: then the record is written anew.
-    let stands = (update.was_ready || !pod.ready) && now < deadline(update, &rollout.strategy);
-    if !stands || mark.revision != rollout.revision || pending.is_empty() || !pending.iter().all(recorded) {
+    let stands = (update.was_ready || !pod.ready) && now < deadline(update, &target.strategy);
+    if !stands || mark.revision != target.revision || pending.is_empty() || !pending.iter().all(recorded) {
         return None;
     }
-    let label = pointer(&["metadata", "labels", &keys::revision_label(&rollout.set)]);
+    let label = pointer(&["metadata", "labels", &keys::revision_label(&target.set)]);
     let mut operations = vec![test("/metadata/uid", &pod.uid), test(&label, &mark.revision)];
     operations.extend(readiness_test(pod));
     for Pending { container, resize } in &pending {

@@ -1,6 +1,6 @@
 //! What is kept between events.
 
-pub mod cluster;
 pub(crate) mod evictable;
+pub mod index;
 pub mod pulls;
 pub(crate) mod set;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::jiff::Timestamp;
 
 use crate::core::pod::PodKey;
-use crate::core::rollout::target::{Direction, Rollout};
+use crate::core::rollout::target::{Direction, Target};
 
 /// A pull that the next batch waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,7 +59,7 @@ pub(crate) struct PullResults {
 
 impl PullResults {
     /// What became of pulling an image on the node of `pull`; nothing if the set wants something else by now.
-    pub(crate) fn note(&mut self, target: &Rollout, pull: &Pull, image: &str, outcome: Outcome, now: Timestamp) {
+    pub(crate) fn note(&mut self, target: &Target, pull: &Pull, image: &str, outcome: Outcome, now: Timestamp) {
         if target.revision != pull.revision {
             return;
         }
@@ -70,7 +70,7 @@ impl PullResults {
     }
 
     /// Forgets pulls of a revision that is not the target any more, and failures from before a retry.
-    pub(crate) fn renew(&mut self, target: &Rollout) {
+    pub(crate) fn renew(&mut self, target: &Target) {
         if self.revision == target.revision && is_used(target) {
             self.retry(target.retried_at);
         } else {
@@ -94,7 +94,7 @@ impl PullResults {
 }
 
 /// Only on the way to a new revision: the stable one has run on these nodes, and nothing may delay the way back.
-pub(crate) fn is_used(target: &Rollout) -> bool {
+pub(crate) fn is_used(target: &Target) -> bool {
     // A revision that was given up may be tried again: what is known of it is kept meanwhile.
     target.strategy.pre_pull && target.direction != Direction::Back && target.is_rolling()
 }

@@ -9,7 +9,7 @@ use k8s_openapi::jiff::Timestamp;
 use crate::core::pod::workload::Workload;
 use crate::core::pod::{PodKey, PodView};
 use crate::core::rollout::assess::claim::Claim;
-use crate::core::rollout::assess::context::Surroundings;
+use crate::core::rollout::assess::context::PodContext;
 use crate::core::rollout::assess::state::{Obstacle, State};
 use crate::core::rollout::assess::{Assessment, Rank, assess};
 use crate::core::rollout::budget::counts::{Counts, Kind, Table};
@@ -17,12 +17,12 @@ use crate::core::rollout::budget::workloads::{Member, Workloads, needs_room};
 use crate::core::rollout::order::key::OrderKey;
 use crate::core::rollout::order::queue::{Cost, Queues, Waiting};
 use crate::core::rollout::state::evictable::Evictable;
-use crate::core::rollout::target::Rollout;
+use crate::core::rollout::target::Target;
 
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct SetState {
-    pub(crate) target: Arc<Rollout>,
+    pub(crate) target: Arc<Target>,
     table: Table,
     rows: HashMap<PodKey, Row>,
     pub(crate) queues: Queues,
@@ -47,7 +47,7 @@ struct Row {
 }
 
 impl SetState {
-    pub(crate) fn new(target: Arc<Rollout>) -> Self {
+    pub(crate) fn new(target: Arc<Target>) -> Self {
         Self {
             workloads: Workloads::new(target.strategy.max_unavailable_per_workload.clone()),
             target,
@@ -66,9 +66,9 @@ impl SetState {
     }
 
     /// A pod has changed, or is gone. True if that changed anything here.
-    pub(crate) fn update(&mut self, key: &PodKey, pod: Option<&PodView>, around: &Surroundings<'_>) -> bool {
+    pub(crate) fn update(&mut self, key: &PodKey, pod: Option<&PodView>, context: &PodContext<'_>) -> bool {
         let row = pod.and_then(|pod| {
-            let assessment = assess(pod, &self.target, around)?;
+            let assessment = assess(pod, &self.target, context)?;
             Some(Row { assessment, order: OrderKey::of(pod, &self.target.strategy) })
         });
         if self.rows.get(key) == row.as_ref() {
@@ -148,7 +148,7 @@ impl SetState {
         if pod.claim == Claim::Disruption {
             set_member(&mut self.slot_holders, key.clone(), add);
         }
-        if pod.state == State::Unready {
+        if pod.state == State::NotReady {
             set_member(&mut self.unready, key.clone(), add);
         }
         if kind.is_failed() {

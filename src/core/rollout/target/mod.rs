@@ -1,8 +1,8 @@
 //! What a set wants of its running pods, compiled once per change.
 
 pub(crate) mod changes;
-pub mod direction;
 pub(crate) mod order;
+pub mod rollout;
 pub mod strategy;
 
 use std::collections::BTreeMap;
@@ -20,7 +20,7 @@ use crate::core::rollout::target::strategy::Strategy;
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Rollout {
+pub struct Target {
     /// Name of the set.
     pub set: String,
     /// Pods that belong to the set.
@@ -61,7 +61,7 @@ pub enum Direction {
     Back,
 }
 
-impl Rollout {
+impl Target {
     /// Compiles a spec. `revisions` are all known ones, the target included or not; `stable` is the last one that was
     /// fully rolled out.
     ///

@@ -6,10 +6,10 @@ use crate::core::revision::Template;
 use crate::core::rollout::assess::attempt::progress;
 use crate::core::rollout::assess::progress::Progress;
 use crate::core::rollout::plan::begin_batch;
-use crate::core::rollout::target::direction::Remembered;
-use crate::core::rollout::target::{Direction, Rollout};
+use crate::core::rollout::target::rollout::PersistedProgress;
+use crate::core::rollout::target::{Direction, Target};
 use crate::core::rollout::testing;
-use crate::core::rollout::testing::{SET, TestPod, at, rollout};
+use crate::core::rollout::testing::{SET, TestPod, at, target};
 use crate::core::rollout::tests::Fleet;
 
 /// Judges a pod whose sidecar was updated at time 0 and changed by `edit` since.
@@ -21,7 +21,7 @@ fn judge(now: i64, edit: impl FnOnce(&mut Value)) -> Progress {
     pod.edit(|pod| pod["status"]["observedGeneration"] = json!(2));
     pod.edit(edit);
     let view = pod.view();
-    progress(&view, view.marks[SET].update.as_ref().unwrap(), &rollout("v2", json!({})), at(now))
+    progress(&view, view.marks[SET].update.as_ref().unwrap(), &target("v2", json!({})), at(now))
 }
 
 fn agent(pod: &mut Value) -> &mut Value {
@@ -148,8 +148,8 @@ fn judge_in(direction: Direction, before: Value, restarts: i32, now: i64, state:
     let pod = fleet.pods.values_mut().next().unwrap();
     pod.edit(|pod| pod["status"]["observedGeneration"] = json!(2));
     pod.edit(down(state));
-    let (view, rollout) = (pod.view(), Rollout { direction, ..rollout("v2", json!({})) });
-    progress(&view, view.marks[SET].update.as_ref().unwrap(), &rollout, at(now))
+    let (view, target) = (pod.view(), Target { direction, ..target("v2", json!({})) });
+    progress(&view, view.marks[SET].update.as_ref().unwrap(), &target, at(now))
 }
 
 #[test]
@@ -325,7 +325,7 @@ fn a_container_in_its_hold_time_is_still_judged_when_another_one_changes() {
     let hashes = templates.each_ref().map(|template| template.hash(0));
     let to = |i: usize| {
         let known = hashes.iter().zip(&templates);
-        Rollout::new(SET, &spec("v2", "b"), (&hashes[i], &templates[i]), known, None).unwrap()
+        Target::new(SET, &spec("v2", "b"), (&hashes[i], &templates[i]), known, None).unwrap()
     };
     let pod = TestPod::new("web").with(|pod| {
         pod["metadata"]["labels"]["revision.sidecarset.dev/logs"] = json!(hashes[0]);
@@ -335,7 +335,7 @@ fn a_container_in_its_hold_time_is_still_judged_when_another_one_changes() {
     for (i, seconds) in [(1, 0), (2, 30)] {
         fleet.now = seconds;
         fleet.index.configure(to(i), at(seconds));
-        let plan = begin_batch(&mut fleet.index, SET, &Remembered::default(), at(seconds), 1);
+        let plan = begin_batch(&mut fleet.index, SET, &PersistedProgress::default(), at(seconds), 1);
         let sent = fleet.send(&plan);
         assert_eq!(sent.len(), 1);
         if i == 1 {

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::api::SidecarSetStatus;
 use crate::core::rollout::plan::begin_batch;
-use crate::core::rollout::target::direction::still_wanted;
+use crate::core::rollout::target::rollout::still_wanted;
 use crate::core::rollout::tests::*;
 
 #[test]
@@ -14,8 +14,8 @@ fn an_image_set_back_before_the_kubelet_saw_it_change_costs_nothing_for_ever() {
     by_hand.edit(|pod| pod["spec"]["containers"][0]["image"] = json!("by-hand"));
     fleet.observe();
     let stable = testing::hash("v1");
-    fleet.index.configure(Rollout { stable: Some(stable), ..rollout("v1", json!({})) }, at(0));
-    let plan = begin_batch(&mut fleet.index, SET, &Remembered::default(), at(0), usize::MAX);
+    fleet.index.configure(Target { stable: Some(stable), ..target("v1", json!({})) }, at(0));
+    let plan = begin_batch(&mut fleet.index, SET, &PersistedProgress::default(), at(0), usize::MAX);
     assert_eq!(fleet.send(&plan).len(), 1);
     // The kubelet has seen nothing but what it runs.
     let pod = fleet.pods.values_mut().next().unwrap();

@@ -4,16 +4,15 @@ use serde_json::{Value, json};
 
 use crate::core::rollout::assess::state::State;
 use crate::core::rollout::plan::{Plan, begin_batch};
-use crate::core::rollout::state::cluster::Index;
-use crate::core::rollout::target::Rollout;
-use crate::core::rollout::target::direction::Remembered;
+use crate::core::rollout::state::index::Index;
+use crate::core::rollout::target::Target;
+use crate::core::rollout::target::rollout::PersistedProgress;
 use crate::core::rollout::testing;
-use crate::core::rollout::testing::{SET, TestPod, at, hash, rollout};
+use crate::core::rollout::testing::{SET, TestPod, at, hash, target};
 
-mod born;
-mod course;
+mod aborted;
+mod created;
 mod evictions;
-mod hiccup;
 mod hot;
 mod in_place;
 mod judging;
@@ -22,6 +21,7 @@ mod listing;
 mod order;
 mod prepull;
 mod properties;
+mod readiness;
 mod review;
 mod simulated;
 mod steps;
@@ -64,8 +64,8 @@ impl Fleet {
     }
 
     fn plan(&mut self, image: &str, strategy: &Value) -> Plan {
-        self.index.configure(rollout(image, strategy.clone()), at(self.now));
-        begin_batch(&mut self.index, SET, &Remembered::default(), at(self.now), usize::MAX)
+        self.index.configure(target(image, strategy.clone()), at(self.now));
+        begin_batch(&mut self.index, SET, &PersistedProgress::default(), at(self.now), usize::MAX)
     }
 
     /// Sends the plan's patches; returns the names of the pods.
@@ -112,12 +112,12 @@ impl Fleet {
 
     /// Slots that are taken at this second.
     fn slots(&mut self, now: i64) -> usize {
-        begin_batch(&mut self.index, SET, &Remembered::default(), at(now), 0).summary.counts.slots
+        begin_batch(&mut self.index, SET, &PersistedProgress::default(), at(now), 0).summary.counts.slots
     }
 
     fn reason(&mut self, image: &str, strategy: &Value) -> String {
         let summary = self.plan(image, strategy).summary;
-        verdict(&testing::course(image, strategy.clone()), &summary).reason.to_string()
+        verdict(&testing::rollout(image, strategy.clone()), &summary).reason.to_string()
     }
 }
 
@@ -353,11 +353,11 @@ fn a_pod_that_an_old_rollout_updated_costs_nothing_when_it_is_unready_later() {
     let now = at(fleet.now);
     fleet.pods.values_mut().next().unwrap().ready(false, at(fleet.now - 60));
     fleet.observe();
-    let mut next = rollout("v3", json!({}));
+    let mut next = target("v3", json!({}));
     next.stable = Some(hash("v2"));
     fleet.index.configure(next, now);
     assert_eq!(
-        begin_batch(&mut fleet.index, SET, &Remembered::default(), now, usize::MAX).patches.len(),
+        begin_batch(&mut fleet.index, SET, &PersistedProgress::default(), now, usize::MAX).patches.len(),
         2,
         "the unready one is free, as it always was"
     );
@@ -389,20 +389,20 @@ fn a_way_back_to_the_stable_revision_is_not_finished_before_its_containers_are()
     fleet.send(&plan);
     fleet.kubelets(&["web-0".to_owned()]);
     fleet.now = 60;
-    let mut back = rollout("v1", json!({}));
+    let mut back = target("v1", json!({}));
     back.stable = Some(hash("v1"));
     fleet.index.configure(back, at(fleet.now));
-    let plan = begin_batch(&mut fleet.index, SET, &Remembered::default(), at(fleet.now), usize::MAX);
+    let plan = begin_batch(&mut fleet.index, SET, &PersistedProgress::default(), at(fleet.now), usize::MAX);
     fleet.send(&plan);
-    let counts = begin_batch(&mut fleet.index, SET, &Remembered::default(), at(fleet.now), 0).summary.counts;
+    let counts = begin_batch(&mut fleet.index, SET, &PersistedProgress::default(), at(fleet.now), 0).summary.counts;
     assert_eq!((counts.undecided, counts.updated_ready), (1, 0));
 }
 
 #[test]
 fn an_open_eviction_takes_a_slot() {
     let mut fleet = Fleet::of(5);
-    fleet.index.configure(rollout("v2", json!({"maxUnavailable": 2})), at(0));
-    let evicting = Remembered { evictions: vec![evictions::open()], ..Remembered::default() };
+    fleet.index.configure(target("v2", json!({"maxUnavailable": 2})), at(0));
+    let evicting = PersistedProgress { evictions: vec![evictions::open()], ..PersistedProgress::default() };
     assert_eq!(begin_batch(&mut fleet.index, SET, &evicting, at(0), usize::MAX).patches.len(), 1);
 }
 
@@ -418,7 +418,7 @@ fn beside_a_hot_sidecar_others_are_still_upgraded_in_place() {
     let (old, new) = (Template::of(&spec("v1")), Template::of(&spec("v2")));
     let (before, after) = (old.hash(0), new.hash(0));
     let known = [(&before, &old)];
-    let rollout = Rollout::new(SET, &spec("v2"), (&after, &new), known, None).unwrap();
+    let target = Target::new(SET, &spec("v2"), (&after, &new), known, None).unwrap();
     let pod = TestPod::new("web").with(|pod| {
         pod["metadata"]["labels"]["revision.sidecarset.dev/logs"] = json!(before);
         for (name, image) in [("mesh-1", "mesh:1"), ("mesh-2", "idle")] {
@@ -426,8 +426,8 @@ fn beside_a_hot_sidecar_others_are_still_upgraded_in_place() {
         }
     });
     let mut fleet = Fleet::new([pod]);
-    fleet.index.configure(rollout, at(0));
-    let plan = begin_batch(&mut fleet.index, SET, &Remembered::default(), at(0), usize::MAX);
+    fleet.index.configure(target, at(0));
+    let plan = begin_batch(&mut fleet.index, SET, &PersistedProgress::default(), at(0), usize::MAX);
     assert_eq!(plan.summary.not_in_place, []);
     assert_eq!(fleet.send(&plan), ["web"]);
 }

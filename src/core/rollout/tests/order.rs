@@ -10,9 +10,9 @@ use crate::core::rollout::assess::attempt::progress;
 use crate::core::rollout::assess::progress::Progress;
 use crate::core::rollout::assess::state::State;
 use crate::core::rollout::plan::begin_batch;
-use crate::core::rollout::target::direction::Remembered;
+use crate::core::rollout::target::rollout::PersistedProgress;
 use crate::core::rollout::testing;
-use crate::core::rollout::testing::{SET, TestPod, at, rollout};
+use crate::core::rollout::testing::{SET, TestPod, at, target};
 use crate::core::rollout::tests::Fleet;
 use crate::core::status::verdict;
 
@@ -124,7 +124,7 @@ fn a_pod_that_is_unready_for_other_reasons_takes_the_room_of_its_workload() {
     assert_eq!(fleet.round("v2", &one_each()), Vec::<String>::new());
     let summary = fleet.plan("v2", &one_each()).summary;
     assert_eq!((summary.blocked_workloads, summary.movable), (1, false));
-    let message = verdict(&testing::course("v2", one_each()), &summary).message;
+    let message = verdict(&testing::rollout("v2", one_each()), &summary).message;
     let expected = "; maxUnavailablePerWorkload leaves no room in Deployment default/web (1 of 1 unavailable)";
     assert!(message.ends_with(expected), "{message}");
     fleet.pods.values_mut().for_each(|pod| pod.ready(true, at(100)));
@@ -172,7 +172,7 @@ fn a_rollout_that_moves_says_nothing_of_workloads() {
     let plan = fleet.plan("v2", &strategy);
     fleet.send(&plan);
     let summary = fleet.plan("v2", &strategy).summary;
-    let message = verdict(&testing::course("v2", strategy), &summary).message;
+    let message = verdict(&testing::rollout("v2", strategy), &summary).message;
     assert!(message.ends_with("; 1 of 1 unavailable: default/d0 (updating)"), "{message}");
 }
 
@@ -210,9 +210,9 @@ fn workload(pod: &PodView) -> String {
 }
 
 fn is_unavailable(pod: &PodView, now: i64) -> bool {
-    let rollout = rollout("v1", json!({}));
+    let target = target("v1", json!({}));
     let update = pod.marks[SET].update.as_ref();
-    !pod.ready || update.is_some_and(|update| progress(pod, update, &rollout, at(now)) != Progress::Done)
+    !pod.ready || update.is_some_and(|update| progress(pod, update, &target, at(now)) != Progress::Done)
 }
 
 /// Pods and unavailable pods by workload.
@@ -251,8 +251,8 @@ proptest! {
             let pick = |i: usize| names.get(i % names.len().max(1)).cloned().into_iter().collect::<Vec<_>>();
             match step {
                 Step::Plan { image, limit } => {
-                    fleet.index.configure(rollout(images[image], strategy.clone()), at(fleet.now));
-                    let plan = begin_batch(&mut fleet.index, SET, &Remembered::default(), at(fleet.now), limit);
+                    fleet.index.configure(target(images[image], strategy.clone()), at(fleet.now));
+                    let plan = begin_batch(&mut fleet.index, SET, &PersistedProgress::default(), at(fleet.now), limit);
                     let mut census = census(&fleet);
                     for key in plan.patches.iter().map(|patch| &patch.key) {
                         let view = fleet.pods[key].view();

@@ -6,8 +6,8 @@ use serde_json::json;
 use crate::core::rollout::assess::attempt::progress;
 use crate::core::rollout::assess::progress::Progress;
 use crate::core::rollout::plan::begin_batch;
-use crate::core::rollout::target::direction::Remembered;
-use crate::core::rollout::testing::{SET, at, hash, rollout};
+use crate::core::rollout::target::rollout::PersistedProgress;
+use crate::core::rollout::testing::{SET, at, hash, target};
 use crate::core::rollout::tests::Fleet;
 
 /// What may happen between two plans.
@@ -47,14 +47,14 @@ proptest! {
             let pick = |i: usize| names.get(i % names.len().max(1)).cloned().into_iter().collect::<Vec<_>>();
             match step {
                 Step::Plan { image, limit } => {
-                    fleet.index.configure(rollout(images[image], strategy.clone()), at(fleet.now));
-                    let plan = begin_batch(&mut fleet.index, SET, &Remembered::default(), at(fleet.now), limit);
+                    fleet.index.configure(target(images[image], strategy.clone()), at(fleet.now));
+                    let plan = begin_batch(&mut fleet.index, SET, &PersistedProgress::default(), at(fleet.now), limit);
                     prop_assert!(plan.patches.len() <= limit);
                     let before = plan.summary.counts.slots;
                     let taken = plan.patches.iter().filter(|p| {
                         let view = fleet.pods[&p.key].view();
                         view.ready && view.marks[SET].update.as_ref().is_none_or(|u| !u.was_ready
-                            || progress(&view, u, &rollout("v1", strategy.clone()), at(fleet.now)) == Progress::Done)
+                            || progress(&view, u, &target("v1", strategy.clone()), at(fleet.now)) == Progress::Done)
                     }).count();
                     prop_assert!(taken == 0 || before + taken <= max, "{before} + {taken} > {max}");
                     fleet.send(&plan);

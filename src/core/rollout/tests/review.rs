@@ -7,7 +7,7 @@ use crate::api::keys;
 use crate::core::rollout::assess::state::State;
 use crate::core::rollout::state::pulls::Outcome;
 use crate::core::rollout::testing::{SET, TestPod, at, hash};
-use crate::core::rollout::tests::course::World;
+use crate::core::rollout::tests::aborted::World;
 use crate::core::rollout::tests::{Fleet, unready};
 
 fn ready(world: &mut World, ready: bool) {
@@ -293,7 +293,7 @@ fn a_node_whose_clock_is_behind_does_not_cut_the_hold_time() {
     fleet.observe();
     let key = &plan.patches[0].key;
     fleet.plan("v2", &strategy);
-    assert_eq!(fleet.index.state(SET, key), Some(&State::Undecided));
+    assert_eq!(fleet.index.state(SET, key), Some(&State::Updating));
 }
 
 #[test]

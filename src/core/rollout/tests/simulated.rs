@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::api::keys;
 use crate::core::rollout::plan::begin_batch;
-use crate::core::rollout::tests::course::World;
+use crate::core::rollout::tests::aborted::World;
 use crate::core::rollout::tests::*;
 
 fn see(pod: &mut Value) {
@@ -55,7 +55,7 @@ fn an_image_set_back_to_a_revision_that_is_not_stable_any_more_costs_nothing_for
     fleet.observe();
     // Nobody can take it to the next revision in place.
     let next =
-        Rollout { changes: BTreeMap::new(), hash_without_images: "another".to_owned(), ..rollout("v2", json!({})) };
+        Target { changes: BTreeMap::new(), hash_without_images: "another".to_owned(), ..target("v2", json!({})) };
     fleet.index.configure(next, at(fleet.now));
     assert_eq!(fleet.slots(599), 1);
     assert_eq!(fleet.slots(600), 0);
@@ -67,9 +67,9 @@ fn an_image_that_is_put_right_costs_a_slot_until_the_kubelet_has_seen_it() {
     let pod = fleet.pods.values_mut().next().unwrap();
     pod.edit(|pod| pod["spec"]["containers"][0]["image"] = json!("by-hand"));
     fleet.observe();
-    let stable = Rollout { stable: Some(testing::hash("v1")), ..rollout("v1", json!({})) };
+    let stable = Target { stable: Some(testing::hash("v1")), ..target("v1", json!({})) };
     fleet.index.configure(stable, at(0));
-    let plan = begin_batch(&mut fleet.index, SET, &Remembered::default(), at(0), usize::MAX);
+    let plan = begin_batch(&mut fleet.index, SET, &PersistedProgress::default(), at(0), usize::MAX);
     assert_eq!(fleet.send(&plan).len(), 1);
     assert_eq!(fleet.slots(10_000), 1, "it may stop the container at any time");
     fleet.pods.values_mut().next().unwrap().edit(see);

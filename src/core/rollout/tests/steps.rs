@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::api::keys;
 use crate::core::rollout::testing::{TestPod, at, hash};
-use crate::core::rollout::tests::course::World;
+use crate::core::rollout::tests::aborted::World;
 use crate::core::rollout::tests::{Fleet, unready};
 
 #[test]

@@ -12,11 +12,11 @@ use crate::core::replace::{Next, Patience, Sibling, Verdict as Judged};
 use crate::core::revision::Change;
 use crate::core::rollout::plan::evict::Candidate;
 use crate::core::rollout::plan::{Plan, begin_batch};
-use crate::core::rollout::state::cluster::Index;
-use crate::core::rollout::target::Rollout;
-use crate::core::rollout::target::direction::Remembered;
+use crate::core::rollout::state::index::Index;
+use crate::core::rollout::target::Target;
+use crate::core::rollout::target::rollout::PersistedProgress;
 use crate::core::rollout::testing;
-use crate::core::rollout::testing::{SET, TestPod, at, hash, rollout};
+use crate::core::rollout::testing::{SET, TestPod, at, hash, target};
 use crate::core::rollout::tests::Fleet;
 use crate::core::status::new_pods::injection_revision;
 use crate::core::status::verdict;
@@ -49,26 +49,23 @@ fn owned(name: &str, kind: &str, owner: &str) -> TestPod {
 }
 
 /// To `v2`, which pods come to from `v1` only by being made anew, and from `v3` in place.
-fn env_change(strategy: &Value) -> Rollout {
+fn env_change(strategy: &Value) -> Target {
     let mut strategy = strategy.clone();
     strategy["whenNotInPlace"] = json!("Evict");
-    let mut rollout = rollout("v2", strategy);
-    rollout.changes.insert(hash("v1"), Change::NotInPlace("containers[agent].env changed".into()));
-    rollout.stable = Some(hash("v1"));
-    rollout
+    let mut target = target("v2", strategy);
+    target.changes.insert(hash("v1"), Change::NotInPlace("containers[agent].env changed".into()));
+    target.stable = Some(hash("v1"));
+    target
 }
 
 fn plan(fleet: &mut Fleet, strategy: &Value, evictions: &[Eviction]) -> Plan {
     fleet.index.configure(env_change(strategy), at(fleet.now));
-    let remembered = Remembered { evictions: evictions.to_vec(), ..Remembered::default() };
-    begin_batch(&mut fleet.index, SET, &remembered, at(fleet.now), usize::MAX)
+    let persisted = PersistedProgress { evictions: evictions.to_vec(), ..PersistedProgress::default() };
+    begin_batch(&mut fleet.index, SET, &persisted, at(fleet.now), usize::MAX)
 }
 
-fn course(strategy: &Value) -> crate::core::rollout::target::direction::Course {
-    crate::core::rollout::target::direction::Course {
-        rollout: env_change(strategy),
-        ..testing::course("v2", json!({}))
-    }
+fn rollout(strategy: &Value) -> crate::core::rollout::target::rollout::Rollout {
+    crate::core::rollout::target::rollout::Rollout { target: env_change(strategy), ..testing::rollout("v2", json!({})) }
 }
 
 /// The pods of an owner, as the task reads them.
@@ -83,7 +80,7 @@ fn upgrades(fleet: &Fleet) -> usize {
 
 fn reason(fleet: &mut Fleet, strategy: &Value) -> &'static str {
     let summary = plan(fleet, strategy, &[]).summary;
-    verdict(&course(strategy), &summary).reason.as_str()
+    verdict(&rollout(strategy), &summary).reason.as_str()
 }
 
 /// A pod of `v2` that an owner made at second 1, and that is not ready.
@@ -162,7 +159,7 @@ fn pods_that_nobody_or_no_eviction_can_replace_are_left_as_they_are() {
     let summary = plan(&mut fleet, &json!({}), &[]).summary;
     assert_eq!(summary.exempt, [("pods of DaemonSets", 1), ("pods of Jobs", 1)]);
     assert_eq!((summary.evictable, summary.remaining), (0, 0));
-    let verdict = verdict(&course(&json!({})), &summary);
+    let verdict = verdict(&rollout(&json!({})), &summary);
     assert_eq!(verdict.reason.as_str(), "NotInPlace");
     let never = "never evicted: pods of DaemonSets (1), pods of Jobs (1)";
     assert!(verdict.message.contains(never), "{}", verdict.message);
@@ -179,22 +176,22 @@ fn nothing_is_evicted_while_the_rollout_stands() {
     let mut stopped = env_change(&json!({}));
     stopped.direction = crate::core::rollout::target::Direction::Halted;
     fleet.index.configure(stopped, at(0));
-    begin_batch(&mut fleet.index, SET, &Remembered::default(), at(0), 9);
+    begin_batch(&mut fleet.index, SET, &PersistedProgress::default(), at(0), 9);
     assert_eq!(upgrades(&fleet), 0, "aborted");
 }
 
 #[test]
 fn on_the_way_back_pods_are_evicted_whatever_partition_says_and_new_ones_get_the_stable_revision() {
     let strategy = json!({"partition": "100%"});
-    let back = || Rollout { stable: Some(hash("v2")), ..env_change(&strategy) }.going_back();
+    let back = || Target { stable: Some(hash("v2")), ..env_change(&strategy) }.going_back();
     let mut fleet = Fleet::new([owned("a", "ReplicaSet", "web"), owned("b", "ReplicaSet", "other")]);
     fleet.index.configure(back(), at(0));
-    let summary = begin_batch(&mut fleet.index, SET, &Remembered::default(), at(0), 9).summary;
+    let summary = begin_batch(&mut fleet.index, SET, &PersistedProgress::default(), at(0), 9).summary;
     assert_eq!((summary.evictable, upgrades(&fleet)), (2, 2));
-    let course =
-        crate::core::rollout::target::direction::Course { rollout: back(), ..testing::course("v1", json!({})) };
+    let rollout =
+        crate::core::rollout::target::rollout::Rollout { target: back(), ..testing::rollout("v1", json!({})) };
     let set = testing::set("v1", strategy);
-    let given = injection_revision(&set, &course, &summary, Some(&hash("v2")), Some(&hash("v1")), None);
+    let given = injection_revision(&set, &rollout, &summary, Some(&hash("v2")), Some(&hash("v1")), None);
     assert_eq!(given, hash("v2"));
 }
 
@@ -228,7 +225,7 @@ fn a_slot_is_taken_once_by_a_plan_or_by_an_eviction() {
     assert!(!fleet.index.reserve(SET, &record, false, 0, at(0)), "the patch may be on its way");
 
     // The plan after the answers, none of which was a yes.
-    begin_batch(&mut fleet.index, SET, &Remembered::default(), at(0), 0);
+    begin_batch(&mut fleet.index, SET, &PersistedProgress::default(), at(0), 0);
     assert!(fleet.index.reserve(SET, &record, false, 0, at(0)));
     assert!(!fleet.index.reserve(SET, &record, false, 0, at(0)), "there was one");
     assert_eq!(plan(&mut fleet, &json!({}), &[]).patches, [], "the record may not be in the status yet");
@@ -266,5 +263,5 @@ fn siblings_after_plan(fleet: &mut Fleet, strategy: &Value) -> Vec<Sibling> {
 fn given(fleet: &mut Fleet, strategy: &Value, evictions: &[Eviction]) -> String {
     let summary = plan(fleet, strategy, evictions).summary;
     let set = testing::set("v2", json!({}));
-    injection_revision(&set, &course(strategy), &summary, Some(&hash("v1")), None, None)
+    injection_revision(&set, &rollout(strategy), &summary, Some(&hash("v1")), None, None)
 }

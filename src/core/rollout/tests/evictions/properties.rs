@@ -93,11 +93,11 @@ impl Sim {
     fn reconcile(&mut self, limit: usize) {
         let now = at(self.fleet.now);
         self.fleet.index.configure(env_change(&self.strategy), now);
-        let remembered = Remembered { evictions: self.records.clone(), ..Remembered::default() };
-        self.plan = begin_batch(&mut self.fleet.index, SET, &remembered, now, limit);
+        let persisted = PersistedProgress { evictions: self.records.clone(), ..PersistedProgress::default() };
+        self.plan = begin_batch(&mut self.fleet.index, SET, &persisted, now, limit);
         let set = testing::set("v2", json!({}));
-        let course = course(&self.strategy);
-        self.given = injection_revision(&set, &course, &self.plan.summary, Some(&hash("v1")), None, None);
+        let rollout = rollout(&self.strategy);
+        self.given = injection_revision(&set, &rollout, &self.plan.summary, Some(&hash("v1")), None, None);
         self.patches = self.plan.patches.iter().map(|patch| patch.key.clone()).collect();
     }
 

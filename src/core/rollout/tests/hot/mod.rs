@@ -9,9 +9,9 @@ use crate::core::pod::PodView;
 use crate::core::revision::{Change, Template};
 use crate::core::rollout::assess::state::State;
 use crate::core::rollout::plan::{Plan, begin_batch};
-use crate::core::rollout::state::cluster::Index;
-use crate::core::rollout::target::Rollout;
-use crate::core::rollout::target::direction::Remembered;
+use crate::core::rollout::state::index::Index;
+use crate::core::rollout::target::Target;
+use crate::core::rollout::target::rollout::PersistedProgress;
 use crate::core::rollout::testing::{SET, TestPod, at, set};
 
 mod odd;
@@ -21,9 +21,9 @@ const IDLE: &str = "idle";
 const TWINS: [&str; 4] = ["mesh-1", "mesh-2", "proxy-1", "proxy-2"];
 
 /// Images of the hot `mesh`, the hot native `proxy`, and the cold `agent`.
-type Target = [&'static str; 3];
+type Images = [&'static str; 3];
 
-fn hot_set([mesh, proxy, agent]: Target, strategy: &Value) -> SidecarSet {
+fn hot_set([mesh, proxy, agent]: Images, strategy: &Value) -> SidecarSet {
     let mut set = set(agent, strategy.clone());
     let hot = json!({"upgradeType": "HotUpgrade", "hotUpgradeEmptyImage": IDLE});
     let sidecar = |name: &str, image: &str, more: Value| {
@@ -36,7 +36,7 @@ fn hot_set([mesh, proxy, agent]: Target, strategy: &Value) -> SidecarSet {
     set
 }
 
-fn revision(target: Target) -> String {
+fn revision(target: Images) -> String {
     Template::of(&hot_set(target, &json!({})).spec).hash(0)
 }
 
@@ -108,24 +108,24 @@ impl World {
         self.index.apply(self.pod.view(), at(self.now));
     }
 
-    fn plan(&mut self, target: Target) -> Plan {
+    fn plan(&mut self, target: Images) -> Plan {
         self.plan_with(target, |_| {})
     }
 
-    fn plan_with(&mut self, target: Target, change: impl FnOnce(&mut Rollout)) -> Plan {
-        let set = hot_set(target, &self.strategy);
+    fn plan_with(&mut self, images: Images, change: impl FnOnce(&mut Target)) -> Plan {
+        let set = hot_set(images, &self.strategy);
         let template = Template::of(&set.spec);
         // Nothing but images differs between the revisions of these tests.
         let label = &self.pod.view().marks[SET].revision;
-        let mut rollout = Rollout::new(SET, &set.spec, (&template.hash(0), &template), [], None).unwrap();
-        rollout.changes.insert(label.clone(), Change::InPlace);
-        change(&mut rollout);
-        self.index.configure(rollout, at(self.now));
-        begin_batch(&mut self.index, SET, &Remembered::default(), at(self.now), usize::MAX)
+        let mut target = Target::new(SET, &set.spec, (&template.hash(0), &template), [], None).unwrap();
+        target.changes.insert(label.clone(), Change::InPlace);
+        change(&mut target);
+        self.index.configure(target, at(self.now));
+        begin_batch(&mut self.index, SET, &PersistedProgress::default(), at(self.now), usize::MAX)
     }
 
     /// Plans and sends; the containers that got another image, with it.
-    fn send(&mut self, target: Target) -> Vec<(String, String)> {
+    fn send(&mut self, target: Images) -> Vec<(String, String)> {
         let plan = self.plan(target);
         self.carry_out(&plan)
     }
@@ -182,7 +182,7 @@ impl World {
         self.now += 6;
     }
 
-    fn state(&mut self, target: Target) -> State {
+    fn state(&mut self, target: Images) -> State {
         self.plan(target);
         self.index.state(SET, &self.pod.view().key).unwrap().clone()
     }
@@ -218,9 +218,9 @@ fn pair(name: &str, image: &str) -> Vec<(String, String)> {
     vec![(name.to_owned(), image.to_owned())]
 }
 
-const OLD: Target = ["v1"; 3];
-const NEW: Target = ["v2", "v1", "v1"];
-const BAD: Target = ["bad", "v1", "v1"];
+const OLD: Images = ["v1"; 3];
+const NEW: Images = ["v2", "v1", "v1"];
+const BAD: Images = ["bad", "v1", "v1"];
 
 #[test]
 fn a_new_image_goes_to_the_idle_twin_and_then_the_old_twin_is_reset() {
@@ -228,7 +228,7 @@ fn a_new_image_goes_to_the_idle_twin_and_then_the_old_twin_is_reset() {
     assert_eq!(world.state(OLD), State::Available);
     assert_eq!(world.send(NEW), pair("mesh-2", "v2"));
     assert_eq!(world.versions("mesh"), [(1, "2".into()), (2, "1".into())]);
-    assert_eq!(world.state(NEW), State::Undecided);
+    assert_eq!(world.state(NEW), State::Updating);
     world.kubelet("mesh-2");
     world.now += 4;
     assert_eq!(world.send(NEW), [], "the new twin must stay ready");
@@ -236,7 +236,7 @@ fn a_new_image_goes_to_the_idle_twin_and_then_the_old_twin_is_reset() {
     assert_eq!(world.state(NEW), State::ResetDue);
     assert_eq!(world.send(NEW), pair("mesh-1", IDLE));
     assert_eq!(world.versions("mesh"), [(0, "2".into()), (2, "0".into())]);
-    assert_eq!(world.state(NEW), State::Undecided, "not before the idle twin runs");
+    assert_eq!(world.state(NEW), State::Updating, "not before the idle twin runs");
     world.kubelets();
     assert_eq!(world.state(NEW), State::Available);
     assert_eq!(world.send(["v3", "v1", "v1"]), pair("mesh-1", "v3"), "the next one goes the other way");
@@ -247,7 +247,7 @@ fn a_new_image_goes_to_the_idle_twin_and_then_the_old_twin_is_reset() {
 fn from_the_upgrade_to_the_end_of_the_reset_the_pod_holds_its_slot() {
     let mut world = World::new();
     world.send(NEW);
-    let slots = |world: &mut World| world.plan_with(NEW, |rollout| rollout.strategy.paused = true).summary.counts.slots;
+    let slots = |world: &mut World| world.plan_with(NEW, |target| target.strategy.paused = true).summary.counts.slots;
     assert_eq!(slots(&mut world), 1);
     world.kubelets();
     assert_eq!(slots(&mut world), 1, "before the reset");
@@ -322,7 +322,7 @@ fn a_twin_that_gets_ready_after_the_deadline_must_still_stay_ready() {
     });
     world.pod_ready();
     world.observe();
-    assert_eq!(world.state(BAD), State::Undecided);
+    assert_eq!(world.state(BAD), State::Updating);
     world.now = 705;
     assert_eq!(world.state(BAD), State::ResetDue);
 }
@@ -356,7 +356,7 @@ fn a_reset_of_a_pod_that_holds_no_slot_takes_one() {
     world.observe();
     world.send(NEW);
     world.kubelets();
-    let evicting = Remembered { evictions: vec![super::evictions::open()], ..Remembered::default() };
+    let evicting = PersistedProgress { evictions: vec![super::evictions::open()], ..PersistedProgress::default() };
     world.plan(NEW);
     assert_eq!(begin_batch(&mut world.index, SET, &evicting, at(world.now), usize::MAX).patches, []);
     assert_eq!(world.send(NEW), pair("mesh-1", IDLE));

@@ -9,7 +9,7 @@ use crate::core::rollout::tests::hot::*;
 enum Step {
     /// To this target, or the last one.
     Send {
-        target: Option<Target>,
+        target: Option<Images>,
         answered: bool,
     },
     Kubelet(&'static str),
@@ -37,7 +37,7 @@ fn step() -> impl Strategy<Value = Step> {
 /// Which twin serves in truth: the one whose program has last taken over.
 struct Truth {
     serving: BTreeMap<&'static str, String>,
-    target: Option<Target>,
+    target: Option<Images>,
     upgrades: BTreeMap<String, usize>,
     resets: BTreeMap<String, usize>,
 }
@@ -48,7 +48,7 @@ impl Truth {
         Self { serving, target: None, upgrades: BTreeMap::new(), resets: BTreeMap::new() }
     }
 
-    fn begin(&mut self, target: Target) {
+    fn begin(&mut self, target: Images) {
         if self.target.replace(target) != Some(target) {
             self.upgrades.clear();
             self.resets.clear();

@@ -36,7 +36,7 @@ fn resources(resources: &Value) -> Value {
 
 /// A running pod that was injected by the first set, on its way to the second.
 struct Way {
-    rollout: Rollout,
+    target: Target,
     sets: CompiledSets,
     pod: TestPod,
     own: Value,
@@ -63,21 +63,21 @@ impl Way {
         let known = [(old.hash(0), old.clone())];
         let target = (new.hash(0), new);
         let known = known.iter().map(|(hash, template)| (hash, template));
-        let rollout = Rollout::new(SET, &after.spec, (&target.0, &target.1), known, None).unwrap();
-        let mut way = Self { rollout, sets: sets(&after, &before), pod, own, index: Index::default(), now: 0 };
+        let target = Target::new(SET, &after.spec, (&target.0, &target.1), known, None).unwrap();
+        let mut way = Self { target, sets: sets(&after, &before), pod, own, index: Index::default(), now: 0 };
         way.index.set_node("n", Some(true));
         way.configure();
         way
     }
 
     fn configure(&mut self) {
-        self.index.configure(self.rollout.clone(), at(self.now));
+        self.index.configure(self.target.clone(), at(self.now));
         self.index.apply(self.pod.view(), at(self.now));
     }
 
     fn plan(&mut self) -> Plan {
         self.index.apply(self.pod.view(), at(self.now));
-        begin_batch(&mut self.index, SET, &Remembered::default(), at(self.now), usize::MAX)
+        begin_batch(&mut self.index, SET, &PersistedProgress::default(), at(self.now), usize::MAX)
     }
 
     /// Sends the next request; true if it was a resize, `None` if there is none.

@@ -14,7 +14,7 @@ fn a_resize_follows_the_marks_and_holds_a_slot_until_it_is_in_effect() {
     let expected = json!({"requests": {"cpu": "200m"}, "limits": {"cpu": "1"}});
     assert_eq!(way.pod.0["spec"]["containers"][0]["resources"], expected);
     way.now = 20;
-    assert_eq!((way.step(), way.state()), (None, State::Undecided));
+    assert_eq!((way.step(), way.state()), (None, State::Updating));
     assert_eq!(way.plan().summary.counts.slots, 1);
     way.pod.actuate();
     assert_eq!(way.state(), State::Available);
@@ -77,7 +77,7 @@ fn the_kubelets_conditions_decide_a_resize() {
     }
     let mut way = way();
     way.pod.resize_condition("PodResizePending", "Deferred");
-    assert_eq!(way.state(), State::Undecided);
+    assert_eq!(way.state(), State::Updating);
     assert_eq!(way.plan().summary.slot_holders, ["default/web (agent: resize Deferred: no room)"]);
     way.now = 600;
     assert_eq!(way.state(), State::Failed("agent: resize Deferred: no room".to_owned()));
@@ -90,7 +90,7 @@ fn a_failed_resize_is_taken_back_by_the_old_revision() {
     way.steps();
     way.pod.resize_condition("PodResizePending", "Infeasible");
     way.now = 5;
-    way.rollout = Way::new(&new, &old).rollout;
+    way.target = Way::new(&new, &old).target;
     way.configure();
     assert_eq!(way.steps(), [false, true]);
     way.pod.edit(|pod| {
@@ -106,7 +106,7 @@ fn a_resize_that_was_not_sent_yet_is_dropped_on_the_way_back() {
     let (old, new) = (resources(&json!({"requests": {"cpu": "1"}})), resources(&json!({"requests": {"cpu": "2"}})));
     let mut way = Way::new(&old, &new);
     way.step();
-    way.rollout = Way::new(&new, &old).rollout;
+    way.target = Way::new(&new, &old).target;
     way.configure();
     assert_eq!(way.steps(), [false]);
     assert!(update(&way.pod.view()).resizes.is_empty());
@@ -117,7 +117,7 @@ fn a_new_image_in_mid_resize_still_waits_for_the_resize() {
     let both = |image: &str| agent(&json!({"image": image, "resources": {"requests": {"cpu": "2"}}}));
     let mut way = Way::new(&resources(&json!({"requests": {"cpu": "1"}})), &both("v1"));
     way.steps();
-    way.rollout = Way::new(&both("v1"), &both("v2")).rollout;
+    way.target = Way::new(&both("v1"), &both("v2")).target;
     way.configure();
     assert_eq!(way.steps(), [false]);
     way.pod.resize_condition("PodResizePending", "Infeasible");

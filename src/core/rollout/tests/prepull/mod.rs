@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 use crate::core::rollout::plan::prepull::MOST_AT_ONCE;
 use crate::core::rollout::plan::{Plan, begin_batch};
 use crate::core::rollout::state::pulls::{Outcome, Pull};
-use crate::core::rollout::target::direction::Remembered;
-use crate::core::rollout::target::{Direction, Rollout};
+use crate::core::rollout::target::rollout::PersistedProgress;
+use crate::core::rollout::target::{Direction, Target};
 use crate::core::rollout::testing;
-use crate::core::rollout::testing::{SET, TestPod, at, hash, rollout};
+use crate::core::rollout::testing::{SET, TestPod, at, hash, target};
 use crate::core::rollout::tests::Fleet;
 use crate::core::status::verdict;
 
@@ -49,7 +49,7 @@ impl Fleet {
 
     fn message(&mut self, image: &str, strategy: &Value) -> (String, String) {
         let summary = self.plan(image, strategy).summary;
-        let verdict = verdict(&testing::course(image, strategy.clone()), &summary);
+        let verdict = verdict(&testing::rollout(image, strategy.clone()), &summary);
         (verdict.reason.to_string(), verdict.message)
     }
 }
@@ -216,11 +216,11 @@ fn a_retry_pulls_again_where_it_failed_and_only_there() {
     for (pull, outcome) in plan.pulls.iter().zip(outcomes) {
         fleet.note(&Plan { pulls: vec![pull.clone()], ..Plan::default() }, &outcome);
     }
-    let retried = Rollout { retried_at: Some(at(9)), ..rollout("v2", strategy(3)) };
-    fleet.index.configure(Rollout { direction: Direction::Halted, ..rollout("v2", strategy(3)) }, at(5));
-    assert_eq!(begin_batch(&mut fleet.index, SET, &Remembered::default(), at(5), 9).pulls, []);
+    let retried = Target { retried_at: Some(at(9)), ..target("v2", strategy(3)) };
+    fleet.index.configure(Target { direction: Direction::Halted, ..target("v2", strategy(3)) }, at(5));
+    assert_eq!(begin_batch(&mut fleet.index, SET, &PersistedProgress::default(), at(5), 9).pulls, []);
     fleet.index.configure(retried, at(9));
-    assert_eq!(nodes(&begin_batch(&mut fleet.index, SET, &Remembered::default(), at(9), 9).pulls), ["n0", "n2"]);
+    assert_eq!(nodes(&begin_batch(&mut fleet.index, SET, &PersistedProgress::default(), at(9), 9).pulls), ["n0", "n2"]);
 }
 
 #[test]
@@ -231,8 +231,8 @@ fn another_image_is_pulled_anew_and_the_way_back_waits_for_nothing() {
     fleet.round("v2", &strategy(2));
     assert_eq!(fleet.plan("v3", &strategy(2)).pulls.len(), 2);
     fleet.now += 60;
-    let back = Rollout { stable: Some(hash("v1")), ..rollout("v1", strategy(2)) }.going_back();
+    let back = Target { stable: Some(hash("v1")), ..target("v1", strategy(2)) }.going_back();
     fleet.index.configure(back, at(fleet.now));
-    let plan = begin_batch(&mut fleet.index, SET, &Remembered::default(), at(fleet.now), 9);
+    let plan = begin_batch(&mut fleet.index, SET, &PersistedProgress::default(), at(fleet.now), 9);
     assert_eq!((plan.patches.len(), plan.pulls.len()), (2, 0));
 }

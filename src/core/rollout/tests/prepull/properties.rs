@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::core::rollout::plan::pullers::{PullerPod, Pullers};
-use crate::core::rollout::state::cluster::Index;
+use crate::core::rollout::state::index::Index;
 use crate::core::rollout::state::pulls::{Outcome, Pull};
 use crate::core::rollout::testing::{at, hash};
 use crate::core::rollout::tests::prepull::pullers::{says, seen};

@@ -6,11 +6,11 @@ use crate::api::selector::SelectorError;
 use crate::api::v1beta1::{Eviction, FailureAction};
 use crate::api::{SidecarSet, keys};
 use crate::core::revision::{History, Template};
-use crate::core::rollout::target::{Direction, Rollout};
+use crate::core::rollout::target::{Direction, Target};
 
 /// What only status and annotations of a set know about its rollout.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Remembered {
+pub struct PersistedProgress {
     /// `status.evictions`.
     pub evictions: Vec<Eviction>,
     /// `status.currentStep`: steps reached so far.
@@ -25,11 +25,11 @@ pub struct Remembered {
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Course {
+pub struct Rollout {
     /// What is wanted of the pods now.
-    pub rollout: Rollout,
+    pub target: Target,
     /// What only status and annotations know.
-    pub remembered: Remembered,
+    pub persisted: PersistedProgress,
     /// Hash of the spec's revision; the rollout's own differs on the way back.
     pub update_revision: String,
     /// Hash of the stable revision that pods return to when this one is given up; `None` if it stops instead.
@@ -42,60 +42,60 @@ pub struct Course {
     pub next_retry: String,
 }
 
-/// Decides the course. `target` is the revision of the spec, `history` the known ones.
+/// Decides the course. `newest` is the revision of the spec, `history` the known ones.
 ///
 /// # Errors
 /// A selector that does not parse.
-pub fn course(
+pub fn rollout(
     set: &SidecarSet,
-    target: (&str, &Template),
+    newest: (&str, &Template),
     history: &History,
     now: Timestamp,
-) -> Result<Course, SelectorError> {
+) -> Result<Rollout, SelectorError> {
     let status = set.status.clone().unwrap_or_default();
     let name = set.metadata.name.as_deref().unwrap_or_default();
     let known = || history.iter().map(|(hash, revision)| (hash, &revision.template));
     let stable = status.stable_revision.as_deref();
-    let same_revision = status.update_revision.as_deref() == Some(target.0);
-    let aborted = status.aborted_revision.as_deref() == Some(target.0);
+    let same_revision = status.update_revision.as_deref() == Some(newest.0);
+    let aborted = status.aborted_revision.as_deref() == Some(newest.0);
     let retry = annotation(set, keys::RETRY).filter(|value| Some(*value) != status.handled_retry.as_deref());
-    let retried = retry.is_some_and(|value| of_revision(value, target.0).is_some());
+    let retried = retry.is_some_and(|value| of_revision(value, newest.0).is_some());
     let rolls_back = set.spec.update_strategy.failure_policy.action == FailureAction::Rollback;
-    let way_back = stable.filter(|stable| rolls_back && *stable != target.0);
+    let way_back = stable.filter(|stable| rolls_back && *stable != newest.0);
     let way_back = way_back.and_then(|hash| Some((hash, history.get(hash)?)));
-    let rollout = match way_back {
+    let target = match way_back {
         Some((hash, revision)) if aborted && !retried => {
-            Rollout::new(name, &set.spec, (hash, &revision.template), known(), stable)?.going_back()
+            Target::new(name, &set.spec, (hash, &revision.template), known(), stable)?.going_back()
         }
         _ => {
             let retried_at = status.retried_at.filter(|_| same_revision).map(|time| time.0);
-            Rollout {
+            Target {
                 direction: if aborted && !retried { Direction::Halted } else { Direction::Forward },
                 retried_at: if retried { Some(now) } else { retried_at },
-                ..Rollout::new(name, &set.spec, target, known(), stable)?
+                ..Target::new(name, &set.spec, newest, known(), stable)?
             }
         }
     };
-    let remembered = Remembered {
+    let persisted = PersistedProgress {
         evictions: status.evictions.unwrap_or_default(),
         step: status.current_step.filter(|_| same_revision).and_then(|step| step.try_into().ok()).unwrap_or(0),
         step_reached_at: status.step_reached_at.filter(|_| same_revision).map(|time| time.0),
         approved: annotation(set, keys::APPROVE)
-            .and_then(|value| of_revision(value, target.0)?.parse().ok())
+            .and_then(|value| of_revision(value, newest.0)?.parse().ok())
             .unwrap_or(0),
         steps_may_differ: same_revision && status.observed_generation != set.metadata.generation,
     };
-    let tried = status.handled_retry.as_deref().and_then(|value| of_revision(value, target.0)?.parse().ok());
-    Ok(Course {
+    let tried = status.handled_retry.as_deref().and_then(|value| of_revision(value, newest.0)?.parse().ok());
+    Ok(Rollout {
         way_back: way_back.map(|(hash, _)| hash.to_owned()),
-        aborted_because: status.aborted_because.filter(|_| rollout.direction != Direction::Forward),
+        aborted_because: status.aborted_because.filter(|_| target.direction != Direction::Forward),
         stray_approval: annotation(set, keys::APPROVE)
-            .filter(|value| of_revision(value, target.0).is_none_or(|step| step.parse::<usize>().is_err()))
+            .filter(|value| of_revision(value, newest.0).is_none_or(|step| step.parse::<usize>().is_err()))
             .map(str::to_owned),
-        next_retry: format!("{}/{}", target.0, tried.unwrap_or(0_u32).saturating_add(1)),
-        update_revision: target.0.to_owned(),
-        rollout,
-        remembered,
+        next_retry: format!("{}/{}", newest.0, tried.unwrap_or(0_u32).saturating_add(1)),
+        update_revision: newest.0.to_owned(),
+        target,
+        persisted,
     })
 }
 

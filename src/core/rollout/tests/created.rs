@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::core::rollout::testing::{TestPod, at, hash};
 use crate::core::rollout::tests::Fleet;
-use crate::core::rollout::tests::course::World;
+use crate::core::rollout::tests::aborted::World;
 
 /// Made at this second with `v2`, and ready since then.
 fn born(name: &str, second: i64) -> TestPod {

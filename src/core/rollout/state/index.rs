@@ -6,15 +6,15 @@ use std::sync::Arc;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use crate::core::pod::{PodKey, PodView};
-use crate::core::rollout::assess::context::Surroundings;
+use crate::core::rollout::assess::context::PodContext;
 use crate::core::rollout::assess::refusal::Refusal;
 use crate::core::rollout::assess::state::State;
 use crate::core::rollout::assess::{Assessment, assess};
 use crate::core::rollout::inflight::InFlight;
 use crate::core::rollout::state::pulls::{Outcome, Pull, PullResults};
 use crate::core::rollout::state::set::SetState;
-use crate::core::rollout::target::Rollout;
-use crate::core::rollout::target::direction::Remembered;
+use crate::core::rollout::target::Target;
+use crate::core::rollout::target::rollout::PersistedProgress;
 
 /// A pod whose patch got no clear answer is left alone for this long. The client has given the request up by then, and
 /// the apiserver ends what it does for a client that is gone.
@@ -170,7 +170,7 @@ impl Index {
     }
 
     /// Takes note of what a set wants. Its pods are counted again only if that changed.
-    pub fn configure(&mut self, target: Rollout, now: Timestamp) {
+    pub fn configure(&mut self, target: Target, now: Timestamp) {
         let name = target.set.clone();
         if self.sets.get(&name).is_none_or(|set| *set.target != target) || self.stale.remove(&name) {
             self.stale.remove(&name);
@@ -236,9 +236,9 @@ impl Index {
         until: Option<Timestamp>,
         now: Timestamp,
     ) -> Vec<String> {
-        let Some(rollout) = self.sets.get(set).map(|index| &index.target) else { return Vec::new() };
+        let Some(target) = self.sets.get(set).map(|index| &index.target) else { return Vec::new() };
         let (uid, resource_version) = (pod.uid.clone(), pod.resource_version);
-        let (revision, retried_at) = (rollout.revision.clone(), rollout.retried_at.map(Timestamp::as_second));
+        let (revision, retried_at) = (target.revision.clone(), target.retried_at.map(Timestamp::as_second));
         let refusal = Refusal { uid, resource_version, revision, retried_at, message, until };
         self.in_flight_mut(set).refusals.insert(pod.key.clone(), refusal);
         self.touch(&pod.key, None, now)
@@ -258,9 +258,9 @@ impl Index {
 
     /// Requests of a plan are about to be sent: evictions count them until the next plan, which is made when they are
     /// answered.
-    pub fn sending(&mut self, set: &str, requests: usize, remembered: &Remembered) {
+    pub fn sending(&mut self, set: &str, requests: usize, persisted: &PersistedProgress) {
         let in_flight = self.in_flight_mut(set);
-        (in_flight.planned, in_flight.remembered) = (requests, remembered.clone());
+        (in_flight.planned, in_flight.persisted) = (requests, persisted.clone());
     }
 
     pub(crate) fn pulls(&self, set: &str) -> Option<&PullResults> {
@@ -291,14 +291,14 @@ impl Index {
     /// Where a pod stands that was just read, whatever is known of it.
     pub(crate) fn judge(&self, set: &str, pod: &PodView, now: Timestamp) -> Option<Assessment> {
         let node = pod.node.as_deref();
-        let around = Surroundings {
+        let context = PodContext {
             namespace_labels: self.namespaces.get(&pod.key.namespace),
             restarts_native_sidecars: node.and_then(|node| self.nodes.get(node)).copied(),
             refused: None,
             can_resize: !self.cannot_resize,
             now,
         };
-        assess(pod, &self.sets.get(set)?.target, &around)
+        assess(pod, &self.sets.get(set)?.target, &context)
     }
 
     /// Time has passed: looks again at the pods of a set whose state may have changed with it.
@@ -331,17 +331,17 @@ impl Index {
             }
             refusals.get(key)
         });
-        let around = Surroundings {
+        let context = PodContext {
             namespace_labels: self.namespaces.get(&key.namespace),
             restarts_native_sidecars: node.and_then(|node| self.nodes.get(node)).copied(),
             can_resize: !self.cannot_resize,
             refused,
             now,
         };
-        index.update(key, pod, &around)
+        index.update(key, pod, &context)
     }
 
-    fn rebuild(&mut self, target: Arc<Rollout>, now: Timestamp) {
+    fn rebuild(&mut self, target: Arc<Target>, now: Timestamp) {
         let name = target.set.clone();
         self.sets.insert(name.clone(), SetState::new(target));
         let marked = self.pods.values().filter(|pod| pod.marks.contains_key(&name));

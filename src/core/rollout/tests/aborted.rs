@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::api::{SidecarSet, SidecarSetStatus, keys};
 use crate::core::revision::{History, Revision, Template};
 use crate::core::rollout::plan::{Plan, begin_batch};
-use crate::core::rollout::target::direction::course;
+use crate::core::rollout::target::rollout::rollout;
 use crate::core::rollout::testing::{SET, TestPod, at, hash, set};
 use crate::core::rollout::tests::{Fleet, unready};
 use crate::core::status::{InjectionState, status};
@@ -58,10 +58,10 @@ impl World {
             .map(|template| (template.hash(0), Revision { template, number: 1, owner: None, custom_version: None }))
             .into();
         let template = Template::of(&self.set.spec);
-        let course = course(&self.set, (&template.hash(0), &template), &history, now).unwrap();
-        self.fleet.index.configure(course.rollout.clone(), now);
-        let plan = begin_batch(&mut self.fleet.index, SET, &course.remembered, now, usize::MAX);
-        let (status, _) = status(&self.set, &course, &plan.summary, &InjectionState::default(), now);
+        let rollout = rollout(&self.set, (&template.hash(0), &template), &history, now).unwrap();
+        self.fleet.index.configure(rollout.target.clone(), now);
+        let plan = begin_batch(&mut self.fleet.index, SET, &rollout.persisted, now, usize::MAX);
+        let (status, _) = status(&self.set, &rollout, &plan.summary, &InjectionState::default(), now);
         self.set.status = Some(status);
         plan
     }
