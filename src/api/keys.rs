@@ -88,3 +88,8 @@ pub fn update_annotation(set: &str) -> String {
 pub fn twins(container: &str) -> [String; 2] {
     [format!("{container}-1"), format!("{container}-2")]
 }
+
+/// Names in a pod of the containers that an entry of a set becomes.
+pub(crate) fn container_names(entry: &str, hot: bool) -> Vec<String> {
+    if hot { twins(entry).into() } else { vec![entry.to_owned()] }
+}

@@ -4,6 +4,7 @@ pub mod crd;
 pub mod expression;
 pub mod keys;
 pub mod order;
+pub mod qos;
 pub mod quantity;
 pub mod reasons;
 pub mod selector;

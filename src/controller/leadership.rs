@@ -8,12 +8,12 @@ use kube::api::ListParams;
 
 use super::context::{Context, WRITE_TIMEOUT, now};
 use super::error::Error;
-use super::list::{PODS, Pages};
 use super::watch_gaps;
 use super::watched_set::WatchedSet;
 use crate::api::keys;
 use crate::core::pod::{PodView, SlimPod};
 use crate::runtime::leader::State;
+use crate::runtime::pages::{PAGE, Pages};
 
 pub(super) async fn run(context: Arc<Context>) {
     let mut states = context.writer.leadership.subscribe();
@@ -69,7 +69,7 @@ async fn read_all(context: &Arc<Context>) -> Result<(), Error> {
 /// may hold a slot.
 async fn read_all_pods(context: &Arc<Context>) -> Result<(), Error> {
     let api: Api<SlimPod> = Api::all(context.clients.watch.clone());
-    let mut pages = Pages::new(ListParams::default().labels(&format!("{}=true", keys::INJECTED)), PODS);
+    let mut pages = Pages::new(ListParams::default().labels(&format!("{}=true", keys::INJECTED)), PAGE);
     let failed = || Error::api("list", "injected pods");
     context.state().index.start_list();
     while let Some(page) = pages.next(async |params| api.list(params).await).await.map_err(failed())? {

@@ -8,7 +8,6 @@ mod evict;
 mod eviction;
 mod failure_events;
 mod leadership;
-mod list;
 mod owners;
 mod prepull;
 mod reconcile;

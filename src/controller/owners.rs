@@ -6,12 +6,12 @@ use kube::api::{ApiResource, DynamicObject, ListParams};
 
 use super::context::{Context, now};
 use super::error::Error;
-use super::list::{PODS, Pages};
 use crate::api::v1beta1::EvictionCause;
 use crate::core::inject::{CompiledSet, CompiledSets};
 use crate::core::pod::{Owner, PodView, SlimPod};
 use crate::core::replace::Sibling;
 use crate::core::replace::uninjected::is_uninjected;
+use crate::runtime::pages::{PAGE, Pages};
 
 /// The pods of an owner that the set selects.
 pub(super) async fn siblings(
@@ -23,7 +23,7 @@ pub(super) async fn siblings(
 ) -> Result<Vec<Sibling>, Error> {
     let api: Api<SlimPod> = Api::namespaced(context.clients.call.clone(), namespace);
     let selector: kube::core::Selector = set.selector.requirements().iter().cloned().collect();
-    let mut pages = Pages::new(ListParams::default().labels_from(&selector), PODS);
+    let mut pages = Pages::new(ListParams::default().labels_from(&selector), PAGE);
     let failed = || Error::api("list", format!("pods in {namespace}"));
     let mut siblings = Vec::new();
     while let Some(page) = pages.next(async |params| api.list(params).await).await.map_err(failed())? {

@@ -14,13 +14,13 @@ use tokio::time::{Instant, sleep};
 
 use super::context::{Context, NOT_LEADER};
 use super::error::Error;
-use super::list::Pages;
 use crate::api::reasons::Reason;
 use crate::api::{SidecarSet, keys};
 use crate::core::inject::{CompiledSets, Request};
 use crate::core::pod::PodKey;
 use crate::core::replace::uninjected::{Finder, Found, NAMED, inject_anew, obstacle};
 use crate::runtime::events::Note;
+use crate::runtime::pages::Pages;
 
 /// How often pods are listed without a reason.
 const EVERY: Duration = Duration::from_mins(1);

@@ -8,6 +8,7 @@ pub mod leader;
 pub mod metrics;
 pub mod namespaces;
 mod owners;
+pub(crate) mod pages;
 pub mod probe;
 pub mod shutdown;
 pub mod telemetry;

@@ -28,30 +28,33 @@ pub async fn pod_level_resources(client: &Client, namespace: &str) -> bool {
     let params = PostParams { dry_run: true, ..PostParams::default() };
     let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let Ok(pod) = serde_json::from_value(pod) else { return true };
-    match timeout(TIMEOUT, api.create(&params, &pod)).await {
-        Ok(Ok(answer)) => answer.spec.is_some_and(|spec| spec.resources.is_some()),
-        Ok(Err(error)) => {
-            tracing::warn!(%error, "cannot tell whether the cluster has pod-level resources; taken as yes");
-            true
-        }
-        Err(_) => {
-            tracing::warn!("no answer on whether the cluster has pod-level resources; taken as yes");
-            true
-        }
-    }
+    let keeps = async {
+        let answer = api.create(&params, &pod).await?;
+        Ok(answer.spec.is_some_and(|spec| spec.resources.is_some()))
+    };
+    or_yes("the cluster has pod-level resources", keeps).await
+}
+
+/// As [`has_resize`]. True if that cannot be told, as no pod is evicted for a guess.
+pub async fn resize(client: &Client) -> bool {
+    or_yes("running pods can be resized", has_resize(client)).await
 }
 
 /// Whether the apiserver lets resources of running pods be changed: it has the subresource `pods/resize`, as Kubernetes
-/// does from 1.33 on. True if that cannot be told, as no pod is evicted for a guess.
-pub async fn resize(client: &Client) -> bool {
-    match timeout(TIMEOUT, client.list_core_api_resources("v1")).await {
-        Ok(Ok(list)) => list.resources.iter().any(|resource| resource.name == "pods/resize"),
+/// does from 1.33 on.
+pub(crate) async fn has_resize(client: &Client) -> kube::Result<bool> {
+    Ok(client.list_core_api_resources("v1").await?.resources.iter().any(|resource| resource.name == "pods/resize"))
+}
+
+async fn or_yes(what: &str, question: impl Future<Output = kube::Result<bool>>) -> bool {
+    match timeout(TIMEOUT, question).await {
+        Ok(Ok(answer)) => answer,
         Ok(Err(error)) => {
-            tracing::warn!(%error, "cannot tell whether running pods can be resized; taken as yes");
+            tracing::warn!(%error, "cannot tell whether {what}; taken as yes");
             true
         }
         Err(_) => {
-            tracing::warn!("no answer on whether running pods can be resized; taken as yes");
+            tracing::warn!("no answer on whether {what}; taken as yes");
             true
         }
     }

@@ -31,7 +31,7 @@ const CONTROLLER: Order = &[
     &["error"],
     &["state", "cache"],
     &["context"],
-    &["list", "owners", "watched_set", "watch_gaps", "failure_events", "eviction", "revisions", "report"],
+    &["owners", "watched_set", "watch_gaps", "failure_events", "eviction", "revisions", "report"],
     &["apply", "evict", "prepull", "sweep", "uninjected"],
     &["reconcile"],
     &["watches", "leadership"],

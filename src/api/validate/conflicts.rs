@@ -80,9 +80,9 @@ pub fn clashes(set: &SidecarSet, other: &SidecarSet) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let name = other.name_any();
     let taken: Vec<String> =
-        sidecars::all(&other.spec).flat_map(|(_, _, sidecar)| sidecars::pod_names(sidecar)).collect();
+        sidecars::all(&other.spec).flat_map(|(_, _, sidecar)| sidecars::container_names(sidecar)).collect();
     for (list, i, sidecar) in sidecars::all(&set.spec) {
-        for container in sidecars::pod_names(sidecar).iter().filter(|name| taken.contains(name)) {
+        for container in sidecars::container_names(sidecar).iter().filter(|name| taken.contains(name)) {
             errors.push(FieldError::new(
                 format!("spec.{list}[{i}].name"),
                 format!(

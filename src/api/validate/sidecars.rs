@@ -87,16 +87,15 @@ fn hot_upgrade(path: &str, list: &str, sidecar: &SidecarContainer, errors: &mut 
 }
 
 /// Names of a sidecar's containers in a pod.
-pub(super) fn pod_names(sidecar: &SidecarContainer) -> Vec<String> {
-    let name = &sidecar.container.name;
+pub(super) fn container_names(sidecar: &SidecarContainer) -> Vec<String> {
     let hot = sidecar.upgrade_strategy.as_ref().is_some_and(|s| s.upgrade_type == Some(UpgradeType::HotUpgrade));
-    if hot { keys::twins(name).into() } else { vec![name.clone()] }
+    keys::container_names(&sidecar.container.name, hot)
 }
 
 fn twin_names(spec: &SidecarSetSpec, errors: &mut Vec<FieldError>) {
     let mut taken: BTreeMap<String, &str> = BTreeMap::new();
     for (list, i, sidecar) in all(spec) {
-        for name in pod_names(sidecar) {
+        for name in container_names(sidecar) {
             let own = sidecar.container.name.as_str();
             match taken.insert(name.clone(), own) {
                 // Two entries of one name are reported where names are checked.

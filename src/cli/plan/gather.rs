@@ -17,9 +17,8 @@ use crate::api::{SidecarSet, keys};
 use crate::cli::Error;
 use crate::core::pod::restarts_native_sidecars;
 use crate::core::revision::{History, List, Template, histories};
-
-/// Objects per answer: kubectl's own page size.
-const PAGE: u32 = 500;
+use crate::runtime::pages::{PAGE, Pages};
+use crate::runtime::probe::has_resize;
 
 /// All sets as they are.
 pub(super) async fn sets(client: &Client) -> Result<Vec<SidecarSet>, Error> {
@@ -39,7 +38,7 @@ pub(super) async fn world(client: &Client, set: &SidecarSet, sets: Vec<SidecarSe
         revisions: revisions(client).await?,
         namespaces: namespaces.into_iter().map(labels).collect(),
         nodes: nodes(client, set).await?,
-        cannot_resize: !can_resize(client).await?,
+        cannot_resize: !has_resize(client).await?,
     })
 }
 
@@ -87,27 +86,17 @@ async fn nodes(client: &Client, set: &SidecarSet) -> Result<BTreeMap<String, Opt
     Ok(nodes.into_iter().map(able).collect())
 }
 
-/// The apiserver has the subresource `resize` of pods.
-async fn can_resize(client: &Client) -> Result<bool, Error> {
-    Ok(client.list_core_api_resources("v1").await?.resources.iter().any(|resource| resource.name == "pods/resize"))
-}
-
 /// Gives the planner the pods that the set selects, and those that carry its sidecars.
 pub(super) async fn pods(client: &Client, planner: &mut Planner) -> Result<(), Error> {
     let set = planner.set();
     let carriers = keys::revision_label(&set.name_any());
     for labels in [selector(&set.spec.selector), carriers] {
         let api = raw_pods(client);
-        let mut params = ListParams::default().labels(&labels).limit(PAGE);
-        loop {
-            let page = api.list(&params).await?;
-            for pod in &page.items {
+        let mut pages = Pages::new(ListParams::default().labels(&labels), PAGE);
+        while let Some(page) = pages.next(async |params| api.list(params).await).await? {
+            for pod in page {
                 let pod = serde_json::to_value(pod).map_err(unreadable)?;
                 planner.add(&pod).map_err(unreadable)?;
-            }
-            match page.metadata.continue_.filter(|token| !token.is_empty()) {
-                Some(token) => params = params.continue_token(&token),
-                None => break,
             }
         }
     }
@@ -146,16 +135,12 @@ async fn list<K>(api: &Api<K>, params: ListParams) -> Result<Vec<K>, Error>
 where
     K: Resource + Clone + std::fmt::Debug + DeserializeOwned,
 {
-    let mut params = params.limit(PAGE);
+    let mut pages = Pages::new(params, PAGE);
     let mut all = Vec::new();
-    loop {
-        let page = api.list(&params).await?;
-        all.extend(page.items);
-        match page.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => params = params.continue_token(&token),
-            None => return Ok(all),
-        }
+    while let Some(page) = pages.next(async |params| api.list(params).await).await? {
+        all.extend(page);
     }
+    Ok(all)
 }
 
 fn unreadable(error: serde_json::Error) -> Error {

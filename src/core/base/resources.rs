@@ -79,34 +79,6 @@ pub struct ResizeTrouble {
     pub message: String,
 }
 
-/// What a container contributes to the `QoS` class of its pod, see `status.qosClass`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
-    /// Asks for nothing.
-    BestEffort,
-    /// Anything between.
-    Burstable,
-    /// Equal requests and limits for cpu and memory.
-    Guaranteed,
-}
-
-impl Class {
-    /// The class of a pod without pod-level resources (`k8s.io/kubernetes/pkg/apis/core/v1/helper/qos`).
-    pub fn of_pod(containers: impl Iterator<Item = Self>) -> Self {
-        let together = |a: Self, b: Self| if a == b { a } else { Self::Burstable };
-        containers.reduce(together).unwrap_or(Self::BestEffort)
-    }
-
-    /// As `status.qosClass` says it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::BestEffort => "BestEffort",
-            Self::Burstable => "Burstable",
-            Self::Guaranteed => "Guaranteed",
-        }
-    }
-}
-
 /// A cgroup rounds memory down to pages, the largest of which have 64 Ki.
 const PAGE: &str = "64Ki";
 
@@ -154,18 +126,9 @@ impl Resources {
         })
     }
 
-    /// What a container with these contributes to its pod's class.
-    pub fn class(&self) -> Class {
-        let positive = |amount: Option<Quantity>| amount.filter(|amount| amount.is_positive());
-        let amounts = |resource| (positive(self.limits.get(resource)), self.request(resource));
-        let all = Resource::ALL.map(amounts);
-        if all.iter().all(|(limit, request)| limit.is_none() && positive(*request).is_none()) {
-            Class::BestEffort
-        } else if all.iter().all(|(limit, request)| limit.is_some() && limit == request) {
-            Class::Guaranteed
-        } else {
-            Class::Burstable
-        }
+    /// The request and the limit of cpu and of memory, as the class of a pod is computed from them.
+    pub fn for_qos(&self) -> [(Option<Quantity>, Option<Quantity>); 2] {
+        Resource::ALL.map(|resource| (self.request(resource), self.limits.get(resource)))
     }
 
     fn request(&self, resource: Resource) -> Option<Quantity> {
@@ -230,6 +193,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::api::qos::QosClass;
 
     fn read(value: Value) -> Resources {
         Resources::of_entry(&json!({"resources": value}))
@@ -245,15 +209,15 @@ mod tests {
     fn the_class_of_a_pod_is_that_of_kubernetes() {
         let full = json!({"limits": {"cpu": "1", "memory": "1Gi"}});
         let cases = [
-            (vec![json!({}), json!({"requests": {"cpu": "0"}})], Class::BestEffort),
-            (vec![json!({}), json!({"requests": {"cpu": "1"}})], Class::Burstable),
-            (vec![full.clone(), json!({})], Class::Burstable),
-            (vec![full.clone(), json!({"limits": {"cpu": "1"}})], Class::Burstable),
-            (vec![json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "0"}})], Class::Burstable),
-            (vec![full.clone(), full], Class::Guaranteed),
+            (vec![json!({}), json!({"requests": {"cpu": "0"}})], QosClass::BestEffort),
+            (vec![json!({}), json!({"requests": {"cpu": "1"}})], QosClass::Burstable),
+            (vec![full.clone(), json!({})], QosClass::Burstable),
+            (vec![full.clone(), json!({"limits": {"cpu": "1"}})], QosClass::Burstable),
+            (vec![json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "0"}})], QosClass::Burstable),
+            (vec![full.clone(), full], QosClass::Guaranteed),
         ];
         for (containers, expected) in cases {
-            let class = Class::of_pod(containers.iter().map(|resources| read(resources.clone()).class()));
+            let class = QosClass::of(containers.iter().flat_map(|resources| read(resources.clone()).for_qos()));
             assert_eq!(class, expected, "{containers:?}");
         }
     }

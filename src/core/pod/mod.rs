@@ -14,8 +14,9 @@ use serde::{Deserialize, Serialize};
 
 use super::revision::List;
 use crate::api::keys;
+use crate::api::qos::QosClass;
 use crate::core::base::image::Image;
-use crate::core::base::resources::{Class, ResizeTrouble, Resources};
+use crate::core::base::resources::{ResizeTrouble, Resources};
 pub use crate::core::pod::injection_record::InjectionRecord;
 use crate::core::pod::marks::marks;
 pub use crate::core::pod::marks::{Mark, Replaced, Update};
@@ -288,9 +289,9 @@ impl PodView {
     }
 
     /// The `QoS` class that its containers give it, each with the resources that `resources` says.
-    pub fn class<'a>(&'a self, resources: impl Fn(&'a ContainerView) -> Option<&'a Resources>) -> Class {
-        let class = |resources: Option<&Resources>| resources.map_or(Class::BestEffort, Resources::class);
-        Class::of_pod(self.containers.iter().map(|container| class(resources(container))))
+    pub fn class<'a>(&'a self, resources: impl Fn(&'a ContainerView) -> Option<&'a Resources>) -> QosClass {
+        let nothing = Resources::default();
+        QosClass::of(self.containers.iter().flat_map(|container| resources(container).unwrap_or(&nothing).for_qos()))
     }
 
     /// Restarts of all containers.

@@ -34,7 +34,7 @@ pub struct Sidecar {
 impl Sidecar {
     /// Names of its containers in a pod.
     pub fn container_names(&self) -> Vec<String> {
-        if self.hot { keys::twins(&self.name).into() } else { vec![self.name.clone()] }
+        keys::container_names(&self.name, self.hot)
     }
 }
 

@@ -4,6 +4,7 @@ use k8s_openapi::api::core::v1::Container;
 
 use super::{FieldError, Report, sidecars};
 use crate::api::expression::{Expression, name_pattern};
+use crate::api::qos::QosClass;
 use crate::api::quantity::{Quantity, Resource};
 use crate::api::v1beta1::{ResourcesExpr, ResourcesMode, ResourcesPolicy, SidecarContainer, SidecarSetSpec};
 
@@ -110,10 +111,11 @@ fn is_equal(container: &Container) -> bool {
         let list = if limits { resources.limits.as_ref() } else { resources.requests.as_ref() };
         Quantity::parse(&list?.get(resource.name())?.0)
     };
-    Resource::ALL.into_iter().all(|resource| {
+    let amounts = Resource::ALL.map(|resource| {
         let limit = amount(true, resource);
-        limit.is_some_and(Quantity::is_positive) && amount(false, resource).or(limit) == limit
-    })
+        (amount(false, resource).or(limit), limit)
+    });
+    QosClass::of(amounts) == QosClass::Guaranteed
 }
 
 #[cfg(test)]

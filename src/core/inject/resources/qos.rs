@@ -1,22 +1,15 @@
-//! The `QoS` class of a pod, as Kubernetes computes it (`k8s.io/kubernetes/pkg/apis/core/v1/helper/qos`).
+//! The `QoS` class of a pod that is about to be created, and the promise of `preserveQoS`.
 
 use serde_json::Value;
 
 use super::{Unfit, amounts};
+use crate::api::qos::QosClass;
 use crate::api::quantity::{Quantity, Resource};
-
-/// `status.qosClass`, from the first that is killed under memory pressure to the last.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(in crate::core::inject) enum Qos {
-    BestEffort,
-    Burstable,
-    Guaranteed,
-}
 
 /// The class of a pod. `spec.resources`, where there is one, decides alone: even an empty one, seen on 1.36.
 ///
 /// A namespace's `LimitRange` may still give a sidecar limits that it does not name itself.
-pub(in crate::core::inject) fn qos(pod: &Value) -> Result<Qos, Unfit> {
+pub(in crate::core::inject) fn qos(pod: &Value) -> Result<QosClass, Unfit> {
     let spec = &pod["spec"];
     if spec["resources"].is_null() {
         return of_containers(amounts::containers(pod, &|_| true));
@@ -25,8 +18,7 @@ pub(in crate::core::inject) fn qos(pod: &Value) -> Result<Qos, Unfit> {
     for resource in Resource::ALL {
         named.push((pod_request(pod, resource)?, amounts::limit(spec, resource)?));
     }
-    let equal = named.iter().all(|(request, limit)| limit.is_some() && request == limit);
-    Ok(class(equal, named))
+    Ok(QosClass::of(named))
 }
 
 /// The request that the apiserver gives a pod with pod-level limits: its own, else that of its containers, else the
@@ -44,26 +36,14 @@ pub(super) fn pod_request(pod: &Value, resource: Resource) -> Result<Option<Quan
 }
 
 /// The class of a pod with these containers, init containers included.
-pub(super) fn of_containers<'a>(containers: impl Iterator<Item = &'a Value>) -> Result<Qos, Unfit> {
-    let (mut equal, mut named) = (true, Vec::new());
+pub(super) fn of_containers<'a>(containers: impl Iterator<Item = &'a Value>) -> Result<QosClass, Unfit> {
+    let mut named = Vec::new();
     for container in containers {
-        equal &= flaw(container)?.is_none();
         for resource in Resource::ALL {
             named.push((amounts::request(container, resource)?, amounts::limit(container, resource)?));
         }
     }
-    Ok(class(equal, named))
-}
-
-fn class(equal: bool, named: Vec<(Option<Quantity>, Option<Quantity>)>) -> Qos {
-    let positive = |amount: Option<Quantity>| amount.is_some_and(Quantity::is_positive);
-    if !named.into_iter().any(|(request, limit)| positive(request) || positive(limit)) {
-        Qos::BestEffort
-    } else if equal {
-        Qos::Guaranteed
-    } else {
-        Qos::Burstable
-    }
+    Ok(QosClass::of(named))
 }
 
 /// Why no pod with this container is Guaranteed.
@@ -85,7 +65,7 @@ fn flaw(container: &Value) -> Result<Option<String>, Unfit> {
 /// Checks the promise of `preserveQoS`: a pod that is Guaranteed `before` the sidecars of a set is so `after`.
 /// The error names the first container that breaks it.
 pub(in crate::core::inject) fn preserve_qos(before: &Value, after: &Value) -> Result<(), Unfit> {
-    if qos(before)? != Qos::Guaranteed || qos(after)? == Qos::Guaranteed {
+    if qos(before)? != QosClass::Guaranteed || qos(after)? == QosClass::Guaranteed {
         return Ok(());
     }
     let had = |name: &Value| amounts::containers(before, &|_| true).any(|container| container["name"] == *name);

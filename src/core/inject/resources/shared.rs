@@ -2,8 +2,9 @@
 
 use serde_json::{Map, Value, json};
 
-use super::qos::{Qos, of_containers, pod_request};
+use super::qos::{of_containers, pod_request};
 use super::{Unfit, amounts};
+use crate::api::qos::QosClass;
 use crate::api::quantity::{Quantity, Resource};
 
 /// The pod-level resources under which the sidecars of `SharedWithPod` sets run.
@@ -64,7 +65,7 @@ pub(in crate::core::inject) fn pod_level(
             insert(&mut limits, limit);
         }
     }
-    if !positive && of_containers(amounts::containers(pod, &counts))? != Qos::BestEffort {
+    if !positive && of_containers(amounts::containers(pod, &counts))? != QosClass::BestEffort {
         // Limits beside explicit requests of 0: pod-level requests of 0 would make the pod BestEffort.
         return Ok(PodLevel::Keep(existing.clone()));
     }

@@ -3,6 +3,7 @@ use serde_json::{Value, json};
 use super::policy::*;
 use super::qos::*;
 use super::*;
+use crate::api::qos::QosClass;
 
 mod modes;
 mod policies;
@@ -31,19 +32,19 @@ fn the_class_is_the_one_that_kubernetes_computes() {
     let equal = || container("a", "1/1Gi", "1000m/1024Mi");
     let nothing = || json!({"name": "b"});
     for (what, expected, pod) in [
-        ("nothing named", Qos::BestEffort, pod(&[nothing()], &[])),
-        ("only zeros", Qos::BestEffort, pod(&[container("a", "0/0", "0/0")], &[])),
-        ("another resource", Qos::BestEffort, pod(&[json!({"resources": {"limits": {"x/y": "1"}}})], &[])),
-        ("equal limits and requests", Qos::Guaranteed, pod(&[equal()], &[])),
-        ("limits alone", Qos::Guaranteed, pod(&[container("a", "1/1Gi", "-/-")], &[])),
-        ("numbers", Qos::Guaranteed, pod(&[json!({"resources": {"limits": {"cpu": 1, "memory": 1024}}})], &[])),
-        ("requests alone", Qos::Burstable, pod(&[container("a", "-/-", "1/-")], &[])),
-        ("no memory limit", Qos::Burstable, pod(&[container("a", "1/-", "-/-")], &[])),
-        ("a request of zero", Qos::Burstable, pod(&[container("a", "1/1Gi", "0/-")], &[])),
-        ("less than the limit", Qos::Burstable, pod(&[container("a", "1/1Gi", "1/1Mi")], &[])),
-        ("one that names nothing", Qos::Burstable, pod(&[equal(), nothing()], &[])),
-        ("an init container that names nothing", Qos::Burstable, pod(&[equal()], &[nothing()])),
-        ("a native sidecar that names nothing", Qos::Burstable, pod(&[equal()], &[native(nothing())])),
+        ("nothing named", QosClass::BestEffort, pod(&[nothing()], &[])),
+        ("only zeros", QosClass::BestEffort, pod(&[container("a", "0/0", "0/0")], &[])),
+        ("another resource", QosClass::BestEffort, pod(&[json!({"resources": {"limits": {"x/y": "1"}}})], &[])),
+        ("equal limits and requests", QosClass::Guaranteed, pod(&[equal()], &[])),
+        ("limits alone", QosClass::Guaranteed, pod(&[container("a", "1/1Gi", "-/-")], &[])),
+        ("numbers", QosClass::Guaranteed, pod(&[json!({"resources": {"limits": {"cpu": 1, "memory": 1024}}})], &[])),
+        ("requests alone", QosClass::Burstable, pod(&[container("a", "-/-", "1/-")], &[])),
+        ("no memory limit", QosClass::Burstable, pod(&[container("a", "1/-", "-/-")], &[])),
+        ("a request of zero", QosClass::Burstable, pod(&[container("a", "1/1Gi", "0/-")], &[])),
+        ("less than the limit", QosClass::Burstable, pod(&[container("a", "1/1Gi", "1/1Mi")], &[])),
+        ("one that names nothing", QosClass::Burstable, pod(&[equal(), nothing()], &[])),
+        ("an init container that names nothing", QosClass::Burstable, pod(&[equal()], &[nothing()])),
+        ("a native sidecar that names nothing", QosClass::Burstable, pod(&[equal()], &[native(nothing())])),
     ] {
         assert_eq!(qos(&pod), Ok(expected), "{what}");
     }
@@ -54,15 +55,15 @@ fn the_class_is_the_one_that_kubernetes_computes() {
 fn pod_level_resources_decide_the_class_alone() {
     let both = json!({"cpu": "1", "memory": "1Gi"});
     for (resources, expected) in [
-        (json!({"limits": both, "requests": both}), Qos::Guaranteed),
-        (json!({"limits": both}), Qos::Burstable),
+        (json!({"limits": both, "requests": both}), QosClass::Guaranteed),
+        (json!({"limits": both}), QosClass::Burstable),
         (
             json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "500m", "memory": "1Gi"}}),
-            Qos::Burstable,
+            QosClass::Burstable,
         ),
-        (json!({"requests": {"cpu": "2"}}), Qos::Burstable),
-        (json!({"requests": {"cpu": "0", "memory": "0"}}), Qos::BestEffort),
-        (json!({}), Qos::BestEffort),
+        (json!({"requests": {"cpu": "2"}}), QosClass::Burstable),
+        (json!({"requests": {"cpu": "0", "memory": "0"}}), QosClass::BestEffort),
+        (json!({}), QosClass::BestEffort),
     ] {
         let mut pod = pod(&[container("a", "-/-", "500m/-"), container("b", "100m/-", "0/0")], &[]);
         pod["spec"]["resources"] = resources.clone();
@@ -138,7 +139,7 @@ fn pods_that_cannot_share_say_why() {
 fn requests_of_zero_beside_a_limit_do_not_make_the_pod_best_effort() {
     let pod = pod(&[container("a", "1/-", "0/-"), json!({"name": "b"})], &[]);
     assert_eq!(pod_level(&pod, |_| false, false), Ok(PodLevel::Keep(Value::Null)));
-    assert_eq!(qos(&pod), Ok(Qos::Burstable));
+    assert_eq!(qos(&pod), Ok(QosClass::Burstable));
 }
 
 #[test]

@@ -73,7 +73,7 @@ fn pod_level_of_its_own() -> Value {
 
 #[test]
 fn additive_leaves_everything_as_it_is_written() {
-    use Qos::{BestEffort, Burstable, Guaranteed};
+    use QosClass::{BestEffort, Burstable, Guaranteed};
     for (what, app, with_equal, with_silent) in [
         ("guaranteed", guaranteed(), Guaranteed, Burstable),
         ("limited", limited(), Burstable, Burstable),
@@ -123,18 +123,25 @@ fn sharing_gives_the_pod_what_the_application_had() {
     let small = json!({"cpu": "100m", "memory": "64Mi"});
     let half = json!({"cpu": "500m", "memory": "512Mi"});
     for (what, app, level, own, none, class) in [
-        ("guaranteed", guaranteed(), json!({"limits": one, "requests": one}), &small, &one, Qos::Guaranteed),
-        ("limited", limited(), json!({"limits": one, "requests": half}), &small, &one, Qos::Burstable),
+        ("guaranteed", guaranteed(), json!({"limits": one, "requests": one}), &small, &one, QosClass::Guaranteed),
+        ("limited", limited(), json!({"limits": one, "requests": half}), &small, &one, QosClass::Burstable),
         (
             "unlimited",
             unlimited(),
             json!({"requests": {"cpu": "600m", "memory": "512Mi"}}),
             &small,
             &Value::Null,
-            Qos::Burstable,
+            QosClass::Burstable,
         ),
-        ("best effort", best_effort(), json!({"requests": zeros}), &small, &Value::Null, Qos::BestEffort),
-        ("its own", pod_level_of_its_own(), json!({"limits": one, "requests": one}), &small, &one, Qos::Guaranteed),
+        ("best effort", best_effort(), json!({"requests": zeros}), &small, &Value::Null, QosClass::BestEffort),
+        (
+            "its own",
+            pod_level_of_its_own(),
+            json!({"limits": one, "requests": one}),
+            &small,
+            &one,
+            QosClass::Guaranteed,
+        ),
     ] {
         for preserve in [false, true] {
             for (mut sidecar, limits) in [(equal(), own), (silent(), none)] {

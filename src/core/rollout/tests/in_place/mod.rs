@@ -5,7 +5,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use crate::api::SidecarSet;
-use crate::core::base::resources::Class;
+use crate::api::qos::QosClass;
 use crate::core::inject::{CompiledSet, CompiledSets, Request, inject};
 use crate::core::pod::PodView;
 use crate::core::revision::{Change, History, Revision};
@@ -340,7 +340,7 @@ proptest! {
         };
         let app = json!({"name": "app", "resources": app});
         let mut way = Way::of_pod(&set("v1", &before, &old), &set(image, &after, &new), &app, &json!({}));
-        let class = |pod: &TestPod| -> Class { pod.view().class(|container| container.resources.as_deref()) };
+        let class = |pod: &TestPod| -> QosClass { pod.view().class(|container| container.resources.as_deref()) };
         let had = class(&way.pod);
         let steps = way.steps();
         prop_assert_eq!(class(&way.pod), had, "the QoS class never changes");

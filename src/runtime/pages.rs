@@ -3,23 +3,23 @@
 use kube::api::ListParams;
 use kube::core::ObjectList;
 
-/// Pods per page.
-pub(super) const PODS: u32 = 500;
+/// Objects per page: kubectl's own size.
+pub(crate) const PAGE: u32 = 500;
 
 /// A listing under way. After an error it goes on with the page that failed.
-pub(super) struct Pages {
+pub(crate) struct Pages {
     params: ListParams,
     is_done: bool,
 }
 
 impl Pages {
     /// No resourceVersion may be asked for: with "0" the apiserver ignores the size and sends all at once.
-    pub(super) fn new(params: ListParams, size: u32) -> Self {
+    pub(crate) fn new(params: ListParams, size: u32) -> Self {
         Self { params: params.limit(size), is_done: false }
     }
 
     /// The next page; `None` after the last. `list` sends the request.
-    pub(super) async fn next<T: Clone>(
+    pub(crate) async fn next<T: Clone>(
         &mut self,
         list: impl AsyncFnOnce(&ListParams) -> Result<ObjectList<T>, kube::Error>,
     ) -> Result<Option<Vec<T>>, kube::Error> {
