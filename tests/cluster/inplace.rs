@@ -6,7 +6,7 @@ use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 
 use crate::common::eventually;
-use crate::common::world::{World, condition, container, identities, reason};
+use crate::common::world::{World, condition, container, container_image, identities, reason};
 
 fn set(world: &World, fields: &Value) -> Value {
     let mut set = world.set("agent:v1", json!({"maxUnavailable": "100%", "minReadySeconds": 0}));
@@ -136,5 +136,35 @@ async fn a_deferred_resize_waits_until_there_is_room() {
     world.until_set("the reason is shown", waits).await;
     hold(Value::Null).await;
     is_up_to_date(&world, 1).await;
+    world.end().await;
+}
+
+/// It has run its course in running pods; what their spec says of it stays true.
+#[tokio::test]
+async fn a_plain_init_container_is_for_new_pods_only() {
+    let world = World::shared("inplace-init").await;
+    let with = |init: &str, agent: &str| {
+        let fields = json!({"initContainers": [{"name": "prepare", "image": init}], "containers": [{"name": "agent", "image": agent}]});
+        set(&world, &fields)
+    };
+    world.apply(&with("prepare:v1", "agent:v1")).await;
+    world.deploy(2).await;
+    is_up_to_date(&world, 2).await;
+    let before = world.pods().await;
+
+    world.apply(&with("prepare:v2", "agent:v1")).await;
+    is_up_to_date(&world, 2).await;
+    let versions = |pods: &[Pod]| pods.iter().map(ResourceExt::resource_version).collect::<Vec<_>>();
+    assert_eq!(versions(&world.pods().await), versions(&before), "no pod is written");
+
+    // As an Istio upgrade does it.
+    world.apply(&with("prepare:v3", "agent:v2")).await;
+    is_up_to_date(&world, 2).await;
+    for pod in world.pods().await {
+        let images = ["prepare", "agent"].map(|name| container_image(&pod, name));
+        assert_eq!(images, ["prepare:v1", "agent:v2"]);
+    }
+    let new = world.pod("new", json!({"containers": [{"name": "app", "image": "app:v1"}]})).await.unwrap();
+    assert_eq!(container_image(&new, "prepare"), "prepare:v3");
     world.end().await;
 }

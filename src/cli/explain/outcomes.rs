@@ -16,6 +16,7 @@ use crate::api::{SidecarSet, keys};
 use crate::core::inject::uninject::uninject;
 use crate::core::inject::{CompiledSets, Injection, Request};
 use crate::core::replace::uninjected::inject_anew;
+use crate::core::revision::Change;
 
 /// What was read.
 pub(super) struct View<'a> {
@@ -110,10 +111,12 @@ fn marked(
             unmet(set, &labels_of(view.pod), view.namespace_labels)
         );
     }
-    let known = view.sets.revisions.get(&set.name_any()).is_some_and(|revisions| revisions.contains_key(revision));
+    let template = |hash: &str| Some(&view.sets.revisions.get(&set.name_any())?.get(hash)?.template);
+    let change = template(revision).zip(target.and_then(template)).map(|(from, to)| from.change_to(to));
     match target {
         Some(target) if target == revision => "current".to_owned(),
-        Some(_) if known => "behind: the target is another revision".to_owned(),
+        Some(_) if change == Some(Change::Nothing) => "current: only new pods get what differs".to_owned(),
+        Some(_) if template(revision).is_some() => "behind: the target is another revision".to_owned(),
         _ if let Some(refusal) = &view.sets.unread_revisions => format!("behind; {}", unread(refusal)),
         _ => "behind: the pod's revision is not known any more".to_owned(),
     }

@@ -16,7 +16,7 @@ use crate::api::v1beta1::{
 };
 use crate::api::validate::Reach;
 use crate::api::{canary_base, keys};
-use crate::core::revision::{self, History, List, Revision, Template, collisions};
+use crate::core::revision::{self, History, List, Revision, Template, collisions, mounted_volumes};
 
 /// Fields whose zero value the apiserver drops or replaces by a default; everywhere else false and 0 mean something.
 const FALSE_IS_ABSENT: [&str; 4] = ["tty", "stdin", "stdinOnce", "readOnly"];
@@ -361,15 +361,6 @@ pub(super) fn drop_zero_values(value: &mut Value) {
         Value::Array(list) => list.iter_mut().for_each(drop_zero_values),
         _ => {}
     }
-}
-
-/// Names of the volumes that a container mounts, as file systems or block devices.
-pub(super) fn mounted_volumes(container: &Value) -> impl Iterator<Item = &str> {
-    ["volumeMounts", "volumeDevices"]
-        .into_iter()
-        .filter_map(|list| container[list].as_array())
-        .flatten()
-        .filter_map(|mount| mount["name"].as_str())
 }
 
 /// What the revisions of a set can have added to a pod.

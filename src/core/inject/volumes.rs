@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::compile::{drop_zero_values, mounted_volumes};
+use super::compile::drop_zero_values;
 use super::converge::covers;
 use super::draft::{VOLUMES, containers};
 use super::placement::Placement;
+use crate::core::revision::mounted_volumes;
 
 /// Volume sources whose `defaultMode` the apiserver sets (`k8s.io/kubernetes/pkg/apis/core/v1/defaults.go`).
 const WITH_MODE: [&str; 4] = ["secret", "configMap", "downwardAPI", "projected"];

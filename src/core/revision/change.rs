@@ -3,12 +3,16 @@
 use serde_json::Value;
 
 use super::template::{TEMPLATE_FIELDS, Template};
-use crate::core::base::image::Image;
+use crate::core::base::image::{Image, same_image};
+use crate::core::base::lists::List;
 use crate::core::base::resources;
 
 /// Difference between two templates, from the view of a running pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
+    /// A running pod has nothing of what differs, such as the image of a plain init container, which has run its course.
+    /// It is left as it is; new pods get the new template.
+    Nothing,
     /// Nothing but images, resources and pod metadata differ; Kubernetes lets them be changed on a running pod.
     InPlace,
     /// Something else differs; the text names it, for example `containers[agent].env changed`.
@@ -18,51 +22,79 @@ pub enum Change {
 impl Template {
     /// What must happen to a pod of this revision to bring it to `target`.
     pub fn change_to(&self, target: &Self) -> Change {
-        for field in TEMPLATE_FIELDS {
-            if let Some(path) = difference(self, target, field) {
-                return Change::NotInPlace(path);
-            }
+        if let Some(obstacle) = TEMPLATE_FIELDS.iter().find_map(|field| obstacle(self, target, field)) {
+            return Change::NotInPlace(obstacle);
         }
-        Change::InPlace
+        let differs = List::ALL.into_iter().any(|list| differs_in_place(self, target, list));
+        if differs || self.differs_in("patchPodMetadata", target) { Change::InPlace } else { Change::Nothing }
     }
 }
 
-fn difference(from: &Template, to: &Template, field: &str) -> Option<String> {
-    // Any pod's metadata can be changed.
-    if field == "patchPodMetadata" {
-        return None;
+/// What of a field no running pod can follow.
+fn obstacle(from: &Template, to: &Template, field: &str) -> Option<String> {
+    match field {
+        "containers" => containers_obstacle(from, to, List::Ordinary),
+        "initContainers" => containers_obstacle(from, to, List::Init),
+        "volumes" => volumes_obstacle(from, to),
+        // Any pod's metadata can be changed.
+        "patchPodMetadata" => None,
+        _ => from.differs_in(field, to).then(|| format!("{field} changed")),
     }
-    let is_container = matches!(field, "containers" | "initContainers");
-    if !is_container {
-        return from.differs_in(field, to).then(|| format!("{field} changed"));
-    }
-    let name = |entry: &Value| entry["name"].as_str().unwrap_or_default().to_owned();
-    for entry in to.canonical_entries(field) {
-        let Some(before) = from.canonical_entries(field).find(|before| before["name"] == entry["name"]) else {
+}
+
+fn containers_obstacle(from: &Template, to: &Template, list: List) -> Option<String> {
+    let field = list.field();
+    for entry in to.running(list) {
+        let Some(before) = find(from.canonical_entries(field), entry) else {
             return Some(format!("{field}[{}] was added", name(entry)));
         };
         if let Some(key) = first_difference(before, entry) {
             return Some(format!("{field}[{}].{key} changed", name(entry)));
         }
-        if let Some(text) = resources_obstacle(to, field, before, entry) {
+        if let Some(text) = resources_obstacle(to, before, entry) {
             return Some(format!("{field}[{}].{text}", name(entry)));
         }
     }
-    let gone = from.entries(field).find(|before| !to.entries(field).any(|entry| entry["name"] == before["name"]));
-    if let Some(gone) = gone {
+    if let Some(gone) = from.running(list).find(|before| find(to.running(list), before).is_none()) {
         return Some(format!("{field}[{}] was removed", name(gone)));
     }
-    let order = |template: &Template| template.entries(field).map(name).collect::<Vec<_>>();
+    let order = |template: &Template| template.running(list).map(name).map(str::to_owned).collect::<Vec<_>>();
     (order(from) != order(to)).then(|| format!("the order of {field} changed"))
 }
 
+/// Only the volumes that running containers mount are looked at.
+fn volumes_obstacle(from: &Template, to: &Template) -> Option<String> {
+    let volume = |template: &Template, name: &str| {
+        template.canonical_entries("volumes").find(|volume| volume["name"] == *name).cloned()
+    };
+    let differs = |name: &&str| volume(from, name) != volume(to, name);
+    to.running_volumes().into_iter().find(differs).map(|name| format!("volumes[{name}] changed"))
+}
+
+/// Whether what Kubernetes lets be changed differs between the containers of a list that run.
+fn differs_in_place(from: &Template, to: &Template, list: List) -> bool {
+    to.running(list).any(|entry| {
+        find(from.running(list), entry).is_none_or(|before| {
+            let image = |entry: &Value| entry["image"].as_str().unwrap_or_default().to_owned();
+            !same_image(&image(before), &image(entry)) || before["resources"] != entry["resources"]
+        })
+    })
+}
+
+/// The entry of the same name.
+fn find<'a>(mut entries: impl Iterator<Item = &'a Value>, like: &Value) -> Option<&'a Value> {
+    entries.find(|entry| entry["name"] == like["name"])
+}
+
+fn name(entry: &Value) -> &str {
+    entry["name"].as_str().unwrap_or_default()
+}
+
 /// Why a running pod cannot follow this change of `resources`.
-fn resources_obstacle(to: &Template, field: &str, before: &Value, after: &Value) -> Option<&'static str> {
-    let plain = field == "initContainers" && after["restartPolicy"] != "Always";
+fn resources_obstacle(to: &Template, before: &Value, after: &Value) -> Option<&'static str> {
     let shared = to.field("resources")["mode"] == "SharedWithPod";
     match resources::difference(before, after) {
         None if before["resources"] == after["resources"] => None,
-        None if plain => Some("resources changed: a plain init container cannot be resized"),
         None if shared => Some("resources changed: with mode SharedWithPod they depend on those of the pod"),
         other => other,
     }
@@ -93,8 +125,12 @@ mod tests {
 
     use super::*;
 
+    fn of(spec: &Value) -> Template {
+        Template::from_data(&json!({ "spec": spec })).unwrap()
+    }
+
     fn template(containers: &Value) -> Template {
-        Template::from_data(&json!({"spec": {"containers": containers}})).unwrap()
+        of(&json!({ "containers": containers }))
     }
 
     #[test]
@@ -156,5 +192,69 @@ mod tests {
             (json!({"name": "a", "image": "a:1"}), json!({"name": "a", "image": "a:1", "imagePullPolicy": "Always"}));
         let changed = Change::NotInPlace("containers[a].imagePullPolicy changed".to_owned());
         assert_eq!((change(before.clone(), after.clone()), change(after, before)), (changed.clone(), changed));
+    }
+
+    /// `prepare` is a plain init container, which mounts `seed`; `proxy` is a native sidecar.
+    fn mesh(prepare: &Value, proxy: &str, seed: &str) -> Template {
+        let mut init =
+            json!({"name": "prepare", "image": "prepare:1", "volumeMounts": [{"name": "seed", "mountPath": "/s"}]});
+        init.as_object_mut().unwrap().extend(prepare.as_object().unwrap().clone());
+        let proxy = json!({"name": "proxy", "image": proxy, "restartPolicy": "Always"});
+        let volumes = json!([{"name": "seed", "configMap": {"name": seed}}]);
+        of(
+            &json!({"initContainers": [init, proxy], "containers": [{"name": "agent", "image": "agent:1"}], "volumes": volumes}),
+        )
+    }
+
+    #[test]
+    fn running_pods_have_nothing_of_a_plain_init_container() {
+        let base = mesh(&json!({}), "proxy:1", "a");
+        let without = of(&json!({
+            "initContainers": [{"name": "proxy", "image": "proxy:1", "restartPolicy": "Always"}],
+            "containers": [{"name": "agent", "image": "agent:1"}],
+        }));
+        let changed = [
+            mesh(&json!({"image": "prepare:2"}), "proxy:1", "a"),
+            mesh(
+                &json!({"args": ["x"], "resources": {"limits": {"cpu": "1", "ephemeral-storage": "1Gi"}}}),
+                "proxy:1",
+                "a",
+            ),
+            mesh(&json!({"name": "other"}), "proxy:1", "a"),
+            mesh(&json!({}), "proxy:1", "b"),
+            mesh(&json!({}), "docker.io/library/proxy:1", "a"),
+            without,
+        ];
+        for after in &changed {
+            for (from, to) in [(&base, after), (after, &base)] {
+                assert_eq!(from.change_to(to), Change::Nothing, "{to:?}");
+                assert_eq!(from.hash_without_images(), to.hash_without_images(), "{to:?}");
+            }
+        }
+        let upgrade = mesh(&json!({"image": "prepare:2", "env": [{"name": "A", "value": "1"}]}), "proxy:2", "b");
+        assert_eq!(base.change_to(&upgrade), Change::InPlace);
+        assert_eq!(upgrade.change_to(&base), Change::InPlace);
+    }
+
+    #[test]
+    fn what_begins_or_ceases_to_run_is_no_plain_init_container() {
+        let (plain, native) =
+            (mesh(&json!({}), "proxy:1", "a"), mesh(&json!({"restartPolicy": "Always"}), "proxy:1", "a"));
+        let changed = |text: &str| Change::NotInPlace(text.to_owned());
+        assert_eq!(plain.change_to(&native), changed("initContainers[prepare].restartPolicy changed"));
+        assert_eq!(native.change_to(&plain), changed("initContainers[prepare] was removed"));
+        assert_ne!(plain.hash_without_images(), native.hash_without_images());
+    }
+
+    #[test]
+    fn a_volume_matters_to_those_that_mount_it() {
+        let volume = |source: &str, mounts: Value| {
+            of(&json!({"containers": [{"name": "a", "image": "a:1", "volumeMounts": mounts}],
+                "volumes": [{"name": "other", "emptyDir": {}}, {"name": "v", "configMap": {"name": source}}]}))
+        };
+        let mounts = || json!([{"name": "v", "mountPath": "/v"}]);
+        let changed = Change::NotInPlace("volumes[v] changed".to_owned());
+        assert_eq!(volume("a", mounts()).change_to(&volume("b", mounts())), changed);
+        assert_eq!(volume("a", json!([])).change_to(&volume("b", json!([]))), Change::Nothing, "it reaches no pod");
     }
 }

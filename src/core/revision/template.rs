@@ -1,5 +1,7 @@
 //! The part of a set that shapes a pod, and its hash.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
@@ -43,8 +45,14 @@ pub fn is_hot(entry: &Value) -> bool {
     entry["upgradeStrategy"]["upgradeType"] == "HotUpgrade"
 }
 
+/// Names of the volumes that a container mounts, as file systems or block devices.
+pub fn mounted_volumes(container: &Value) -> impl Iterator<Item = &str> {
+    let lists = ["volumeMounts", "volumeDevices"].into_iter().filter_map(|list| container[list].as_array());
+    lists.flatten().filter_map(|mount| mount["name"].as_str())
+}
+
 /// False for a plain init container.
-pub(super) fn is_long_running(list: List, entry: &Value) -> bool {
+fn is_long_running(list: List, entry: &Value) -> bool {
     list == List::Ordinary || entry["restartPolicy"] == "Always"
 }
 
@@ -99,14 +107,30 @@ impl Template {
     /// stands on each pod, for the time when the set's history does not know the pod's revision any more, because the
     /// set was deleted and created again.
     pub fn hash_without_images(&self) -> String {
-        let mut running = self.canonical.clone();
+        let mut running = self.canonical.as_object().cloned().unwrap_or_default();
         for list in List::ALL {
-            let Some(entries) = running.get_mut(list.field()).and_then(Value::as_array_mut) else { continue };
-            for entry in entries {
+            let entries = self.running(list).cloned().map(|mut entry| {
                 entry.as_object_mut().map(|entry| entry.remove("image"));
-            }
+                entry
+            });
+            running.insert(list.field().to_owned(), entries.collect());
         }
-        hash(&running, 0)
+        let mounted = self.running_volumes();
+        let volumes = self.canonical_entries("volumes");
+        let volumes = volumes.filter(|volume| volume["name"].as_str().is_some_and(|name| mounted.contains(name)));
+        running.insert("volumes".to_owned(), volumes.cloned().collect());
+        running.retain(|_, value| value.as_array().is_none_or(|list| !list.is_empty()));
+        hash(&Value::Object(running), 0)
+    }
+
+    /// The entries of one list, in canonical form, that are in a running pod: all but plain init containers.
+    pub(super) fn running(&self, list: List) -> impl Iterator<Item = &Value> {
+        self.canonical_entries(list.field()).filter(move |entry| is_long_running(list, entry))
+    }
+
+    /// Names of the volumes that those mount.
+    pub(super) fn running_volumes(&self) -> BTreeSet<&str> {
+        List::ALL.into_iter().flat_map(|list| self.running(list)).flat_map(mounted_volumes).collect()
     }
 
     /// The entries of one list, as written in the set.
@@ -221,7 +245,7 @@ mod tests {
     fn the_hash_of_a_template_never_changes() {
         let template = Template::of(&spec(full()));
         let hashes = [template.hash(0), template.hash(1), template.hash_without_images()];
-        assert_eq!(hashes, ["3e61c3adfbc8348b", "c7394c7c8605dfce", "ee696c743aa728b3"]);
+        assert_eq!(hashes, ["3e61c3adfbc8348b", "c7394c7c8605dfce", "a38e689114147e28"]);
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub(crate) fn obstacle(subject: &PodInSet<'_>) -> Option<Obstacle> {
 fn template_differs(subject: &PodInSet<'_>) -> Option<Obstacle> {
     let PodInSet { mark, target, .. } = subject;
     match target.changes.get(&mark.revision) {
-        Some(Change::InPlace) => None,
+        Some(Change::Nothing | Change::InPlace) => None,
         Some(Change::NotInPlace(reason)) => Some(Obstacle::new(Template, reason)),
         // Deleted and created again, with other images. A pod that was to be resized may not have been.
         None if mark.hash_without_images == target.hash_without_images

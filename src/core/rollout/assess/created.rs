@@ -4,21 +4,18 @@
 use k8s_openapi::jiff::Timestamp;
 
 use crate::core::base::time::{after, seconds};
-use crate::core::pod::{PodView, Update};
+use crate::core::pod::{Mark, PodView};
 use crate::core::revision::Sidecar;
 use crate::core::rollout::assess::evidence;
 use crate::core::rollout::assess::state::State;
 use crate::core::rollout::target::Target;
 
 /// The state of such a pod at the target, and when time alone may change it. `None` for a pod that was updated, and for
-/// one that proves nothing: of a stable revision, or of a set's first one, as there would be nothing to go back to.
-pub(crate) fn state(
-    pod: &PodView,
-    update: Option<&Update>,
-    target: &Target,
-    now: Timestamp,
-) -> Option<(State, Option<Timestamp>)> {
-    if update.is_some() || !target.is_rolling() || target.stable.is_none() {
+/// one that proves nothing: of another revision, of a stable one, or of a set's first one, as there would be nothing to go
+/// back to.
+pub(crate) fn state(pod: &PodView, mark: &Mark, target: &Target, now: Timestamp) -> Option<(State, Option<Timestamp>)> {
+    let updated = mark.update.as_ref().is_some_and(|update| target.is_reached_by(&update.revision));
+    if updated || mark.revision != target.revision || !target.is_rolling() || target.stable.is_none() {
         return None;
     }
     let strategy = &target.strategy;

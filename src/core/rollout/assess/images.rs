@@ -14,6 +14,10 @@ pub(crate) fn has_images(pod: &PodView, mark: &Mark, target: &Target, now: Times
 }
 
 pub(crate) fn has_image(pod: &PodView, mark: &Mark, sidecar: &Sidecar, target: &Target, now: Timestamp) -> bool {
+    // It has run its course: what the pod's spec says of it is left as it is.
+    if !sidecar.long_running {
+        return true;
+    }
     if sidecar.hot {
         return twins::has_image(pod, mark, sidecar, target, now);
     }

@@ -128,8 +128,8 @@ impl PodInSet<'_> {
 
     /// The pod is not ready after an update, which may be to blame. Once a revision is stable, its updates are not.
     fn lost_readiness(&self) -> bool {
-        let may_blame = |update: &Update| self.target.stable.as_ref() != Some(&update.revision);
-        !self.pod.ready && self.mark.update.as_ref().is_some_and(may_blame)
+        let update = self.mark.update.as_ref();
+        !self.pod.ready && update.is_some_and(|update| !self.target.is_stable(&update.revision))
     }
 
     fn waits_for(&self, unfinished: bool) -> Option<String> {
@@ -150,26 +150,26 @@ impl PodInSet<'_> {
         if !pod.ready || context.now < deadline(update, &target.strategy) || !has_seen(pod, update.generation) {
             return false;
         }
-        let is_stable = target.stable.as_ref() == Some(&update.revision);
-        is_stable || (matches!(state, State::NotInPlace(_)) && runs_on(pod, update))
+        target.is_stable(&update.revision) || (matches!(state, State::NotInPlace(_)) && runs_on(pod, update))
     }
 
     /// The state, and when time alone may change it.
     fn state(&self, judged: Option<&Progress>) -> (State, Option<Timestamp>) {
         let Self { pod, mark, target, context } = *self;
-        let update = mark.update.as_ref().filter(|update| update.revision == target.revision);
+        let update = mark.update.as_ref().filter(|update| target.is_reached_by(&update.revision));
         let now = context.now;
-        if mark.revision != target.revision
+        if !target.is_reached_by(&mark.revision)
             || !has_images(pod, mark, target, now)
             || resize::is_unfinished(pod, mark, target)
         {
             return self.behind(update);
         }
+        let unproved = update.is_some_and(|update| !target.is_stable(&update.revision));
         match judged.filter(|_| update.is_some()) {
-            Some(Progress::Failed(reason)) if target.is_rolling() => (State::Failed(reason.clone()), None),
+            Some(Progress::Failed(reason)) if unproved => (State::Failed(reason.clone()), None),
             Some(Progress::Undecided(_)) if pod.node.is_some() => (State::Updating, None),
             _ if twins::is_reset_due(pod, mark, target, now) => reset_due(context),
-            _ if let Some(created) = created::state(pod, update, target, now) => created,
+            _ if let Some(created) = created::state(pod, mark, target, now) => created,
             _ if pod.ready => (State::Available, None),
             _ => unready(pod, update, target, now),
         }
@@ -187,7 +187,10 @@ impl PodInSet<'_> {
             return (State::Refused(refusal.message.clone()), None);
         }
         let patient_until = update.map(|update| after(update.at, REWRITTEN)).filter(|until| context.now < *until);
-        if mark.revision == target.revision && !has_images(pod, mark, target, context.now) && patient_until.is_some() {
+        if target.is_reached_by(&mark.revision)
+            && !has_images(pod, mark, target, context.now)
+            && patient_until.is_some()
+        {
             let text = "the image differs right after it was set: something else sets it, such as an admission webhook";
             return (State::NotInPlace(Obstacle::new(ObstacleKind::Passing, text)), patient_until);
         }
@@ -228,7 +231,7 @@ fn reset_due(context: &PodContext<'_>) -> (State, Option<Timestamp>) {
 
 /// A pod that lost its readiness with the update and did not get it back in time has failed, container ready or not.
 fn unready(pod: &PodView, update: Option<&Update>, target: &Target, now: Timestamp) -> (State, Option<Timestamp>) {
-    let Some(update) = update.filter(|update| update.was_ready && target.is_rolling()) else {
+    let Some(update) = update.filter(|update| update.was_ready && !target.is_stable(&update.revision)) else {
         return (State::NotReady, None);
     };
     let deadline = retry_ends(update, target).unwrap_or_else(|| deadline(update, &target.strategy));

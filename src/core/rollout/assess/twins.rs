@@ -97,7 +97,7 @@ pub(crate) fn need<'a>(
         return Need::Move(Move { to: other, serving, image, is_reset: false });
     }
     // Asked for once; whoever sets another image then, such as an admission webhook, would do it again.
-    let asked_for = recorded.is_some_and(|update| update.revision == target.revision);
+    let asked_for = recorded.is_some_and(|update| target.is_reached_by(&update.revision));
     if same_image(&other.image, idle) || (asked_for && !hands_over) {
         return Need::Nothing;
     }
@@ -107,8 +107,6 @@ pub(crate) fn need<'a>(
 /// The image serves, or is about to.
 pub(crate) fn has_image(pod: &PodView, mark: &Mark, sidecar: &Sidecar, target: &Target, now: Timestamp) -> bool {
     match need(pod, mark, sidecar, target, now) {
-        // A plain init container has ended long ago, and hands nothing over.
-        _ if !sidecar.long_running => true,
         Need::Nothing | Need::Proof => true,
         Need::Move(next) => next.is_reset && same_image(&next.serving.image, &sidecar.image),
         Need::Unclear(_) => false,
@@ -131,7 +129,7 @@ pub(crate) fn obstacle(next: &Move<'_>, mark: &Mark, sidecar: &Sidecar, target: 
         return Some(Obstacle::new(ObstacleKind::Template, text));
     }
     let update = mark.update.as_ref();
-    let asked_for = mark.revision == target.revision && update.is_some_and(|u| u.revision == target.revision);
+    let asked_for = target.is_reached_by(&mark.revision) && update.is_some_and(|u| target.is_reached_by(&u.revision));
     if asked_for && !same_image(&next.to.image, &sidecar.idle_image) {
         let text = "has another image than was set: something else sets it, such as an admission webhook";
         return Some(Obstacle::new(ObstacleKind::Pod, format!("{name} {text}")));

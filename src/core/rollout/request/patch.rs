@@ -77,7 +77,7 @@ fn record(
         goes_on || (unfinished && still_running(pod, name, replaced))
     });
     let may_restart = resizes.keys().filter_map(|name| pod.container(name));
-    let replaced = changed.iter().filter(|changed| changed.long_running).map(|changed| changed.container);
+    let replaced = changed.iter().map(|changed| changed.container);
     for container in replaced.chain(may_restart) {
         let status = container.status.as_ref();
         // Of a burst of updates the kubelet may have seen none yet: what runs is still the first one's container.
@@ -124,15 +124,15 @@ fn still_running(pod: &PodView, name: &str, replaced: &Replaced) -> bool {
 struct Changed<'a> {
     container: &'a ContainerView,
     image: &'a str,
-    long_running: bool,
 }
 
 fn changed<'a>(pod: &'a PodView, target: &'a Target, hot: &Moves<'a>) -> Vec<Changed<'a>> {
-    let cold = target.sidecars.iter().filter(|sidecar| !sidecar.hot && !hot.before_upgrade).filter_map(|sidecar| {
+    let cold = target.sidecars.iter().filter(|sidecar| sidecar.long_running && !sidecar.hot && !hot.before_upgrade);
+    let cold = cold.filter_map(|sidecar| {
         let container = pod.containers.iter().find(|c| c.list == sidecar.list && c.name == sidecar.name)?;
-        let changed = Changed { container, image: &sidecar.image, long_running: sidecar.long_running };
+        let changed = Changed { container, image: &sidecar.image };
         (!same_image(&container.image, &sidecar.image)).then_some(changed)
     });
-    let moved = hot.moves.iter().map(|next| Changed { container: next.to, image: next.image, long_running: true });
+    let moved = hot.moves.iter().map(|next| Changed { container: next.to, image: next.image });
     cold.chain(moved).collect()
 }

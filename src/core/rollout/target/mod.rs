@@ -115,6 +115,22 @@ impl Target {
         Some(after(self.retried_at?, SignedDuration::from_secs(self.strategy.timeout_seconds.into())))
     }
 
+    /// A pod of this revision has all that the target gives to running pods. It is left as it is, its label too.
+    pub fn is_reached_by(&self, revision: &str) -> bool {
+        revision == self.revision || self.changes.get(revision) == Some(&Change::Nothing)
+    }
+
+    /// False if the target gives running pods nothing that they do not have from the stable revision: only new pods can
+    /// prove it.
+    pub fn changes_running_pods(&self) -> bool {
+        self.stable.as_ref().is_none_or(|stable| stable == &self.revision || !self.is_reached_by(stable))
+    }
+
+    /// What running pods have of this revision is stable.
+    pub fn is_stable(&self, revision: &str) -> bool {
+        self.stable.as_deref() == Some(revision) || (!self.is_rolling() && self.is_reached_by(revision))
+    }
+
     /// False once the target was fully rolled out.
     pub fn is_rolling(&self) -> bool {
         self.stable.as_ref() != Some(&self.revision)

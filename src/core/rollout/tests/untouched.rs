@@ -1,9 +1,14 @@
 //! What differs from the template and yet nothing is to be done about in a running pod.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::Fleet;
-use crate::core::rollout::testing::{TestPod, hash};
+use super::{Fleet, begin_batch};
+use crate::api::SidecarSet;
+use crate::core::revision::Template;
+use crate::core::rollout::plan::Plan;
+use crate::core::rollout::target::Target;
+use crate::core::rollout::target::rollout::PersistedProgress;
+use crate::core::rollout::testing::{self, SET, TestPod, at, hash};
 
 #[test]
 fn a_pod_whose_image_is_spelled_otherwise_is_at_the_target() {
@@ -17,4 +22,105 @@ fn a_pod_whose_image_is_spelled_otherwise_is_at_the_target() {
     });
     let mut fleet = Fleet::new([spelled, other]);
     assert_eq!(fleet.round("v2", &json!({"maxUnavailable": 2})), ["b"], "a tag is no digest");
+}
+
+/// A set with a plain init container beside the agent.
+fn with_init(agent: &str, init: &str) -> SidecarSet {
+    let mut set = testing::set(agent, json!({}));
+    set.spec.init_containers = serde_json::from_value(json!([{"name": "prepare", "image": init}])).unwrap();
+    set
+}
+
+/// The rollout from these sets to the last, the first of which is stable.
+fn target(sets: &[SidecarSet]) -> Target {
+    let templates: Vec<(String, Template)> =
+        sets.iter().map(|set| Template::of(&set.spec)).map(|template| (template.hash(0), template)).collect();
+    let (target, stable) = (templates.last().unwrap(), &templates[0].0);
+    let known = templates.iter().map(|(hash, template)| (hash, template));
+    Target::new(SET, &sets.last().unwrap().spec, (&target.0, &target.1), known, Some(stable)).unwrap()
+}
+
+/// Pods that were made with a set.
+fn made_with(set: &SidecarSet, names: &[&str]) -> Fleet {
+    let revision = Template::of(&set.spec).hash(0);
+    Fleet::new(names.iter().map(|name| {
+        TestPod::new(name).with(|pod| {
+            pod["metadata"]["labels"]["revision.sidecarset.dev/logs"] = json!(revision);
+            pod["spec"]["containers"][0]["image"] = json!(set.spec.containers[0].container.image);
+            pod["spec"]["initContainers"] =
+                json!([{"name": "prepare", "image": set.spec.init_containers[0].container.image}]);
+        })
+    }))
+}
+
+fn plan(fleet: &mut Fleet, target: &Target) -> Plan {
+    fleet.index.configure(target.clone(), at(fleet.now));
+    begin_batch(&mut fleet.index, SET, &PersistedProgress::default(), at(fleet.now), usize::MAX)
+}
+
+fn specs(fleet: &Fleet) -> Vec<&Value> {
+    fleet.pods.values().map(|pod| &pod.0["spec"]["initContainers"][0]["image"]).collect()
+}
+
+#[test]
+fn a_new_image_of_a_plain_init_container_touches_no_running_pod() {
+    let (old, new) = (with_init("v1", "prepare:1"), with_init("v1", "prepare:2"));
+    let mut fleet = made_with(&old, &["a", "b"]);
+    let wanted = target(&[old, new]);
+    let plan = plan(&mut fleet, &wanted);
+    assert_eq!(plan.patches, []);
+    assert_eq!((plan.summary.counts.slots, plan.summary.not_in_place.len()), (0, 0));
+    assert_eq!(plan.summary.counts.updated_ready, 2, "they count as updated");
+    assert!(!wanted.changes_running_pods());
+}
+
+#[test]
+fn beside_a_plain_init_container_others_are_upgraded_in_place() {
+    let (old, new) = (with_init("v1", "prepare:1"), with_init("v2", "prepare:2"));
+    let mut fleet = made_with(&old, &["a"]);
+    let wanted = target(&[old, new.clone()]);
+    assert!(wanted.changes_running_pods());
+    let patches = plan(&mut fleet, &wanted);
+    assert_eq!(fleet.send(&patches), ["a"]);
+    assert_eq!(specs(&fleet), ["prepare:1"]);
+    let pod = fleet.pods.values().next().unwrap();
+    assert_eq!(pod.0["spec"]["containers"][0]["image"], "v2");
+    assert_eq!(pod.0["metadata"]["labels"]["revision.sidecarset.dev/logs"], json!(Template::of(&new.spec).hash(0)));
+    fleet.kubelets(&["a".to_owned()]);
+    fleet.now += 6;
+    assert_eq!(plan(&mut fleet, &wanted).summary.counts.updated_ready, 1);
+}
+
+#[test]
+fn an_update_in_flight_is_judged_on_when_only_new_pods_get_something_else() {
+    let sets = [with_init("v1", "prepare:1"), with_init("bad", "prepare:1"), with_init("bad", "prepare:2")];
+    let mut fleet = made_with(&sets[0], &["a", "b"]);
+    let patches = plan(&mut fleet, &target(&sets[..2]));
+    let sent = fleet.send(&patches);
+    assert_eq!(sent.len(), 1);
+    fleet.kubelets(&sent);
+    let next = target(&sets);
+    fleet.now += 1;
+    let during = plan(&mut fleet, &next);
+    assert_eq!((during.patches.len(), during.summary.counts.slots), (0, 1), "its slot is not free");
+    fleet.now += 700;
+    let after = plan(&mut fleet, &next);
+    assert_eq!((after.patches.len(), after.summary.counts.failed), (0, 1));
+}
+
+#[test]
+fn restarts_of_pods_that_were_made_before_prove_nothing_of_a_new_init_container() {
+    let (old, new) = (with_init("v1", "prepare:1"), with_init("v1", "prepare:2"));
+    let mut fleet = made_with(&old, &["a"]);
+    for pod in fleet.pods.values_mut() {
+        pod.edit(|pod| {
+            pod["status"]["conditions"][0]["status"] = json!("False");
+            let agent = &mut pod["status"]["containerStatuses"][0];
+            agent["restartCount"] = json!(5);
+            agent["lastState"] = json!({"terminated": {"exitCode": 1, "finishedAt": at(-10).to_string()}});
+        });
+    }
+    fleet.observe();
+    let plan = plan(&mut fleet, &target(&[old, new]));
+    assert_eq!((plan.summary.counts.failed, plan.summary.exceeded), (0, false));
 }

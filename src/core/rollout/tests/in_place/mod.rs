@@ -236,11 +236,6 @@ fn what_can_be_changed_in_place() {
             native(json!({"restartPolicy": "Always", "resources": {"requests": {"cpu": "1"}}})),
             None,
         ),
-        (
-            native(json!({})),
-            native(json!({"resources": {"requests": {"cpu": "1"}}})),
-            Some("initContainers[i].resources changed: a plain init container cannot be resized"),
-        ),
         (policy("cpu"), policy("cpu*2"), Some("containers[agent].resourcesPolicy changed")),
         (json!({}), json!({"resources": {"mode": "SharedWithPod"}}), Some("resources changed")),
         (
@@ -253,6 +248,9 @@ fn what_can_be_changed_in_place() {
         let expected = obstacle.map_or(Change::InPlace, |text| Change::NotInPlace(text.to_owned()));
         assert_eq!(template(&before).change_to(&template(&after)), expected, "{before} -> {after}");
     }
+    let plain = |fields: Value| Template::of(&set_with(&native(fields)).spec);
+    let resources = json!({"resources": {"requests": {"cpu": "1"}}});
+    assert_eq!(plain(json!({})).change_to(&plain(resources)), Change::Nothing);
 }
 
 #[test]
