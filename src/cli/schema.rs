@@ -1,13 +1,80 @@
-//! What in a `spec` does not fit into the schema of our CRD.
+//! Reading a set as the apiserver and the operator's webhook would: what does not fit into the schema of our CRD, what the
+//! CRD's own rules refuse, what validation says of the set by itself.
 //!
-//! The apiserver refuses such a field, or drops it with a warning; who decodes it here would not see it at all.
+//! A field that does not fit is refused by the apiserver, or dropped with a warning; who decodes it here would not see it
+//! at all.
 
 use serde_json::Value;
 
+use crate::api::SidecarSet;
 use crate::api::crd::crd;
+use crate::api::validate::{FieldError, validate};
 
 /// Where the schema of `spec` stands in the CRD.
 const SPEC: &str = "/spec/versions/0/schema/openAPIV3Schema/properties/spec";
+
+/// The set that a file holds, if it is valid by itself.
+///
+/// # Errors
+/// Fields that the schema does not know; what its rules and validation refuse.
+pub(super) fn read(document: &Value) -> Result<SidecarSet, String> {
+    let misfits = Schema::of_spec().fit(&mut document["spec"].clone());
+    let misfits = misfits.into_iter().map(|misfit| FieldError::new(misfit.path, misfit.message));
+    decode(document, misfits.chain(broken_rules(document)).collect())
+}
+
+/// The set in an object that the apiserver has taken, if validation takes it. Fields that the schema does not know are
+/// left out.
+pub(super) fn read_stored(document: &Value) -> Result<SidecarSet, String> {
+    decode(document, Vec::new())
+}
+
+fn decode(document: &Value, mut errors: Vec<FieldError>) -> Result<SidecarSet, String> {
+    let name = document["metadata"]["name"].as_str().unwrap_or_default();
+    let mut document = document.clone();
+    Schema::of_spec().fit(&mut document["spec"]);
+    match serde_json::from_value::<SidecarSet>(document) {
+        Ok(set) => {
+            errors.extend(validate(&set).errors);
+            if errors.is_empty() { Ok(set) } else { Err(invalid(name, &errors)) }
+        }
+        Err(error) => {
+            errors.push(FieldError::new("spec", error.to_string()));
+            Err(invalid(name, &errors))
+        }
+    }
+}
+
+/// The rules of the CRD that a file can break.
+fn broken_rules(document: &Value) -> Vec<FieldError> {
+    let is_empty = |value: &Value| match value {
+        Value::Object(fields) => fields.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        Value::String(text) => text.is_empty(),
+        value => value.is_null(),
+    };
+    let (spec, selector) = (&document["spec"], &document["spec"]["selector"]);
+    let rules = [
+        (is_empty(&document["metadata"]["name"]), "metadata.name", "is required"),
+        (
+            is_empty(&selector["matchLabels"]) && is_empty(&selector["matchExpressions"]),
+            "spec.selector",
+            "must not be empty: write matchLabels or matchExpressions",
+        ),
+        (
+            is_empty(&spec["containers"]) && is_empty(&spec["initContainers"]),
+            "spec",
+            "at least one entry in containers or initContainers is required",
+        ),
+    ];
+    rules.into_iter().filter(|(broken, ..)| *broken).map(|(_, path, message)| FieldError::new(path, message)).collect()
+}
+
+/// Says what is wrong with a set, one line for each field.
+pub(super) fn invalid(name: &str, errors: &[FieldError]) -> String {
+    let lines: Vec<String> = errors.iter().map(|error| format!("  {error}")).collect();
+    format!("SidecarSet {name:?} is invalid:\n{}", lines.join("\n"))
+}
 
 /// The schema of `spec`.
 #[derive(Debug)]

@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::cluster::Cluster;
 use super::error::Error;
 use super::manifest::{self, Document};
+use super::schema::{invalid, read};
 use super::workloads::for_each_object;
 use super::{Say, say};
 use crate::api::validate::{conflicts, validate};
@@ -64,21 +65,24 @@ impl Sets {
 
     /// The sets of files and folders. Each must be what the API server and the operator would take.
     pub fn read(paths: &[String], recursive: bool) -> Result<Self, Error> {
-        let mut all = Vec::new();
+        let (mut all, mut refused) = (Vec::new(), Vec::new());
         for path in paths {
-            let before = all.len();
+            let before = all.len() + refused.len();
             for Document { path, body } in manifest::read(path, recursive)? {
                 for_each_object(&body.value(), &mut |object| {
                     if is_set(object) {
-                        all.push(parse(&path, object));
+                        match read(object) {
+                            Ok(set) => all.push(set),
+                            Err(why) => refused.push(format!("{path}: {why}")),
+                        }
                     }
                 });
             }
-            if all.len() == before {
+            if all.len() + refused.len() == before {
                 return Err(Error::Input(format!("{path} has no SidecarSet of {}/v1beta1", keys::GROUP)));
             }
         }
-        let all = all.into_iter().collect::<Result<Vec<_>, _>>()?;
+        refuse(refused)?;
         check(&all)?;
         Ok(Self { all, ..Self::default() })
     }
@@ -117,86 +121,24 @@ pub(super) fn is_set(object: &Value) -> bool {
     object["kind"] == "SidecarSet" && object["apiVersion"] == format!("{}/v1beta1", keys::GROUP)
 }
 
-fn parse(path: &str, object: &Value) -> Result<SidecarSet, Error> {
-    let error = |message: String| {
-        Error::Input(format!(
-            "{path}: SidecarSet {:?} is invalid: {message}",
-            object["metadata"]["name"].as_str().unwrap_or("")
-        ))
-    };
-    let set: SidecarSet = serde_json::from_value(object.clone()).map_err(|reason| error(reason.to_string()))?;
-    let understood = serde_json::to_value(&set).map_err(|reason| error(reason.to_string()))?;
-    let mut problems = Vec::new();
-    unknown_fields("spec", &object["spec"], &understood["spec"], &mut problems);
-    problems.extend(schema(&set));
-    if problems.is_empty() { Ok(set) } else { Err(error(problems.join("; "))) }
-}
-
-/// What the CRD's own rules refuse before any webhook is asked.
-fn schema(set: &SidecarSet) -> impl Iterator<Item = String> {
-    let selector = &set.spec.selector;
-    let is_empty = selector.match_labels.as_ref().is_none_or(BTreeMap::is_empty)
-        && selector.match_expressions.as_ref().is_none_or(Vec::is_empty);
-    let rules = [
-        (set.name_any().is_empty(), "metadata.name: is required"),
-        (is_empty, "spec.selector: must not be empty: write matchLabels or matchExpressions"),
-        (
-            set.spec.containers.is_empty() && set.spec.init_containers.is_empty(),
-            "spec: at least one entry in containers or initContainers is required",
-        ),
-    ];
-    rules.into_iter().filter(|(broken, _)| *broken).map(|(_, message)| message.to_owned())
-}
-
-/// Fields that were written and not understood: the API server would refuse or drop them.
-fn unknown_fields(path: &str, written: &Value, understood: &Value, found: &mut Vec<String>) {
-    match (written, understood) {
-        (Value::Object(written), understood) => {
-            for (key, value) in written {
-                let path = format!("{path}.{key}");
-                match understood.get(key) {
-                    Some(understood) => unknown_fields(&path, value, understood, found),
-                    None if is_default(value) => {}
-                    None => found.push(format!("{path}: is not a known field")),
-                }
-            }
-        }
-        (Value::Array(written), Value::Array(understood)) => {
-            for (i, (written, understood)) in written.iter().zip(understood).enumerate() {
-                unknown_fields(&format!("{path}[{i}]"), written, understood, found);
-            }
-        }
-        _ => {}
-    }
-}
-
-/// Values that may be left out when an object is written.
-fn is_default(value: &Value) -> bool {
-    match value {
-        Value::Null | Value::Bool(false) => true,
-        Value::String(text) => text.is_empty(),
-        Value::Array(list) => list.is_empty(),
-        Value::Object(fields) => fields.is_empty(),
-        _ => false,
-    }
-}
-
-/// What the operator's webhook says about sets, errors and warnings.
+/// What the operator's webhook says about sets beside each other, and its warnings.
 fn check(sets: &[SidecarSet]) -> Result<(), Error> {
     let mut refused = Vec::new();
     for set in sets {
-        let mut report = validate(set);
-        for warning in &report.warnings {
-            say(Say::Warning, &format!("SidecarSet {:?}: {warning}", set.name_any()));
+        let name = set.name_any();
+        for warning in validate(set).warnings {
+            say(Say::Warning, &format!("SidecarSet {name:?}: {warning}"));
         }
-        if report.errors.is_empty() {
-            report.errors = conflicts(set, sets.iter().filter(|other| validate(other).errors.is_empty()));
-        }
-        if let Some(message) = report.message() {
-            refused.push(format!("SidecarSet {:?} is invalid: {message}", set.name_any()));
+        let errors = conflicts(set, sets);
+        if !errors.is_empty() {
+            refused.push(invalid(&name, &errors));
         }
     }
-    if refused.is_empty() { Ok(()) } else { Err(Error::Input(refused.join("\nerror: "))) }
+    refuse(refused)
+}
+
+fn refuse(why: Vec<String>) -> Result<(), Error> {
+    if why.is_empty() { Ok(()) } else { Err(Error::Input(why.join("\nerror: "))) }
 }
 
 #[cfg(test)]
@@ -210,14 +152,14 @@ mod tests {
     }
 
     fn refusal(spec: Value) -> String {
-        parse("set.yaml", &set(spec)).unwrap_err().to_string()
+        read(&set(spec)).unwrap_err()
     }
 
     #[test]
     fn a_typo_is_refused_with_its_path() {
         let message = refusal(json!({"selector": {"matchLabels": {"a": "b"}},
             "containers": [{"name": "c", "image": "i", "tty": false, "imagePullPolcy": "Always"}]}));
-        assert!(message.contains("spec.containers[0].imagePullPolcy: is not a known field"), "{message}");
+        assert!(message.contains("spec.containers[0].imagePullPolcy: is not a field of a SidecarSet"), "{message}");
         assert!(!message.contains("tty"), "{message}");
     }
 
@@ -232,7 +174,7 @@ mod tests {
     #[test]
     fn sets_that_share_a_name_are_refused() {
         let spec = json!({"selector": {"matchLabels": {"a": "b"}}, "containers": [{"name": "c", "image": "i"}]});
-        let (one, mut two) = (parse("f", &set(spec.clone())).unwrap(), parse("f", &set(spec)).unwrap());
+        let (one, mut two) = (read(&set(spec.clone())).unwrap(), read(&set(spec)).unwrap());
         assert!(check(std::slice::from_ref(&one)).is_ok());
         two.metadata.name = Some("t".to_owned());
         let message = check(&[one, two]).unwrap_err().to_string();

@@ -17,15 +17,14 @@ pub use decide::{Action, Plan, Planner, Row, World};
 use k8s_openapi::jiff::Timestamp;
 use kube::{Client, ResourceExt};
 pub use render::{Example, render};
-use serde_json::Value;
 
 use super::cluster::ClusterArgs;
 use super::manifest::{Document, FileArgs, name_of};
-use super::schema::Schema;
+use super::schema::invalid;
 use super::sets::is_set;
 use super::workloads::for_each_object;
 use super::{Error, Say, say};
-use crate::api::validate::{FieldError, conflicts, validate};
+use crate::api::validate::{conflicts, validate};
 use crate::api::{SidecarSet, keys};
 
 /// Exit code if applying would change something, as `kubectl diff` has it.
@@ -106,7 +105,7 @@ pub async fn plan(
     // The file alone does not show what the apiserver refuses then.
     let tell = |_: &Error| kept.iter().for_each(|field| say(Say::Note, &format!("kept from the live object: {field}")));
     let remark = remark(answer, fits_as_it_is).inspect_err(tell)?;
-    let mut planner = Planner::new(set, world, now).map_err(|(name, error)| invalid(&name, &[error]))?;
+    let mut planner = Planner::new(set, world, now).map_err(|(name, error)| Error::Input(invalid(&name, &[error])))?;
     gather::pods(client, &mut planner).await?;
     let plan = Plan { kept, ..planner.plan() };
     let examples = gather::examples(client, &planner, &plan).await?;
@@ -127,41 +126,10 @@ fn remark(answer: Result<Option<String>, Error>, fits_as_it_is: bool) -> Result<
     }
 }
 
-/// The set in an object, if it is valid by itself.
-///
-/// # Errors
-/// Fields that the schema does not know; what validation refuses.
-pub fn read(document: &Value) -> Result<SidecarSet, Error> {
-    let misfits = Schema::of_spec().fit(&mut document["spec"].clone());
-    set_of(document, misfits.into_iter().map(|misfit| FieldError::new(misfit.path, misfit.message)).collect())
-}
-
-/// The set in an object, if nothing else is wrong with it. Fields that the schema does not know are left out.
-fn set_of(document: &Value, mut errors: Vec<FieldError>) -> Result<SidecarSet, Error> {
-    let name = document["metadata"]["name"].as_str().unwrap_or_default();
-    let mut document = document.clone();
-    Schema::of_spec().fit(&mut document["spec"]);
-    match serde_json::from_value::<SidecarSet>(document.clone()) {
-        Ok(set) => {
-            errors.extend(validate(&set).errors);
-            if errors.is_empty() { Ok(set) } else { Err(invalid(name, &errors)) }
-        }
-        Err(error) => {
-            errors.push(FieldError::new("spec", error.to_string()));
-            Err(invalid(name, &errors))
-        }
-    }
-}
-
 /// The set beside the other sets.
 fn check(set: &SidecarSet, world: &World) -> Result<(), Error> {
     let valid = world.others.iter().filter(|other| validate(other).errors.is_empty());
     let errors = conflicts(set, valid);
     let name = set.metadata.name.as_deref().unwrap_or_default();
-    if errors.is_empty() { Ok(()) } else { Err(invalid(name, &errors)) }
-}
-
-fn invalid(name: &str, errors: &[FieldError]) -> Error {
-    let lines: Vec<String> = errors.iter().map(|error| format!("  {error}")).collect();
-    Error::Input(format!("SidecarSet {name:?} is invalid:\n{}", lines.join("\n")))
+    if errors.is_empty() { Ok(()) } else { Err(Error::Input(invalid(name, &errors))) }
 }

@@ -7,9 +7,9 @@
 use kube::ResourceExt;
 use serde_json::{Map, Value, json};
 
-use super::{read, set_of};
 use crate::api::SidecarSet;
 use crate::cli::Error;
+use crate::cli::schema::{read, read_stored};
 
 /// Where kubectl keeps the manifest that it applied last.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
@@ -42,9 +42,9 @@ impl Manifest {
     /// Reads a set that is valid by itself.
     ///
     /// # Errors
-    /// As [`read`].
+    /// Fields that the schema does not know; what its rules and validation refuse.
     pub fn read(document: &Value) -> Result<Self, Error> {
-        Ok(Self { set: read(document)?, document: document.clone() })
+        Ok(Self { set: read(document).map_err(Error::Input)?, document: document.clone() })
     }
 
     /// Name of the set.
@@ -73,7 +73,7 @@ impl Manifest {
         let mut merged = value(live)?;
         let patch = Value::Object(three_way(&last_applied(live), &part(&merged), &part(&self.document)));
         json_patch::merge(&mut merged, &patch);
-        let mut set = set_of(&merged, Vec::new())?;
+        let mut set = read_stored(&merged).map_err(Error::Input)?;
         if set.spec != live.spec {
             set.metadata.generation = live.metadata.generation.map(|generation| generation + 1);
         }

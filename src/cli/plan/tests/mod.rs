@@ -2,7 +2,7 @@ mod texts;
 
 use std::collections::BTreeMap;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::core::revision::{Revision, Template};
@@ -237,7 +237,7 @@ fn an_invalid_set_is_refused_with_paths() {
     let mut document = serde_json::to_value(set("v1", json!({}))).unwrap();
     document["spec"]["containers"][0]["livnessProbe"] = json!({});
     document["spec"]["containers"][0]["name"] = json!("Agent");
-    let error = read(&document).unwrap_err().to_string();
+    let error = Manifest::read(&document).unwrap_err().to_string();
     assert!(error.contains("\n  spec.containers[0].livnessProbe: is not a field"), "{error}");
     assert!(error.contains("\n  spec.containers[0].name: must have at most 63"), "{error}");
 }
