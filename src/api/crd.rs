@@ -178,7 +178,6 @@ mod tests {
             json!({
                 "failurePolicy": {"action": "Pause", "maxFailed": "10%"}, "maxUnavailable": 1, "minReadySeconds": 5,
                 "podUpdateTimeoutSeconds": 600, "progressDeadlineSeconds": 600, "type": "RollingUpdate",
-                "whenNotInPlace": "Skip",
             })
         );
         assert_eq!(

@@ -138,7 +138,7 @@ async fn look_after(
 fn wants(set: &SidecarSet, cause: EvictionCause) -> bool {
     match cause {
         EvictionCause::NoSidecars => set.spec.injection_strategy.existing_pods == ExistingPods::Evict,
-        EvictionCause::NotInPlace => set.spec.update_strategy.when_not_in_place == WhenNotInPlace::Evict,
+        EvictionCause::NotInPlace => set.spec.update_strategy.when_not_in_place == Some(WhenNotInPlace::Evict),
     }
 }
 

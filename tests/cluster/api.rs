@@ -273,7 +273,7 @@ async fn defaults(client: &Client) {
         json!({"existingPods": "Report", "failurePolicy": "Ignore", "newPods": "FollowRollout"})
     );
     let update = json!({"type": "RollingUpdate", "paused": true, "maxUnavailable": 1, "minReadySeconds": 5,
-        "podUpdateTimeoutSeconds": 600, "progressDeadlineSeconds": 600, "whenNotInPlace": "Skip",
+        "podUpdateTimeoutSeconds": 600, "progressDeadlineSeconds": 600,
         "failurePolicy": {"maxFailed": "10%", "action": "Pause"}});
     assert_eq!(spec["updateStrategy"], update);
 }

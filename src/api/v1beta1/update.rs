@@ -66,8 +66,8 @@ pub struct UpdateStrategy {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub pre_pull: bool,
     /// What happens to a pod whose change cannot be made in place.
-    #[serde(default)]
-    pub when_not_in_place: WhenNotInPlace,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when_not_in_place: Option<WhenNotInPlace>,
     /// Which pods are upgraded first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub priority_strategy: Option<PriorityStrategy>,
@@ -135,11 +135,10 @@ pub enum FailureAction {
     Ignore,
 }
 
-/// What happens to a pod whose change cannot be made in place. Skip, the default, keeps its revision and counts it; Evict evicts it through its PodDisruptionBudgets.
-#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// What happens to a pod whose change cannot be made in place. Skip keeps its revision and counts it; Evict evicts it through its PodDisruptionBudgets. Absent: it is left as with Skip, but nobody has asked for that, and the set is not Ready.
+#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum WhenNotInPlace {
     /// The pod keeps its revision and is counted.
-    #[default]
     Skip,
     /// The pod is evicted through its PodDisruptionBudgets.
     Evict,
@@ -232,7 +231,7 @@ impl Default for UpdateStrategy {
             steps: Vec::new(),
             failure_policy: UpdateFailurePolicy::default(),
             pre_pull: false,
-            when_not_in_place: WhenNotInPlace::default(),
+            when_not_in_place: None,
             priority_strategy: None,
             scatter_strategy: Vec::new(),
         }

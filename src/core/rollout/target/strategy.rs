@@ -59,7 +59,7 @@ impl Strategy {
             progress_deadline_seconds: update.progress_deadline_seconds,
             max_failed: update.failure_policy.max_failed.clone(),
             action: update.failure_policy.action,
-            evicts: update.when_not_in_place == WhenNotInPlace::Evict,
+            evicts: update.when_not_in_place == Some(WhenNotInPlace::Evict),
             pre_pull: update.pre_pull,
         })
     }
