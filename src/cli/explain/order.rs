@@ -5,9 +5,9 @@ use serde_json::Value;
 
 use crate::api::order::APP;
 use crate::api::{SidecarSet, keys};
+use crate::core::base::lists::List;
 use crate::core::inject::uninject::marks;
 use crate::core::pod::InjectionRecord;
-use crate::core::revision::List;
 
 /// One container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

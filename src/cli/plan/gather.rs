@@ -15,8 +15,9 @@ use super::decide::{Action, Plan, Planner, World};
 use super::{Example, Manifest};
 use crate::api::{SidecarSet, keys};
 use crate::cli::Error;
+use crate::core::base::lists::List;
 use crate::core::pod::restarts_native_sidecars;
-use crate::core::revision::{History, List, Template, histories};
+use crate::core::revision::{History, Template, histories};
 use crate::runtime::pages::{PAGE, Pages};
 use crate::runtime::probe::has_resize;
 

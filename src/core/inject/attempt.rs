@@ -16,7 +16,7 @@ use super::select::Selection;
 use super::sets::CompiledSets;
 use crate::api::keys;
 use crate::api::reasons::Reason;
-use crate::core::revision::List;
+use crate::core::base::lists::List;
 
 /// Places everything, or nothing.
 pub(super) fn attempt<'a>(

@@ -10,7 +10,7 @@ use super::decision::Failure;
 use super::placement::{PlacedSet, Placement, Sidecar};
 use super::resources::{self, PodLevel};
 use crate::api::order::Order;
-use crate::core::revision::List;
+use crate::core::base::lists::List;
 
 impl<'a> Placement<'a> {
     /// Gives the sidecars of `SharedWithPod` sets their resources; returns the pod-level ones and the set to write them.

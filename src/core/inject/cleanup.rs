@@ -8,8 +8,8 @@ use super::marks::{Marks, suffixed};
 use super::select::Selection;
 use super::volumes::is_mounted;
 use crate::api::keys;
+use crate::core::base::lists::List;
 use crate::core::pod::InjectionRecord;
-use crate::core::revision::List;
 
 /// Removes them from the pod and from its marks. Returns the sets whose sidecars are gone for good.
 pub(super) fn remove(draft: &mut Draft, marks: &mut Marks, selection: &Selection<'_>) -> Vec<String> {

@@ -16,7 +16,8 @@ use crate::api::v1beta1::{
 };
 use crate::api::validate::Reach;
 use crate::api::{canary_base, keys};
-use crate::core::revision::{self, History, List, Revision, Template, collisions, mounted_volumes};
+use crate::core::base::lists::List;
+use crate::core::revision::{self, History, Revision, Template, collisions, mounted_volumes};
 
 /// Fields whose zero value the apiserver drops or replaces by a default; everywhere else false and 0 mean something.
 const FALSE_IS_ABSENT: [&str; 4] = ["tty", "stdin", "stdinOnce", "readOnly"];

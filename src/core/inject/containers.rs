@@ -14,7 +14,7 @@ use super::share::Sources;
 use crate::api::order::{Block, Node, Order, order};
 use crate::api::reasons::Reason;
 use crate::api::v1beta1::FailurePolicy;
-use crate::core::revision::List;
+use crate::core::base::lists::List;
 
 impl<'a> Placement<'a> {
     /// The start order over all sets; positions are those of [`Self::prepared`].

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use json_patch::Patch;
 use serde_json::{Map, Value, json};
 
+use crate::core::base::lists::List;
 use crate::core::base::pointer::pointer;
-use crate::core::revision::List;
 
 pub(super) const VOLUMES: [&str; 2] = ["spec", "volumes"];
 pub(super) const PULL_SECRETS: [&str; 2] = ["spec", "imagePullSecrets"];

@@ -9,8 +9,8 @@ use super::marks::{Marks, is_injected};
 use super::resources::Unfit;
 use super::select::Candidate;
 use crate::api::reasons::Reason;
+use crate::core::base::lists::List;
 use crate::core::pod::InjectionRecord;
-use crate::core::revision::List;
 
 /// The pod, and what is edited.
 pub(super) struct Placement<'a> {

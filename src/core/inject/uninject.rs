@@ -10,8 +10,8 @@ use serde_json::Value;
 use super::draft::{Draft, PULL_SECRETS, VOLUMES, elements, path, strings};
 use super::volumes::is_mounted;
 use crate::api::keys;
+use crate::core::base::lists::List;
 use crate::core::pod::InjectionRecord;
-use crate::core::revision::List;
 
 /// The marks on a pod, by set, as its author may have written them. One that cannot be read lists nothing.
 pub fn marks(pod: &Value) -> BTreeMap<String, InjectionRecord> {

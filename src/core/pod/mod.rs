@@ -12,10 +12,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference,
 use k8s_openapi::jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::revision::List;
 use crate::api::keys;
 use crate::api::qos::QosClass;
 use crate::core::base::image::Image;
+use crate::core::base::lists::List;
 use crate::core::base::resources::{ResizeTrouble, Resources};
 pub use crate::core::pod::injection_record::InjectionRecord;
 use crate::core::pod::marks::marks;

@@ -5,9 +5,9 @@
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
+use crate::core::base::lists::List;
 use crate::core::base::time::after;
 use crate::core::pod::{ContainerStatus, ContainerView, PodView};
-use crate::core::revision::List;
 
 /// Three times the default `periodSeconds` of a probe.
 const MOMENT: SignedDuration = SignedDuration::from_secs(30);

@@ -8,5 +8,3 @@ mod template;
 pub use change::Change;
 pub use history::{History, MAX_COLLISIONS, Revision, collisions, histories, name, set_and_hash};
 pub use template::{Sidecar, Template, is_hot, mounted_volumes};
-
-pub use crate::core::base::lists::List;

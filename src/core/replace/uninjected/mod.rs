@@ -9,13 +9,13 @@ use serde_json::{Value, json};
 use crate::api::reasons::Reason;
 use crate::api::v1beta1::ExistingPods;
 use crate::api::{SidecarSet, keys};
+use crate::core::base::lists::List;
 use crate::core::inject::uninject::marks;
 use crate::core::inject::{
     CompiledSet, CompiledSets, Injection, Request, inject, is_injected, untouchable, without_bases,
 };
 use crate::core::pod::{InjectionRecord, Owner, PodKey};
 use crate::core::replace::exempt;
-use crate::core::revision::List;
 
 /// Owners kept per set; more are counted only. It bounds the memory where every pod of a cluster is uninjected.
 const KEPT_OWNERS: usize = 500;

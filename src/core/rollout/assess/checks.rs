@@ -1,7 +1,8 @@
 //! Why a pod that is behind the target is not patched.
 
+use crate::core::base::lists::List;
 use crate::core::pod::ContainerView;
-use crate::core::revision::{Change, List, Sidecar};
+use crate::core::revision::{Change, Sidecar};
 use crate::core::rollout::assess::context::PodInSet;
 use crate::core::rollout::assess::images::{has_image, to_restart};
 use crate::core::rollout::assess::resize;

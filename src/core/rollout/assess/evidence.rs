@@ -10,8 +10,8 @@
 
 use k8s_openapi::jiff::SignedDuration;
 
+use crate::core::base::lists::List;
 use crate::core::pod::{ContainerStatus, PodView, Replaced, Update};
-use crate::core::revision::List;
 
 /// The kubelet's status may describe the old container for this long after our request.
 pub(crate) const STALE_STATUS: SignedDuration = SignedDuration::from_secs(3);

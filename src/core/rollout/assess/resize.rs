@@ -11,10 +11,10 @@ use std::collections::BTreeSet;
 use k8s_openapi::jiff::Timestamp;
 
 use crate::api::quantity::Resource;
+use crate::core::base::lists::List;
 use crate::core::base::resources::{Resize, ResizeTrouble, Resources};
 use crate::core::base::time::after;
 use crate::core::pod::{ContainerView, Mark, PodView, Update};
-use crate::core::revision::List;
 use crate::core::rollout::assess::evidence::STALE_STATUS;
 use crate::core::rollout::assess::progress::{Progress, deadline, has_seen};
 use crate::core::rollout::assess::state::{Obstacle, ObstacleKind};

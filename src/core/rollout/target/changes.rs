@@ -6,8 +6,9 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::api::v1beta1::PatchPodMetadata;
+use crate::core::base::lists::List;
 use crate::core::base::resources::Resources;
-use crate::core::revision::{List, Template};
+use crate::core::revision::Template;
 
 /// What a running pod is given besides images.
 #[derive(Clone, Debug, Default, PartialEq)]
