@@ -12,6 +12,7 @@ mod schema;
 pub mod sets;
 mod table;
 mod uninject;
+mod unmark;
 pub mod workloads;
 
 use std::ffi::OsString;
@@ -40,6 +41,7 @@ enum Verb {
     Uninject(uninject::UninjectArgs),
     Explain(explain::ExplainArgs),
     Plan(plan::Args),
+    Unmark(unmark::UnmarkArgs),
     Convert(convert::Args),
 }
 
@@ -87,6 +89,7 @@ impl Verb {
             Self::Uninject(args) => uninject::run(&args).map(|()| ExitCode::SUCCESS),
             Self::Explain(args) => explain::run(args, cluster).await.map(|()| ExitCode::SUCCESS),
             Self::Plan(args) => plan::run(&args, cluster).await,
+            Self::Unmark(args) => unmark::run(&args, cluster).await,
             Self::Convert(args) => convert::run(&args),
         }
     }

@@ -2,6 +2,7 @@
 
 mod apply;
 pub mod cache;
+mod canaries;
 pub mod context;
 pub mod error;
 mod evict;
@@ -14,7 +15,6 @@ mod reconcile;
 mod report;
 mod revisions;
 mod state;
-mod sweep;
 mod uninjected;
 mod watch_gaps;
 mod watched_set;
@@ -44,7 +44,7 @@ pub async fn run(context: Arc<Context>, gates: Gates, shutdown: Shutdown) {
     watches::spawn(&mut tasks, &context, &gates);
     tasks.spawn(leadership::run(Arc::clone(&context)));
     tasks.spawn(follow_registration(Arc::clone(&context)));
-    tasks.spawn(sweep::run(Arc::clone(&context)));
+    tasks.spawn(canaries::run(Arc::clone(&context)));
     tasks.spawn(uninjected::run(Arc::clone(&context)));
     tasks.spawn(evict::run(Arc::clone(&context)));
     tasks.spawn(prepull::run(Arc::clone(&context)));

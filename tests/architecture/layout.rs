@@ -32,7 +32,7 @@ const CONTROLLER: Order = &[
     &["state", "cache"],
     &["context"],
     &["owners", "watched_set", "watch_gaps", "failure_events", "eviction", "revisions", "report"],
-    &["apply", "evict", "prepull", "sweep", "uninjected"],
+    &["apply", "evict", "prepull", "canaries", "uninjected"],
     &["reconcile"],
     &["watches", "leadership"],
     &["mod"],

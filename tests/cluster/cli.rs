@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::common::raw::{kubectl, plugin};
 use crate::common::shared;
-use crate::common::world::World;
+use crate::common::world::{World, identities, marks};
 
 /// A set with everything that injection knows.
 fn full_set(world: &World) -> Value {
@@ -185,5 +185,32 @@ async fn explain_says_what_each_set_did_to_a_pod() {
     let missing = plugin(shared(), &["explain", "nobody", "-n", &world.name], "").await;
     assert!(!missing.success);
     assert_eq!(missing.stderr, "Error from server (NotFound): pods \"nobody\" not found\n");
+    world.end().await;
+}
+
+#[tokio::test]
+async fn unmark_takes_the_marks_of_a_deleted_set_from_its_running_pods() {
+    let world = World::shared("cli-unmark").await;
+    world.apply(&world.set("agent:v1", json!({}))).await;
+    world.deploy(2).await;
+    let before = identities(&world.pods().await, "");
+    let unmark = async |more: &[&str]| {
+        let arguments = [&["unmark", &world.name, "-n", &world.name], more].concat();
+        plugin(shared(), &arguments, "").await
+    };
+    let refused = unmark(&[]).await;
+    assert!(refused.stderr.contains(&format!("SidecarSet {} exists", world.name)), "{}", refused.stderr);
+
+    world.remove_set(&world.name).await;
+    let tried = unmark(&["--dry-run"]).await.ok();
+    assert!(tried.ends_with("\n2 pods unmarked (server dry run)\n"), "{tried}");
+    assert!(world.pods().await.iter().all(|pod| !marks(pod).is_empty()));
+
+    let done = unmark(&[]).await.ok();
+    assert!(done.ends_with("\n2 pods unmarked\n"), "{done}");
+    let left: Vec<String> = world.pods().await.iter().flat_map(marks).collect();
+    assert!(left.is_empty(), "{left:?}");
+    assert_eq!(identities(&world.pods().await, ""), before, "every container runs on");
+    assert_eq!(unmark(&[]).await.ok(), format!("No pod carries marks of SidecarSet {}.\n", world.name));
     world.end().await;
 }

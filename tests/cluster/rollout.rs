@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::common::budget::BudgetWatcher;
 use crate::common::eventually;
-use crate::common::world::{World, condition, container_image, identities, reason};
+use crate::common::world::{World, condition, container_image, identities, marks, reason};
 
 #[tokio::test]
 async fn a_new_image_reaches_all_pods_in_place_and_in_batches() {
@@ -299,25 +299,26 @@ async fn history_is_kept_to_its_limit_and_a_rollback_reuses_its_revision() {
 }
 
 #[tokio::test]
-async fn deleting_a_set_leaves_its_sidecars_running_and_removes_the_marks() {
-    let world = World::shared("rollout-sweep").await;
-    world.apply(&world.set("agent:v1", json!({}))).await;
-    world.deploy(2).await;
-    let before = identities(&world.pods().await, "");
-    world.sets().delete(&world.name, &kube::api::DeleteParams::default()).await.unwrap();
-    eventually("the marks are gone", async || {
-        let keys: Vec<String> = world.pods().await.iter().flat_map(marks).collect();
-        if keys.is_empty() { Ok(()) } else { Err(keys) }
-    })
-    .await;
-    assert_eq!(identities(&world.pods().await, ""), before, "every container runs on");
-    assert_eq!(world.with_image("agent:v1").await, 2);
-    world.end().await;
-}
+async fn a_set_that_comes_again_adopts_all_pods_of_the_deleted_one() {
+    let world = World::shared("rollout-again").await;
+    let strategy = json!({"maxUnavailable": "100%", "minReadySeconds": 0});
+    world.apply(&world.set("agent:v1", strategy.clone())).await;
+    world.deploy(3).await;
+    let marked: Vec<_> = world.pods().await.iter().map(marks).collect();
+    let before = identities(&world.pods().await, "agent");
+    world.remove_set(&world.name).await;
+    // The operator looks for pods of deleted canaries every 10 seconds.
+    tokio::time::sleep(std::time::Duration::from_secs(11)).await;
+    assert_eq!(world.pods().await.iter().map(marks).collect::<Vec<_>>(), marked, "the marks stay");
+    assert_eq!(world.with_image("agent:v1").await, 3);
 
-fn marks(pod: &Pod) -> Vec<String> {
-    let keys = pod.labels().keys().chain(pod.annotations().keys());
-    keys.filter(|key| key.contains("sidecarset.dev/")).cloned().collect()
+    world.apply(&world.set("agent:v2", strategy)).await;
+    let set = world.until_set("all are upgraded", |set| set.status.as_ref().unwrap().updated_ready_pods == 3).await;
+    assert_eq!(world.with_image("agent:v2").await, 3);
+    assert_eq!(identities(&world.pods().await, "agent"), before, "in place");
+    let status = set.status.unwrap();
+    assert_eq!((status.matched_pods, status.uninjected_pods.unwrap_or(0)), (3, 0));
+    world.end().await;
 }
 
 #[tokio::test]

@@ -19,9 +19,10 @@ use kube::{Api, Resource, ResourceExt};
 use serde_json::{Value, json};
 use sidecarset::api::SidecarSet;
 
-use crate::common::eventually;
 use crate::common::operator::Operator;
+use crate::common::raw::plugin;
 use crate::common::world::{World, is_ready, names};
+use crate::common::{eventually, shared};
 
 /// The world's set, with this `injectionStrategy`.
 fn set(world: &World, injection_strategy: Value) -> Value {
@@ -288,17 +289,13 @@ async fn a_pod_whose_replacement_could_not_be_injected_is_not_evicted() {
 }
 
 #[tokio::test]
-async fn pods_of_a_set_that_was_deleted_and_created_again_are_replaced() {
+async fn pods_that_lost_the_marks_of_a_deleted_set_are_replaced_when_it_comes_again() {
     let world = World::shared("uninjected-again").await;
     world.apply(&evicting(&world)).await;
     world.deploy(2).await;
     let before = uids(&world.pods().await);
     world.remove_set(&world.name).await;
-    eventually("the marks are gone", async || {
-        let marked = world.pods().await.into_iter().any(|pod| pod.labels().contains_key("sidecarset.dev/injected"));
-        if marked { Err("marked") } else { Ok(()) }
-    })
-    .await;
+    plugin(shared(), &["unmark", &world.name, "-n", &world.name], "").await.ok();
     world.apply(&evicting(&world)).await;
     eventually("all pods are new and injected", async || {
         let pods = world.pods().await;

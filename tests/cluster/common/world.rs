@@ -203,6 +203,12 @@ pub fn identities(pods: &[Pod], except: &str) -> BTreeMap<String, Vec<String>> {
         .collect()
 }
 
+/// Keys of all marks that the operator and the webhook leave on a pod.
+pub fn marks(pod: &Pod) -> Vec<String> {
+    let keys = pod.labels().keys().chain(pod.annotations().keys());
+    keys.filter(|key| key.contains("sidecarset.dev/")).cloned().collect()
+}
+
 pub fn is_ready(pod: &Pod) -> bool {
     let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
     conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")

@@ -1,0 +1,124 @@
+//! The pods of a deleted canary become its base's. The marks of every other deleted set stay: a set of that name that
+//! comes again adopts its pods.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use kube::api::Patch;
+use serde_json::{Value, json};
+
+use super::context::{Context, patch_params};
+use super::error::Error;
+use crate::api::keys;
+use crate::core::pod::{InjectionRecord, PodView};
+
+/// How often pods of deleted canaries are looked for.
+const EVERY: Duration = Duration::from_secs(10);
+
+/// Pods per live check that the canary does not exist.
+const BATCH: usize = 100;
+
+/// A pod of a deleted canary, and the base that it passes to.
+type Left = (Arc<PodView>, String);
+
+pub(super) async fn run(context: Arc<Context>) {
+    let mut every = tokio::time::interval(EVERY);
+    loop {
+        every.tick().await;
+        // Before the first complete list every set would look deleted.
+        if !context.is_active_leader() || !context.cache.is_complete() {
+            continue;
+        }
+        for (canary, pods) in left_behind(&context) {
+            if let Err(error) = pass_to_base(&context, &canary, &pods).await {
+                tracing::warn!(%canary, %error, "pods of a deleted canary do not belong to its base yet");
+            }
+        }
+    }
+}
+
+/// The pods of deleted canaries whose base exists, by canary.
+fn left_behind(context: &Context) -> BTreeMap<String, Vec<Left>> {
+    let marked = context.state().index.marked_sets();
+    let gone: Vec<String> = marked.into_iter().filter(|set| context.cache.set(set).is_none()).collect();
+    let mut left: BTreeMap<String, Vec<Left>> = BTreeMap::new();
+    if gone.is_empty() {
+        return left;
+    }
+    for pod in context.state().index.pods() {
+        for canary in &gone {
+            if let Some(base) = base_of(pod, canary) {
+                left.entry(canary.clone()).or_default().push((Arc::clone(pod), base));
+            }
+        }
+    }
+    for pods in left.values_mut() {
+        pods.retain(|(_, base)| lives(context, base));
+    }
+    left
+}
+
+fn base_of(pod: &PodView, canary: &str) -> Option<String> {
+    pod.marks.get(canary)?.canary.as_ref()?.base.clone()
+}
+
+fn lives(context: &Context, set: &str) -> bool {
+    context.cache.set(set).is_some_and(|set| set.metadata.deletion_timestamp.is_none())
+}
+
+async fn pass_to_base(context: &Context, canary: &str, pods: &[Left]) -> Result<(), Error> {
+    let mut result = Ok(());
+    for batch in pods.chunks(BATCH) {
+        let live = context.sets_api().get_opt(canary).await;
+        if live.map_err(Error::api("get", format!("SidecarSet {canary}")))?.is_some() {
+            return Ok(());
+        }
+        tracing::info!(canary, pods = batch.len(), "pods of a deleted canary pass to its base");
+        let patches = batch.iter().cloned();
+        let patches = patches.map(|(pod, base)| async move { mark_as_base(context, canary, &base, &pod).await });
+        let answers: Vec<Result<(), Error>> =
+            futures::stream::iter(patches).buffer_unordered(context.settings.write_concurrency).collect().await;
+        // A pod that cannot be patched does not keep the others from it.
+        result = answers.into_iter().fold(result, Result::and);
+    }
+    result
+}
+
+async fn mark_as_base(context: &Context, canary: &str, base: &str, pod: &PodView) -> Result<(), Error> {
+    let Some(marks) = marks_of_base(canary, base, pod) else { return Ok(()) };
+    let api: Api<Pod> = Api::namespaced(context.clients.call.clone(), &pod.key.namespace);
+    let (params, patch) = (patch_params(), Patch::Merge(marks));
+    let call = api.patch(&pod.key.name, &params, &patch);
+    match context.write("mark", || format!("pod {}", pod.key), call).await {
+        // Changed or gone meanwhile: the next look sees what it is now.
+        Err(Error::Api { source, .. }) if matches!(&*source, kube::Error::Api(status) if status.is_conflict() || status.is_not_found()) => {
+            Ok(())
+        }
+        result => result.map(drop),
+    }
+}
+
+/// A merge patch that applies only to this version of the pod.
+fn marks_of_base(canary: &str, base: &str, pod: &PodView) -> Option<Value> {
+    let mark = pod.marks.get(canary)?;
+    // The record of updates goes, and with it whether all of its resizes were made.
+    let open = mark.update.as_ref().is_some_and(|update| !update.resizes.is_empty());
+    let hash_without_images = if open { String::new() } else { mark.hash_without_images.clone() };
+    let injection = InjectionRecord { base: None, hash_without_images, ..mark.canary.as_deref()?.clone() };
+    Some(json!({"metadata": {
+        "resourceVersion": pod.resource_version.to_string(),
+        "labels": {
+            (keys::revision_label(canary)): null,
+            (keys::revision_label(base)): mark.revision,
+        },
+        "annotations": {
+            (keys::injection_annotation(canary)): null,
+            (keys::update_annotation(canary)): null,
+            (keys::injection_annotation(base)): injection.to_json(),
+        },
+    }}))
+}
