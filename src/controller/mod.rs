@@ -43,6 +43,8 @@ pub async fn run(context: Arc<Context>, gates: Gates, shutdown: Shutdown) {
     let mut tasks = JoinSet::new();
     watches::spawn(&mut tasks, &context, &gates);
     tasks.spawn(leadership::run(Arc::clone(&context)));
+    tasks.spawn(watch_gaps::search(Arc::clone(&context)));
+    tasks.spawn(watch_gaps::run(Arc::clone(&context)));
     tasks.spawn(follow_registration(Arc::clone(&context)));
     tasks.spawn(canaries::run(Arc::clone(&context)));
     tasks.spawn(uninjected::run(Arc::clone(&context)));

@@ -21,12 +21,12 @@ pub(super) async fn siblings(
     namespace: &str,
     owner: &Owner,
 ) -> Result<Vec<Sibling>, Error> {
-    let api: Api<SlimPod> = Api::namespaced(context.clients.call.clone(), namespace);
+    let api: &Api<SlimPod> = &Api::namespaced(context.clients.call.clone(), namespace);
     let selector: kube::core::Selector = set.selector.requirements().iter().cloned().collect();
     let mut pages = Pages::new(ListParams::default().labels_from(&selector), PAGE);
     let failed = || Error::api("list", format!("pods in {namespace}"));
     let mut siblings = Vec::new();
-    while let Some(page) = pages.next(async |params| api.list(params).await).await.map_err(failed())? {
+    while let Some(page) = pages.next(|params| async move { api.list(&params).await }).await.map_err(failed())? {
         let of_owner = page.into_iter().filter(|pod| Owner::of(&pod.metadata).as_ref() == Some(owner));
         siblings.extend(of_owner.map(|pod| sibling(context, set, sets, pod)));
     }

@@ -13,7 +13,10 @@ use crate::core::rollout::state::index::Index;
 use crate::core::rollout::state::pulls::Pull;
 
 /// What a plan is made from.
-const CACHES: [&str; 5] = ["sidecarsets", "controllerrevisions", "namespaces", "nodes", "pods"];
+const CACHES: [&str; 6] = ["sidecarsets", "controllerrevisions", "namespaces", "nodes", "pods", UNLABELLED];
+
+/// Pods that lost their label before the last list of injected pods.
+pub(super) const UNLABELLED: &str = "pods without label";
 
 /// How often the log says which lists are waited for.
 const REMIND: Duration = Duration::from_secs(30);
@@ -23,6 +26,8 @@ const REMIND: Duration = Duration::from_secs(30);
 pub(super) struct State {
     pub(super) index: Index,
     sets: BTreeMap<String, SetState>,
+    /// Pods, with their UIDs, that the watch tells nothing more of, and that have to be looked at.
+    pub(super) left_watch: BTreeSet<(PodKey, String)>,
 }
 
 /// What is kept about one set.
@@ -112,6 +117,10 @@ pub(super) struct SharedState {
     pub(super) look: Notify,
     /// Other pulls are wanted.
     pub(super) pulls: Notify,
+    /// Another pod has left the watch.
+    pub(super) left_watch: Notify,
+    /// Counts the lists of injected pods that the watch has made.
+    pub(super) pod_lists: watch::Sender<u64>,
     /// Caches whose first list is not complete.
     unsynced: watch::Sender<BTreeSet<&'static str>>,
 }
@@ -119,10 +128,12 @@ pub(super) struct SharedState {
 impl SharedState {
     pub(super) fn new(index: Index) -> Self {
         Self {
-            state: Mutex::new(State { index, sets: BTreeMap::new() }),
+            state: Mutex::new(State { index, ..State::default() }),
             queue: WorkQueue::default(),
             look: Notify::new(),
             pulls: Notify::new(),
+            left_watch: Notify::new(),
+            pod_lists: watch::Sender::new(0),
             unsynced: watch::Sender::new(CACHES.into()),
         }
     }
@@ -134,6 +145,13 @@ impl SharedState {
     /// The first list of a cache is complete.
     pub(super) fn mark_synced(&self, cache: &'static str) {
         self.unsynced.send_if_modified(|unsynced| unsynced.remove(cache));
+    }
+
+    /// The watch of pods has made another list.
+    pub(super) fn pods_listed(&self) {
+        self.unsynced.send_if_modified(|unsynced| unsynced.insert(UNLABELLED));
+        self.mark_synced("pods");
+        self.pod_lists.send_modify(|lists| *lists += 1);
     }
 
     /// Waits until every cache has been listed once, and says for which it waits.

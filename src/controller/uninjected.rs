@@ -92,13 +92,15 @@ async fn look(context: &Context) -> Result<(), Error> {
 }
 
 async fn list(context: &Context, finder: &mut Finder<'_>) -> Result<(), Error> {
-    let api: Api<Pod> = Api::all(context.clients.watch.clone());
+    let api: &Api<Pod> = &Api::all(context.clients.watch.clone());
     let params = ListParams::default()
         .labels(&format!("{}!=false", keys::INJECT))
         .fields("status.phase!=Succeeded,status.phase!=Failed");
     let mut pages = Pages::new(params, PAGE);
-    while let Some(page) =
-        pages.next(async |params| api.list_metadata(params).await).await.map_err(Error::api("list", "pods"))?
+    while let Some(page) = pages
+        .next(|params| async move { api.list_metadata(&params).await })
+        .await
+        .map_err(Error::api("list", "pods"))?
     {
         for PartialObjectMeta { metadata, .. } in page {
             // A namespace that is not known yet is known at the next look.

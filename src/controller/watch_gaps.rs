@@ -1,95 +1,152 @@
 //! Pods that the watch of injected pods does not tell of: gone, or without the label that it selects by.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{StreamExt, TryStreamExt};
+use futures::StreamExt;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
-use kube::api::ListParams;
+use kube::api::{ListParams, PartialObjectMeta};
 use kube::{Api, Resource};
+use tokio::time::{interval, sleep};
 
 use super::context::{Context, now, patch_params};
+use super::state::UNLABELLED;
 use crate::api::keys;
 use crate::api::reasons::Reason;
 use crate::core::pod::{PodKey, PodView, SlimPod};
 use crate::core::rollout::request::answer::{Lost, lost};
 use crate::runtime::events::Note;
+use crate::runtime::pages::{PAGE, Pages};
 
 /// Wait before a pod that left the watch is looked at once more.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// Pods without our label that carry the mark of a set: somebody took it away. Usually there are none.
-pub(super) async fn unlabelled(context: &Context) -> Result<Vec<PodView>, kube::Error> {
-    let api: &Api<SlimPod> = &Api::all(context.clients.watch.clone());
-    let lists = context.cache.names().into_iter().map(|set| async move {
-        let selector = format!("{},{}!=true", keys::revision_label(&set), keys::INJECTED);
-        api.list(&ListParams::default().labels(&selector)).await
-    });
-    let lists = futures::stream::iter(lists).buffer_unordered(context.settings.write_concurrency);
-    let pods: Vec<_> = lists.try_collect().await?;
-    Ok(pods.into_iter().flatten().map(PodView::new).collect())
-}
-
-/// Looks for pods that lost their label while the watch was broken, which it never tells of.
-pub(super) fn search(context: &Arc<Context>) {
-    let context = Arc::clone(context);
-    tokio::spawn(async move {
-        // A new leader searches by itself.
-        while context.is_active_leader() {
-            match unlabelled(&context).await {
-                Ok(pods) => return pods.iter().for_each(|pod| vanished(&context, &pod.key, &pod.uid, false)),
-                Err(error) => tracing::warn!(%error, "cannot tell whether pods have lost their label"),
-            }
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
-    });
-}
+/// Pods looked at at the same time: they share connections with the writes, whose timeout runs while they wait for one.
+const AT_ONCE: usize = 8;
 
 /// A selector watch reports a pod as deleted also when it merely loses the label. Its slot is freed only when it is
 /// certain that it is gone.
-pub(super) fn vanished(context: &Arc<Context>, key: &PodKey, uid: &str, certain: bool) {
+pub(super) fn vanished(context: &Context, key: &PodKey, uid: &str, certain: bool) {
     if certain {
-        let sets = context.state().index.remove(key, uid, now());
-        context.enqueue(sets);
-        return;
+        gone(context, key, uid);
+    } else {
+        context.state().left_watch.insert((key.clone(), uid.to_owned()));
+        context.shared.left_watch.notify_one();
     }
-    let (context, key, uid) = (Arc::clone(context), key.clone(), uid.to_owned());
-    tokio::spawn(async move {
-        let api: Api<SlimPod> = Api::namespaced(context.clients.call.clone(), &key.namespace);
-        loop {
-            match api.get_opt(&key.name).await {
-                Ok(found) => {
-                    if settled(&context, found, &key, &uid).await {
-                        return;
-                    }
-                }
-                Err(error) => tracing::warn!(pod = %key, %error, "cannot tell whether a pod is gone"),
-            }
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
-    });
 }
 
-/// Takes note of what became of a pod. A living one that lost our label gets it back, and somebody is told. False while
-/// it has not, for example because another replica has to do it.
-async fn settled(context: &Context, found: Option<SlimPod>, key: &PodKey, uid: &str) -> bool {
-    let about = found.as_ref().map(|pod| pod.object_ref(&())).unwrap_or_default();
+/// Reads pods of which no watch tells, before anything is planned: they may hold a slot.
+pub(super) async fn look_at_all(context: &Arc<Context>, pods: Vec<(PodKey, String)>) {
+    let looks = pods.into_iter().map(|(key, uid)| {
+        let context = Arc::clone(context);
+        async move {
+            while look(&context, &key, &uid).await.is_none() {
+                sleep(LOOK_AGAIN).await;
+            }
+            // Perhaps to be labelled again.
+            vanished(&context, &key, &uid, false);
+        }
+    });
+    futures::stream::iter(looks).buffer_unordered(AT_ONCE).collect::<()>().await;
+}
+
+/// Looks at the pods that left the watch, until it is known of each what became of it.
+pub(super) async fn run(context: Arc<Context>) {
+    let mut every = interval(LOOK_AGAIN);
+    let mut unsettled = BTreeSet::new();
+    loop {
+        tokio::select! {
+            () = context.shared.left_watch.notified() => {}
+            _ = every.tick() => context.state().left_watch.append(&mut unsettled),
+        }
+        let pods = std::mem::take(&mut context.state().left_watch);
+        let looks = pods.into_iter().map(|(key, uid)| {
+            let context = Arc::clone(&context);
+            async move { if is_settled(&context, &key, &uid).await { None } else { Some((key, uid)) } }
+        });
+        let left = futures::stream::iter(looks).buffer_unordered(AT_ONCE).filter_map(futures::future::ready);
+        unsettled.extend(left.collect::<Vec<_>>().await);
+    }
+}
+
+/// After each list of the watch: finds pods that lost their label before it, of which no watch tells. Every replica does,
+/// so that a new leader need not: it knows them, and of those that lose their label later the watch has told it.
+pub(super) async fn search(context: Arc<Context>) {
+    let mut lists = context.shared.pod_lists.subscribe();
+    let mut searched = 0;
+    while let Ok(list) = lists.wait_for(|list| *list > searched).await.map(|list| *list) {
+        look_at_all(&context, unlabelled(&context).await).await;
+        searched = list;
+        if *lists.borrow() == searched {
+            context.shared.mark_synced(UNLABELLED);
+        }
+    }
+}
+
+/// Pods without our label that carry the mark of a set: somebody took it away. Usually there are none.
+async fn unlabelled(context: &Context) -> Vec<(PodKey, String)> {
+    let api: &Api<Pod> = &Api::all(context.clients.watch.clone());
+    let params = ListParams::default()
+        .labels(&format!("{}!=true", keys::INJECTED))
+        .fields("status.phase!=Succeeded,status.phase!=Failed");
+    let mut pages = Pages::new(params, PAGE);
+    let mut found = Vec::new();
+    while let Some(page) =
+        pages.next_at_last("pods without label", |params| async move { api.list_metadata(&params).await }).await
+    {
+        found.extend(page.into_iter().filter_map(marked));
+    }
+    found
+}
+
+fn marked(pod: PartialObjectMeta<Pod>) -> Option<(PodKey, String)> {
+    let has_mark = pod.metadata.labels?.keys().any(|label| label.starts_with(keys::REVISION_PREFIX));
+    let key = PodKey { namespace: pod.metadata.namespace?, name: pod.metadata.name? };
+    has_mark.then_some((key, pod.metadata.uid?))
+}
+
+/// False while it is not known what became of a pod, or while it has to be labelled, perhaps by another replica.
+async fn is_settled(context: &Context, key: &PodKey, uid: &str) -> bool {
+    match look(context, key, uid).await {
+        Some(Some(pod)) => label_again(context, pod, key, uid).await,
+        Some(None) => true,
+        None => false,
+    }
+}
+
+/// Reads a pod, and takes note of what it is. `None`: it cannot be read. A living one without our label is returned.
+async fn look(context: &Context, key: &PodKey, uid: &str) -> Option<Option<ObjectReference>> {
+    let api: Api<SlimPod> = Api::namespaced(context.clients.call.clone(), &key.namespace);
+    let found = api.get_opt(&key.name).await;
+    let found =
+        found.inspect_err(|error| tracing::warn!(pod = %key, %error, "cannot tell whether a pod is gone")).ok()?;
+    let about = found.as_ref().map(|pod| pod.object_ref(&()));
     let found = found.map(PodView::new);
     match (lost(found.as_ref(), uid), found) {
         (Lost::Labelled, Some(pod)) => {
             let sets = context.state().index.apply_answer(pod, now());
             context.enqueue(sets);
-            true
+            Some(None)
         }
-        (Lost::Unlabelled, Some(_)) => label_again(context, about, key, uid).await,
-        _ => {
-            let sets = context.state().index.remove(key, uid, now());
+        (Lost::Unlabelled, Some(pod)) => {
+            let sets = context.state().index.apply(pod, now());
             context.enqueue(sets);
-            true
+            Some(about)
+        }
+        _ => {
+            gone(context, key, uid);
+            Some(None)
         }
     }
 }
 
+fn gone(context: &Context, key: &PodKey, uid: &str) {
+    let sets = context.state().index.remove(key, uid, now());
+    context.enqueue(sets);
+}
+
+/// Gives a pod our label back, and tells somebody. False while it has not got it.
 async fn label_again(context: &Context, about: ObjectReference, key: &PodKey, uid: &str) -> bool {
     let api: Api<Pod> = Api::namespaced(context.clients.call.clone(), &key.namespace);
     let label = serde_json::json!({"metadata": {"uid": uid, "labels": {keys::INJECTED: "true"}}});

@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use tokio::task::JoinSet;
 
 use super::context::{Context, now};
-use super::watch_gaps::{self, vanished};
+use super::watch_gaps::vanished;
 use super::watched_set::WatchedSet;
 use crate::api::keys;
 use crate::core::pod::{PodKey, PodView, SlimPod, restarts_native_sidecars};
@@ -267,8 +267,7 @@ fn on_pod(context: &Arc<Context>, relist: &mut Relist<PodKey>, gate: &Gate, even
             for pod in gone {
                 vanished(context, &pod.key, &pod.uid, false);
             }
-            watch_gaps::search(context);
-            context.shared.mark_synced("pods");
+            context.shared.pods_listed();
             gate.open();
         }
         Event::Delete(pod) => {

@@ -1,10 +1,15 @@
 //! Listings in pages.
 
+use std::time::Duration;
+
 use kube::api::ListParams;
 use kube::core::ObjectList;
 
 /// Objects per page: kubectl's own size.
 pub(crate) const PAGE: u32 = 500;
+
+/// Wait before a page that failed is asked for again.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
 
 /// A listing under way. After an error it goes on with the page that failed.
 pub(crate) struct Pages {
@@ -19,17 +24,32 @@ impl Pages {
     }
 
     /// The next page; `None` after the last. `list` sends the request.
-    pub(crate) async fn next<T: Clone>(
+    pub(crate) async fn next<T: Clone, F: Future<Output = Result<ObjectList<T>, kube::Error>>>(
         &mut self,
-        list: impl AsyncFnOnce(&ListParams) -> Result<ObjectList<T>, kube::Error>,
+        list: impl FnOnce(ListParams) -> F,
     ) -> Result<Option<Vec<T>>, kube::Error> {
         if self.is_done {
             return Ok(None);
         }
-        let page = list(&self.params).await.inspect_err(|error| self.restart_if_expired(error))?;
+        let page = list(self.params.clone()).await.inspect_err(|error| self.restart_if_expired(error))?;
         self.params.continue_token = page.metadata.continue_.filter(|token| !token.is_empty());
         self.is_done = self.params.continue_token.is_none();
         Ok(Some(page.items))
+    }
+
+    /// The next page, however often it must be asked for. `what`: for the log.
+    pub(crate) async fn next_at_last<T: Clone, F: Future<Output = Result<ObjectList<T>, kube::Error>>>(
+        &mut self,
+        what: &str,
+        list: impl Fn(ListParams) -> F,
+    ) -> Option<Vec<T>> {
+        loop {
+            match self.next(&list).await {
+                Ok(page) => return page,
+                Err(error) => tracing::warn!(%error, "cannot list {what}; nothing is upgraded before that"),
+            }
+            tokio::time::sleep(TRY_AGAIN).await;
+        }
     }
 
     /// The apiserver keeps the state that a listing is of for some minutes only.
@@ -56,9 +76,9 @@ mod tests {
     /// Asks for the next page; the answer is this, and the token that was sent is returned.
     async fn token(pages: &mut Pages, answer: Result<ObjectList<u8>, kube::Error>) -> Option<Option<String>> {
         let mut sent = None;
-        let list = async |params: &ListParams| {
-            sent = Some(params.continue_token.clone());
-            answer
+        let list = |params: ListParams| {
+            sent = Some(params.continue_token);
+            std::future::ready(answer)
         };
         let _ = pages.next(list).await;
         sent

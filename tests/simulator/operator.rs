@@ -35,11 +35,10 @@ pub type KnownRollout = (u64, usize, Rollout);
 /// How a new leader begins.
 pub enum TakeOver {
     Wait(i64),
-    /// Pods with our label, or at last those that only carry a set's mark.
-    Reading {
-        pods: VecDeque<Arc<PodView>>,
-        labelled: bool,
-    },
+    /// Pods with our label.
+    Reading(VecDeque<Arc<PodView>>),
+    /// At those of which the watch may say nothing.
+    Looking(Vec<(PodKey, String)>),
     Done,
 }
 
@@ -75,6 +74,8 @@ pub struct Operator {
     pub vanishing: Vec<(PodKey, String, i64)>,
     pub listed: Option<HashSet<PodKey>>,
     pub warm: bool,
+    /// Pods that lost their label before the last list are still to be found.
+    pub searching: bool,
     pub take_over: TakeOver,
     pub rounds: BTreeMap<String, Stage>,
     pub wake: BTreeMap<String, i64>,
@@ -110,6 +111,7 @@ impl Operator {
             vanishing: Vec::new(),
             listed: None,
             warm: false,
+            searching: false,
             take_over: TakeOver::Wait(world.now + wait),
             rounds: BTreeMap::new(),
             wake: BTreeMap::new(),
@@ -142,12 +144,11 @@ impl Operator {
             return false;
         }
         let Some(event) = world.watch.pop_front() else { return false };
-        let lists = matches!(event, PodEvent::InitDone);
-        self.on_pod(event, world.now, if lists { world.marked(false) } else { VecDeque::new() });
+        self.on_pod(event, world.now);
         true
     }
 
-    fn on_pod(&mut self, event: PodEvent, now: i64, unlabelled: VecDeque<Arc<PodView>>) {
+    fn on_pod(&mut self, event: PodEvent, now: i64) {
         match event {
             PodEvent::Init => self.listed = Some(HashSet::new()),
             PodEvent::InitApply(pod) | PodEvent::Apply(pod) => {
@@ -163,11 +164,7 @@ impl Operator {
                 let mut gone: Vec<_> = gone.map(|pod| (pod.key.clone(), pod.uid.clone(), now)).collect();
                 gone.sort();
                 self.vanishing.extend(gone);
-                if self.may_plan() {
-                    let lost = unlabelled.into_iter().map(|pod| (pod.key.clone(), pod.uid.clone(), now));
-                    self.vanishing.extend(lost);
-                }
-                self.warm = true;
+                (self.warm, self.searching) = (true, true);
             }
             PodEvent::Delete(pod, true) => {
                 let sets = self.index.remove(&pod.key, &pod.uid, at(now));
@@ -206,50 +203,78 @@ impl Operator {
             self.vanishing.push((key, uid, now + 1_000));
             return true;
         }
-        let found = world.get(&key);
-        let sets = match (lost(found.as_deref(), &uid), found) {
-            (Lost::Labelled, Some(pod)) => self.index.apply_answer((*pod).clone(), at(now)),
-            (Lost::Unlabelled, Some(_)) if self.may_plan() && !rng.random_bool(faults) => {
+        match self.look(world, &key, &uid) {
+            true if self.may_plan() && !rng.random_bool(faults) => {
                 world.say(|| format!("{key} is labelled again"));
                 world.write(&key, |pod| pod["metadata"]["labels"][keys::INJECTED] = json!("true"));
-                Vec::new()
             }
-            (Lost::Unlabelled, Some(_)) => {
-                self.vanishing.push((key, uid, now + 1_000));
-                Vec::new()
-            }
-            _ => self.index.remove(&key, &uid, at(now)),
+            true => self.vanishing.push((key, uid, now + 1_000)),
+            false => {}
+        }
+        true
+    }
+
+    /// Reads a pod; true if it lives without our label.
+    fn look(&mut self, world: &World, key: &PodKey, uid: &str) -> bool {
+        let (found, now) = (world.get(key), world.now);
+        let state = lost(found.as_deref(), uid);
+        let sets = match (state, found) {
+            (Lost::Labelled, Some(pod)) => self.index.apply_answer((*pod).clone(), at(now)),
+            (Lost::Unlabelled, Some(pod)) => self.index.apply((*pod).clone(), at(now)),
+            _ => self.index.remove(key, uid, at(now)),
         };
         self.dirty(sets, now);
+        state == Lost::Unlabelled
+    }
+
+    /// Finds pods that lost their label while nobody watched.
+    fn search(&mut self, world: &World) -> bool {
+        if !self.searching || world.now < world.reads_fail_until {
+            return false;
+        }
+        self.searching = false;
+        for pod in world.marked(false) {
+            if self.look(world, &pod.key, &pod.uid) {
+                self.vanishing.push((pod.key.clone(), pod.uid.clone(), world.now));
+            }
+        }
         true
     }
 
     /// One step towards leading; false if nothing is to be done yet.
     pub fn take_over(&mut self, world: &mut World) -> bool {
         let now = world.now;
+        if self.search(world) {
+            return true;
+        }
         match &mut self.take_over {
             TakeOver::Done => return false,
-            TakeOver::Reading { .. } if now < world.reads_fail_until => return false,
+            TakeOver::Reading(_) | TakeOver::Looking(_) if now < world.reads_fail_until => return false,
             TakeOver::Wait(until) => {
-                if now < *until || !self.warm {
+                if now < *until || !self.warm || self.searching {
                     return false;
                 }
                 // The requests of the one before have arrived by now, or never will.
                 world.requests.retain(|request| request.epoch == self.epoch);
                 self.index.start_list();
-                self.take_over = TakeOver::Reading { pods: world.marked(true), labelled: true };
+                self.take_over = TakeOver::Reading(world.marked(true));
             }
-            TakeOver::Reading { pods, labelled } => {
+            TakeOver::Reading(pods) => {
                 let page: Vec<_> = pods.drain(..pods.len().min(3)).collect();
-                let (last, labelled) = (pods.is_empty(), *labelled);
+                let last = pods.is_empty();
                 for pod in page {
                     self.index.apply_listed((*pod).clone(), at(now));
                 }
-                if last && labelled {
-                    self.take_over = TakeOver::Reading { pods: world.marked(false), labelled: false };
-                } else if last {
-                    let unwatched = self.index.end_list();
-                    self.vanishing.extend(unwatched.into_iter().map(|(key, uid)| (key, uid, now)));
+                if last {
+                    self.take_over = TakeOver::Looking(self.index.end_list());
+                }
+            }
+            TakeOver::Looking(pods) => {
+                if let Some((key, uid)) = pods.pop() {
+                    if self.look(world, &key, &uid) {
+                        self.vanishing.push((key, uid, now));
+                    }
+                } else {
                     self.take_over = TakeOver::Done;
                     world.say(|| "the operator leads".to_owned());
                     let names: Vec<String> = self.sets.keys().cloned().collect();

@@ -92,9 +92,9 @@ pub(super) async fn pods(client: &Client, planner: &mut Planner) -> Result<(), E
     let set = planner.set();
     let carriers = keys::revision_label(&set.name_any());
     for labels in [selector(&set.spec.selector), carriers] {
-        let api = raw_pods(client);
+        let api = &raw_pods(client);
         let mut pages = Pages::new(ListParams::default().labels(&labels), PAGE);
-        while let Some(page) = pages.next(async |params| api.list(params).await).await? {
+        while let Some(page) = pages.next(|params| async move { api.list(&params).await }).await? {
             for pod in page {
                 let pod = serde_json::to_value(pod).map_err(unreadable)?;
                 planner.add(&pod).map_err(unreadable)?;
@@ -138,7 +138,7 @@ where
 {
     let mut pages = Pages::new(params, PAGE);
     let mut all = Vec::new();
-    while let Some(page) = pages.next(async |params| api.list(params).await).await? {
+    while let Some(page) = pages.next(|params| async move { api.list(&params).await }).await? {
         all.extend(page);
     }
     Ok(all)
