@@ -1,5 +1,6 @@
 //! The running operator: starts the parts in the order in which they need each other, and stops them in the reverse.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,19 +15,21 @@ use sidecarset::api::validate::{Allowed, AllowedKeys};
 use sidecarset::api::{crd, keys};
 use sidecarset::controller::cache::Cache;
 use sidecarset::controller::context::{Context, Settings};
+use sidecarset::core::inject::Served;
 use sidecarset::core::registration::{Endpoint, Params};
 use sidecarset::runtime::args::RunArgs;
 use sidecarset::runtime::client::{self, Clients};
 use sidecarset::runtime::events::Events;
 use sidecarset::runtime::health::{self, Readiness};
-use sidecarset::runtime::leader::{self, LeaseParams};
+use sidecarset::runtime::leader::{self, Leadership, LeaseParams};
 use sidecarset::runtime::metrics::Metrics;
 use sidecarset::runtime::namespaces::Namespaces;
-use sidecarset::runtime::{probe, shutdown};
+use sidecarset::runtime::probe;
+use sidecarset::runtime::shutdown::{self, Shutdown};
 use sidecarset::webhook::pod::Pods;
 use sidecarset::webhook::registration::{IN_CLUSTER, LOCAL, Registration, unregister};
 use sidecarset::webhook::server::{self, Drain};
-use sidecarset::webhook::tls::{self, CertificateSource, SelfSigned};
+use sidecarset::webhook::tls::{self, CertificateSource, SelfSigned, TlsState};
 use sidecarset::{controller, webhook};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -85,97 +88,168 @@ fn setup<E: std::fmt::Display>(action: &'static str) -> impl FnOnce(E) -> Error 
 /// Runs until SIGTERM or SIGINT.
 pub(crate) async fn run(args: &RunArgs) -> Result<(), Error> {
     let signal = shutdown::on_signals()?;
-    let (parts_trigger, parts) = shutdown::channel();
-    let (last_trigger, last) = shutdown::channel();
-    let concurrency = usize::from(args.write_concurrency);
-    let clients = Clients::infer(concurrency + OTHER_CALLS).await?;
-    if args.local {
-        install(&clients.call, &args.namespace).await?;
-    }
-    let (metrics, readiness) = (Metrics::new(), Readiness::default());
-    let (identity, names) = (args.identity(), if args.local { LOCAL } else { IN_CLUSTER });
-    let (lease_duration, renew_deadline, retry_period) = args.lease_times();
-    let lease = LeaseParams {
-        lease_duration,
-        renew_deadline,
-        retry_period,
-        ..LeaseParams::new(&args.namespace, LEASE, &identity)
-    };
-    let source = certificates(args, &clients.call);
+    let (stop_parts, parts) = shutdown::channel();
+    let (stop_last, last) = shutdown::channel();
+    let operator = Operator::new(args, parts.clone()).await?;
+    let Operator { clients, metrics, readiness, .. } = &operator;
+
     let expiry = metrics.webhook_certificate_expiry.clone();
-    let (tls, _tls_task) = source.start(expiry, parts.clone()).await?;
-    let (leadership, mut lease_task) = leader::spawn(clients.lease.clone(), lease, last.clone());
-    let events = Events::start(clients.call.clone(), identity, parts.clone());
-    let allowed = Allowed {
-        metadata_keys: AllowedKeys::new(args.pod_metadata_keys.clone()),
-        pod_level_resources: probe::pod_level_resources(&clients.call, &args.namespace).await,
-    };
-    let (namespaces, (registered, registered_version)) = (Namespaces::default(), watch::channel(0));
-    let (cache, served) = Cache::new(allowed, namespaces.clone(), registered_version);
-    let excluded: Arc<[String]> = args.exclude_namespaces.iter().cloned().chain([args.namespace.clone()]).collect();
-
-    let pods = Pods {
-        served: served.clone(),
-        namespaces,
-        excluded: Arc::clone(&excluded),
-        client: clients.call.clone(),
-        metrics: metrics.clone(),
-        events: events.clone(),
-    };
-    let router = webhook::router(pods, served.clone());
-    let serving = readiness.gate("shutdown");
-    let delay = if args.local { Duration::ZERO } else { Drain::default().delay };
-    let drain = Drain { gate: Some(serving.clone()), delay, ..Drain::default() };
-    let address = args.webhook_address();
-    let (address, mut server_task) = server::serve(router, tls.rustls_config, address, drain, parts.clone()).await?;
-    serving.open();
-
-    let settings = Settings {
-        namespace: args.namespace.clone(),
-        excluded: Arc::clone(&excluded),
-        write_concurrency: concurrency,
-        can_resize: probe::resize(&clients.call).await,
-    };
-    let context = Context::new(clients.clone(), settings, leadership.clone(), cache, metrics.clone(), events);
-    let endpoint = if args.local {
-        Endpoint::Url(format!("https://127.0.0.1:{}", address.port()))
-    } else {
-        Endpoint::Service { namespace: args.namespace.clone(), name: args.webhook_service.clone() }
-    };
-    let owner = if args.local { None } else { Some(owner(&clients.call, &args.namespace).await?) };
-    let params = Params { name: String::new(), endpoint, ca_bundle: Vec::new(), excluded: excluded.to_vec(), owner };
-    let (client, ca_bundle) = (clients.call.clone(), tls.ca_bundle);
-    let registration = Registration { client, params, names, ca_bundle, served, leadership, registered };
+    let (tls, _tls_task) = operator.certificates().start(expiry, parts.clone()).await?;
+    let (leadership, mut election) = leader::spawn(clients.lease.clone(), operator.lease(), last.clone());
+    let Sets { cache, served, namespaces, registered } = operator.sets().await;
+    let (address, mut server) = operator.serve(&tls, served.clone(), namespaces).await?;
+    let registration = operator.registration(address, &tls, served, leadership.clone(), registered).await?;
     let mut registration = tokio::spawn(registration.run(parts.clone()));
-    let mut controller = {
-        let gates = controller::Gates::new(&readiness);
-        tokio::spawn(controller::run(context, gates, parts.clone()))
-    };
-    let (health, mut health_task) = health::serve(args.health_address(), readiness.clone(), metrics, last).await?;
+    let (context, gates) = (operator.context(cache, leadership).await, controller::Gates::new(readiness));
+    let mut controller = tokio::spawn(controller::run(context, gates, parts.clone()));
+    let (health, mut health_server) =
+        health::serve(args.health_address(), readiness.clone(), metrics.clone(), last).await?;
     tracing::info!(webhook = %address, %health, local = args.local, "serving");
-    tokio::spawn(announce(readiness, parts));
+    tokio::spawn(announce(readiness.clone(), parts));
 
     let ended = tokio::select! {
         () = signal.requested() => None,
-        _ = &mut lease_task => Some("the leader election"),
-        _ = &mut server_task => Some("the webhook server"),
+        _ = &mut election => Some("the leader election"),
+        _ = &mut server => Some("the webhook server"),
         _ = &mut registration => Some("the registration"),
         _ = &mut controller => Some("the controller"),
-        _ = &mut health_task => Some("the health server"),
+        _ = &mut health_server => Some("the health server"),
     };
+
     // Writers first; then the lease is given back and a successor starts at once.
-    parts_trigger.fire();
+    stop_parts.fire();
     finish(registration).await;
     finish(controller).await;
     if args.local {
-        unregister(&clients.call, names).await;
+        unregister(&clients.call, LOCAL).await;
     }
-    finish(server_task).await;
-    last_trigger.fire();
-    finish(lease_task).await;
-    finish(health_task).await;
+    finish(server).await;
+    stop_last.fire();
+    finish(election).await;
+    finish(health_server).await;
     tracing::info!("stopped");
     ended.map_or(Ok(()), |part| Err(Error::Ended(part)))
+}
+
+/// What all parts are made from.
+struct Operator<'a> {
+    args: &'a RunArgs,
+    clients: Clients,
+    metrics: Metrics,
+    readiness: Readiness,
+    events: Events,
+    /// Namespaces that no set reaches.
+    excluded: Arc<[String]>,
+    /// Stops all but the election and the health server.
+    parts: Shutdown,
+}
+
+/// What webhook, registration and controller know of the sets.
+struct Sets {
+    cache: Cache,
+    served: watch::Receiver<Arc<Served>>,
+    namespaces: Namespaces,
+    registered: watch::Sender<u64>,
+}
+
+impl<'a> Operator<'a> {
+    async fn new(args: &'a RunArgs, parts: Shutdown) -> Result<Self, Error> {
+        let clients = Clients::infer(usize::from(args.write_concurrency) + OTHER_CALLS).await?;
+        if args.local {
+            install(&clients.call, &args.namespace).await?;
+        }
+        Ok(Self {
+            args,
+            metrics: Metrics::new(),
+            readiness: Readiness::default(),
+            events: Events::start(clients.call.clone(), args.identity(), parts.clone()),
+            excluded: args.exclude_namespaces.iter().cloned().chain([args.namespace.clone()]).collect(),
+            clients,
+            parts,
+        })
+    }
+
+    fn certificates(&self) -> CertificateSource {
+        let Self { args, clients, .. } = self;
+        if let Some(directory) = &args.tls_dir {
+            return CertificateSource::Files(directory.clone());
+        }
+        let names = SelfSigned::names_of_service(&args.webhook_service, &args.namespace);
+        let signed = SelfSigned::new(clients.call.clone(), &args.namespace, TLS_SECRET, names);
+        CertificateSource::SelfSigned(Box::new(signed))
+    }
+
+    fn lease(&self) -> LeaseParams {
+        let (lease_duration, renew_deadline, retry_period) = self.args.lease_times();
+        let params = LeaseParams::new(&self.args.namespace, LEASE, self.args.identity());
+        LeaseParams { lease_duration, renew_deadline, retry_period, ..params }
+    }
+
+    async fn sets(&self) -> Sets {
+        let allowed = Allowed {
+            metadata_keys: AllowedKeys::new(self.args.pod_metadata_keys.clone()),
+            pod_level_resources: probe::pod_level_resources(&self.clients.call, &self.args.namespace).await,
+        };
+        let (namespaces, (registered, version)) = (Namespaces::default(), watch::channel(0));
+        let (cache, served) = Cache::new(allowed, namespaces.clone(), version);
+        Sets { cache, served, namespaces, registered }
+    }
+
+    /// Starts the webhook server.
+    async fn serve(
+        &self,
+        tls: &TlsState,
+        served: watch::Receiver<Arc<Served>>,
+        namespaces: Namespaces,
+    ) -> Result<(SocketAddr, JoinHandle<Result<(), server::Error>>), Error> {
+        let pods = Pods {
+            served: served.clone(),
+            namespaces,
+            excluded: Arc::clone(&self.excluded),
+            client: self.clients.call.clone(),
+            metrics: self.metrics.clone(),
+            events: self.events.clone(),
+        };
+        let serving = self.readiness.gate("shutdown");
+        let delay = if self.args.local { Duration::ZERO } else { Drain::default().delay };
+        let drain = Drain { gate: Some(serving.clone()), delay, ..Drain::default() };
+        let (router, address) = (webhook::router(pods, served), self.args.webhook_address());
+        let started = server::serve(router, tls.rustls_config.clone(), address, drain, self.parts.clone()).await?;
+        serving.open();
+        Ok(started)
+    }
+
+    async fn registration(
+        &self,
+        address: SocketAddr,
+        tls: &TlsState,
+        served: watch::Receiver<Arc<Served>>,
+        leadership: Leadership,
+        registered: watch::Sender<u64>,
+    ) -> Result<Registration, Error> {
+        let Self { args, clients, .. } = self;
+        let service = || Endpoint::Service { namespace: args.namespace.clone(), name: args.webhook_service.clone() };
+        let (names, endpoint, owner) = if args.local {
+            (LOCAL, Endpoint::Url(format!("https://127.0.0.1:{}", address.port())), None)
+        } else {
+            (IN_CLUSTER, service(), Some(owner(&clients.call, &args.namespace).await?))
+        };
+        let excluded = self.excluded.to_vec();
+        let params = Params { name: String::new(), endpoint, ca_bundle: Vec::new(), excluded, owner };
+        let (client, ca_bundle) = (clients.call.clone(), tls.ca_bundle.clone());
+        Ok(Registration { client, params, names, ca_bundle, served, leadership, registered })
+    }
+
+    async fn context(&self, cache: Cache, leadership: Leadership) -> Arc<Context> {
+        let settings = Settings {
+            namespace: self.args.namespace.clone(),
+            excluded: Arc::clone(&self.excluded),
+            write_concurrency: usize::from(self.args.write_concurrency),
+            can_resize: probe::resize(&self.clients.call).await,
+        };
+        let (clients, metrics, events) = (self.clients.clone(), self.metrics.clone(), self.events.clone());
+        Context::new(clients, settings, leadership, cache, metrics, events)
+    }
 }
 
 /// Waits for a part that was told to stop, or has ended already.
@@ -186,7 +260,7 @@ async fn finish<T>(part: JoinHandle<T>) {
 }
 
 /// Logs one line when everything that readiness waits for is there.
-async fn announce(readiness: Readiness, shutdown: shutdown::Shutdown) {
+async fn announce(readiness: Readiness, shutdown: Shutdown) {
     let mut every = tokio::time::interval(Duration::from_millis(100));
     while !readiness.waiting().is_empty() {
         tokio::select! {
@@ -195,14 +269,6 @@ async fn announce(readiness: Readiness, shutdown: shutdown::Shutdown) {
         }
     }
     tracing::info!("operator is ready");
-}
-
-fn certificates(args: &RunArgs, client: &Client) -> CertificateSource {
-    if let Some(directory) = &args.tls_dir {
-        return CertificateSource::Files(directory.clone());
-    }
-    let names = SelfSigned::names_of_service(&args.webhook_service, &args.namespace);
-    CertificateSource::SelfSigned(Box::new(SelfSigned::new(client.clone(), &args.namespace, TLS_SECRET, names)))
 }
 
 /// What `kubectl apply -k config/default` does for an operator in the cluster.

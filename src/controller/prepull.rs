@@ -2,7 +2,7 @@
 //!
 //! What is wanted comes from the plans, what is there from a list by label. Nothing is listed while no set uses it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +24,9 @@ use crate::runtime::events::Note;
 
 /// How often pullers are looked at while there are any.
 const EVERY: Duration = Duration::from_secs(1);
+
+/// Reasons for one revision that are told; some name a node, and there may be thousands.
+const MAX_REASONS: usize = 20;
 
 /// Replaces what a set wants; nothing for a set that waits for no pull.
 pub(super) fn want(context: &Context, set: &str, pulls: Vec<Pull>) {
@@ -50,8 +53,19 @@ struct Memory {
     pullers: Pullers,
     /// No puller was left at the last look. A new leader has to look for those of the one before.
     is_clean: bool,
-    /// Sets, revisions and reasons of pulls that were skipped, so that each is told once.
-    told: BTreeSet<(String, String, String)>,
+    /// Revision and reasons of pulls that were skipped, by set, so that each is told once.
+    skipped: BTreeMap<String, (String, BTreeSet<String>)>,
+}
+
+impl Memory {
+    /// Nothing was told yet of a pull of this revision that is skipped for this reason.
+    fn is_new(&mut self, pull: &Pull, why: &str) -> bool {
+        let (revision, reasons) = self.skipped.entry(pull.set.clone()).or_default();
+        if *revision != pull.revision {
+            (*revision, *reasons) = (pull.revision.clone(), BTreeSet::new());
+        }
+        reasons.len() < MAX_REASONS && reasons.insert(why.to_owned())
+    }
 }
 
 /// What became of a request for a puller.
@@ -77,6 +91,7 @@ pub(super) async fn run(context: Arc<Context>) {
             continue;
         }
         let wanted = wanted(&context);
+        memory.skipped.retain(|set, _| context.cache.compiled_set(set).is_some());
         let is_idle = memory.is_clean && wanted.is_empty() && memory.pullers.is_empty();
         if !is_idle && let Err(error) = round(&context, &mut memory, &wanted).await {
             tracing::warn!(%error, "pods that pull images are left for the next round");
@@ -133,7 +148,7 @@ async fn list(context: &Context) -> Result<Vec<PullerPod>, Error> {
 fn note(context: &Context, memory: &mut Memory, pull: &Pull, image: &str, outcome: Outcome) {
     tracing::debug!(set = pull.set, node = pull.node, image, ?outcome, "pulled before a batch");
     if let Outcome::Skipped(why) = &outcome {
-        let first = memory.told.insert((pull.set.clone(), pull.revision.clone(), why.clone()));
+        let first = memory.is_new(pull, why);
         if first {
             tracing::warn!(set = pull.set, node = pull.node, image, why, "nobody can pull the image before a batch");
         }
@@ -200,5 +215,33 @@ async fn remove(context: &Arc<Context>, key: &PodKey, uid: String) {
             {}
         // Listed again in the next round; its deadline and its owner end it anyway.
         Err(error) => tracing::warn!(%error, "a pod that pulled images is left for the next round"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pull(revision: &str) -> Pull {
+        Pull {
+            set: "logs".to_owned(),
+            revision: revision.to_owned(),
+            node: "node".to_owned(),
+            images: BTreeMap::new(),
+            pod: PodKey { namespace: "default".to_owned(), name: "web".to_owned() },
+            uid: String::new(),
+            timeout_seconds: 600,
+        }
+    }
+
+    #[test]
+    fn each_reason_is_told_once_per_revision_and_no_more_than_some() {
+        let mut memory = Memory::default();
+        assert!(memory.is_new(&pull("v1"), "quota"));
+        assert!(!memory.is_new(&pull("v1"), "quota"));
+        assert!(memory.is_new(&pull("v2"), "quota"));
+        let told = (0..1000).filter(|node| memory.is_new(&pull("v2"), &format!("node {node}"))).count();
+        assert_eq!(told, MAX_REASONS - 1);
+        assert_eq!(memory.skipped.len(), 1);
     }
 }
