@@ -178,7 +178,7 @@ fn sort(nodes: &[Node<'_>], edges: &Edges, blocks: &[Block]) -> Result<Vec<(usiz
 }
 
 fn cycle(nodes: &[Node<'_>], edges: &Edges, waits: &[usize]) -> OrderError {
-    // Every sidecar that waits for ever waits for another one that does: going back must meet one twice.
+    // Every sidecar that never starts waits for another one that does: going back must meet one twice.
     let back = |to: usize| edges.iter().find(|(from, t)| *t == to && waits[*from] > 0).map(|(from, _)| *from);
     let last = (0..nodes.len()).rev().filter(|i| waits[*i] > 0).max_by_key(|i| nodes[*i].set);
     let mut path = Vec::from_iter(last);

@@ -27,7 +27,7 @@ pub struct ClusterArgs {
     /// User to impersonate
     #[arg(long = "as", global = true, value_name = "USER", help_heading = "Cluster")]
     pub impersonate: Option<String>,
-    /// Longest wait for one answer: seconds, or with a unit such as 1m; 0 waits for ever
+    /// Longest wait for one answer: seconds, or with a unit such as 1m; 0 means no limit
     #[arg(long, global = true, value_parser = timeout, default_value = "30s", help_heading = "Cluster")]
     pub request_timeout: Duration,
 }

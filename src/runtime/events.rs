@@ -43,7 +43,7 @@ pub struct Note {
     /// What it is about.
     pub about: ObjectReference,
     /// What else has to do with it. Events that differ only in their text are one event, so two sets that say different
-    /// things about one object are told apart by this.
+    /// things about one object differ in this.
     pub related: Option<ObjectReference>,
     /// Warning or Normal.
     pub warning: bool,

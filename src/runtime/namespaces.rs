@@ -15,7 +15,7 @@ impl Namespaces {
         self.0.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
-    /// Takes note of a namespace, `None` when it is gone.
+    /// Records a namespace, `None` when it is gone.
     pub fn set(&self, name: &str, labels: Option<BTreeMap<String, String>>) {
         let mut namespaces = self.0.write().unwrap_or_else(PoisonError::into_inner);
         match labels {

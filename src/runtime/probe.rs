@@ -14,7 +14,7 @@ use crate::api::keys;
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Whether the apiserver keeps `spec.resources` of a pod: a server where the feature is off drops the field. Asked by a
-/// dry-run create. True if that cannot be told: a set is not refused for a guess.
+/// dry-run create. True if that is not known: a set is not refused for a guess.
 pub async fn pod_level_resources(client: &Client, namespace: &str) -> bool {
     let pod = json!({
         "metadata": {"generateName": "sidecarset-probe-", "labels": {keys::INJECT: "false"}},
@@ -35,7 +35,7 @@ pub async fn pod_level_resources(client: &Client, namespace: &str) -> bool {
     or_yes("the cluster has pod-level resources", keeps).await
 }
 
-/// As [`has_resize`]. True if that cannot be told, as no pod is evicted for a guess.
+/// As [`has_resize`]. True if that is not known, as no pod is evicted for a guess.
 pub async fn resize(client: &Client) -> bool {
     or_yes("running pods can be resized", has_resize(client)).await
 }

@@ -76,7 +76,7 @@ pub struct Registration {
     pub served: watch::Receiver<Arc<Served>>,
     /// The right to write.
     pub leadership: Leadership,
-    /// Told which version of the sets stands; 0 for none.
+    /// Receives the version of the sets that is registered; 0 for none.
     pub registered: watch::Sender<u64>,
 }
 

@@ -182,7 +182,7 @@ impl Planner {
         &self.set
     }
 
-    /// Takes note of a pod: one that the set selects, or that carries its sidecars; the latter may be given twice.
+    /// Adds a pod: one that the set selects, or that carries its sidecars; the latter may be given twice.
     ///
     /// # Errors
     /// Something that is no pod.

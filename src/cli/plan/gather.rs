@@ -122,7 +122,7 @@ pub(super) async fn examples(client: &Client, planner: &Planner, plan: &Plan) ->
     Ok(examples)
 }
 
-/// Raw: a field that this program does not know belongs into the difference too.
+/// Raw: a field that this program does not know belongs in the difference, too.
 fn raw_pods(client: &Client) -> Api<DynamicObject> {
     Api::all_with(client.clone(), &ApiResource::erase::<Pod>(&()))
 }

@@ -79,7 +79,7 @@ fn manifests(documents: &[Document]) -> Result<Vec<Manifest>, Error> {
     sets.into_iter().collect()
 }
 
-/// Plans one set as if those beside it were applied, too. With `pods`, the text has a line for every pod.
+/// Plans one set as if the others of the input were applied, too. With `pods`, the text has a line for every pod.
 ///
 /// # Errors
 /// A set that conflicts with others, or a cluster that does not answer or refuses the set.

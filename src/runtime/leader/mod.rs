@@ -107,7 +107,7 @@ impl Leadership {
         (Instant::now() < deadline).then_some(deadline)
     }
 
-    /// A receiver of its own of the states (for single writes ask [`Self::is_leader`]); an error from it means that the task is gone: follower for ever.
+    /// A receiver of its own of the states (for single writes ask [`Self::is_leader`]); an error from it means that the task is gone, and this replica never leads again.
     pub fn subscribe(&self) -> watch::Receiver<State> {
         self.state.clone()
     }

@@ -125,7 +125,7 @@ impl SelfSigned {
             Err(kube::Error::Api(status))
                 if status.is_conflict() || status.is_already_exists() || status.is_not_found() =>
             {
-                // A missing namespace is a 404 as well, and no race: it is told apart by its kind.
+                // A missing namespace is a 404 as well, and no race: its kind says which it is.
                 let namespace = status.details.as_ref().is_some_and(|details| details.kind == "namespaces");
                 if namespace { Err(self.api_error("write", kube::Error::Api(status))) } else { Ok(false) }
             }
