@@ -47,7 +47,8 @@ test-node: deps ## run the tests of a real node, which must be able to run here 
 	$(call part,devcluster binaries,$(TESTED)/devcluster build --node real)
 	$(call part,test,SIDECARSET_REQUIRE_NODE=1 $(CARGO) test --locked --workspace --test node --no-fail-fast -- --test-threads=4)
 
-bench: deps ## inject one pod among up to 5,000 sets; patch 1,000 pods, compared with a bare client
+bench: deps ## cost of the rollout core at 100,000 pods; inject one pod among 5,000 sets; patch 1,000 pods of a cluster
+	$(CARGO) bench --locked --bench core
 	$(CARGO) bench --locked --bench inject
 	$(CARGO) bench --locked --bench rollout
 

@@ -38,6 +38,7 @@ pub struct Index {
     in_flight: HashMap<String, InFlight>,
     /// What came of pulling images before pods are patched, by set.
     pulls: HashMap<String, PullResults>,
+    assessments: u64,
 }
 
 /// A read of all pods that is under way.
@@ -312,6 +313,11 @@ impl Index {
         }
     }
 
+    /// How often a pod was assessed: what changes cost.
+    pub fn assessments(&self) -> u64 {
+        self.assessments
+    }
+
     fn touch(&mut self, key: &PodKey, old: Option<&PodView>, now: Timestamp) -> Vec<String> {
         let current = self.pods.get(key).into_iter().flat_map(|pod| pod.marks.keys().cloned());
         let before = old.into_iter().flat_map(|pod| pod.marks.keys().cloned());
@@ -321,6 +327,7 @@ impl Index {
 
     fn update_set(&mut self, set: &str, key: &PodKey, now: Timestamp) -> bool {
         let Some(index) = self.sets.get_mut(set) else { return false };
+        self.assessments += 1;
         let pod = self.pods.get(key).map(AsRef::as_ref);
         let node = pod.and_then(|pod| pod.node.as_deref());
         let refusals = self.in_flight.get_mut(set).map(|in_flight| &mut in_flight.refusals);
