@@ -44,7 +44,10 @@ async fn reconcile_set(context: &Arc<Context>, set: Arc<SidecarSet>) -> Result<O
     // Validation has parsed the selectors; an error here could not be told apart from one there.
     let Ok(rollout) = rollout(&set, (&newest.hash, &newest.template), &history, now()) else { return Ok(None) };
 
-    let round = Round::begin(&mut context.state().index, Arc::clone(&set), rollout, now());
+    let round = Round::begin(&mut context.state().index, Arc::clone(&set), rollout);
+    while !round.assess(&mut context.state().index, now()) {
+        tokio::task::yield_now().await;
+    }
     let unconfirmed = apply::confirm(context, name).await;
     let mut planned = round.plan(&mut context.state().index, unconfirmed, now())?;
     let answers = apply::apply(context, &mut planned).await?;

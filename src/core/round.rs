@@ -18,6 +18,9 @@ use crate::core::status::{self, InjectionState};
 /// Requests planned at a time: the next plan sees what the first ones did, and the status is written in between.
 const BATCH: usize = 1024;
 
+/// Pods assessed while the lock of the index is held: events of pods, and the webhook's threads, wait no longer.
+const ASSESSED_AT_A_TIME: usize = 500;
+
 /// Wait before the next plan when not one request of the last one was accepted.
 const NO_PROGRESS: Duration = Duration::from_secs(1);
 
@@ -45,9 +48,15 @@ pub struct Round {
 
 impl Round {
     /// Tells the index where the set goes.
-    pub fn begin(index: &mut Index, set: Arc<SidecarSet>, rollout: Rollout, now: Timestamp) -> Self {
-        index.configure(rollout.target.clone(), now);
+    pub fn begin(index: &mut Index, set: Arc<SidecarSet>, rollout: Rollout) -> Self {
+        index.set_target(rollout.target.clone());
         Self { set, rollout }
+    }
+
+    /// Assesses some of the pods for which that means something else. True when none is left; a plan assesses what is. The
+    /// lock of the index is held for a short time only.
+    pub fn assess(&self, index: &mut Index, now: Timestamp) -> bool {
+        index.assess_due(&self.rollout.target.set, now, ASSESSED_AT_A_TIME)
     }
 
     /// Plans. `unconfirmed`: pods that are still to be read, see [`Unconfirmed`].
@@ -211,7 +220,7 @@ mod tests {
         let pod = TestPod::new("web");
         index.apply(pod.view(), at(0));
         let set = Arc::new(set("v2", json!({})));
-        let round = Round::begin(&mut index, Arc::clone(&set), rollout("v2", json!({})), at(0));
+        let round = Round::begin(&mut index, Arc::clone(&set), rollout("v2", json!({})));
         (index, pod, set, round)
     }
 

@@ -80,7 +80,7 @@ impl Operator {
         let (_, template, hash) = target(&mut self.targets, name, &set);
         world.ensure(name, hash, template);
         let rollout = self.rollout(world, name, &set);
-        let round = Round::begin(&mut self.index, set, rollout, world.time());
+        let round = Round::begin(&mut self.index, set, rollout);
         let unconfirmed = self.confirm(world, name, rng, faults);
         let Ok(mut planned) = round.plan(&mut self.index, unconfirmed, world.time()) else {
             self.fail(world, name);

@@ -75,11 +75,7 @@ impl Assessment {
 /// `None` for a pod that does not belong to the set, or has ended.
 pub(crate) fn assess(pod: &PodView, target: &Target, context: &PodContext<'_>) -> Option<Assessment> {
     let mark = pod.marks.get(&target.set)?;
-    let in_namespace = match &target.namespace_selector {
-        Some(selector) => context.namespace_labels.is_some_and(|labels| selector.matches(labels)),
-        None => true,
-    };
-    if !pod.is_active() || !in_namespace || !target.selector.matches(&pod.labels) {
+    if !pod.is_active() || !target.in_namespace(context.namespace_labels) || !target.selector.matches(&pod.labels) {
         return None;
     }
     Some(PodInSet { pod, mark, target, context }.assess())

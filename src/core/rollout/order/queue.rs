@@ -23,7 +23,7 @@ pub(crate) const SCANNED: usize = 2000;
 struct Place {
     priority: Priority,
     rank: Rank,
-    key: PodKey,
+    key: Arc<PodKey>,
 }
 
 /// Whose room a pod needs; `None` for a pod that needs none.
@@ -83,7 +83,7 @@ impl Free {
 /// A pod in the queues.
 #[derive(Debug)]
 pub(crate) struct Waiting<'a> {
-    pub(crate) key: &'a PodKey,
+    pub(crate) key: &'a Arc<PodKey>,
     pub(crate) rank: Rank,
     pub(crate) order: &'a OrderKey,
     /// It takes from its workload what maxUnavailablePerWorkload leaves.
@@ -116,7 +116,7 @@ impl Cost {
 impl Queues {
     /// A pod waits, or does not any more. `is_open`: there is room in its workload.
     pub(crate) fn change(&mut self, pod: &Waiting<'_>, is_open: bool, add: bool) {
-        let place = Place { priority: pod.order.priority, rank: pod.rank, key: pod.key.clone() };
+        let place = Place { priority: pod.order.priority, rank: pod.rank, key: Arc::clone(pod.key) };
         let room = if pod.needs_room { &pod.order.workload } else { &None };
         let queue = match pod.cost {
             Cost::Held => &mut self.held,
@@ -170,7 +170,7 @@ impl Queues {
     pub(crate) fn waiting(&self) -> impl Iterator<Item = &PodKey> {
         let queues = [&self.held, &self.unready, &self.ready];
         let lanes = queues.into_iter().flat_map(|queue| queue.lanes.values().flat_map(BTreeMap::values));
-        lanes.flatten().map(|place| &place.key)
+        lanes.flatten().map(|place| place.key.as_ref())
     }
 
     fn draw<'a>(&'a self, queue: &'a Queue, wanted: usize, draft: &mut Draft<'a>) {

@@ -1,6 +1,7 @@
 //! The pods of a set that wait for an eviction.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::core::pod::{Owner, PodKey};
 use crate::core::rollout::assess::Assessment;
@@ -19,13 +20,13 @@ pub(crate) struct Evictable {
 #[derive(Debug)]
 pub(crate) struct OwnedPods {
     pub(crate) owner: Owner,
-    pub(crate) pods: BTreeSet<PodKey>,
+    pub(crate) pods: BTreeSet<Arc<PodKey>>,
     /// Of these, those whose eviction costs no slot.
     pub(crate) cheap: usize,
 }
 
 impl Evictable {
-    pub(crate) fn account(&mut self, key: &PodKey, pod: &Assessment, add: bool) {
+    pub(crate) fn account(&mut self, key: &Arc<PodKey>, pod: &Assessment, add: bool) {
         match &pod.evictability {
             Some(Evictability::Evictable(owner)) if pod.selected => {
                 self.account_owned(key, owner, Cost::of(pod), add);
@@ -41,7 +42,7 @@ impl Evictable {
         }
     }
 
-    fn account_owned(&mut self, key: &PodKey, owner: &Owner, cost: Cost, add: bool) {
+    fn account_owned(&mut self, key: &Arc<PodKey>, owner: &Owner, cost: Cost, add: bool) {
         let none = || OwnedPods { owner: owner.clone(), pods: BTreeSet::new(), cheap: 0 };
         let behind = self.owners.entry(owner.uid.clone()).or_insert_with(none);
         let cheap = usize::from(cost != Cost::Ready);

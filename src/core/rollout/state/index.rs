@@ -11,6 +11,7 @@ use crate::core::rollout::assess::refusal::Refusal;
 use crate::core::rollout::assess::state::State;
 use crate::core::rollout::assess::{Assessment, assess};
 use crate::core::rollout::inflight::InFlight;
+use crate::core::rollout::state::pods::Pods;
 use crate::core::rollout::state::pulls::{Outcome, Pull, PullResults};
 use crate::core::rollout::state::set::SetState;
 use crate::core::rollout::target::Target;
@@ -23,7 +24,7 @@ const TRY_AGAIN: SignedDuration = SignedDuration::from_secs(10);
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Index {
-    pods: HashMap<PodKey, Arc<PodView>>,
+    pods: Pods,
     sets: BTreeMap<String, SetState>,
     namespaces: HashMap<String, BTreeMap<String, String>>,
     /// Whether the node's kubelet restarts native sidecars for a new image.
@@ -31,10 +32,6 @@ pub struct Index {
     /// The apiserver does not let resources of running pods be changed.
     cannot_resize: bool,
     reading: Option<Reading>,
-    /// Number of pods by set and revision, whether or not the set is known.
-    revisions: BTreeMap<String, BTreeMap<String, usize>>,
-    /// Sets whose pods must be looked at again because a namespace or node changed.
-    stale: BTreeSet<String>,
     in_flight: HashMap<String, InFlight>,
     /// What came of pulling images before pods are patched, by set.
     pulls: HashMap<String, PullResults>,
@@ -61,13 +58,7 @@ impl Index {
         {
             return Vec::new();
         }
-        let key = pod.key.clone();
-        let pod = Arc::new(pod);
-        self.count_revisions(&pod, true);
-        let old = self.pods.insert(key.clone(), pod);
-        if let Some(old) = &old {
-            self.count_revisions(old, false);
-        }
+        let (key, old) = self.pods.insert(pod);
         self.touch(&key, old.as_deref(), now)
     }
 
@@ -106,7 +97,7 @@ impl Index {
     /// come and gone while the watch was broken.
     pub fn end_list(&mut self) -> Vec<(PodKey, String)> {
         let Reading { listed, unwatched, .. } = self.reading.take().unwrap_or_default();
-        let gone = self.pods.values().filter(|pod| !listed.contains(&pod.uid));
+        let gone = self.pods.iter().filter(|pod| !listed.contains(&pod.uid));
         unwatched.into_iter().chain(gone.map(|pod| (pod.key.clone(), pod.uid.clone()))).collect()
     }
 
@@ -115,14 +106,13 @@ impl Index {
         if self.pods.get(key).is_none_or(|pod| pod.uid != uid) {
             return Vec::new();
         }
-        let old = self.pods.remove(key);
-        if let Some(old) = &old {
-            self.count_revisions(old, false);
-        }
         if let Some(reading) = &mut self.reading {
             reading.removed.insert(uid.to_owned());
         }
-        self.touch(key, old.as_deref(), now)
+        match self.pods.remove(key) {
+            Some((key, old)) => self.touch(&key, Some(&old), now),
+            None => Vec::new(),
+        }
     }
 
     /// The pod as last seen.
@@ -143,82 +133,79 @@ impl Index {
 
     /// All pods.
     pub fn pods(&self) -> impl Iterator<Item = &Arc<PodView>> {
-        self.pods.values()
+        self.pods.iter()
     }
 
     /// Revisions that pods of a set carry.
     pub fn revisions_in_use(&self, set: &str) -> BTreeSet<String> {
-        self.revisions.get(set).into_iter().flat_map(BTreeMap::keys).cloned().collect()
+        self.pods.revisions(set).cloned().collect()
     }
 
     /// Sets that pods carry marks of, whether or not they exist.
     pub fn marked_sets(&self) -> Vec<String> {
-        self.revisions.keys().cloned().collect()
+        self.pods.marked_sets().cloned().collect()
     }
 
-    fn count_revisions(&mut self, pod: &PodView, add: bool) {
-        for (set, mark) in &pod.marks {
-            let revisions = self.revisions.entry(set.clone()).or_default();
-            let pods = revisions.entry(mark.revision.clone()).or_default();
-            *pods = if add { *pods + 1 } else { *pods - 1 };
-            if *pods == 0 {
-                revisions.remove(&mark.revision);
-            }
-            if revisions.is_empty() {
-                self.revisions.remove(set);
-            }
+    /// Takes note of what a set wants. All its pods are due if that concerns them; see [`Index::assess_due`].
+    pub fn set_target(&mut self, target: Target) {
+        let name = target.set.clone();
+        match self.sets.get_mut(&name) {
+            Some(set) if *set.target == target => {}
+            Some(set) if set.target.says_the_same_of_pods(&target) => set.target = Arc::new(target),
+            _ => drop(self.sets.insert(name, SetState::new(Arc::new(target)))),
         }
     }
 
-    /// Takes note of what a set wants. Its pods are counted again only if that changed.
+    /// The same, and all pods of the set are assessed at once.
     pub fn configure(&mut self, target: Target, now: Timestamp) {
         let name = target.set.clone();
-        if self.sets.get(&name).is_none_or(|set| *set.target != target) || self.stale.remove(&name) {
-            self.stale.remove(&name);
-            self.rebuild(Arc::new(target), now);
+        self.set_target(target);
+        self.assess_due(&name, now, usize::MAX);
+    }
+
+    /// Assesses at most `limit` of the pods that are due: all those of a set that wants something else now, and those of a
+    /// node or namespace that changed. True if none is left: before that nothing is planned for the set.
+    pub fn assess_due(&mut self, set: &str, now: Timestamp, limit: usize) -> bool {
+        let Some(state) = self.sets.get_mut(set) else { return true };
+        let due = state.take_due(limit, |behind, limit| self.pods.of_set(set, behind, limit));
+        for key in due {
+            self.update_set(set, &key, now);
         }
+        self.set(set).is_some()
     }
 
     /// Forgets a set that is gone.
     pub fn forget(&mut self, set: &str) {
         self.sets.remove(set);
-        self.stale.remove(set);
         self.in_flight.remove(set);
         self.pulls.remove(set);
     }
 
-    /// Takes note of a namespace's labels, `None` when it is gone. Returns the sets to reconcile.
+    /// Takes note of a namespace's labels, `None` when it is gone. Returns the sets to reconcile: those of which pods are
+    /// due.
     pub fn set_namespace(&mut self, name: &str, labels: Option<BTreeMap<String, String>>) -> Vec<String> {
-        let old = self.namespaces.get(name);
-        if old == labels.as_ref() {
-            return Vec::new();
-        }
-        match labels {
-            Some(labels) => self.namespaces.insert(name.to_owned(), labels),
+        let old = match &labels {
+            Some(labels) => self.namespaces.insert(name.to_owned(), labels.clone()),
             None => self.namespaces.remove(name),
         };
-        let selecting = self.sets.values().filter(|set| set.target.namespace_selector.is_some());
-        let names: Vec<String> = selecting.map(|set| set.target.set.clone()).collect();
-        self.stale.extend(names.iter().cloned());
-        names
+        let selected = |target: &Target, labels: Option<&_>| target.in_namespace(labels);
+        let changed = |set: &SetState| selected(&set.target, old.as_ref()) != selected(&set.target, labels.as_ref());
+        make_due(&mut self.sets, self.pods.of_namespace(name), changed)
     }
 
-    /// Takes note of a node's kubelet. Returns the sets to reconcile.
+    /// Takes note of a node's kubelet. Returns the sets to reconcile: those of which pods are due.
     pub fn set_node(&mut self, name: &str, restarts_native_sidecars: Option<bool>) -> Vec<String> {
-        if self.nodes.get(name).copied() == restarts_native_sidecars {
-            return Vec::new();
-        }
-        match restarts_native_sidecars {
+        let old = match restarts_native_sidecars {
             Some(able) => self.nodes.insert(name.to_owned(), able),
             None => self.nodes.remove(name),
         };
+        let mut sets = make_due(&mut self.sets, self.pods.of_node(name), |_| old != restarts_native_sidecars);
         if restarts_native_sidecars.is_none() {
             // It may come back without its images.
-            self.pulls.values_mut().for_each(|pulls| drop(pulls.nodes.remove(name)));
+            let forgets = |(set, pulls): (&String, &mut PullResults)| pulls.nodes.remove(name).map(|_| set.clone());
+            sets.extend(self.pulls.iter_mut().filter_map(forgets));
         }
-        let names: Vec<String> = self.sets.keys().cloned().collect();
-        self.stale.extend(names.iter().cloned());
-        names
+        sets
     }
 
     /// Takes note of whether the apiserver has the subresource `resize` of pods (Kubernetes 1.33), which is taken as given.
@@ -242,11 +229,12 @@ impl Index {
         let (revision, retried_at) = (target.revision.clone(), target.retried_at.map(Timestamp::as_second));
         let refusal = Refusal { uid, resource_version, revision, retried_at, message, until };
         self.in_flight_mut(set).refusals.insert(pod.key.clone(), refusal);
-        self.touch(&pod.key, None, now)
+        self.pods.key(&pod.key).cloned().map(|key| self.touch(&key, None, now)).unwrap_or_default()
     }
 
+    /// `None` for a set that is not known, or of which pods are still due.
     pub(crate) fn set(&self, name: &str) -> Option<&SetState> {
-        self.sets.get(name)
+        self.sets.get(name).filter(|set| set.is_assessed())
     }
 
     pub(crate) fn in_flight(&self, set: &str) -> Option<&InFlight> {
@@ -302,10 +290,11 @@ impl Index {
         assess(pod, &self.sets.get(set)?.target, &context)
     }
 
-    /// Time has passed: looks again at the pods of a set whose state may have changed with it.
+    /// Time has passed: assesses the pods of a set whose state may have changed with it, and all that are due.
     pub fn advance(&mut self, set: &str, now: Timestamp) {
-        let due = self.sets.get(set).map(|set| set.due(now)).unwrap_or_default();
-        for key in due {
+        self.assess_due(set, now, usize::MAX);
+        let timed = self.sets.get(set).map(|set| set.timed_out(now)).unwrap_or_default();
+        for key in timed {
             self.update_set(set, &key, now);
         }
         if let (Some(index), Some(pulls)) = (self.sets.get(set), self.pulls.get_mut(set)) {
@@ -318,14 +307,14 @@ impl Index {
         self.assessments
     }
 
-    fn touch(&mut self, key: &PodKey, old: Option<&PodView>, now: Timestamp) -> Vec<String> {
+    fn touch(&mut self, key: &Arc<PodKey>, old: Option<&PodView>, now: Timestamp) -> Vec<String> {
         let current = self.pods.get(key).into_iter().flat_map(|pod| pod.marks.keys().cloned());
         let before = old.into_iter().flat_map(|pod| pod.marks.keys().cloned());
         let sets: BTreeSet<String> = current.chain(before).collect();
         sets.into_iter().filter(|set| self.update_set(set, key, now)).collect()
     }
 
-    fn update_set(&mut self, set: &str, key: &PodKey, now: Timestamp) -> bool {
+    fn update_set(&mut self, set: &str, key: &Arc<PodKey>, now: Timestamp) -> bool {
         let Some(index) = self.sets.get_mut(set) else { return false };
         self.assessments += 1;
         let pod = self.pods.get(key).map(AsRef::as_ref);
@@ -347,14 +336,24 @@ impl Index {
         };
         index.update(key, pod, &context)
     }
+}
 
-    fn rebuild(&mut self, target: Arc<Target>, now: Timestamp) {
-        let name = target.set.clone();
-        self.sets.insert(name.clone(), SetState::new(target));
-        let marked = self.pods.values().filter(|pod| pod.marks.contains_key(&name));
-        let keys: Vec<PodKey> = marked.map(|pod| pod.key.clone()).collect();
-        for key in keys {
-            self.update_set(&name, &key, now);
+/// These pods are due in the sets that are concerned. Returns the names of those sets.
+fn make_due<'a>(
+    sets: &mut BTreeMap<String, SetState>,
+    pods: impl Iterator<Item = (&'a Arc<PodKey>, &'a Arc<PodView>)>,
+    is_concerned: impl Fn(&SetState) -> bool,
+) -> Vec<String> {
+    let mut concerned = BTreeSet::new();
+    for (key, pod) in pods {
+        for set in pod.marks.keys() {
+            if let Some(state) = sets.get_mut(set)
+                && is_concerned(state)
+            {
+                state.make_due(key);
+                concerned.insert(set);
+            }
         }
     }
+    concerned.into_iter().cloned().collect()
 }

@@ -2,5 +2,6 @@
 
 pub(crate) mod evictable;
 pub mod index;
+pub(crate) mod pods;
 pub mod pulls;
 pub(crate) mod set;

@@ -23,21 +23,34 @@ use crate::core::rollout::target::Target;
 #[derive(Debug)]
 pub(crate) struct SetState {
     pub(crate) target: Arc<Target>,
+    due: Due,
     table: Table,
-    rows: HashMap<PodKey, Row>,
+    rows: HashMap<Arc<PodKey>, Row>,
     pub(crate) queues: Queues,
     pub(crate) workloads: Workloads,
     /// Workloads without room whose ready pods wait.
     blocked: BTreeSet<Arc<Workload>>,
     /// Pods with a reset due.
-    resets: BTreeSet<(Rank, PodKey)>,
-    pub(crate) slot_holders: BTreeSet<PodKey>,
-    pub(crate) failed: BTreeSet<PodKey>,
-    pub(crate) unready: BTreeSet<PodKey>,
+    resets: BTreeSet<(Rank, Arc<PodKey>)>,
+    pub(crate) slot_holders: BTreeSet<Arc<PodKey>>,
+    pub(crate) failed: BTreeSet<Arc<PodKey>>,
+    pub(crate) unready: BTreeSet<Arc<PodKey>>,
     pub(crate) not_in_place: BTreeMap<Obstacle, usize>,
     pub(crate) evictable: Evictable,
-    timers: BTreeSet<(Timestamp, PodKey)>,
+    timers: BTreeSet<(Timestamp, Arc<PodKey>)>,
 }
+
+/// Pods whose assessment is missing, or may be of what is not true any more.
+#[derive(Debug, Default)]
+struct Due {
+    /// All pods of the set, until the last of them is assessed.
+    all: Option<Rest>,
+    pods: Vec<Arc<PodKey>>,
+}
+
+/// The pods of the set that stand behind this one; `None` for all.
+#[derive(Debug, Default)]
+struct Rest(Option<Arc<PodKey>>);
 
 /// What is kept of a pod.
 #[derive(Debug, PartialEq)]
@@ -47,10 +60,12 @@ struct Row {
 }
 
 impl SetState {
+    /// All pods of the set are due.
     pub(crate) fn new(target: Arc<Target>) -> Self {
         Self {
             workloads: Workloads::new(target.strategy.max_unavailable_per_workload.clone()),
             target,
+            due: Due { all: Some(Rest::default()), pods: Vec::new() },
             table: Table::default(),
             rows: HashMap::new(),
             queues: Queues::default(),
@@ -66,7 +81,7 @@ impl SetState {
     }
 
     /// A pod has changed, or is gone. True if that changed anything here.
-    pub(crate) fn update(&mut self, key: &PodKey, pod: Option<&PodView>, context: &PodContext<'_>) -> bool {
+    pub(crate) fn update(&mut self, key: &Arc<PodKey>, pod: Option<&PodView>, context: &PodContext<'_>) -> bool {
         let row = pod.and_then(|pod| {
             let assessment = assess(pod, &self.target, context)?;
             Some(Row { assessment, order: OrderKey::of(pod, &self.target.strategy) })
@@ -105,18 +120,46 @@ impl SetState {
     /// Failed pods, and why.
     pub(crate) fn failed(&self) -> impl Iterator<Item = (&PodKey, &str)> {
         self.failed.iter().filter_map(|key| match &self.assessment(key)?.state {
-            State::Failed(why) | State::Refused(why) => Some((key, why.as_str())),
+            State::Failed(why) | State::Refused(why) => Some((key.as_ref(), why.as_str())),
             _ => None,
         })
     }
 
     /// Pods with a reset due, first to go first.
     pub(crate) fn resets(&self) -> impl Iterator<Item = (&PodKey, &Assessment)> {
-        self.resets.iter().filter_map(|(_, key)| Some((key, self.assessment(key)?)))
+        self.resets.iter().filter_map(|(_, key)| Some((key.as_ref(), self.assessment(key)?)))
+    }
+
+    /// False while pods are due.
+    pub(crate) fn is_assessed(&self) -> bool {
+        self.due.all.is_none() && self.due.pods.is_empty()
+    }
+
+    /// Something beside this pod has changed.
+    pub(crate) fn make_due(&mut self, key: &Arc<PodKey>) {
+        self.due.pods.push(key.clone());
+    }
+
+    /// Takes at most `limit` pods that are due. `next`: the next so many pods of the set behind one of them.
+    pub(crate) fn take_due(
+        &mut self,
+        limit: usize,
+        next: impl Fn(Option<&PodKey>, usize) -> Vec<Arc<PodKey>>,
+    ) -> Vec<Arc<PodKey>> {
+        let Due { all, pods } = &mut self.due;
+        let mut taken = all.as_ref().map(|Rest(behind)| next(behind.as_deref(), limit)).unwrap_or_default();
+        if taken.len() == limit {
+            *all = all.take().map(|_| Rest(taken.last().cloned()));
+        } else {
+            *all = None;
+            // What changed beside pods that had been assessed already.
+            taken.extend(pods.split_off(pods.len().saturating_sub(limit - taken.len())));
+        }
+        taken
     }
 
     /// Pods whose state may have changed with time alone.
-    pub(crate) fn due(&self, now: Timestamp) -> Vec<PodKey> {
+    pub(crate) fn timed_out(&self, now: Timestamp) -> Vec<Arc<PodKey>> {
         self.timers.iter().take_while(|(at, _)| *at <= now).map(|(_, key)| key.clone()).collect()
     }
 
@@ -125,7 +168,7 @@ impl SetState {
         self.timers.first().map(|(at, _)| *at)
     }
 
-    fn account(&mut self, key: &PodKey, row: &Row, add: bool) {
+    fn account(&mut self, key: &Arc<PodKey>, row: &Row, add: bool) {
         let pod = &row.assessment;
         let kind = Kind::of(pod);
         if add {
@@ -160,7 +203,7 @@ impl SetState {
     }
 
     /// The queues, and the workloads whose room opens and closes them.
-    fn account_order(&mut self, key: &PodKey, row: &Row, kind: Kind, add: bool) {
+    fn account_order(&mut self, key: &Arc<PodKey>, row: &Row, kind: Kind, add: bool) {
         let Row { assessment: pod, order } = row;
         let waits = kind.is_candidate();
         if waits || (pod.selected && !kind.is_behind()) {

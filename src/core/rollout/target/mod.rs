@@ -110,6 +110,18 @@ impl Target {
         self
     }
 
+    /// Whether pods of a namespace with these labels belong to the set; `None` for a namespace that is not known.
+    pub(crate) fn in_namespace(&self, labels: Option<&BTreeMap<String, String>>) -> bool {
+        let selector = self.namespace_selector.as_ref();
+        selector.is_none_or(|selector| labels.is_some_and(|labels| selector.matches(labels)))
+    }
+
+    /// Every pod stands for both as it does: they differ at most in how many pods are patched, and when.
+    pub(crate) fn says_the_same_of_pods(&self, other: &Self) -> bool {
+        let strategy = self.strategy.clone().with_limits_of(&other.strategy);
+        Self { strategy, ..self.clone() } == *other
+    }
+
     /// Until when what had failed before a retry is not failed; `None` without a retry.
     pub fn retry_ends(&self) -> Option<Timestamp> {
         Some(after(self.retried_at?, SignedDuration::from_secs(self.strategy.timeout_seconds.into())))

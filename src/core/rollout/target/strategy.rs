@@ -63,4 +63,20 @@ impl Strategy {
             pre_pull: update.pre_pull,
         })
     }
+
+    /// This one, with what another says of all pods together. No assessment of a single pod reads that.
+    pub(crate) fn with_limits_of(self, other: &Self) -> Self {
+        Self {
+            enabled: other.enabled,
+            paused: other.paused,
+            partition: other.partition.clone(),
+            steps: other.steps.clone(),
+            max_unavailable: other.max_unavailable.clone(),
+            progress_deadline_seconds: other.progress_deadline_seconds,
+            max_failed: other.max_failed.clone(),
+            action: other.action,
+            pre_pull: other.pre_pull,
+            ..self
+        }
+    }
 }

@@ -12,6 +12,7 @@ use crate::core::rollout::testing::{SET, TestPod, at, hash, target};
 
 mod aborted;
 mod created;
+mod due;
 mod evictions;
 mod hot;
 mod in_place;
