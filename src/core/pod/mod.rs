@@ -1,6 +1,7 @@
 //! A pod as upgrades see it: a slim projection, so that 10,000 pods fit into a few tens of megabytes.
 
 mod injection_record;
+pub(crate) mod kubelet;
 mod marks;
 pub(crate) mod readiness;
 pub(crate) mod workload;
@@ -370,12 +371,15 @@ fn container_status(index: usize, status: &SlimContainerStatus, container: &Slim
 
 /// Whether a message about a pull may be about this image: it quotes the image, or none. Kubelets quote what the spec says
 /// (`Back-off pulling image "agent:v2"`), containerd the whole name, with the digest in place of the tag if there are both
-/// (`failed to pull and unpack image "docker.io/library/agent:latest": not found`), others none.
+/// (`failed to pull and unpack image "docker.io/library/agent:latest": not found`), and a kubelet names it without quotes where
+/// it explains why (`image pull failed for agent:v2 because the registry is unavailable`). Others name none.
 fn names(message: &str, image: &str) -> bool {
     let Image { name, digest, .. } = Image::parse(image);
     let tag = Image::parse(image).pulled_tag().unwrap_or_default();
-    let quoted = |reference: String| message.contains(&format!("{reference}\""));
-    !message.contains('"')
+    let quoted = |reference: String| {
+        message.contains(&format!("{reference}\"")) || message.contains(&format!("{reference} because "))
+    };
+    !(message.contains('"') || message.contains(" because "))
         || quoted(image.to_owned())
         || digest.map_or_else(|| quoted(format!("{name}:{tag}")), |digest| quoted(format!("{name}@{digest}")))
 }

@@ -11,6 +11,7 @@
 use k8s_openapi::jiff::SignedDuration;
 
 use crate::core::base::lists::List;
+use crate::core::pod::kubelet::{CRASH_LOOP, is_not_pulled, is_not_started};
 use crate::core::pod::{ContainerStatus, PodView, Replaced, Update};
 
 /// The kubelet's status may describe the old container for this long after our request.
@@ -24,12 +25,6 @@ pub(crate) const RESTART: SignedDuration = SignedDuration::from_secs(10);
 
 /// Exit code after SIGTERM: it was asked to end, for example because somebody has changed its image.
 pub(crate) const TERMINATED: i32 = 143;
-
-/// Waiting reasons about the image itself; their message quotes it.
-const NOT_PULLED: [&str; 4] = ["ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName"];
-
-/// Other waiting reasons of a container that cannot be started.
-const NOT_CREATED: [&str; 3] = ["CreateContainerConfigError", "CreateContainerError", "RunContainerError"];
 
 /// Of a container that ended, without a word why there is no new one.
 const STOPPED: &str = "stopped, and no new container was started";
@@ -49,11 +44,11 @@ pub(crate) fn of_update(status: &ContainerStatus, replaced: &Replaced) -> Option
     // A container that was never replaced is no reason for the kubelet to wait before it starts another.
     let unless_put_off = if replaced.restart_count == 0 { STALE_STATUS } else { DOUBT };
     let (reason, patience) = match status.waiting.as_deref() {
-        Some(reason) if is_awaited && NOT_PULLED.contains(&reason) && !status.names_image => return None,
+        Some(reason) if is_awaited && is_not_pulled(reason) && !status.names_image => return None,
         // Perhaps still the words about the image before, while this one is pulled.
-        Some(reason) if is_awaited && NOT_CREATED.contains(&reason) && replaced.down => (reason.to_owned(), DOUBT),
-        Some("CrashLoopBackOff") if is_awaited && !replaced.down => {
-            ("CrashLoopBackOff before its first start".to_owned(), unless_put_off)
+        Some(reason) if is_awaited && is_not_started(reason) && replaced.down => (reason.to_owned(), DOUBT),
+        Some(CRASH_LOOP) if is_awaited && !replaced.down => {
+            (format!("{CRASH_LOOP} before its first start"), unless_put_off)
         }
         // One that did not run anyway may stay terminated while its image is pulled; one that ran does not.
         None if is_awaited && !replaced.down => (STOPPED.to_owned(), DOUBT),
@@ -85,8 +80,8 @@ pub(crate) fn waits_for(pod: &PodView, update: &Update) -> Option<String> {
 pub(crate) fn of_container(status: &ContainerStatus, before: i32) -> Option<String> {
     let restarts = status.restart_count.saturating_sub(before);
     match status.waiting.as_deref() {
-        Some(reason) if NOT_PULLED.contains(&reason) || NOT_CREATED.contains(&reason) => Some(reason.to_owned()),
-        Some("CrashLoopBackOff") if restarts > 0 => Some("CrashLoopBackOff".to_owned()),
+        Some(reason) if is_not_pulled(reason) || is_not_started(reason) => Some(reason.to_owned()),
+        Some(CRASH_LOOP) if restarts > 0 => Some(CRASH_LOOP.to_owned()),
         _ => {
             let code = status.exit_code.filter(|code| ![0, TERMINATED].contains(code) && restarts >= 2)?;
             Some(format!("restarted {restarts} times, last exit code {code}"))

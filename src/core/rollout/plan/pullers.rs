@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use crate::api::keys;
 use crate::core::base::time::after;
 use crate::core::pod::PodKey;
+use crate::core::pod::kubelet::{CRASH_LOOP, is_not_pulled, is_not_started};
 use crate::core::rollout::state::pulls::{Outcome, Pull};
 
 /// A command that does not exist; its name is for who finds it in an event.
@@ -22,21 +23,6 @@ const NOTHING: &str = "/sidecarset.dev/pre-pull-runs-nothing";
 
 /// User of a puller, which Pod Security "restricted" wants not to be root: `nobody`.
 const NOBODY: i64 = 65534;
-
-/// Waiting reasons of an image that cannot be had (kubelet, `pkg/kubelet/images/types.go`).
-const NOT_PULLED: [&str; 7] = [
-    "ErrImagePull",
-    "ImagePullBackOff",
-    "InvalidImageName",
-    "ErrImageNeverPull",
-    "ImageInspectError",
-    "RegistryUnavailable",
-    "SignatureValidationFailed",
-];
-
-/// Waiting reasons that come only after the pull.
-const NOT_STARTED: [&str; 5] =
-    ["CreateContainerConfigError", "CreateContainerError", "RunContainerError", "StartError", "CrashLoopBackOff"];
 
 /// What the kubelet calls a container that was not there when its pod ended: it may never have been made.
 const NEVER_SEEN: &str = "ContainerStatusUnknown";
@@ -117,11 +103,11 @@ impl PullerPod {
         let state = status.state.as_ref()?;
         let waits = state.waiting.as_ref().and_then(|waiting| waiting.reason.as_deref()).unwrap_or_default();
         let ended = state.terminated.as_ref().is_some_and(|end| end.reason.as_deref() != Some(NEVER_SEEN));
-        match () {
-            () if NOT_PULLED.contains(&waits) => Some(Outcome::Failed(waits.to_owned())),
-            () if ended || state.running.is_some() || NOT_STARTED.contains(&waits) => Some(Outcome::Pulled),
-            () => None,
+        if is_not_pulled(waits) {
+            return Some(Outcome::Failed(waits.to_owned()));
         }
+        let tried = ended || state.running.is_some() || is_not_started(waits) || waits == CRASH_LOOP;
+        tried.then_some(Outcome::Pulled)
     }
 }
 

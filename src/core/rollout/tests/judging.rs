@@ -13,7 +13,7 @@ use crate::core::rollout::testing::{SET, TestPod, at, target};
 use crate::core::rollout::tests::Fleet;
 
 /// Judges a pod whose sidecar was updated at time 0 and changed by `edit` since.
-fn judge(now: i64, edit: impl FnOnce(&mut Value)) -> Progress {
+pub(super) fn judge(now: i64, edit: impl FnOnce(&mut Value)) -> Progress {
     let mut fleet = Fleet::of(1);
     let plan = fleet.plan("v2", &json!({}));
     fleet.send(&plan);
@@ -86,7 +86,7 @@ fn evidence_of_failure_counts_once_the_status_is_fresh() {
 }
 
 /// The old container has ended, and there is no new one.
-fn down(state: Value) -> impl FnOnce(&mut Value) {
+pub(super) fn down(state: Value) -> impl FnOnce(&mut Value) {
     move |pod: &mut Value| {
         agent(pod)["ready"] = json!(false);
         agent(pod)["state"] = state;

@@ -23,6 +23,7 @@ mod order;
 mod prepull;
 mod properties;
 mod readiness;
+mod reasons;
 mod review;
 mod simulated;
 mod steps;

@@ -70,6 +70,7 @@ fn a_puller_has_the_means_of_its_pod_and_rights_to_nothing() {
 #[test]
 fn the_kubelets_words_say_whether_the_image_is_there() {
     let failed = |why: &str| Some(Outcome::Failed(why.to_owned()));
+    let waits = |reason: &str| says(&json!({"waiting": {"reason": reason}}));
     let ended = |phase: &str, reason: &str| {
         let mut status = says(&json!({"terminated": {"exitCode": 137, "reason": "ContainerStatusUnknown"}}));
         (status["phase"], status["reason"]) = (json!(phase), json!(reason));
@@ -78,10 +79,20 @@ fn the_kubelets_words_say_whether_the_image_is_there() {
     for (status, expected) in [
         (json!({"phase": "Pending"}), None),
         (says(&json!({"waiting": {"reason": "ContainerCreating"}})), None),
-        (says(&json!({"waiting": {"reason": "ErrImagePull"}})), failed("ErrImagePull")),
-        (says(&json!({"waiting": {"reason": "ErrImageNeverPull"}})), failed("ErrImageNeverPull")),
-        (says(&json!({"waiting": {"reason": "RunContainerError"}})), Some(Outcome::Pulled)),
-        (says(&json!({"waiting": {"reason": "CreateContainerError"}})), Some(Outcome::Pulled)),
+        (waits("ErrImagePull"), failed("ErrImagePull")),
+        (waits("ImagePullBackOff"), failed("ImagePullBackOff")),
+        (waits("ErrImageNeverPull"), failed("ErrImageNeverPull")),
+        (waits("InvalidImageName"), failed("InvalidImageName")),
+        (waits("ImageInspectError"), failed("ImageInspectError")),
+        (waits("RegistryUnavailable"), failed("RegistryUnavailable")),
+        (waits("SignatureValidationFailed"), failed("SignatureValidationFailed")),
+        (waits("CreateContainerConfigError"), Some(Outcome::Pulled)),
+        (waits("PreCreateHookError"), Some(Outcome::Pulled)),
+        (waits("CreateContainerError"), Some(Outcome::Pulled)),
+        (waits("PreStartHookError"), Some(Outcome::Pulled)),
+        (waits("RunContainerError"), Some(Outcome::Pulled)),
+        (waits("StartError"), Some(Outcome::Pulled)),
+        (waits("CrashLoopBackOff"), Some(Outcome::Pulled)),
         (says(&json!({"terminated": {"exitCode": 128, "reason": "StartError"}})), Some(Outcome::Pulled)),
         (ended("Failed", "DeadlineExceeded"), failed("not finished by podUpdateTimeoutSeconds")),
         (ended("Failed", "OutOfpods"), Some(Outcome::Skipped("the node refuses the puller: OutOfpods".into()))),
