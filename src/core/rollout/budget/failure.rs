@@ -2,7 +2,6 @@
 
 use crate::api::v1beta1::FailureAction;
 use crate::core::rollout::budget::counts::Counts;
-use crate::core::rollout::order::queue::SCANNED;
 use crate::core::rollout::target::{Direction, Target};
 
 /// No pod is touched, neither patched nor evicted.
@@ -25,6 +24,6 @@ pub fn is_exceeded(target: &Target, counts: &Counts) -> bool {
         || counts.failed_slots >= target.max_unavailable(counts.matched)
         || counts.failed_capped >= target.max_unready(counts.matched)
         || (counts.locked_out > 0 && counts.locked_out >= counts.outdated && counts.evictable == 0)
-        // No node can pull it, of those that a plan looks at.
-        || (counts.blocked > 0 && counts.blocked >= counts.outdated.min(SCANNED) && counts.updated_ready == 0)
+        // No node can pull it.
+        || (counts.blocked > 0 && counts.blocked >= counts.outdated && counts.updated_ready == 0)
 }

@@ -9,7 +9,7 @@ use std::collections::BinaryHeap;
 
 /// Takes the next pod of each group and says which goes first. `T` breaks ties.
 #[derive(Debug)]
-pub(crate) struct Turns<T> {
+pub(crate) struct Apportion<T> {
     /// Pods of all groups.
     total: usize,
     /// 2 · groups − 2, the denominator of Tijdeman's margin.
@@ -20,7 +20,7 @@ pub(crate) struct Turns<T> {
     due: BinaryHeap<Reverse<(usize, T)>>,
 }
 
-impl<T: Ord> Turns<T> {
+impl<T: Ord> Apportion<T> {
     pub(crate) fn new(groups: usize, total: usize) -> Self {
         Self { total, margin: (2 * groups.max(2)) - 2, early: BinaryHeap::new(), due: BinaryHeap::new() }
     }
@@ -56,8 +56,8 @@ mod tests {
         let mut done = vec![0; groups.len()];
         let mut order = Vec::new();
         while order.len() < total {
-            let mut turns = Turns::new(groups.len(), total);
-            let enter = |turns: &mut Turns<usize>, done: &[usize], group: usize| {
+            let mut turns = Apportion::new(groups.len(), total);
+            let enter = |turns: &mut Apportion<usize>, done: &[usize], group: usize| {
                 if done[group] < groups[group] {
                     turns.push(groups[group], done[group], group);
                 }

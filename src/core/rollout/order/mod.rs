@@ -1,5 +1,8 @@
 //! Who goes first.
 
 pub(crate) mod apportion;
+pub(crate) mod candidates;
+pub(crate) mod cost;
 pub(crate) mod key;
-pub(crate) mod queue;
+mod queue;
+mod room;

@@ -43,7 +43,7 @@ pub fn plan(state: &Index, set: &str, persisted: &PersistedProgress, now: Timest
     // 4. What nodes pull meanwhile, for the batch after it.
     let pulls = snapshot.pulls();
     // 5. What is told, and when to look again.
-    Plan { patches, summary: snapshot.summary(&pulls), pulls, wake_at: snapshot.wake_at(now) }
+    Plan { patches, summary: snapshot.summary(&pulls), pulls, wake_at: snapshot.wake_at() }
 }
 
 /// The next batch of a set: time has passed, it is planned, and counts as sent.

@@ -9,13 +9,16 @@ use crate::core::rollout::budget::evictions::EvictionClaims;
 use crate::core::rollout::budget::failure;
 use crate::core::rollout::budget::limits::share_left;
 use crate::core::rollout::budget::steps::{Gate, Wait, gate};
-use crate::core::rollout::order::queue::{Cost, Free, SCANNED};
-use crate::core::rollout::plan::prepull::{Blocked, Door};
+use crate::core::rollout::order::cost::{Cost, Free};
+use crate::core::rollout::plan::prepull::{self, MOST_AT_ONCE};
 use crate::core::rollout::plan::summary::{NAMED_PODS, Summary, named};
 use crate::core::rollout::state::index::Index;
-use crate::core::rollout::state::pulls::Pull;
+use crate::core::rollout::state::pulls::{Pull, is_used};
 use crate::core::rollout::state::set::SetState;
 use crate::core::rollout::target::rollout::PersistedProgress;
+
+/// Pods of the next batch that are looked at, to find the nodes that have to pull.
+const LOOKED_AHEAD: usize = 2000;
 
 /// See the module.
 pub(crate) struct Snapshot<'a> {
@@ -25,20 +28,17 @@ pub(crate) struct Snapshot<'a> {
     counts: Counts,
     evictions: EvictionClaims,
     gate: Gate,
-    door: Door<'a>,
-    blocked: Blocked,
+    now: Timestamp,
 }
 
 impl<'a> Snapshot<'a> {
     /// `None` for a set that is not known yet.
     pub(crate) fn take(all: &'a Index, set: &str, persisted: &PersistedProgress, now: Timestamp) -> Option<Self> {
         let set = all.set(set)?;
-        let door = Door::new(all, set, now);
-        let blocked = door.blocked(set.queues.waiting());
         let evictions = all.held(&set.target.set, set, persisted, now);
-        let counts = evictions.added_to(blocked.added_to(&set.counts()));
+        let counts = evictions.added_to(set.counts());
         let gate = gate(&set.target, persisted, &counts, now);
-        Some(Self { all, set, counts, evictions, gate, door, blocked })
+        Some(Self { all, set, counts, evictions, gate, now })
     }
 
     /// The pods to patch now.
@@ -55,9 +55,8 @@ impl<'a> Snapshot<'a> {
         let resets: Vec<&PodKey> =
             self.set.resets().filter(|(_, pod)| free.take(Cost::of(pod))).map(|(key, _)| key).take(limit).collect();
         let allowed = self.share_left().min(limit - resets.len());
-        let may_patch = |key: &PodKey| self.door.lets(key);
         let room = |workload: &Workload| self.set.workloads.room(workload);
-        let upgrades = self.set.queues.choose(free, allowed, &room, &may_patch);
+        let upgrades = self.set.candidates.choose(free, &room).take(allowed);
         resets.into_iter().chain(upgrades).cloned().collect()
     }
 
@@ -65,36 +64,28 @@ impl<'a> Snapshot<'a> {
         share_left(&self.set.target, &self.counts, &self.gate, &self.evictions)
     }
 
-    /// What the next batch waits for. It is of pods that can go when all slots are free: nodes pull for them while the
+    /// What the next batch waits for. It is of pods that can go when all budgets are free: nodes pull for them while the
     /// batch before is open.
     pub(crate) fn pulls(&self) -> Vec<Pull> {
-        let batch = self.next_batch();
-        if batch == 0 || !self.door.is_used() {
+        let target = &self.set.target;
+        if !is_used(target) || failure::stands(target, &self.counts) {
             return Vec::new();
         }
-        let all = Free { slots: usize::MAX, cap: usize::MAX };
+        let matched = self.counts.matched;
+        let free = Free { slots: target.max_unavailable(matched), cap: target.max_unready(matched) };
         let room = |workload: &Workload| self.set.workloads.room(workload);
-        let candidates = self.set.queues.choose(all, SCANNED, &room, &|_| true);
-        self.door.pulls(candidates.into_iter(), batch)
+        let batch = self.set.candidates.choose_before_pulls(free, &room).take(self.share_left().min(LOOKED_AHEAD));
+        prepull::pulls(self.all, self.set, batch, free.slots.min(MOST_AT_ONCE), self.now)
     }
 
-    fn next_batch(&self) -> usize {
-        if failure::stands(&self.set.target, &self.counts) {
-            return 0;
-        }
-        self.share_left().min(self.counts.outdated).min(self.set.target.max_unavailable(self.counts.matched))
-    }
-
-    pub(crate) fn wake_at(&self, now: Timestamp) -> Option<Timestamp> {
+    pub(crate) fn wake_at(&self) -> Option<Timestamp> {
         let pause_ends = match &self.gate.wait {
             Some(Wait::Until(until)) => Some(*until),
             _ => None,
         };
-        // Nodes that failed are tried again.
-        let again_at = self.blocked.again_at.filter(|_| self.next_batch() > 0);
         // Replacements that had failed before a retry fail again.
-        let retry_ends = self.set.target.retry_ends().filter(|end| now < *end);
-        self.set.next_due().into_iter().chain(pause_ends).chain(again_at).chain(retry_ends).min()
+        let retry_ends = self.set.target.retry_ends().filter(|end| self.now < *end);
+        self.set.next_due().into_iter().chain(pause_ends).chain(retry_ends).min()
     }
 
     pub(crate) fn summary(&self, pulls: &[Pull]) -> Summary {
@@ -105,7 +96,7 @@ impl<'a> Snapshot<'a> {
         let is_full = counts.slots + evictions.slots >= max_unavailable;
         let pods = set.failed.iter().take(NAMED_PODS).map(|key| named(set, key));
         let replaced = self.all.failed_evictions(&set.target.set);
-        let nodes = self.blocked.nodes.iter().map(|(node, why)| format!("node {node} ({why})"));
+        let nodes = set.nodes.blocking().map(|node| format!("node {node} ({})", set.pulls.why_failed(node)));
         Summary {
             keep_old: set.target.keep_old(counts.matched),
             max_unavailable,
@@ -122,7 +113,7 @@ impl<'a> Snapshot<'a> {
             failed: pods.chain(replaced).chain(nodes).take(NAMED_PODS).collect(),
             not_in_place: set.not_in_place.iter().map(|(obstacle, pods)| (obstacle.clone(), *pods)).collect(),
             exceeded: failure::is_exceeded(&set.target, counts),
-            pulling: self.door.pulling(pulls),
+            pulling: prepull::pulling(set, pulls),
             gate: gate.clone(),
             counts: counts.clone(),
         }

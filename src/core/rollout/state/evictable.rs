@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::core::pod::{Owner, PodKey};
 use crate::core::rollout::assess::Assessment;
 use crate::core::rollout::assess::eviction::Evictability;
-use crate::core::rollout::order::queue::Cost;
+use crate::core::rollout::order::cost::Cost;
 
 /// The pods of one set that wait for an eviction, by the UID of their owner.
 #[derive(Debug, Default)]

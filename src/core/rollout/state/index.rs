@@ -12,7 +12,7 @@ use crate::core::rollout::assess::state::State;
 use crate::core::rollout::assess::{Assessment, assess};
 use crate::core::rollout::inflight::InFlight;
 use crate::core::rollout::state::pods::Pods;
-use crate::core::rollout::state::pulls::{Outcome, Pull, PullResults};
+use crate::core::rollout::state::pulls::{Outcome, Pull};
 use crate::core::rollout::state::set::SetState;
 use crate::core::rollout::target::Target;
 use crate::core::rollout::target::rollout::PersistedProgress;
@@ -33,8 +33,6 @@ pub struct Index {
     cannot_resize: bool,
     reading: Option<Reading>,
     in_flight: HashMap<String, InFlight>,
-    /// What came of pulling images before pods are patched, by set.
-    pulls: HashMap<String, PullResults>,
     assessments: u64,
 }
 
@@ -152,7 +150,10 @@ impl Index {
         match self.sets.get_mut(&name) {
             Some(set) if *set.target == target => {}
             Some(set) if set.target.says_the_same_of_pods(&target) => set.target = Arc::new(target),
-            _ => drop(self.sets.insert(name, SetState::new(Arc::new(target)))),
+            _ => {
+                let pulls = self.sets.remove(&name).map(|set| set.pulls.for_target(&target)).unwrap_or_default();
+                self.sets.insert(name, SetState::new(Arc::new(target), pulls));
+            }
         }
     }
 
@@ -178,7 +179,6 @@ impl Index {
     pub fn forget(&mut self, set: &str) {
         self.sets.remove(set);
         self.in_flight.remove(set);
-        self.pulls.remove(set);
     }
 
     /// Takes note of a namespace's labels, `None` when it is gone. Returns the sets to reconcile: those of which pods are
@@ -201,9 +201,8 @@ impl Index {
         };
         let mut sets = make_due(&mut self.sets, self.pods.of_node(name), |_| old != restarts_native_sidecars);
         if restarts_native_sidecars.is_none() {
-            // It may come back without its images.
-            let forgets = |(set, pulls): (&String, &mut PullResults)| pulls.nodes.remove(name).map(|_| set.clone());
-            sets.extend(self.pulls.iter_mut().filter_map(forgets));
+            let forget = |(of, set): (&String, &mut SetState)| set.forget_pulls_on(name).then(|| of.clone());
+            sets.extend(self.sets.iter_mut().filter_map(forget));
         }
         sets
     }
@@ -252,20 +251,18 @@ impl Index {
         (in_flight.planned, in_flight.persisted) = (requests, persisted.clone());
     }
 
-    pub(crate) fn pulls(&self, set: &str) -> Option<&PullResults> {
-        self.pulls.get(set)
-    }
-
     /// What became of pulling an image on the node of `pull`.
     pub fn note_pull(&mut self, pull: &Pull, image: &str, outcome: Outcome, now: Timestamp) {
-        if let Some(set) = self.sets.get(&pull.set) {
-            self.pulls.entry(pull.set.clone()).or_default().note(&set.target, pull, image, outcome, now);
+        let Some(set) = self.sets.get_mut(&pull.set) else { return };
+        set.pulls.note(&set.target, pull, image, outcome, now);
+        for key in set.nodes.on(&pull.node) {
+            self.update_set(&pull.set, &key, now);
         }
     }
 
     /// Forgets all pulls: another replica leads.
     pub fn forget_pulls(&mut self) {
-        self.pulls.clear();
+        self.sets.values_mut().for_each(SetState::forget_pulls);
     }
 
     /// A patch got no clear answer, and may still be carried out: as long as the pod is not at the target it keeps a place
@@ -296,9 +293,6 @@ impl Index {
         let timed = self.sets.get(set).map(|set| set.timed_out(now)).unwrap_or_default();
         for key in timed {
             self.update_set(set, &key, now);
-        }
-        if let (Some(index), Some(pulls)) = (self.sets.get(set), self.pulls.get_mut(set)) {
-            pulls.renew(&index.target);
         }
     }
 

@@ -1,11 +1,14 @@
 //! What became of pulling images before pods are patched: memory of the leader. A new one pulls again, which is cheap where
 //! the image is there already.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
-use crate::core::pod::PodKey;
+use crate::core::base::time::after;
+use crate::core::pod::{PodKey, PodView};
+use crate::core::rollout::assess::images::{has_image, to_restart};
 use crate::core::rollout::target::{Direction, Target};
 
 /// A pull that the next batch waits for.
@@ -51,10 +54,31 @@ pub enum Outcome {
 /// the image is there already.
 #[derive(Debug, Default)]
 pub(crate) struct PullResults {
-    pub(crate) revision: String,
+    revision: String,
     retried_at: Option<Timestamp>,
     /// By node, then by image.
-    pub(crate) nodes: BTreeMap<String, BTreeMap<String, (Outcome, Timestamp)>>,
+    nodes: BTreeMap<String, BTreeMap<String, (Outcome, Timestamp)>>,
+}
+
+/// Whether a candidate may go, as far as the images on its node are concerned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NodePull {
+    pub(crate) node: String,
+    pub(crate) state: PullState,
+}
+
+/// See [`NodePull`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PullState {
+    /// The node has the images, or nobody can pull them.
+    Done,
+    /// It has to pull first.
+    Wanted,
+    /// It could not pull.
+    Failed {
+        /// When it is tried again; `None` if it is by now.
+        again_at: Option<Timestamp>,
+    },
 }
 
 impl PullResults {
@@ -69,27 +93,118 @@ impl PullResults {
         self.nodes.entry(pull.node.clone()).or_default().insert(image.to_owned(), (outcome, now));
     }
 
-    /// Forgets pulls of a revision that is not the target any more, and failures from before a retry.
-    pub(crate) fn renew(&mut self, target: &Target) {
-        if self.revision == target.revision && is_used(target) {
-            self.retry(target.retried_at);
-        } else {
-            *self = Self::default();
+    /// What of it is still true for another target: nothing for another revision, and after a retry what has worked.
+    pub(crate) fn for_target(mut self, target: &Target) -> Self {
+        if self.revision != target.revision || !is_used(target) {
+            return Self::default();
         }
-    }
-
-    pub(crate) fn has_failures(&self) -> bool {
-        self.nodes.values().flat_map(BTreeMap::values).any(|(outcome, _)| matches!(outcome, Outcome::Failed(_)))
-    }
-
-    /// A retry gives what did not work another chance.
-    fn retry(&mut self, retried_at: Option<Timestamp>) {
-        if self.retried_at != retried_at {
-            self.retried_at = retried_at;
+        if self.retried_at != target.retried_at {
+            self.retried_at = target.retried_at;
             for images in self.nodes.values_mut() {
                 images.retain(|_, (outcome, _)| *outcome == Outcome::Pulled);
             }
         }
+        self
+    }
+
+    /// A node that is gone may come back without its images.
+    pub(crate) fn forget_node(&mut self, node: &str) {
+        self.nodes.remove(node);
+    }
+
+    /// What a candidate waits for; `None` for one that needs no pull.
+    pub(crate) fn of(&self, pod: &PodView, target: &Target, now: Timestamp) -> Option<NodePull> {
+        let node = pod.node.clone().filter(|_| is_used(target))?;
+        let images = images_to_pull(pod, target, now);
+        if images.is_empty() {
+            return None;
+        }
+        let known = self.nodes.get(&node);
+        let outcomes: Vec<_> = images.keys().map(|image| known.and_then(|known| known.get(image))).collect();
+        let timeout = SignedDuration::from_secs(target.strategy.timeout_seconds.into());
+        let failed = outcomes.iter().flatten().filter(|(outcome, _)| matches!(outcome, Outcome::Failed(_)));
+        let state = match failed.map(|(_, at)| after(*at, timeout)).max() {
+            Some(again_at) => PullState::Failed { again_at: Some(again_at).filter(|again_at| now < *again_at) },
+            None if outcomes.contains(&None) => PullState::Wanted,
+            None => PullState::Done,
+        };
+        Some(NodePull { node, state })
+    }
+
+    /// Why a node could not pull, for example `pull of agent:v2: ErrImagePull`.
+    pub(crate) fn why_failed(&self, node: &str) -> String {
+        let why = self.nodes.get(node).into_iter().flatten().find_map(|(image, (outcome, _))| match outcome {
+            Outcome::Failed(why) => Some(format!("pull of {image}: {why}")),
+            Outcome::Pulled | Outcome::Skipped(_) => None,
+        });
+        why.unwrap_or_default()
+    }
+
+    /// Why nobody could pull, and on how many nodes.
+    pub(crate) fn skipped(&self) -> BTreeMap<&str, usize> {
+        let mut skipped = BTreeMap::new();
+        for images in self.nodes.values() {
+            let reasons = images.values().filter_map(|(outcome, _)| match outcome {
+                Outcome::Skipped(why) => Some(why.as_str()),
+                Outcome::Pulled | Outcome::Failed(_) => None,
+            });
+            for why in reasons.collect::<BTreeSet<_>>() {
+                *skipped.entry(why).or_default() += 1;
+            }
+        }
+        skipped
+    }
+}
+
+/// The candidates of a set whose nodes have to have an image first, by node.
+#[derive(Debug, Default)]
+pub(crate) struct NodeCandidates {
+    nodes: BTreeMap<String, BTreeSet<Arc<PodKey>>>,
+    /// On nodes that could not pull, by node.
+    blocked: BTreeMap<String, usize>,
+    all_blocked: usize,
+}
+
+impl NodeCandidates {
+    pub(crate) fn account(&mut self, key: &Arc<PodKey>, pull: &NodePull, add: bool) {
+        let pods = self.nodes.entry(pull.node.clone()).or_default();
+        if add {
+            pods.insert(Arc::clone(key));
+        } else {
+            pods.remove(key);
+        }
+        if pods.is_empty() {
+            self.nodes.remove(&pull.node);
+        }
+        if matches!(pull.state, PullState::Failed { .. }) {
+            let blocked = self.blocked.entry(pull.node.clone()).or_default();
+            for number in [&mut *blocked, &mut self.all_blocked] {
+                *number = if add { *number + 1 } else { *number - 1 };
+            }
+            if *blocked == 0 {
+                self.blocked.remove(&pull.node);
+            }
+        }
+    }
+
+    /// Those on a node.
+    pub(crate) fn on(&self, node: &str) -> Vec<Arc<PodKey>> {
+        self.nodes.get(node).into_iter().flatten().cloned().collect()
+    }
+
+    /// All of them.
+    pub(crate) fn all(&self) -> Vec<Arc<PodKey>> {
+        self.nodes.values().flatten().cloned().collect()
+    }
+
+    /// How many wait for a node that could not pull.
+    pub(crate) fn blocked(&self) -> usize {
+        self.all_blocked
+    }
+
+    /// These nodes.
+    pub(crate) fn blocking(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.blocked.keys().map(String::as_str)
     }
 }
 
@@ -97,4 +212,18 @@ impl PullResults {
 pub(crate) fn is_used(target: &Target) -> bool {
     // A revision that was given up may be tried again: what is known of it is kept meanwhile.
     target.strategy.pre_pull && target.direction != Direction::Back && target.is_rolling()
+}
+
+/// Images that the pod lacks and that would replace a sidecar that is ready now, with the container that gets each. A
+/// sidecar that is down gains nothing by waiting.
+pub(crate) fn images_to_pull(pod: &PodView, target: &Target, now: Timestamp) -> BTreeMap<String, String> {
+    let Some(mark) = pod.marks.get(&target.set) else { return BTreeMap::new() };
+    let changed = target.sidecars.iter().filter(|sidecar| sidecar.long_running);
+    let changed = changed.filter(|sidecar| !has_image(pod, mark, sidecar, target, now));
+    let alive = changed.filter_map(|sidecar| {
+        let container = to_restart(pod, mark, sidecar, target, now).ok()?;
+        let alive = container.status.as_ref().is_some_and(|status| status.ready);
+        alive.then(|| (sidecar.image.clone(), container.name.clone()))
+    });
+    alive.collect()
 }

@@ -14,9 +14,10 @@ use crate::core::rollout::assess::state::{Obstacle, State};
 use crate::core::rollout::assess::{Assessment, Rank, assess};
 use crate::core::rollout::budget::counts::{Counts, Kind, Table};
 use crate::core::rollout::budget::workloads::{Member, Workloads, needs_room};
+use crate::core::rollout::order::candidates::{Candidate, Candidates};
 use crate::core::rollout::order::key::OrderKey;
-use crate::core::rollout::order::queue::{Cost, Queues, Waiting};
 use crate::core::rollout::state::evictable::Evictable;
+use crate::core::rollout::state::pulls::{NodeCandidates, NodePull, PullResults, PullState};
 use crate::core::rollout::target::Target;
 
 /// See the module.
@@ -26,7 +27,10 @@ pub(crate) struct SetState {
     due: Due,
     table: Table,
     rows: HashMap<Arc<PodKey>, Row>,
-    pub(crate) queues: Queues,
+    pub(crate) candidates: Candidates,
+    /// What came of pulling images before pods are patched.
+    pub(crate) pulls: PullResults,
+    pub(crate) nodes: NodeCandidates,
     pub(crate) workloads: Workloads,
     /// Workloads without room whose ready pods wait.
     blocked: BTreeSet<Arc<Workload>>,
@@ -57,18 +61,28 @@ struct Rest(Option<Arc<PodKey>>);
 struct Row {
     assessment: Assessment,
     order: OrderKey,
+    /// Of a candidate that waits for its node to pull, or has waited.
+    pull: Option<NodePull>,
+}
+
+impl Row {
+    fn pull_state(&self) -> PullState {
+        self.pull.as_ref().map_or(PullState::Done, |pull| pull.state)
+    }
 }
 
 impl SetState {
     /// All pods of the set are due.
-    pub(crate) fn new(target: Arc<Target>) -> Self {
+    pub(crate) fn new(target: Arc<Target>, pulls: PullResults) -> Self {
         Self {
+            pulls,
             workloads: Workloads::new(target.strategy.max_unavailable_per_workload.clone()),
             target,
             due: Due { all: Some(Rest::default()), pods: Vec::new() },
             table: Table::default(),
             rows: HashMap::new(),
-            queues: Queues::default(),
+            candidates: Candidates::default(),
+            nodes: NodeCandidates::default(),
             blocked: BTreeSet::new(),
             resets: BTreeSet::new(),
             slot_holders: BTreeSet::new(),
@@ -84,7 +98,9 @@ impl SetState {
     pub(crate) fn update(&mut self, key: &Arc<PodKey>, pod: Option<&PodView>, context: &PodContext<'_>) -> bool {
         let row = pod.and_then(|pod| {
             let assessment = assess(pod, &self.target, context)?;
-            Some(Row { assessment, order: OrderKey::of(pod, &self.target.strategy) })
+            let is_candidate = Kind::of(&assessment).is_candidate();
+            let pull = if is_candidate { self.pulls.of(pod, &self.target, context.now) } else { None };
+            Some(Row { assessment, order: OrderKey::of(pod, &self.target.strategy), pull })
         });
         if self.rows.get(key) == row.as_ref() {
             return false;
@@ -104,7 +120,20 @@ impl SetState {
     }
 
     pub(crate) fn counts(&self) -> Counts {
-        Counts { locked_out: self.workloads.locked_out(), ..self.table.counts() }
+        let counts = self.table.counts();
+        Counts {
+            locked_out: self.workloads.locked_out(),
+            // Each node that could not pull is one failure.
+            failed: counts.failed + self.nodes.blocking().len(),
+            blocked: self.nodes.blocked(),
+            ..counts
+        }
+    }
+
+    /// The pod of a candidate's node has to pull before it can go.
+    pub(crate) fn must_pull(&self, key: &PodKey) -> bool {
+        let state = self.rows.get(key).map_or(PullState::Done, Row::pull_state);
+        matches!(state, PullState::Wanted | PullState::Failed { again_at: None })
     }
 
     /// How many workloads have ready pods that wait only for room in them.
@@ -138,6 +167,24 @@ impl SetState {
     /// Something beside this pod has changed.
     pub(crate) fn make_due(&mut self, key: &Arc<PodKey>) {
         self.due.pods.push(key.clone());
+    }
+
+    /// A node that is gone may come back without its images. True if candidates are due for it.
+    pub(crate) fn forget_pulls_on(&mut self, node: &str) -> bool {
+        self.pulls.forget_node(node);
+        let pods = self.nodes.on(node);
+        for key in &pods {
+            self.make_due(key);
+        }
+        !pods.is_empty()
+    }
+
+    /// What is known of pulls may not be true any more.
+    pub(crate) fn forget_pulls(&mut self) {
+        self.pulls = PullResults::default();
+        for key in self.nodes.all() {
+            self.make_due(&key);
+        }
     }
 
     /// Takes at most `limit` pods that are due. `next`: the next so many pods of the set behind one of them.
@@ -177,6 +224,7 @@ impl SetState {
             self.table.remove(kind);
         }
         self.account_order(key, row, kind, add);
+        self.account_pull(key, row, add);
         self.evictable.account(key, pod, add);
         if let State::NotInPlace(obstacle) = &pod.state {
             let pods = self.not_in_place.entry(obstacle.clone()).or_default();
@@ -204,28 +252,42 @@ impl SetState {
 
     /// The queues, and the workloads whose room opens and closes them.
     fn account_order(&mut self, key: &Arc<PodKey>, row: &Row, kind: Kind, add: bool) {
-        let Row { assessment: pod, order } = row;
+        let Row { assessment: pod, order, .. } = row;
         let waits = kind.is_candidate();
         if waits || (pod.selected && !kind.is_behind()) {
-            self.queues.count(&order.group, !kind.is_behind(), add);
+            self.candidates.count(&order.group, !kind.is_behind(), add);
         }
         if let Some(workload) = &order.workload
             && self.workloads.account(workload, Member::of(pod, waits), add)
         {
-            self.queues.open(workload, self.workloads.has_room(workload));
+            self.candidates.set_room(workload, self.workloads.has_room(workload));
         }
-        if waits {
+        // A node that failed keeps its pods out until it is tried again.
+        let must_pull = match row.pull_state() {
+            PullState::Done => Some(false),
+            PullState::Wanted | PullState::Failed { again_at: None } => Some(true),
+            PullState::Failed { .. } => None,
+        };
+        if waits && let Some(must_pull) = must_pull {
             let needs_room = needs_room(pod);
-            let is_open = !needs_room || order.workload.as_ref().is_none_or(|w| self.workloads.has_room(w));
-            let waiting = Waiting { key, rank: pod.rank, order, needs_room, cost: Cost::of(pod) };
-            self.queues.change(&waiting, is_open, add);
+            let has_room = !needs_room || order.workload.as_ref().is_none_or(|w| self.workloads.has_room(w));
+            let candidate = Candidate { key, assessment: pod, order, needs_room, has_room, must_pull };
+            self.candidates.change(&candidate, add);
         }
         if let Some(workload) = &order.workload {
-            if self.queues.has_ready(workload) && !self.workloads.has_room(workload) {
+            if self.candidates.has_ready(workload) && !self.workloads.has_room(workload) {
                 self.blocked.insert(Arc::clone(workload));
             } else {
                 self.blocked.remove(workload);
             }
+        }
+    }
+
+    fn account_pull(&mut self, key: &Arc<PodKey>, row: &Row, add: bool) {
+        let Some(pull) = &row.pull else { return };
+        self.nodes.account(key, pull, add);
+        if let PullState::Failed { again_at: Some(again_at) } = pull.state {
+            set_member(&mut self.timers, (again_at, key.clone()), add);
         }
     }
 }

@@ -28,8 +28,13 @@ enum PriorityRule {
 
 /// How urgent a pod is: the smaller goes first. First the sum of the weights that the pod does not have, or the position
 /// of its key; then the number at the end of that key's value, where no number is the last.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Priority(usize, Reverse<Option<u64>>);
+
+impl Priority {
+    /// None is more urgent.
+    pub(crate) const FIRST: Self = Self(0, Reverse(Some(u64::MAX)));
+}
 
 /// What a pod matches of the scatter terms: positions of the terms, and for a term of each value the value. Empty for a
 /// pod that matches none.
@@ -49,7 +54,7 @@ impl Order {
     /// How urgent a pod with these labels is.
     pub(crate) fn priority(&self, labels: &BTreeMap<String, String>) -> Priority {
         match &self.priority {
-            PriorityRule::None => Priority::default(),
+            PriorityRule::None => Priority::FIRST,
             PriorityRule::Weights(weights) => {
                 let missing = weights.iter().filter(|(_, selector)| !selector.matches(labels));
                 Priority(missing.map(|(weight, _)| *weight as usize).sum(), Reverse(None))

@@ -75,7 +75,6 @@ impl Strategy {
             progress_deadline_seconds: other.progress_deadline_seconds,
             max_failed: other.max_failed.clone(),
             action: other.action,
-            pre_pull: other.pre_pull,
             ..self
         }
     }

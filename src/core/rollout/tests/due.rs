@@ -73,7 +73,6 @@ fn limits_of_all_pods_together_concern_no_single_pod() {
         json!({"steps": [{"replicas": 1}]}),
         json!({"progressDeadlineSeconds": 7}),
         json!({"failurePolicy": {"maxFailed": 2, "action": "Rollback"}}),
-        json!({"prePull": true}),
     ];
     let mut fleet = Fleet::of(3);
     fleet.plan("v2", &json!({}));
@@ -91,6 +90,7 @@ fn what_a_strategy_says_of_single_pods_concerns_all_of_the_set() {
     for strategy in [
         json!({}),
         json!({"minReadySeconds": 7}),
+        json!({"minReadySeconds": 7, "prePull": true}),
         json!({"podUpdateTimeoutSeconds": 7}),
         json!({"selector": {"matchLabels": {"tier": "test"}}}),
         json!({"maxUnavailablePerWorkload": 1}),

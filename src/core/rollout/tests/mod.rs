@@ -21,6 +21,7 @@ mod knowledge;
 mod listing;
 mod order;
 mod prepull;
+mod priority;
 mod properties;
 mod readiness;
 mod reasons;

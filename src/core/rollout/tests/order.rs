@@ -16,7 +16,7 @@ use crate::core::rollout::testing::{SET, TestPod, at, target};
 use crate::core::rollout::tests::Fleet;
 use crate::core::status::verdict;
 
-fn labelled(name: &str, key: &str, value: &str) -> TestPod {
+pub(super) fn labelled(name: &str, key: &str, value: &str) -> TestPod {
     TestPod::new(name).with(|pod| pod["metadata"]["labels"][key] = json!(value))
 }
 
@@ -29,7 +29,7 @@ pub(crate) fn owned(deployment: &str, name: &str) -> TestPod {
     })
 }
 
-fn with_readiness(pod: TestPod, ready: bool) -> TestPod {
+pub(super) fn with_readiness(pod: TestPod, ready: bool) -> TestPod {
     pod.with(|pod| pod["status"]["conditions"][0]["status"] = json!(if ready { "True" } else { "False" }))
 }
 
@@ -55,13 +55,6 @@ fn priority_comes_before_what_a_pod_costs_and_the_name_comes_last() {
     let mut fleet = Fleet::new(pods.into_iter().chain([restless, TestPod::new("g")]));
     let strategy = json!({"priorityStrategy": {"orderPriority": [{"orderedKey": "rank"}]}});
     assert_eq!(whole_order(&mut fleet, &strategy), "b c d a f e g");
-}
-
-#[test]
-fn unready_pods_go_before_more_urgent_ready_ones() {
-    let mut fleet = Fleet::new([labelled("a", "rank", "9"), with_readiness(labelled("b", "rank", "1"), false)]);
-    let strategy = json!({"priorityStrategy": {"orderPriority": [{"orderedKey": "rank"}]}});
-    assert_eq!(fleet.round("v2", &strategy), ["b", "a"]);
 }
 
 #[test]

@@ -47,6 +47,21 @@ impl Fleet {
         }
     }
 
+    /// Many rounds, in which the nodes before this one cannot pull.
+    fn roll_out(&mut self, strategy: &Value, first_good: &str) {
+        for _ in 0..45 {
+            let plan = self.plan("v2", strategy);
+            for pull in &plan.pulls {
+                let failed = pull.node.as_str() < first_good;
+                let outcome = if failed { Outcome::Failed("ErrImagePull".into()) } else { Outcome::Pulled };
+                self.index.note_pull(pull, "v2", outcome, at(self.now));
+            }
+            let sent = self.send(&plan);
+            self.kubelets(&sent);
+            self.now += 6;
+        }
+    }
+
     fn message(&mut self, image: &str, strategy: &Value) -> (String, String) {
         let summary = self.plan(image, strategy).summary;
         let verdict = verdict(&testing::rollout(image, strategy.clone()), &summary);
@@ -186,6 +201,26 @@ fn a_node_that_failed_leaves_its_pods_behind_and_is_tried_again() {
     fleet.note(&plan, &Outcome::Pulled);
     assert_eq!(fleet.round("v2", &strategy), ["web-0"]);
     assert_eq!(fleet.reason("v2", &strategy), "UpToDate");
+}
+
+#[test]
+fn pods_on_nodes_that_cannot_pull_do_not_stop_the_others_however_many_stand_in_front() {
+    // 50 pods a node: those in front are all on nodes that cannot pull.
+    let pod = |i: usize| {
+        TestPod::new(&format!("web-{i:04}")).with(|pod| pod["spec"]["nodeName"] = json!(format!("n{:02}", i / 50)))
+    };
+    let mut fleet = Fleet::new((0..3000).map(pod));
+    let mut strategy = strategy(100);
+    strategy["failurePolicy"] = json!({"maxFailed": "100%"});
+    fleet.roll_out(&strategy, "n50");
+    let counts = fleet.plan("v2", &strategy).summary.counts;
+    assert_eq!((counts.updated, counts.blocked, counts.failed), (500, 2500, 50));
+    fleet.now = 600;
+    assert_eq!(fleet.plan("v2", &strategy).pulls.len(), 2, "as many nodes as a batch has");
+    strategy["maxUnavailable"] = json!("100%");
+    fleet.roll_out(&strategy, "n00");
+    let counts = fleet.plan("v2", &strategy).summary.counts;
+    assert_eq!((counts.updated, counts.blocked, counts.failed), (3000, 0, 0));
 }
 
 #[test]
