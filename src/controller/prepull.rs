@@ -1,6 +1,6 @@
 //! Has nodes pull images before pods are patched: makes the pods that pull, follows them, and deletes them.
 //!
-//! What is wanted comes from the plans, what is there from a list by label. Nothing is listed while no set uses it.
+//! What is wanted comes from the plans, what is there from a watch by label. Nothing is watched while no set uses it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -8,9 +8,12 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{DeleteParams, ListParams, PostParams, Preconditions, VersionMatch};
+use kube::api::{DeleteParams, PostParams, Preconditions};
+use kube::runtime::reflector::{self, Store};
+use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Resource, ResourceExt};
-use tokio::time::sleep;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
 
 use super::context::{Context, NOT_LEADER, now};
 use super::error::Error;
@@ -46,11 +49,47 @@ fn wanted(context: &Context) -> Vec<Pull> {
     wanting.flat_map(|(_, set)| set.pulls.iter().cloned()).collect()
 }
 
+/// All pods that pull, for as long as this lives.
+struct Watch {
+    pods: Store<PullerPod>,
+    _task: JoinSet<()>,
+}
+
+impl Watch {
+    /// Each event starts a round.
+    fn begin(context: &Arc<Context>) -> Self {
+        let api: Api<PullerPod> = Api::all(context.clients.watch.clone());
+        // From the apiserver's cache, as a label is no index for etcd.
+        let ours = watcher::Config::default().labels(keys::PULLS_FOR).any_semantic();
+        let (pods, writer) = reflector::store();
+        let events = watcher(api, ours).default_backoff().reflect(writer);
+        let context = Arc::clone(context);
+        let mut task = JoinSet::new();
+        task.spawn(async move {
+            let mut events = std::pin::pin!(events);
+            while let Some(event) = events.next().await {
+                match event {
+                    Ok(_) => context.shared.pulls.notify_one(),
+                    Err(error) => tracing::warn!(%error, "the watch of pods that pull is interrupted and tried again"),
+                }
+            }
+        });
+        Self { pods, _task: task }
+    }
+
+    /// `None` while the apiserver does not answer.
+    async fn list(&self) -> Option<Vec<PullerPod>> {
+        timeout(EVERY, self.pods.wait_until_ready()).await.ok()?.ok()?;
+        Some(self.pods.state().iter().map(|pod| PullerPod::clone(pod)).collect())
+    }
+}
+
 /// What is kept while this replica leads.
 #[derive(Default)]
 struct Memory {
     term: Option<u64>,
     pullers: Pullers,
+    watch: Option<Watch>,
     /// No puller was left at the last look. A new leader has to look for those of the one before.
     is_clean: bool,
     /// Revision and reasons of pulls that were skipped, by set, so that each is told once.
@@ -93,8 +132,10 @@ pub(super) async fn run(context: Arc<Context>) {
         let wanted = wanted(&context);
         memory.skipped.retain(|set, _| context.cache.compiled_set(set).is_some());
         let is_idle = memory.is_clean && wanted.is_empty() && memory.pullers.is_empty();
-        if !is_idle && let Err(error) = round(&context, &mut memory, &wanted).await {
-            tracing::warn!(%error, "pods that pull images are left for the next round");
+        if is_idle {
+            memory.watch = None;
+        } else {
+            round(&context, &mut memory, &wanted).await;
         }
         tokio::select! {
             () = sleep(EVERY) => {}
@@ -103,8 +144,9 @@ pub(super) async fn run(context: Arc<Context>) {
     }
 }
 
-async fn round(context: &Arc<Context>, memory: &mut Memory, wanted: &[Pull]) -> Result<(), Error> {
-    let listed = list(context).await?;
+async fn round(context: &Arc<Context>, memory: &mut Memory, wanted: &[Pull]) {
+    let watch = memory.watch.get_or_insert_with(|| Watch::begin(context));
+    let Some(listed) = watch.list().await else { return };
     let Step { results, create, delete } = memory.pullers.step(wanted, &listed, now());
     // A lost answer to a creation leaves a puller that only a list can find.
     memory.is_clean = listed.is_empty() && create.is_empty();
@@ -134,14 +176,6 @@ async fn round(context: &Arc<Context>, memory: &mut Memory, wanted: &[Pull]) -> 
     context.enqueue(news);
     let deletions = delete.into_iter().map(|(key, uid)| async move { remove(context, &key, uid).await });
     futures::stream::iter(deletions).buffer_unordered(context.settings.write_concurrency).collect::<()>().await;
-    Ok(())
-}
-
-/// All pods that pull. From the apiserver's cache, as a label is no index for etcd.
-async fn list(context: &Context) -> Result<Vec<PullerPod>, Error> {
-    let api: Api<PullerPod> = Api::all(context.clients.call.clone());
-    let params = ListParams::default().labels(keys::PULLS_FOR).at("0").matching(VersionMatch::NotOlderThan);
-    Ok(api.list(&params).await.map_err(Error::api("list", "pods that pull images"))?.items)
 }
 
 /// Keeps a result, and tells of the first of many pulls that are skipped for one reason.

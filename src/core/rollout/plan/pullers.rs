@@ -233,9 +233,8 @@ impl Pullers {
             }
         }
         self.forget_vanished(listed, now, &mut step);
-        if wanted.is_empty() {
-            self.vanished.clear();
-        }
+        let is_wanted = |set: &str, node: &str| wanted.iter().any(|pull| pull.set == set && pull.node == node);
+        self.vanished.retain(|(set, node), _| is_wanted(set, node));
         let decided = |pull: &Pull| step.results.iter().any(|(done, _, _)| done.is_same(pull));
         let open = |pull: &Pull| self.open.values().any(|open| open.pull.is_same(pull));
         step.create = wanted.iter().filter(|pull| !decided(pull) && !open(pull)).cloned().collect();
