@@ -246,9 +246,9 @@ impl Fleet {
 
     /// A round in the order of the controller, without its I/O. Returns the longest time that one call took.
     fn round(&mut self, set: &Arc<SidecarSet>) -> Duration {
-        assert_eq!(validate(set).message(), None);
+        let valid = validate(set).unwrap();
         let template = Template::of(&set.spec);
-        let rollout = rollout(set, (&template.hash(0), &template), &self.history.clone(), now(0)).unwrap();
+        let rollout = rollout(&valid, (&template.hash(0), &template), &self.history.clone(), now(0));
         let mut longest = Duration::ZERO;
         let mut longer = |started: Instant| longest = longest.max(started.elapsed());
         let started = Instant::now();

@@ -17,6 +17,7 @@ use criterion::{BenchmarkId, Criterion};
 use kube::{Client, Config};
 use serde_json::{Value, json};
 use sidecarset::api::SidecarSet;
+use sidecarset::api::validate::validate;
 use sidecarset::core::inject::{self, CompiledSet, CompiledSets, Served};
 use sidecarset::core::revision::History;
 use sidecarset::runtime::events::Events;
@@ -109,7 +110,7 @@ fn sets(count: usize) -> Arc<CompiledSets> {
             },
         }))
         .unwrap();
-        Arc::new(CompiledSet::new(&set, &History::new()).unwrap())
+        Arc::new(CompiledSet::new(&validate(&set).unwrap(), &History::new()))
     });
     Arc::new(CompiledSets::new(compiled))
 }

@@ -14,6 +14,7 @@ use k8s_openapi::ByteString;
 use kube::{Client, Config};
 use serde_json::{Value, json};
 use sidecarset::api::SidecarSet;
+use sidecarset::api::validate::{ValidSidecarSet, validate};
 use sidecarset::core::inject::{CompiledSet, CompiledSets, Served};
 use sidecarset::core::revision::History;
 use sidecarset::runtime::events::Events;
@@ -40,11 +41,12 @@ fn set(failure_policy: &str) -> SidecarSet {
 }
 
 fn served(sets: &[SidecarSet]) -> Served {
-    let compiled = sets.iter().map(|set| Arc::new(CompiledSet::new(set, &History::new()).unwrap()));
+    let specs: Vec<ValidSidecarSet> = sets.iter().map(|set| validate(set).unwrap()).collect();
+    let compiled = specs.iter().map(|set| Arc::new(CompiledSet::new(set, &History::new())));
     Served {
         complete: true,
         sets: Arc::new(CompiledSets::new(compiled)),
-        specs: sets.iter().cloned().map(Arc::new).collect(),
+        specs: specs.clone(),
         seen: SEEN,
         version: SEEN,
         ..Served::default()

@@ -80,8 +80,8 @@ async fn injector(args: &InjectArgs, cluster: &ClusterArgs, documents: &[Documen
     }
     let cluster = cluster.connect().await.map_err(Error::hint_at_files)?;
     let sets = Sets::fetch(&cluster, &args.operator).await.map_err(Error::hint_at_files)?;
-    for (set, message) in sets.all.iter().filter_map(|set| Some((set.name_any(), validate(set).message()?))) {
-        say(Say::Warning, &format!("SidecarSet {set:?} is invalid, so the operator does not serve it: {message}"));
+    for (set, problems) in sets.all.iter().filter_map(|set| Some((set.name_any(), validate(set).err()?))) {
+        say(Say::Warning, &format!("SidecarSet {set:?} is invalid, so the operator does not serve it: {problems}"));
     }
     let (unread_revisions, sets) = (sets.unread_revisions.clone(), sets.compile());
     let mut namespaces = NamespaceLabels::new();

@@ -35,7 +35,7 @@ fn decode(document: &Value, mut errors: Vec<FieldError>) -> Result<SidecarSet, S
     Schema::of_spec().fit(&mut document["spec"]);
     match serde_json::from_value::<SidecarSet>(document) {
         Ok(set) => {
-            errors.extend(validate(&set).errors);
+            errors.extend(validate(&set).err().into_iter().flat_map(|problems| problems.errors));
             if errors.is_empty() { Ok(set) } else { Err(invalid(name, &errors)) }
         }
         Err(error) => {

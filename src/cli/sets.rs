@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::api::core::v1::Namespace;
+use kube::Api;
 use kube::api::{ListParams, PartialObjectMeta};
-use kube::{Api, ResourceExt};
 use serde_json::Value;
 
 use super::cluster::Cluster;
@@ -15,7 +15,7 @@ use super::manifest::{self, Document};
 use super::schema::{invalid, read};
 use super::workloads::for_each_object;
 use super::{Say, say};
-use crate::api::validate::{conflicts, validate};
+use crate::api::validate::{ValidSidecarSet, conflicts, validate};
 use crate::api::{SidecarSet, keys};
 use crate::core::inject::{CompiledSet, CompiledSets};
 use crate::core::revision::{History, histories};
@@ -55,12 +55,12 @@ impl OperatorArgs {
 impl Sets {
     /// Compiles what the webhook would serve; a set that validation refuses is not in it.
     pub fn compile(&self) -> CompiledSets {
-        let valid = self.all.iter().filter(|set| validate(set).errors.is_empty());
-        let compiled = valid.filter(|set| set.metadata.deletion_timestamp.is_none()).filter_map(|set| {
-            let none = History::new();
-            CompiledSet::new(set, self.revisions.get(&set.name_any()).unwrap_or(&none)).ok().map(Arc::new)
-        });
-        CompiledSets::new(compiled)
+        let none = History::new();
+        let valid = self.all.iter().filter_map(|set| validate(set).ok());
+        let served = valid.filter(|valid| valid.set().metadata.deletion_timestamp.is_none());
+        CompiledSets::new(
+            served.map(|valid| Arc::new(CompiledSet::new(&valid, self.revisions.get(valid.name()).unwrap_or(&none)))),
+        )
     }
 
     /// The sets of files and folders. Each must be what the API server and the operator would take.
@@ -124,14 +124,14 @@ pub(super) fn is_set(object: &Value) -> bool {
 /// What the operator's webhook says about sets beside each other, and its warnings.
 fn check(sets: &[SidecarSet]) -> Result<(), Error> {
     let mut refused = Vec::new();
-    for set in sets {
-        let name = set.name_any();
-        for warning in validate(set).warnings {
-            say(Say::Warning, &format!("SidecarSet {name:?}: {warning}"));
+    let valid: Vec<ValidSidecarSet> = sets.iter().filter_map(|set| validate(set).ok()).collect();
+    for set in &valid {
+        for warning in set.warnings() {
+            say(Say::Warning, &format!("SidecarSet {:?}: {warning}", set.name()));
         }
-        let errors = conflicts(set, sets);
+        let errors = conflicts(set, &valid);
         if !errors.is_empty() {
-            refused.push(invalid(&name, &errors));
+            refused.push(invalid(set.name(), &errors));
         }
     }
     refuse(refused)

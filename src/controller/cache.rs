@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use super::state::lock;
 use crate::api::reasons::condition::CONFLICTING;
-use crate::api::validate::{Allowed, Report, clashes, validate_with};
+use crate::api::validate::{Allowed, Problems, ValidSidecarSet, clashes, validate_with};
 use crate::api::{SidecarSet, canary_base, keys};
 use crate::core::inject::{CompiledSet, CompiledSets, Served};
 use crate::core::revision::{History, Revision, collisions, name, set_and_hash};
@@ -44,6 +44,7 @@ struct Inner {
 #[derive(Debug)]
 struct Known {
     set: Arc<SidecarSet>,
+    valid: Result<ValidSidecarSet, Problems>,
     spec_version: u64,
     compiled: Option<Arc<CompiledSet>>,
 }
@@ -71,14 +72,14 @@ impl Cache {
         self.spec_version(set).is_some_and(|version| *self.registered.borrow() >= version)
     }
 
-    /// Checks one set by itself.
-    pub fn validate(&self, set: &SidecarSet) -> Report {
-        validate_with(set, &self.allowed)
-    }
-
     /// The set as last seen.
     pub fn set(&self, name: &str) -> Option<Arc<SidecarSet>> {
         lock(&self.inner).sets.get(name).map(|known| Arc::clone(&known.set))
+    }
+
+    /// The same, and what validation says of it.
+    pub(super) fn validated(&self, name: &str) -> Option<(Arc<SidecarSet>, Result<ValidSidecarSet, Problems>)> {
+        lock(&self.inner).sets.get(name).map(|known| (Arc::clone(&known.set), known.valid.clone()))
     }
 
     /// Revisions of a set, by hash.
@@ -145,9 +146,12 @@ impl Cache {
         let same = known.filter(|known| given_revision(&known.set) == given_revision(&set));
         let compiled = same.map(|known| known.compiled.clone());
         let rebuild = compiled.is_none();
-        let compiled = compiled.unwrap_or_else(|| compile(&set, inner.revisions.get(&name), &self.allowed));
+        let set = Arc::new(set);
+        let valid = inner.sets.get(&name).and_then(|known| known.valid.as_ref().ok()?.renewed(Arc::clone(&set)));
+        let valid = valid.map_or_else(|| validate_with(Arc::clone(&set), &self.allowed), Ok);
+        let compiled = compiled.unwrap_or_else(|| compile(&valid, inner.revisions.get(&name)));
         let new_spec = spec_version == version;
-        inner.sets.insert(name.clone(), Known { set: Arc::new(set), spec_version, compiled });
+        inner.sets.insert(name.clone(), Known { set, valid, spec_version, compiled });
         self.publish(&mut inner, rebuild);
         if new_spec { inner.concerned(&name) } else { Vec::new() }
     }
@@ -235,7 +239,7 @@ impl Cache {
     fn recompile(&self, inner: &mut Inner, name: &str) {
         let Inner { sets, revisions, .. } = inner;
         if let Some(known) = sets.get_mut(name) {
-            known.compiled = compile(&known.set, revisions.get(name), &self.allowed);
+            known.compiled = compile(&known.valid, revisions.get(name));
             self.publish(inner, true);
         }
     }
@@ -251,11 +255,18 @@ impl Cache {
         self.served.send_replace(Arc::new(Served {
             complete: true,
             sets: Arc::clone(&inner.compiled),
-            specs: inner.sets.values().map(|known| Arc::clone(&known.set)).collect(),
+            specs: inner.sets.values().filter_map(Known::served).cloned().collect(),
             seen: inner.seen,
             version: inner.sets.values().map(|known| known.spec_version).max().unwrap_or(0),
             allowed: Arc::clone(&self.allowed),
         }));
+    }
+}
+
+impl Known {
+    /// The set if it is served.
+    fn served(&self) -> Option<&ValidSidecarSet> {
+        self.valid.as_ref().ok().filter(|_| self.compiled.is_some())
     }
 }
 
@@ -286,11 +297,9 @@ fn is_conflicting(set: &SidecarSet) -> bool {
 }
 
 /// `None` for a set that validation refuses: it is not served, and the controller says why.
-fn compile(set: &SidecarSet, history: Option<&History>, allowed: &Allowed) -> Option<Arc<CompiledSet>> {
-    if set.metadata.deletion_timestamp.is_some() || !validate_with(set, allowed).errors.is_empty() {
-        return None;
-    }
-    CompiledSet::new(set, history.unwrap_or(&History::new())).ok().map(Arc::new)
+fn compile(valid: &Result<ValidSidecarSet, Problems>, history: Option<&History>) -> Option<Arc<CompiledSet>> {
+    let valid = valid.as_ref().ok().filter(|valid| valid.set().metadata.deletion_timestamp.is_none())?;
+    Some(Arc::new(CompiledSet::new(valid, history.unwrap_or(&History::new()))))
 }
 
 fn same_spec(a: &SidecarSet, b: &SidecarSet) -> bool {

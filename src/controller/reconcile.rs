@@ -13,6 +13,7 @@ use super::report::report;
 use super::revisions::{self, UpdateRevision};
 use super::watched_set::WatchedSet;
 use super::{apply, failure_events, prepull};
+use crate::api::validate::ValidSidecarSet;
 use crate::api::{SidecarSet, canary_base};
 use crate::core::revision::History;
 use crate::core::rollout::target::rollout::rollout;
@@ -21,30 +22,30 @@ use crate::core::status::{self, InjectionFacts, InjectionState, injection_state}
 
 pub(super) async fn reconcile(watched: Arc<WatchedSet>, context: Arc<Context>) -> Result<Action, Error> {
     // The cache may be newer than the object that woke us.
-    let set = context.cache.set(&watched.name()).filter(|set| set.metadata.deletion_timestamp.is_none());
-    let Some(set) = set.filter(|_| context.is_active_leader()) else { return Ok(Action::await_change()) };
+    let known = context.cache.validated(&watched.name()).filter(|(set, _)| set.metadata.deletion_timestamp.is_none());
+    let Some((set, valid)) = known.filter(|_| context.is_active_leader()) else { return Ok(Action::await_change()) };
     let started = Instant::now();
-    let next = reconcile_set(&context, set).await?;
+    let next = match valid {
+        Ok(valid) => reconcile_valid(&context, &valid).await?,
+        Err(problems) => {
+            let injection = injection(&context, &set, false);
+            report(&context, &set, status::invalid(&set, &problems.to_string(), &injection, now())).await?;
+            None
+        }
+    };
     context.metrics.reconcile("ok", started.elapsed().as_secs_f64());
     Ok(next.map_or_else(Action::await_change, Action::requeue))
 }
 
 /// Returns when to look again; `None`: when the set changes.
-async fn reconcile_set(context: &Arc<Context>, set: Arc<SidecarSet>) -> Result<Option<Duration>, Error> {
-    let name = &set.name_any();
-    let problems = context.cache.validate(&set).message();
-    let injection = injection(context, &set, problems.is_none());
-    if let Some(problems) = problems {
-        report(context, &set, status::invalid(&set, &problems, &injection, now())).await?;
-        return Ok(None);
-    }
-
+async fn reconcile_valid(context: &Arc<Context>, valid: &ValidSidecarSet) -> Result<Option<Duration>, Error> {
+    let (set, name) = (valid.set(), valid.name());
+    let injection = injection(context, set, true);
     let history = context.cache.revisions(name);
-    let newest = newest(context, &set, &history).await?;
-    // Validation has parsed the selectors; an error here could not be told apart from one there.
-    let Ok(rollout) = rollout(&set, (&newest.hash, &newest.template), &history, now()) else { return Ok(None) };
+    let newest = newest(context, set, &history).await?;
+    let rollout = rollout(valid, (&newest.hash, &newest.template), &history, now());
 
-    let round = Round::begin(&mut context.state().index, Arc::clone(&set), rollout);
+    let round = Round::begin(&mut context.state().index, Arc::clone(set), rollout);
     while !round.assess(&mut context.state().index, now()) {
         tokio::task::yield_now().await;
     }
@@ -56,9 +57,9 @@ async fn reconcile_set(context: &Arc<Context>, set: Arc<SidecarSet>) -> Result<O
     let outcome = planned.end(&mut context.state().index, answers, known, now())?;
     let Outcome { status, pulls, in_use, next } = outcome;
     prepull::want(context, name, pulls);
-    let report_again = report(context, &set, status).await?;
-    let events_again = failure_events::publish(context, &set, &newest.hash);
-    revisions::truncate(context, &set, &context.cache.revisions(name), &in_use).await?;
+    let report_again = report(context, set, status).await?;
+    let events_again = failure_events::publish(context, set, &newest.hash);
+    revisions::truncate(context, set, &context.cache.revisions(name), &in_use).await?;
     Ok([report_again, events_again].into_iter().flatten().chain([next]).min())
 }
 

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::pod::{Review, review};
 use crate::api::SidecarSet;
-use crate::api::validate::{FieldError, Report, conflicts, validate_with};
+use crate::api::validate::{FieldError, Problems, ValidSidecarSet, conflicts, validate_with};
 use crate::core::inject::{Served, unknown_revision};
 
 /// How long a set that this one needs may take to be seen: `kubectl apply` writes both within milliseconds.
@@ -27,43 +27,54 @@ pub async fn check(
 ) -> Result<Json<Value>, (StatusCode, String)> {
     let Review { request } = serde_json::from_slice::<Review<SidecarSet>>(&body)
         .map_err(|error| (StatusCode::BAD_REQUEST, format!("not an AdmissionReview of a SidecarSet: {error}")))?;
-    let set = &request.object;
+    let set = Arc::new(request.object);
     // Whoever removes a finalizer or a label need not mend the spec first.
     let old = request.old_object.as_ref();
     if old.is_some_and(|old| old.spec == set.spec && old.annotations() == set.annotations()) {
         return Ok(Json(review(json!({"uid": request.uid, "allowed": true}))));
     }
-    let mut report = validate_with(set, &served.borrow().allowed);
-    if report.errors.is_empty() {
-        let fine = served.wait_for(|served| with_others(set, served).is_empty());
-        if matches!(timeout(CATCH_UP, fine).await, Ok(Ok(_))) {
-            return Ok(Json(answer(set, &request.uid, &report)));
-        }
-        let served = served.borrow();
-        // What was wrong before this change, such as a set that is gone, must not keep a mended image out.
-        let before = old.map(|old| with_others(old, &served)).unwrap_or_default();
-        let (known, new) = with_others(set, &served).into_iter().partition(|error| before.contains(error));
-        report.errors = new;
-        report.warnings.extend(known.iter().map(|error: &FieldError| error.to_string()));
-    }
-    Ok(Json(answer(set, &request.uid, &report)))
+    let valid = validate_with(Arc::clone(&set), &served.borrow().allowed);
+    let problems = match valid {
+        Ok(valid) => beside_others(&valid, request.old_object, &mut served).await,
+        Err(problems) => problems,
+    };
+    Ok(Json(answer(&set, &request.uid, &problems)))
 }
 
-fn answer(set: &SidecarSet, uid: &str, report: &Report) -> Value {
-    let mut response = json!({"uid": uid, "allowed": report.errors.is_empty(), "warnings": report.warnings});
-    if let Some(message) = report.message() {
-        let message = format!("SidecarSet {:?} is invalid: {message}", set.name_any());
+/// What stands against a set that is valid by itself.
+async fn beside_others(
+    valid: &ValidSidecarSet,
+    old: Option<SidecarSet>,
+    served: &mut watch::Receiver<Arc<Served>>,
+) -> Problems {
+    let mut warnings = valid.warnings().to_vec();
+    let fine = served.wait_for(|served| with_others(valid, served).is_empty());
+    if matches!(timeout(CATCH_UP, fine).await, Ok(Ok(_))) {
+        return Problems { errors: Vec::new(), warnings };
+    }
+    let served = served.borrow();
+    // What was wrong before this change, such as a set that is gone, must not keep a mended image out.
+    let old = old.and_then(|old| validate_with(Arc::new(old), &served.allowed).ok());
+    let before = old.map(|old| with_others(&old, &served)).unwrap_or_default();
+    let (known, errors): (Vec<_>, Vec<_>) =
+        with_others(valid, &served).into_iter().partition(|error| before.contains(error));
+    warnings.extend(known.iter().map(ToString::to_string));
+    Problems { errors, warnings }
+}
+
+fn answer(set: &SidecarSet, uid: &str, problems: &Problems) -> Value {
+    let mut response = json!({"uid": uid, "allowed": problems.errors.is_empty(), "warnings": problems.warnings});
+    if !problems.errors.is_empty() {
+        let message = format!("SidecarSet {:?} is invalid: {problems}", set.name_any());
         response["status"] = json!({"code": 422, "reason": "Invalid", "message": message});
     }
     review(response)
 }
 
 /// What is wrong with a set that is valid by itself, next to those that are served.
-fn with_others(set: &SidecarSet, served: &Served) -> Vec<FieldError> {
-    // Only sets that are served are valid by themselves.
-    let valid = served.specs.iter().filter(|other| served.sets.get(&other.name_any()).is_some());
-    let mut errors = conflicts(set, valid.map(AsRef::as_ref));
-    let unknown = unknown_revision(set, served.sets.get(&set.name_any()).map(AsRef::as_ref));
+fn with_others(valid: &ValidSidecarSet, served: &Served) -> Vec<FieldError> {
+    let mut errors = conflicts(valid, &served.specs);
+    let unknown = unknown_revision(valid.set(), served.sets.get(valid.name()).map(AsRef::as_ref));
     errors.extend(unknown.map(|message| FieldError::new("spec.injectionStrategy.revision", message)));
     errors
 }
@@ -71,7 +82,7 @@ fn with_others(set: &SidecarSet, served: &Served) -> Vec<FieldError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::validate::Allowed;
+    use crate::api::validate::{Allowed, validate};
     use crate::core::inject::{CompiledSet, CompiledSets};
     use crate::core::revision::History;
 
@@ -83,12 +94,13 @@ mod tests {
     }
 
     async fn answer(served: &[&Value], old: &Value, new: &Value) -> Value {
-        let specs: Vec<SidecarSet> = served.iter().map(|set| serde_json::from_value((*set).clone()).unwrap()).collect();
-        let compiled = specs.iter().map(|set| Arc::new(CompiledSet::new(set, &History::new()).unwrap()));
+        let specs = served.iter().map(|set| validate(&serde_json::from_value((*set).clone()).unwrap()).unwrap());
+        let specs: Vec<ValidSidecarSet> = specs.collect();
+        let compiled = specs.iter().map(|set| Arc::new(CompiledSet::new(set, &History::new())));
         let served = Served {
             complete: true,
             sets: Arc::new(CompiledSets::new(compiled)),
-            specs: specs.iter().cloned().map(Arc::new).collect(),
+            specs: specs.clone(),
             allowed: Arc::new(Allowed::default()),
             ..Served::default()
         };

@@ -8,6 +8,7 @@ use rand::Rng;
 use serde_json::json;
 use sidecarset::api::SidecarSet;
 use sidecarset::api::reasons::Reason;
+use sidecarset::api::validate::validate;
 use sidecarset::core::pod::PodView;
 use sidecarset::core::revision::Template;
 use sidecarset::core::rollout::target::Direction;
@@ -63,7 +64,7 @@ impl Operator {
             return rollout.clone();
         }
         let (_, template, hash) = target(&mut self.targets, name, set);
-        let rollout = rollout(set, (hash, template), history, world.time()).unwrap();
+        let rollout = rollout(&validate(set).unwrap(), (hash, template), history, world.time());
         // A retry begins now, whenever that is.
         if rollout.target.retried_at != Some(world.time()) {
             self.rollouts.insert(name.to_owned(), (version(set), history.len(), rollout.clone()));

@@ -3,33 +3,36 @@
 use kube::ResourceExt;
 
 use super::metadata::selector_keys;
-use super::{FieldError, sidecars};
+use super::{FieldError, ValidSidecarSet, sidecars};
 use crate::api::selector::Selector;
 use crate::api::v1beta1::{PatchPodMetadata, PatchPolicy, SidecarSet};
 use crate::api::{canary_base, keys};
 
-/// What of `set` conflicts with other sets on the same pods. All of them must be valid by themselves. `others` may
-/// contain an older version of the set itself.
-pub fn conflicts<'a>(set: &SidecarSet, others: impl IntoIterator<Item = &'a SidecarSet>) -> Vec<FieldError> {
-    let mut errors = Vec::new();
-    let others: Vec<&SidecarSet> = others.into_iter().filter(|other| other.name_any() != set.name_any()).collect();
+/// What of `set` conflicts with other sets on the same pods. `others` may contain an older version of the set itself.
+pub fn conflicts<'a>(
+    valid: &ValidSidecarSet,
+    others: impl IntoIterator<Item = &'a ValidSidecarSet>,
+) -> Vec<FieldError> {
+    let (set, mut errors) = (valid.set(), Vec::new());
+    let others: Vec<&ValidSidecarSet> = others.into_iter().filter(|other| other.name() != valid.name()).collect();
     if let Some(base) = canary_base(set) {
         check_base(base, &others, &mut errors);
     }
-    let meeting: Vec<&SidecarSet> = others.into_iter().filter(|other| meet(set, other)).collect();
+    let meeting = others.into_iter().filter(|other| valid.reach().meets(other.reach()));
+    let meeting: Vec<&SidecarSet> = meeting.map(|other| other.set().as_ref()).collect();
     errors.extend(meeting.iter().flat_map(|other| clashes(set, other)));
     sidecars::order_with(set, &meeting, &mut errors);
     errors
 }
 
-fn check_base(base: &str, others: &[&SidecarSet], errors: &mut Vec<FieldError>) {
+fn check_base(base: &str, others: &[&ValidSidecarSet], errors: &mut Vec<FieldError>) {
     let path = format!("metadata.annotations[{}]", keys::BASE);
-    match others.iter().find(|other| other.name_any() == base) {
+    match others.iter().find(|other| other.name() == base) {
         None => errors.push(FieldError::new(
             path,
             format!("there is no SidecarSet {base:?}: correct the name, or create it first"),
         )),
-        Some(other) if canary_base(other).is_some() => {
+        Some(other) if canary_base(other.set()).is_some() => {
             errors
                 .push(FieldError::new(path, format!("SidecarSet {base:?} is a canary itself: name its base instead")));
         }
@@ -64,15 +67,13 @@ impl Reach<'_> {
     }
 }
 
-fn meet(set: &SidecarSet, other: &SidecarSet) -> bool {
-    let parse = |set: &SidecarSet| -> Option<(Selector, Option<Selector>)> {
-        let namespaces = set.spec.namespace_selector.as_ref().map(Selector::parse).transpose().ok()?;
-        Some((Selector::parse(&set.spec.selector).ok()?, namespaces))
-    };
-    let (Some(a), Some(b)) = (parse(set), parse(other)) else { return false };
-    let (name, other_name) = (set.name_any(), other.name_any());
-    let reach = Reach { name: &name, base: canary_base(set), selector: &a.0, namespaces: a.1.as_ref() };
-    reach.meets(Reach { name: &other_name, base: canary_base(other), selector: &b.0, namespaces: b.1.as_ref() })
+impl ValidSidecarSet {
+    /// The pods that it wants.
+    fn reach(&self) -> Reach<'_> {
+        let selectors = self.selectors();
+        let (selector, namespaces) = (&selectors.pods, selectors.namespaces.as_ref());
+        Reach { name: self.name(), base: canary_base(self.set()), selector, namespaces }
+    }
 }
 
 /// What both sets want, if they select some of the same pods.

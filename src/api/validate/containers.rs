@@ -6,14 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::api::core::v1::{Container, Probe, Volume};
 use serde_json::Value;
 
-use super::{FieldError, Report, names, sidecars};
+use super::{FieldError, Problems, names, sidecars};
 use crate::api::quantity::Quantity;
 use crate::api::v1beta1::{SidecarContainer, SidecarSetSpec};
 
-pub(super) fn check(spec: &SidecarSetSpec, report: &mut Report) {
+pub(super) fn check(spec: &SidecarSetSpec, problems: &mut Problems) {
     let mut seen = BTreeSet::new();
     for (list, i, SidecarContainer { container, .. }) in sidecars::all(spec) {
-        let mut check = Check { path: format!("spec.{list}[{i}]"), errors: &mut report.errors };
+        let mut check = Check { path: format!("spec.{list}[{i}]"), errors: &mut problems.errors };
         check.container(container);
         check.volumes(container, &spec.volumes);
         if list == "initContainers" {
@@ -25,29 +25,29 @@ pub(super) fn check(spec: &SidecarSetSpec, report: &mut Report) {
             check.error(".name", "is used twice: names must be unique over containers and initContainers");
         }
     }
-    volumes(spec, report);
+    volumes(spec, problems);
 }
 
-fn volumes(spec: &SidecarSetSpec, report: &mut Report) {
+fn volumes(spec: &SidecarSetSpec, problems: &mut Problems) {
     let used: BTreeSet<&str> =
         spec.containers.iter().chain(&spec.init_containers).flat_map(|c| volume_names(&c.container)).collect();
     let mut seen = BTreeSet::new();
     for (i, volume) in spec.volumes.iter().enumerate() {
         let path = format!("spec.volumes[{i}]");
         if !names::is_dns_label(&volume.name) {
-            report.errors.push(FieldError::new(format!("{path}.name"), names::DNS_LABEL));
+            problems.errors.push(FieldError::new(format!("{path}.name"), names::DNS_LABEL));
         }
         if !seen.insert(&volume.name) {
-            report.errors.push(FieldError::new(format!("{path}.name"), "is used twice: volume names must be unique"));
+            problems.errors.push(FieldError::new(format!("{path}.name"), "is used twice: volume names must be unique"));
         }
         // Its name counts as one.
         if members(volume) != 2 {
-            report
+            problems
                 .errors
                 .push(FieldError::new(&path, "must have a name and exactly one source, for example emptyDir: {}"));
         }
         if !used.contains(volume.name.as_str()) {
-            report.warnings.push(format!("{path}: no container mounts volume {:?}, so no pod gets it", volume.name));
+            problems.warnings.push(format!("{path}: no container mounts volume {:?}, so no pod gets it", volume.name));
         }
     }
 }

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use super::{FieldError, names};
-use crate::api::selector::{Selector, key};
 use crate::api::v1beta1::{PatchPodMetadata, PatchPolicy, SidecarSetSpec};
 
 /// Labels by which controllers and Services of Kubernetes find pods: a pod must not be torn from its owner.
@@ -105,9 +104,12 @@ fn refused_key(map: &str, key: &str, allowed: &AllowedKeys) -> Option<String> {
 
 /// Label keys that decide what the set does with a pod.
 pub(super) fn selector_keys(spec: &SidecarSetSpec) -> BTreeSet<String> {
-    let selectors = [Some(&spec.selector), spec.update_strategy.selector.as_ref()];
-    let parsed = selectors.into_iter().flatten().filter_map(|selector| Selector::parse(selector).ok());
-    parsed.flat_map(|selector| selector.requirements().iter().map(|r| key(r).to_owned()).collect::<Vec<_>>()).collect()
+    let mut keys = BTreeSet::new();
+    for selector in [Some(&spec.selector), spec.update_strategy.selector.as_ref()].into_iter().flatten() {
+        keys.extend(selector.match_labels.iter().flatten().map(|(key, _)| key.clone()));
+        keys.extend(selector.match_expressions.iter().flatten().map(|requirement| requirement.key.clone()));
+    }
+    keys
 }
 
 #[cfg(test)]

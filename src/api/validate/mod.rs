@@ -10,11 +10,15 @@ mod names;
 mod resources;
 mod sidecars;
 mod update;
+mod valid;
+
+use std::sync::Arc;
 
 pub use conflicts::{Reach, clashes, conflicts};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 pub use metadata::AllowedKeys;
 pub use sidecars::field_reference;
+pub use valid::{Selectors, ValidSidecarSet};
 
 use super::keys;
 use super::selector::Selector;
@@ -37,20 +41,18 @@ impl FieldError {
     }
 }
 
-/// The result of looking at one set.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Report {
+/// What is wrong with a set.
+#[derive(Clone, Debug, Default, PartialEq, Eq, thiserror::Error)]
+#[error("{}", one_line(.errors))]
+pub struct Problems {
     /// The set is refused for these.
     pub errors: Vec<FieldError>,
     /// Legal, but likely not what is wanted.
     pub warnings: Vec<String>,
 }
 
-impl Report {
-    /// All errors in one line, or `None` if there are none.
-    pub fn message(&self) -> Option<String> {
-        (!self.errors.is_empty()).then(|| self.errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
-    }
+fn one_line(errors: &[FieldError]) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 /// What the operator's configuration and the cluster allow.
@@ -69,45 +71,62 @@ impl Default for Allowed {
 }
 
 /// Checks one set by itself, where everything is allowed.
-pub fn validate(set: &SidecarSet) -> Report {
-    validate_with(set, &Allowed::default())
+///
+/// # Errors
+/// What is wrong with it.
+pub fn validate(set: &SidecarSet) -> Result<ValidSidecarSet, Problems> {
+    validate_with(Arc::new(set.clone()), &Allowed::default())
 }
 
 /// Checks one set by itself.
-pub fn validate_with(set: &SidecarSet, allowed: &Allowed) -> Report {
+///
+/// # Errors
+/// What is wrong with it.
+pub fn validate_with(set: Arc<SidecarSet>, allowed: &Allowed) -> Result<ValidSidecarSet, Problems> {
+    let (selectors, problems) = check(&set, allowed);
+    if problems.errors.is_empty() { Ok(ValidSidecarSet::new(set, selectors, problems.warnings)) } else { Err(problems) }
+}
+
+/// A set for tests of what validation would not let through.
+#[cfg(test)]
+pub(crate) fn unchecked(set: &SidecarSet) -> ValidSidecarSet {
+    let (selectors, problems) = check(set, &Allowed::default());
+    ValidSidecarSet::new(Arc::new(set.clone()), selectors, problems.warnings)
+}
+
+fn check(set: &SidecarSet, allowed: &Allowed) -> (Selectors, Problems) {
     let spec = &set.spec;
-    let mut report = Report::default();
-    selector("spec.selector", &spec.selector, &mut report.errors);
-    for (path, value) in [
-        ("spec.namespaceSelector", &spec.namespace_selector),
-        ("spec.updateStrategy.selector", &spec.update_strategy.selector),
-    ] {
-        if let Some(value) = value {
-            selector(path, value, &mut report.errors);
-        }
-    }
-    containers::check(spec, &mut report);
-    resources::check(spec, &mut report);
-    sidecars::check(spec, &mut report);
-    update::check(&spec.update_strategy, &mut report);
-    metadata::check(spec, &allowed.metadata_keys, &mut report.errors);
-    resources::check_cluster(spec, allowed.pod_level_resources, &mut report.errors);
-    canary(set, &mut report.errors);
-    pinned_revision(spec, &mut report.errors);
-    job_pods(spec, &mut report.warnings);
+    let mut problems = Problems::default();
+    let pods = selector("spec.selector", &spec.selector, &mut problems.errors);
+    let mut optional = |path: &str, value: &Option<LabelSelector>| {
+        value.as_ref().map(|value| selector(path, value, &mut problems.errors))
+    };
+    let namespaces = optional("spec.namespaceSelector", &spec.namespace_selector);
+    let upgraded = optional("spec.updateStrategy.selector", &spec.update_strategy.selector);
+    containers::check(spec, &mut problems);
+    resources::check(spec, &mut problems);
+    sidecars::check(spec, &mut problems);
+    let weights = update::check(&spec.update_strategy, &mut problems);
+    metadata::check(spec, &allowed.metadata_keys, &mut problems.errors);
+    resources::check_cluster(spec, allowed.pod_level_resources, &mut problems.errors);
+    canary(set, &mut problems.errors);
+    pinned_revision(spec, &mut problems.errors);
+    job_pods(spec, &pods, &mut problems.warnings);
     if let Some(version) = &spec.custom_version
         && !names::is_label_value(version)
     {
-        report.errors.push(FieldError::new("spec.customVersion", names::LABEL_VALUE));
+        problems.errors.push(FieldError::new("spec.customVersion", names::LABEL_VALUE));
     }
-    report
+    (Selectors { pods, namespaces, upgraded, weights }, problems)
 }
 
-/// Label syntax is checked because the selectors are written into the webhook configuration, which refuses a bad one.
-fn selector(path: &str, selector: &LabelSelector, errors: &mut Vec<FieldError>) {
-    if let Err(error) = Selector::parse(selector) {
+/// Parses a selector; one that does not parse is an error, and empty. Label syntax is checked because the selectors are
+/// written into the webhook configuration, which refuses a bad one.
+fn selector(path: &str, selector: &LabelSelector, errors: &mut Vec<FieldError>) -> Selector {
+    let parsed = Selector::parse(selector).unwrap_or_else(|error| {
         errors.push(FieldError::new(format!("{path}.{}", error.path), error.message));
-    }
+        Selector::default()
+    });
     for (key, value) in selector.match_labels.iter().flatten() {
         let path = format!("{path}.matchLabels[{key}]");
         if !names::is_qualified_name(key) {
@@ -126,6 +145,7 @@ fn selector(path: &str, selector: &LabelSelector, errors: &mut Vec<FieldError>) 
             errors.push(FieldError::new(format!("{path}.values"), names::LABEL_VALUE));
         }
     }
+    parsed
 }
 
 /// A canary names its base by two annotations (OpenKruise's rule); whether the base exists is asked with the others.
@@ -159,11 +179,10 @@ fn pinned_revision(spec: &SidecarSetSpec, errors: &mut Vec<FieldError>) {
     }
 }
 
-fn job_pods(spec: &SidecarSetSpec, warnings: &mut Vec<String>) {
+fn job_pods(spec: &SidecarSetSpec, pods: &Selector, warnings: &mut Vec<String>) {
     const JOB_KEYS: [&str; 3] = ["job-name", "batch.kubernetes.io/job-name", "batch.kubernetes.io/controller-uid"];
-    let Ok(selector) = Selector::parse(&spec.selector) else { return };
     let selects_jobs =
-        selector.requirements().iter().any(|r| JOB_KEYS.contains(&super::selector::key(r)) && selector_needs(r));
+        pods.requirements().iter().any(|r| JOB_KEYS.contains(&super::selector::key(r)) && selector_needs(r));
     if selects_jobs && !spec.containers.is_empty() {
         warnings.push(
             "spec.containers: a Job whose pods get an ordinary sidecar never completes; put it into initContainers with restartPolicy: Always"

@@ -2,21 +2,21 @@
 
 use std::collections::BTreeMap;
 
-use super::{FieldError, Report, names};
+use super::{FieldError, Problems, names};
 use crate::api::keys;
 use crate::api::order::{self, APP, Node, OrderError};
 use crate::api::v1beta1::{SidecarContainer, SidecarSet, SidecarSetSpec, TransferEnv, UpgradeType};
 
-pub(super) fn check(spec: &SidecarSetSpec, report: &mut Report) {
+pub(super) fn check(spec: &SidecarSetSpec, problems: &mut Problems) {
     for (list, i, sidecar) in all(spec) {
         let path = format!("spec.{list}[{i}]");
         for (k, transfer) in sidecar.transfer_env.iter().enumerate() {
-            transfer_env(&format!("{path}.transferEnv[{k}]"), transfer, &mut report.errors);
+            transfer_env(&format!("{path}.transferEnv[{k}]"), transfer, &mut problems.errors);
         }
-        hot_upgrade(&path, list, sidecar, &mut report.errors);
+        hot_upgrade(&path, list, sidecar, &mut problems.errors);
     }
-    twin_names(spec, &mut report.errors);
-    start_order(spec, report);
+    twin_names(spec, &mut problems.errors);
+    start_order(spec, problems);
 }
 
 /// Every sidecar with its list and position.
@@ -125,21 +125,21 @@ pub(super) fn nodes<'a>(name: &'a str, spec: &'a SidecarSetSpec) -> Vec<(String,
         .collect()
 }
 
-fn start_order(spec: &SidecarSetSpec, report: &mut Report) {
+fn start_order(spec: &SidecarSetSpec, problems: &mut Problems) {
     let (paths, nodes): (Vec<String>, Vec<Node<'_>>) = nodes("", spec).into_iter().unzip();
     if let Err(OrderError { node, message }) = order::order(&nodes) {
-        report.errors.push(FieldError::new(&paths[node], message));
+        problems.errors.push(FieldError::new(&paths[node], message));
     }
     for (path, node) in paths.iter().zip(&nodes) {
         if node.name == APP {
-            report.warnings.push(format!(
+            problems.warnings.push(format!(
                 "{}: in dependsOn {APP:?} means the pod's own containers, and many pods have one of that name: choose another",
                 path.replace("dependsOn", "name")
             ));
         }
         for name in node.depends_on {
             if let Some(why) = does_not_wait(spec, name) {
-                report.warnings.push(format!(
+                problems.warnings.push(format!(
                     "{path}: OrderOnly: {:?} is placed behind {name:?} but does not wait for it: {why}",
                     node.name
                 ));

@@ -1,6 +1,7 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::api::v1beta1::SidecarSetStatus;
 
 fn base() -> Value {
     json!({
@@ -22,13 +23,21 @@ fn with(pointer: &str, value: Value) -> SidecarSet {
     serde_json::from_value(set).unwrap()
 }
 
+fn problems(set: &SidecarSet) -> Problems {
+    check(set, &Allowed::default()).1
+}
+
+fn valid(set: &SidecarSet) -> ValidSidecarSet {
+    validate(set).unwrap()
+}
+
 fn paths(set: &SidecarSet) -> Vec<String> {
-    validate(set).errors.into_iter().map(|e| e.path).collect()
+    problems(set).errors.into_iter().map(|e| e.path).collect()
 }
 
 #[test]
 fn a_plain_set_is_valid_without_warnings() {
-    assert_eq!(validate(&serde_json::from_value(base()).unwrap()), Report::default());
+    assert_eq!(problems(&serde_json::from_value(base()).unwrap()), Problems::default());
 }
 
 fn agent(field: &str, value: Value) -> (String, Value) {
@@ -190,11 +199,11 @@ fn an_update_strategy_that_means_nothing_is_refused() {
 #[test]
 fn risky_but_legal_input_is_warned_about() {
     let set = with("/spec/volumes/-", json!({"name": "unused", "emptyDir": {}}));
-    assert_eq!(validate(&set).warnings.len(), 1);
+    assert_eq!(valid(&set).warnings().len(), 1);
     let set = with("/spec/selector", json!({"matchExpressions": [{"key": "job-name", "operator": "Exists"}]}));
-    assert_eq!(validate(&set).warnings.len(), 1);
+    assert_eq!(valid(&set).warnings().len(), 1);
     let set = with("/spec/updateStrategy", json!({"minReadySeconds": 600}));
-    assert!(validate(&set).warnings[0].starts_with("spec.updateStrategy.progressDeadlineSeconds: "));
+    assert!(valid(&set).warnings()[0].starts_with("spec.updateStrategy.progressDeadlineSeconds: "));
 }
 
 #[test]
@@ -202,12 +211,12 @@ fn sets_on_the_same_pods_must_not_share_names() {
     let set: SidecarSet = serde_json::from_value(base()).unwrap();
     let mut other = with("/spec/selector", json!({"matchExpressions": [{"key": "tier", "operator": "Exists"}]}));
     other.metadata.name = Some("other".into());
-    let found: Vec<_> = conflicts(&set, [&other]).into_iter().map(|e| e.path).collect();
+    let found: Vec<_> = conflicts(&valid(&set), [&valid(&other)]).into_iter().map(|e| e.path).collect();
     assert_eq!(found, ["spec.containers[0].name"]);
 
     let mut elsewhere = with("/spec/selector", json!({"matchLabels": {"app": "db"}}));
     elsewhere.metadata.name = Some("elsewhere".into());
-    assert_eq!(conflicts(&set, [&set, &elsewhere]), []);
+    assert_eq!(conflicts(&valid(&set), [&valid(&set), &valid(&elsewhere)]), []);
 }
 
 /// A set with one container on the pods of the base, and something else.
@@ -224,7 +233,8 @@ fn named(name: &str, container: &str, extra: Value) -> SidecarSet {
 }
 
 fn conflict_paths(set: &SidecarSet, others: &[&SidecarSet]) -> Vec<String> {
-    conflicts(set, others.iter().copied()).into_iter().map(|e| e.path).collect()
+    let others: Vec<ValidSidecarSet> = others.iter().map(|other| valid(other)).collect();
+    conflicts(&valid(set), &others).into_iter().map(|e| e.path).collect()
 }
 
 #[test]
@@ -276,7 +286,7 @@ fn a_canary_does_not_conflict_with_its_base() {
 
 #[test]
 fn an_edge_that_only_orders_is_warned_about() {
-    let warnings = |extra: Value| validate(&named("a", "x", extra)).warnings;
+    let warnings = |extra: Value| problems(&named("a", "x", extra)).warnings;
     assert!(warnings(json!({"/spec/containers/0/dependsOn": ["app"]}))[0].contains("OrderOnly"));
     let native = |probe: Value| {
         json!({"/spec/containers/0/dependsOn": ["p"],
@@ -294,7 +304,7 @@ fn only_allowed_metadata_keys_may_be_written() {
         json!({"/spec/patchPodMetadata": [{"annotations": {"example.com/a": "1", "other.org/b": "1"}}]}),
     );
     let allowed = Allowed { metadata_keys: AllowedKeys::new(["example.com/*".to_owned()]), ..Allowed::default() };
-    let errors = validate_with(&set, &allowed).errors;
+    let errors = validate_with(Arc::new(set), &allowed).unwrap_err().errors;
     assert_eq!(errors.len(), 1);
     assert_eq!(errors[0].path, "spec.patchPodMetadata[0].annotations[other.org/b]");
     assert!(errors[0].message.contains("example.com/*"), "{}", errors[0]);
@@ -303,8 +313,53 @@ fn only_allowed_metadata_keys_may_be_written() {
 #[test]
 fn a_shared_budget_needs_a_cluster_that_has_it() {
     let set = with("/spec/resources", json!({"mode": "SharedWithPod"}));
-    assert_eq!(validate(&set).errors, []);
+    assert_eq!(problems(&set).errors, []);
     let old = Allowed { pod_level_resources: false, ..Allowed::default() };
-    assert_eq!(validate_with(&set, &old).errors[0].path, "spec.resources.mode");
-    assert_eq!(validate_with(&with("/spec/resources", json!({"preserveQoS": true})), &old).errors, []);
+    assert_eq!(check(&set, &old).1.errors[0].path, "spec.resources.mode");
+    assert_eq!(check(&with("/spec/resources", json!({"preserveQoS": true})), &old).1.errors, []);
+}
+
+#[test]
+fn a_valid_set_has_every_selector_parsed() {
+    let app = |value: &str| json!({"matchLabels": {"app": value}});
+    let set = named(
+        "a",
+        "x",
+        json!({
+            "/spec/namespaceSelector": app("namespaces"),
+            "/spec/updateStrategy": {
+                "selector": app("upgraded"),
+                "priorityStrategy": {"weightPriority": [{"weight": 7, "matchSelector": app("urgent")}]},
+            },
+        }),
+    );
+    let parsed = |value: &str| Selector::parse(&serde_json::from_value(app(value)).unwrap()).unwrap();
+    let expected = Selectors {
+        pods: parsed("web"),
+        namespaces: Some(parsed("namespaces")),
+        upgraded: Some(parsed("upgraded")),
+        weights: vec![(7, parsed("urgent"))],
+    };
+    assert_eq!(valid(&set).selectors(), &expected);
+}
+
+#[test]
+fn a_set_stays_valid_until_something_changes_that_validation_looks_at() {
+    let edited = |edit: &dyn Fn(&mut SidecarSet)| {
+        let mut set = named("a", "x", json!({}));
+        edit(&mut set);
+        Arc::new(set)
+    };
+    let annotated =
+        |key: &str| edited(&|set| set.metadata.annotations = Some([(key.to_owned(), "a".to_owned())].into()));
+    let known = valid(&named("a", "x", json!({})));
+    let (with_status, approved) =
+        (edited(&|set| set.status = Some(SidecarSetStatus::default())), annotated(keys::APPROVE));
+    for same in [with_status, approved] {
+        assert_eq!(known.renewed(Arc::clone(&same)).unwrap().set(), &same);
+    }
+    assert_eq!(known.renewed(edited(&|set| set.spec.revision_history_limit += 1)), None);
+    assert_eq!(known.renewed(annotated(keys::BASE)), None);
+    assert_eq!(known.renewed(annotated(keys::CANARY)), None);
+    assert_eq!(known.renewed(edited(&|set| set.metadata.name = Some("b".to_owned()))), None, "a canary names others");
 }

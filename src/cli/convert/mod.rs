@@ -18,7 +18,7 @@ pub use verb::{Args, run};
 
 use super::schema::{Misfit, Schema};
 use crate::api::SidecarSet;
-use crate::api::validate::validate;
+use crate::api::validate::{Problems, validate};
 
 /// One document of the input.
 #[derive(Clone, Debug, PartialEq)]
@@ -125,11 +125,14 @@ fn judge(set: &Value, notes: &mut Notes) {
         Ok(set) => set,
         Err(error) => return notes.refuse("spec", format!("is not a SidecarSet: {error}")),
     };
-    let report = validate(&set);
-    for error in report.errors {
+    let Problems { errors, warnings } = match validate(&set) {
+        Ok(valid) => Problems { errors: Vec::new(), warnings: valid.warnings().to_vec() },
+        Err(problems) => problems,
+    };
+    for error in errors {
         notes.refuse(error.path, error.message);
     }
-    for warning in report.warnings {
+    for warning in warnings {
         match warning.split_once(": ") {
             Some((path, message)) => notes.say(path, message),
             None => notes.say("spec", warning),

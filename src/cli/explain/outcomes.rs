@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::super::sets::Sets;
 use crate::api::reasons::Reason;
 use crate::api::selector::{Selector, key};
-use crate::api::validate::validate;
+use crate::api::validate::{Selectors, ValidSidecarSet, validate};
 use crate::api::{SidecarSet, keys};
 use crate::core::inject::uninject::uninject;
 use crate::core::inject::{CompiledSets, Injection, Request};
@@ -70,14 +70,15 @@ pub(super) fn explain(view: &View<'_>, all: bool) -> Vec<SetLine> {
             return Some(line(Reason::Injected, message));
         }
         let set = set?;
-        if let Some(message) = validate(set).message() {
-            return Some(line(Reason::InvalidSpec, message));
-        }
+        let valid = match validate(set) {
+            Ok(valid) => valid,
+            Err(problems) => return Some(line(Reason::InvalidSpec, problems.to_string())),
+        };
         if is_selected {
             let (reason, message) = unmarked(view, set, &wanted);
             return Some(line(reason, message));
         }
-        all.then(|| line(Reason::NotSelected, unmet(set, &labels, view.namespace_labels)))
+        all.then(|| line(Reason::NotSelected, unmet(&valid, &labels, view.namespace_labels)))
     });
     lines.collect()
 }
@@ -105,10 +106,10 @@ fn marked(
     is_selected: bool,
 ) -> String {
     let Some(set) = set else { return "the set does not exist any more".to_owned() };
-    if !is_selected && validate(set).errors.is_empty() {
+    if let Some(valid) = validate(set).ok().filter(|_| !is_selected) {
         return format!(
             "the set does not select the pod any more: {}",
-            unmet(set, &labels_of(view.pod), view.namespace_labels)
+            unmet(&valid, &labels_of(view.pod), view.namespace_labels)
         );
     }
     let template = |hash: &str| Some(&view.sets.revisions.get(&set.name_any())?.get(hash)?.template);
@@ -148,14 +149,19 @@ fn unmarked(view: &View<'_>, set: &SidecarSet, wanted: &Injection) -> (Reason, S
 }
 
 /// The first requirement that the pod or its namespace does not meet.
-fn unmet(set: &SidecarSet, labels: &BTreeMap<String, String>, namespace_labels: &BTreeMap<String, String>) -> String {
+fn unmet(
+    valid: &ValidSidecarSet,
+    labels: &BTreeMap<String, String>,
+    namespace_labels: &BTreeMap<String, String>,
+) -> String {
+    let Selectors { pods, namespaces, .. } = valid.selectors();
     let selectors = [
-        ("spec.selector", Some(&set.spec.selector), "the pod", labels),
-        ("spec.namespaceSelector", set.spec.namespace_selector.as_ref(), "the namespace", namespace_labels),
+        ("spec.selector", Some(pods), "the pod", labels),
+        ("spec.namespaceSelector", namespaces.as_ref(), "the namespace", namespace_labels),
     ];
     for (path, selector, whose, labels) in selectors {
-        let selector = selector.and_then(|selector| Selector::parse(selector).ok()).unwrap_or_default();
-        if let Some(requirement) = selector.requirements().iter().find(|requirement| !requirement.matches(labels)) {
+        let mut requirements = selector.into_iter().flat_map(Selector::requirements);
+        if let Some(requirement) = requirements.find(|requirement| !requirement.matches(labels)) {
             return format!("{path} wants {requirement}, {}", found(requirement, whose, labels));
         }
     }

@@ -13,9 +13,8 @@ use serde_json::Value;
 
 use crate::api::SidecarSet;
 use crate::api::reasons::Reason;
-use crate::api::selector::SelectorError;
 use crate::api::v1beta1::{EvictionCause, ExistingPods};
-use crate::api::validate::{FieldError, validate};
+use crate::api::validate::{ValidSidecarSet, validate};
 use crate::core::base::image::same_image;
 use crate::core::inject::{CompiledSet, CompiledSets, Injection, Request, inject};
 use crate::core::pod::{Owner, PodKey, PodView, SlimPod};
@@ -55,6 +54,11 @@ impl World {
         let name = |set: &SidecarSet| set.name_any();
         self.others.retain(|other| !beside.iter().any(|set| name(set) == name(other)));
         self.others.extend_from_slice(beside);
+    }
+
+    /// The other sets that the operator serves.
+    pub(super) fn valid_others(&self) -> Vec<ValidSidecarSet> {
+        self.others.iter().filter_map(|other| validate(other).ok()).collect()
     }
 }
 
@@ -151,21 +155,11 @@ pub struct Planner {
 }
 
 impl Planner {
-    /// For a valid set.
-    ///
-    /// # Errors
-    /// The name of a set with a selector that does not parse, which validation rules out.
-    pub fn new(set: SidecarSet, world: World, now: Timestamp) -> Result<Self, (String, FieldError)> {
-        let name = set.name_any();
-        let collisions = world.existing.as_ref().map_or(0, collisions);
-        let template = Template::of(&set.spec);
-        let target = (template.hash(collisions), template);
-        let failed = |error: SelectorError| {
-            let path = format!("spec.selector.{}", error.path);
-            (name.clone(), FieldError { path, message: error.message })
-        };
-        let rollout = rollout_of(&set, &world, &target, now).map_err(failed)?;
-        let compiled = compile(&set, &world).map_err(failed)?;
+    /// Plans a set in a world.
+    pub fn new(valid: &ValidSidecarSet, world: World, now: Timestamp) -> Self {
+        let (set, name) = (SidecarSet::clone(valid.set()), valid.name().to_owned());
+        let rollout = rollout_of(valid, &world, now);
+        let compiled = compile(valid, &world);
         let mut index = Index::default();
         for (namespace, labels) in &world.namespaces {
             index.set_namespace(namespace, Some(labels.clone()));
@@ -174,7 +168,7 @@ impl Planner {
         for (node, able) in &world.nodes {
             index.set_node(node, *able);
         }
-        Ok(Self { set, name, world, compiled, rollout, index, uninjected: Vec::new(), evicted: Vec::new(), now })
+        Self { set, name, world, compiled, rollout, index, uninjected: Vec::new(), evicted: Vec::new(), now }
     }
 
     /// The set that is planned.
@@ -397,25 +391,21 @@ impl Planner {
 }
 
 /// The course of the set, as the controller decides it once the set is applied.
-fn rollout_of(
-    set: &SidecarSet,
-    world: &World,
-    (hash, template): &(String, Template),
-    now: Timestamp,
-) -> Result<Rollout, SelectorError> {
-    let status = world.existing.as_ref().and_then(|existing| existing.status.clone());
-    let history = world.revisions.get(&set.name_any()).cloned().unwrap_or_default();
-    let mut rollout = rollout(&SidecarSet { status, ..set.clone() }, (hash, template), &history, now)?;
+fn rollout_of(valid: &ValidSidecarSet, world: &World, now: Timestamp) -> Rollout {
+    let template = Template::of(&valid.set().spec);
+    let hash = template.hash(world.existing.as_ref().map_or(0, collisions));
+    let valid = valid.with_status(world.existing.as_ref().and_then(|existing| existing.status.clone()));
+    let history = world.revisions.get(valid.name()).cloned().unwrap_or_default();
+    let mut rollout = rollout(&valid, (&hash, &template), &history, now);
     // Pulling delays a pod; it does not change what becomes of it.
     rollout.target.strategy.pre_pull = false;
-    Ok(rollout)
+    rollout
 }
 
 /// The sets as the webhook serves them once this one is applied.
-fn compile(set: &SidecarSet, world: &World) -> Result<CompiledSets, SelectorError> {
+fn compile(valid: &ValidSidecarSet, world: &World) -> CompiledSets {
     let none = History::new();
     let compile =
-        |set: &SidecarSet| CompiledSet::new(set, world.revisions.get(&set.name_any()).unwrap_or(&none)).map(Arc::new);
-    let others = world.others.iter().filter(|other| validate(other).errors.is_empty());
-    Ok(CompiledSets::new(others.filter_map(|other| compile(other).ok()).chain([compile(set)?])))
+        |valid: &ValidSidecarSet| Arc::new(CompiledSet::new(valid, world.revisions.get(valid.name()).unwrap_or(&none)));
+    CompiledSets::new(world.valid_others().iter().chain([valid]).map(compile))
 }

@@ -24,7 +24,7 @@ use super::schema::invalid;
 use super::sets::is_set;
 use super::workloads::for_each_object;
 use super::{Error, Say, say};
-use crate::api::validate::{conflicts, validate};
+use crate::api::validate::{ValidSidecarSet, conflicts, validate};
 use crate::api::{SidecarSet, keys};
 
 /// Exit code if applying would change something, as `kubectl diff` has it.
@@ -93,19 +93,20 @@ pub async fn plan(
     let sets = gather::sets(client).await?;
     let apply = |manifest: &Manifest| manifest.applied_to(sets.iter().find(|set| set.name_any() == manifest.name()));
     let Applied { set, patch, kept } = apply(manifest)?;
-    for warning in validate(&set).warnings {
-        say(Say::Warning, &format!("SidecarSet {:?}: {warning}", set.name_any()));
+    let valid = validate(&set).map_err(|problems| Error::Input(invalid(&manifest.name(), &problems.errors)))?;
+    for warning in valid.warnings() {
+        say(Say::Warning, &format!("SidecarSet {:?}: {warning}", valid.name()));
     }
     let beside: Vec<SidecarSet> = beside.iter().map(|other| Ok(apply(other)?.set)).collect::<Result<_, Error>>()?;
     let mut world = gather::world(client, &set, sets).await?;
-    let fits_as_it_is = check(&set, &world).is_ok();
+    let fits_as_it_is = check(&valid, &world).is_ok();
     world.suppose(&beside);
-    check(&set, &world)?;
+    check(&valid, &world)?;
     let answer = gather::dry_run(client, manifest, patch.as_ref()).await;
     // The file alone does not show what the apiserver refuses then.
     let tell = |_: &Error| kept.iter().for_each(|field| say(Say::Note, &format!("kept from the live object: {field}")));
     let remark = remark(answer, fits_as_it_is).inspect_err(tell)?;
-    let mut planner = Planner::new(set, world, now).map_err(|(name, error)| Error::Input(invalid(&name, &[error])))?;
+    let mut planner = Planner::new(&valid, world, now);
     gather::pods(client, &mut planner).await?;
     let plan = Plan { kept, ..planner.plan() };
     let examples = gather::examples(client, &planner, &plan).await?;
@@ -127,9 +128,7 @@ fn remark(answer: Result<Option<String>, Error>, fits_as_it_is: bool) -> Result<
 }
 
 /// The set beside the other sets.
-fn check(set: &SidecarSet, world: &World) -> Result<(), Error> {
-    let valid = world.others.iter().filter(|other| validate(other).errors.is_empty());
-    let errors = conflicts(set, valid);
-    let name = set.metadata.name.as_deref().unwrap_or_default();
-    if errors.is_empty() { Ok(()) } else { Err(Error::Input(invalid(name, &errors))) }
+fn check(set: &ValidSidecarSet, world: &World) -> Result<(), Error> {
+    let errors = conflicts(set, &world.valid_others());
+    if errors.is_empty() { Ok(()) } else { Err(Error::Input(invalid(set.name(), &errors))) }
 }

@@ -9,12 +9,12 @@ use serde_json::{Value, json};
 use super::resources;
 use super::share::Shares;
 use crate::api::crd::OWN_CONTAINER_FIELDS;
-use crate::api::selector::{Selector, SelectorError, key};
+use crate::api::selector::{Selector, key};
 use crate::api::v1beta1::{
     FailurePolicy, InjectionRevision, NewPods, PatchPodMetadata, PodInjectPolicy, RevisionPolicy, SidecarSet,
     UpdateType,
 };
-use crate::api::validate::Reach;
+use crate::api::validate::{Reach, ValidSidecarSet};
 use crate::api::{canary_base, keys};
 use crate::core::base::lists::List;
 use crate::core::revision::{self, History, Revision, Template, collisions, mounted_volumes};
@@ -90,15 +90,13 @@ struct Pinned {
 }
 
 impl CompiledSet {
-    /// Prepares a valid set. `history` are its known revisions.
+    /// Prepares a set. `history` are its known revisions.
     ///
     /// Which revision a new pod gets: `injectionStrategy.revision` if it says one for the pod; else with
     /// `newPods: Latest` the spec's, and with `FollowRollout` (the default) `status.injectionRevision`, which the leader
     /// decides. A revision that was aborted is not given to anyone.
-    ///
-    /// # Errors
-    /// A selector that does not parse; validation says so with its full path.
-    pub fn new(set: &SidecarSet, history: &History) -> Result<Self, SelectorError> {
+    pub fn new(valid: &ValidSidecarSet, history: &History) -> Self {
+        let (set, selectors) = (valid.set(), valid.selectors());
         let spec = &set.spec;
         let target = Template::of(spec);
         let hash = target.hash(collisions(set));
@@ -107,19 +105,19 @@ impl CompiledSet {
             None => CompiledTemplate::new(&hash, &target),
         };
         let templates = history.values().map(|revision| &revision.template);
-        Ok(Self {
-            name: set.name_any(),
-            selector: Selector::parse(&spec.selector)?,
-            namespace_selector: spec.namespace_selector.as_ref().map(Selector::parse).transpose()?,
+        Self {
+            name: valid.name().to_owned(),
+            selector: selectors.pods.clone(),
+            namespace_selector: selectors.namespaces.clone(),
             failure_policy: spec.injection_strategy.failure_policy,
             paused: spec.injection_strategy.paused,
             base: canary_base(set).map(str::to_owned),
-            pinned: pinned(set, (&hash, &target), history)?,
-            outside: outside(set, history)?,
+            pinned: pinned(valid, (&hash, &target), history),
+            outside: outside(valid, history),
             usual: Arc::new(usual),
             known: Known::of(templates.chain([&target])),
             known_revisions: history.iter().map(|(hash, r)| (hash.clone(), r.custom_version.clone())).collect(),
-        })
+        }
     }
 
     /// The revision that a pod with these labels gets, or why there is none.
@@ -182,34 +180,25 @@ fn pins_by_partition(set: &SidecarSet) -> bool {
 }
 
 /// `updateStrategy.selector` and the stable revision, where new pods follow the rollout.
-fn outside(set: &SidecarSet, history: &History) -> Result<Option<(Selector, Arc<CompiledTemplate>)>, SelectorError> {
-    let update = &set.spec.update_strategy;
+fn outside(valid: &ValidSidecarSet, history: &History) -> Option<(Selector, Arc<CompiledTemplate>)> {
+    let (set, upgraded) = (valid.set(), valid.selectors().upgraded.clone()?);
     let follows = set.spec.injection_strategy.new_pods != NewPods::Latest;
-    let stable = set.status.as_ref().and_then(|status| status.stable_revision.as_ref());
-    let stable = stable.and_then(|hash| Some((hash, history.get(hash)?)));
-    let (Some(selector), Some((hash, stable))) = (&update.selector, stable) else { return Ok(None) };
-    let template = || Arc::new(CompiledTemplate::new(hash, &stable.template));
-    let selects = Selector::parse(selector)?;
-    Ok((follows && update.type_ == UpdateType::RollingUpdate).then(|| (selects, template())))
+    if !follows || set.spec.update_strategy.type_ != UpdateType::RollingUpdate {
+        return None;
+    }
+    let hash = set.status.as_ref()?.stable_revision.as_ref()?;
+    Some((upgraded, Arc::new(CompiledTemplate::new(hash, &history.get(hash)?.template))))
 }
 
-fn pinned(
-    set: &SidecarSet,
-    (hash, target): (&str, &Template),
-    history: &History,
-) -> Result<Option<Pinned>, SelectorError> {
-    let Some(wanted) = &set.spec.injection_strategy.revision else { return Ok(None) };
-    let update = &set.spec.update_strategy;
-    let partial = wanted.policy == RevisionPolicy::Partial && !update.paused;
+fn pinned(valid: &ValidSidecarSet, (hash, target): (&str, &Template), history: &History) -> Option<Pinned> {
+    let set = valid.set();
+    let wanted = set.spec.injection_strategy.revision.as_ref()?;
+    let partial = wanted.policy == RevisionPolicy::Partial && !set.spec.update_strategy.paused;
     let found = find_revision(set, wanted, (hash, target), history)
         .map(|(hash, template)| Arc::new(CompiledTemplate::new(hash, template)));
-    let except = match (&update.selector, partial) {
-        (_, false) => None,
-        (Some(selector), true) => Some(Selector::parse(selector)?),
-        // Partition decides, and the leader follows it with injectionRevision: no pod is outside.
-        (None, true) => Some(Selector::default()),
-    };
-    Ok(Some(Pinned { template: found.ok_or_else(|| not_found(&set.name_any(), wanted)), except }))
+    // Without a selector partition decides, and the leader follows it with injectionRevision: no pod is outside.
+    let except = partial.then(|| valid.selectors().upgraded.clone().unwrap_or_default());
+    Some(Pinned { template: found.ok_or_else(|| not_found(valid.name(), wanted)), except })
 }
 
 /// The revision that `injectionStrategy.revision` names: of several with one `customVersion` the newest.

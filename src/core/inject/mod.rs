@@ -37,8 +37,7 @@ use select::Selection;
 pub(super) use select::{untouchable, without_bases};
 pub use sets::CompiledSets;
 
-use crate::api::SidecarSet;
-use crate::api::validate::Allowed;
+use crate::api::validate::{Allowed, ValidSidecarSet};
 
 /// What a replica injects from, and how new its knowledge is.
 ///
@@ -50,8 +49,8 @@ pub struct Served {
     pub complete: bool,
     /// The valid sets.
     pub sets: Arc<CompiledSets>,
-    /// All sets as they are in the API, valid or not.
-    pub specs: Vec<Arc<SidecarSet>>,
+    /// The same as they are in the API.
+    pub specs: Vec<ValidSidecarSet>,
     /// Largest resourceVersion of any set ever seen.
     pub seen: u64,
     /// The newest resourceVersion at which the current spec of a set was first seen.

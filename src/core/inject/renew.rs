@@ -80,6 +80,7 @@ mod tests {
 
     use super::*;
     use crate::api::SidecarSet;
+    use crate::api::validate::validate;
     use crate::core::inject::uninject::uninject;
     use crate::core::inject::{CompiledSet, Request, inject};
     use crate::core::revision::{History, Revision, Template};
@@ -97,7 +98,7 @@ mod tests {
         let template = Template::of(&set(before).spec);
         let old = Revision { template, number: 1, owner: None, custom_version: None };
         let history: History = [(old.template.hash(0), old)].into();
-        CompiledSets::new([Arc::new(CompiledSet::new(&set(patches), &history).unwrap())])
+        CompiledSets::new([Arc::new(CompiledSet::new(&validate(&set(patches)).unwrap(), &history))])
     }
 
     fn injected(sets: &CompiledSets, pod: &Value) -> Value {
@@ -184,7 +185,7 @@ mod tests {
             Revision { template: Template::of(&set(&before).spec), number: 1, owner: None, custom_version: None },
         )]
         .into();
-        let all = CompiledSets::new([Arc::new(CompiledSet::new(&selecting, &history).unwrap())]);
+        let all = CompiledSets::new([Arc::new(CompiledSet::new(&validate(&selecting).unwrap(), &history))]);
         assert_eq!(renew(&all, &pod["metadata"], "s", &patches, &[]), pod["metadata"]);
     }
 

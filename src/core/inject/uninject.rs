@@ -106,6 +106,7 @@ mod tests {
 
     use super::*;
     use crate::api::SidecarSet;
+    use crate::api::validate::validate;
     use crate::core::inject::{CompiledSet, CompiledSets, Request, inject};
     use crate::core::revision::History;
 
@@ -113,7 +114,7 @@ mod tests {
         spec["selector"] = json!({"matchExpressions": [{"key": "never", "operator": "DoesNotExist"}]});
         let set = json!({"apiVersion": "sidecarset.dev/v1beta1", "kind": "SidecarSet", "metadata": {"name": name}, "spec": spec});
         let set: SidecarSet = serde_json::from_value(set).unwrap();
-        Arc::new(CompiledSet::new(&set, &History::new()).unwrap())
+        Arc::new(CompiledSet::new(&validate(&set).unwrap(), &History::new()))
     }
 
     /// Everything that a set can add to a pod, and a second set beside it.

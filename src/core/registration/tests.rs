@@ -7,6 +7,7 @@ use super::entries::{MAX_CEL, MAX_ENTRIES};
 use super::*;
 use crate::api::SidecarSet;
 use crate::api::selector::Selector;
+use crate::api::validate::unchecked;
 use crate::core::inject::CompiledSet;
 use crate::core::revision::History;
 
@@ -26,7 +27,7 @@ fn set(name: &str, spec: Value) -> Arc<CompiledSet> {
     let set: SidecarSet = serde_json::from_value(json!({"apiVersion": "sidecarset.dev/v1beta1", "kind": "SidecarSet",
         "metadata": {"name": name}, "spec": spec}))
     .unwrap();
-    Arc::new(CompiledSet::new(&set, &History::new()).unwrap())
+    Arc::new(CompiledSet::new(&unchecked(&set), &History::new()))
 }
 
 fn webhooks(sets: impl IntoIterator<Item = Arc<CompiledSet>>) -> Vec<MutatingWebhook> {

@@ -6,6 +6,7 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use crate::api::SidecarSet;
+use crate::api::validate::validate;
 use crate::core::pod::{PodView, SlimPod};
 use crate::core::revision::Template;
 use crate::core::rollout::target::Target;
@@ -42,7 +43,7 @@ pub(crate) fn target(image: &str, update_strategy: Value) -> Target {
         .into();
     let set = set(image, update_strategy);
     let template = Template::of(&set.spec);
-    Target::new(SET, &set.spec, (&template.hash(0), &template), &known, None).unwrap()
+    Target::new(&validate(&set).unwrap(), (&template.hash(0), &template), &known, None)
 }
 
 /// The same as a course that nothing is remembered of.

@@ -2,25 +2,25 @@
 
 use k8s_openapi::api::core::v1::Container;
 
-use super::{FieldError, Report, sidecars};
+use super::{FieldError, Problems, sidecars};
 use crate::api::expression::{Expression, name_pattern};
 use crate::api::qos::QosClass;
 use crate::api::quantity::{Quantity, Resource};
 use crate::api::v1beta1::{ResourcesExpr, ResourcesMode, ResourcesPolicy, SidecarContainer, SidecarSetSpec};
 
-pub(super) fn check(spec: &SidecarSetSpec, report: &mut Report) {
+pub(super) fn check(spec: &SidecarSetSpec, problems: &mut Problems) {
     let resources = spec.resources.clone().unwrap_or_default();
     let shares = resources.mode == Some(ResourcesMode::SharedWithPod);
     for (list, i, SidecarContainer { container, resources_policy, .. }) in sidecars::all(spec) {
         let path = format!("spec.{list}[{i}]");
         if let Some(policy) = resources_policy {
             let plain_init = list == "initContainers" && container.restart_policy.as_deref() != Some("Always");
-            check_policy(&path, policy, container, plain_init, &mut report.errors);
+            check_policy(&path, policy, container, plain_init, &mut problems.errors);
         }
         if shares {
-            check_shared(&path, container, resources_policy.as_ref(), &mut report.errors);
+            check_shared(&path, container, resources_policy.as_ref(), &mut problems.errors);
         } else if resources.preserve_qos == Some(true) && resources_policy.is_none() && !is_equal(container) {
-            report.warnings.push(format!(
+            problems.warnings.push(format!(
                     "{path}.resources: without equal limits and requests for cpu and memory no Guaranteed pod is injected (spec.resources.preserveQoS): write them, or spec.resources.mode SharedWithPod"
                 ));
         }

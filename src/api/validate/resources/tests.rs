@@ -1,9 +1,9 @@
 use serde_json::{Value, json};
 
-use crate::api::validate::{Report, validate};
+use crate::api::validate::{Allowed, Problems, check};
 
 /// A set with this container in this list, and these `spec.resources`.
-fn report(list: &str, container: &Value, resources: &Value) -> Report {
+fn problems(list: &str, container: &Value, resources: &Value) -> Problems {
     let mut all = json!({"name": "agent", "image": "agent:1"});
     json_patch::merge(&mut all, container);
     let mut set = json!({
@@ -11,7 +11,7 @@ fn report(list: &str, container: &Value, resources: &Value) -> Report {
         "spec": {"selector": {"matchLabels": {"app": "web"}}, "resources": resources},
     });
     set["spec"][list] = json!([all]);
-    validate(&serde_json::from_value(set).unwrap())
+    check(&serde_json::from_value(set).unwrap(), &Allowed::default()).1
 }
 
 /// A `resourcesPolicy` changed by an RFC 7386 patch.
@@ -25,19 +25,19 @@ fn policy(patch: &Value) -> Value {
 }
 
 fn errors(list: &str, container: &Value, resources: &Value) -> Vec<String> {
-    report(list, container, resources).errors.iter().map(ToString::to_string).collect()
+    problems(list, container, resources).errors.iter().map(ToString::to_string).collect()
 }
 
 #[test]
 fn a_policy_is_valid_on_what_runs_beside_the_application() {
-    assert_eq!(report("containers", &policy(&json!({})), &json!(null)), Report::default());
+    assert_eq!(problems("containers", &policy(&json!({})), &json!(null)), Problems::default());
     let mut native = policy(&json!({}));
     native["restartPolicy"] = json!("Always");
-    assert_eq!(report("initContainers", &native, &json!({"mode": "Additive"})), Report::default());
+    assert_eq!(problems("initContainers", &native, &json!({"mode": "Additive"})), Problems::default());
     let limits = policy(&json!({"resourcesExpr": {"requests": null}}));
     assert_eq!(
-        report("containers", &limits, &json!({"mode": "SharedWithPod", "preserveQoS": true})),
-        Report::default()
+        problems("containers", &limits, &json!({"mode": "SharedWithPod", "preserveQoS": true})),
+        Problems::default()
     );
 }
 
@@ -102,7 +102,7 @@ fn a_sidecar_that_shares_the_budget_has_no_requests() {
 
 #[test]
 fn a_sidecar_that_no_guaranteed_pod_can_get_is_warned_about() {
-    let warns = |container: Value, resources: Value| report("containers", &container, &resources).warnings.len();
+    let warns = |container: Value, resources: Value| problems("containers", &container, &resources).warnings.len();
     let preserve = json!({"preserveQoS": true});
     for limits in [json!({}), json!({"cpu": "1"}), json!({"cpu": "1", "memory": "0"})] {
         assert_eq!(warns(json!({"resources": {"limits": limits}}), preserve.clone()), 1, "{limits}");

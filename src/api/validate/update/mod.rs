@@ -4,12 +4,14 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::{FieldError, Report, names, selector};
+use super::{FieldError, Problems, names, selector};
+use crate::api::selector::Selector;
 use crate::api::v1beta1::{PriorityStrategy, Step, UpdateStrategy};
 
 const PATH: &str = "spec.updateStrategy";
 
-pub(super) fn check(strategy: &UpdateStrategy, Report { errors, warnings }: &mut Report) {
+/// Returns the weights of `weightPriority` with their selectors.
+pub(super) fn check(strategy: &UpdateStrategy, Problems { errors, warnings }: &mut Problems) -> Vec<(u32, Selector)> {
     // Deployments refuse it.
     if strategy.progress_deadline_seconds <= strategy.min_ready_seconds {
         warnings.push(format!(
@@ -18,9 +20,7 @@ pub(super) fn check(strategy: &UpdateStrategy, Report { errors, warnings }: &mut
     }
     quoted_numbers(strategy, errors);
     steps(&strategy.steps, errors);
-    if let Some(priority) = &strategy.priority_strategy {
-        priorities(priority, errors);
-    }
+    let weights = strategy.priority_strategy.as_ref().map(|priority| priorities(priority, errors));
     let mut seen = BTreeSet::new();
     for (i, term) in strategy.scatter_strategy.iter().enumerate() {
         let path = format!("{PATH}.scatterStrategy[{i}]");
@@ -34,6 +34,7 @@ pub(super) fn check(strategy: &UpdateStrategy, Report { errors, warnings }: &mut
             errors.push(FieldError::new(path, "is there already: remove one of the two"));
         }
     }
+    weights.unwrap_or_default()
 }
 
 /// The schema refuses these, too, but cannot say what to write instead.
@@ -75,7 +76,8 @@ fn steps(steps: &[Step], errors: &mut Vec<FieldError>) {
     }
 }
 
-fn priorities(priority: &PriorityStrategy, errors: &mut Vec<FieldError>) {
+fn priorities(priority: &PriorityStrategy, errors: &mut Vec<FieldError>) -> Vec<(u32, Selector)> {
+    let mut weights = Vec::new();
     for (i, weight) in priority.weight_priority.iter().enumerate() {
         let path = format!("{PATH}.priorityStrategy.weightPriority[{i}].matchSelector");
         let is_empty = weight.match_selector.match_labels.iter().flatten().next().is_none()
@@ -83,7 +85,8 @@ fn priorities(priority: &PriorityStrategy, errors: &mut Vec<FieldError>) {
         if is_empty {
             errors.push(FieldError::new(&path, "must not be empty: it would give every pod the same weight"));
         }
-        selector(&path, &weight.match_selector, errors);
+        let pods = selector(&path, &weight.match_selector, errors);
+        weights.push((u32::try_from(weight.weight).unwrap_or(0), pods));
     }
     for (i, order) in priority.order_priority.iter().enumerate() {
         if !names::is_qualified_name(&order.ordered_key) {
@@ -91,6 +94,7 @@ fn priorities(priority: &PriorityStrategy, errors: &mut Vec<FieldError>) {
             errors.push(FieldError::new(path, names::QUALIFIED_NAME));
         }
     }
+    weights
 }
 
 #[cfg(test)]

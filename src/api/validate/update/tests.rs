@@ -3,9 +3,9 @@ use serde_json::{Value, json};
 use super::*;
 
 fn errors(strategy: Value) -> Vec<String> {
-    let mut report = Report::default();
-    check(&serde_json::from_value(strategy).unwrap(), &mut report);
-    report.errors.iter().map(ToString::to_string).collect()
+    let mut problems = Problems::default();
+    check(&serde_json::from_value(strategy).unwrap(), &mut problems);
+    problems.errors.iter().map(ToString::to_string).collect()
 }
 
 #[test]

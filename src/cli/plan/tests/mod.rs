@@ -34,7 +34,7 @@ fn uninjected(name: &str, labels: Value) -> Value {
 }
 
 fn planner(set: SidecarSet, world: World, pods: &[Value]) -> Planner {
-    let mut planner = Planner::new(set, world, at(0)).unwrap();
+    let mut planner = Planner::new(&validate(&set).unwrap(), world, at(0));
     for pod in pods {
         planner.add(pod).unwrap();
     }
@@ -284,9 +284,9 @@ fn canary() -> SidecarSet {
 #[test]
 fn a_set_may_need_another_one_of_the_same_input() {
     let mut world = World::default();
-    assert!(check(&canary(), &world).unwrap_err().to_string().contains("there is no SidecarSet"));
+    assert!(check(&validate(&canary()).unwrap(), &world).unwrap_err().to_string().contains("there is no SidecarSet"));
     world.suppose(&[set("v1", json!({}))]);
-    assert!(check(&canary(), &world).is_ok());
+    assert!(check(&validate(&canary()).unwrap(), &world).is_ok());
 }
 
 #[test]
@@ -294,10 +294,10 @@ fn sets_of_the_input_take_the_place_of_those_in_the_cluster() {
     let mut other = set("v1", json!({}));
     other.metadata.name = Some("other".to_owned());
     let mut world = World { others: vec![other.clone()], ..World::default() };
-    assert!(check(&set("v1", json!({})), &world).is_err(), "both have the container");
+    assert!(check(&validate(&set("v1", json!({}))).unwrap(), &world).is_err(), "both have the container");
     other.spec.selector = serde_json::from_value(json!({"matchLabels": {"app": "api"}})).unwrap();
     world.suppose(&[other]);
-    assert!(check(&set("v1", json!({})), &world).is_ok());
+    assert!(check(&validate(&set("v1", json!({}))).unwrap(), &world).is_ok());
 }
 
 #[test]

@@ -111,7 +111,7 @@ fn a_version_that_is_about_to_be_renamed_cannot_be_pinned() {
     set.spec.custom_version = Some("v1".to_owned());
     let template = Template::of(&set.spec);
     let history = BTreeMap::from([(template.hash(0), revision(template, Some("v1")))]);
-    let known = CompiledSet::new(&set, &history).unwrap();
+    let known = CompiledSet::new(&validate(&set).unwrap(), &history);
     set.spec.custom_version = Some("v2".to_owned());
     set.spec.injection_strategy.revision = serde_json::from_value(json!({"customVersion": "v1"})).unwrap();
     assert!(unknown_revision(&set, Some(&known)).is_some(), "the controller renames the revision of this template");
@@ -128,7 +128,7 @@ fn a_full_partition_pins_with_latest_too() {
     // What the leader publishes while the partition is full.
     set.status = serde_json::from_value(json!({"injectionRevision": pinned})).unwrap();
     let history = BTreeMap::from([(pinned.clone(), revision(old, None))]);
-    assert_eq!(CompiledSet::new(&set, &history).unwrap().revision(), pinned);
+    assert_eq!(CompiledSet::new(&validate(&set).unwrap(), &history).revision(), pinned);
 }
 
 #[test]

@@ -35,7 +35,7 @@ fn hash(image: &str) -> String {
 }
 
 fn compiled(set: &SidecarSet, history: &History) -> CompiledSets {
-    sets([Arc::new(CompiledSet::new(set, history).unwrap())])
+    sets([Arc::new(CompiledSet::new(&validate(set).unwrap(), history))])
 }
 
 #[test]
@@ -222,7 +222,7 @@ fn a_pinned_revision_is_given_by_name_or_version() {
 
 #[test]
 fn a_canary_takes_the_place_of_its_base() {
-    let base = Arc::new(CompiledSet::new(&set("base", agent_image("agent:1")), &History::new()).unwrap());
+    let base = Arc::new(CompiledSet::new(&validate(&set("base", agent_image("agent:1"))).unwrap(), &History::new()));
     let canary = |paused: bool| {
         let mut spec = agent_image("agent:2");
         spec["selector"] = json!({"matchLabels": {"app": "web", "stage": "canary"}});
@@ -233,7 +233,7 @@ fn a_canary_takes_the_place_of_its_base() {
                 .map(|(k, v)| (k.to_owned(), v.to_owned()))
                 .into(),
         );
-        Arc::new(CompiledSet::new(&canary, &History::new()).unwrap())
+        Arc::new(CompiledSet::new(&validate(&canary).unwrap(), &History::new()))
     };
     let mut chosen = pod();
     chosen["metadata"]["labels"]["stage"] = json!("canary");
@@ -283,7 +283,7 @@ fn pods_outside_the_rollout_do_not_follow_it() {
     set.status = serde_json::from_value(json!({"injectionRevision": newest, "stableRevision": stable})).unwrap();
     let given = |set: &SidecarSet, labels: Value| {
         let history = BTreeMap::from([(stable.clone(), revision(old.clone(), None))]);
-        let compiled = sets([Arc::new(CompiledSet::new(set, &history).unwrap())]);
+        let compiled = sets([Arc::new(CompiledSet::new(&validate(set).unwrap(), &history))]);
         let mut pod = pod();
         pod["metadata"]["labels"].as_object_mut().unwrap().extend(labels.as_object().unwrap().clone());
         injected(&compiled, &pod)["metadata"]["labels"]["revision.sidecarset.dev/logs"].clone()

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::api::SidecarSet;
 use crate::api::reasons::Reason;
+use crate::api::validate::{unchecked, validate};
 use crate::core::revision::{Revision, Template};
 
 fn compile(name: &str, spec: Value) -> Arc<CompiledSet> {
@@ -19,7 +20,7 @@ fn compile(name: &str, spec: Value) -> Arc<CompiledSet> {
 
 fn compile_with(name: &str, spec: Value, history: &[Template]) -> Arc<CompiledSet> {
     let history = history.iter().map(|template| (template.hash(0), revision(template.clone(), None)));
-    Arc::new(CompiledSet::new(&set(name, spec), &history.collect()).unwrap())
+    Arc::new(CompiledSet::new(&unchecked(&set(name, spec)), &history.collect()))
 }
 
 fn revision(template: Template, custom_version: Option<&str>) -> Revision {

@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
+use crate::api::validate::validate;
 use crate::core::replace::uninjected::*;
 use crate::core::revision::History;
 
@@ -22,7 +23,7 @@ fn set(name: &str, edit: Value) -> SidecarSet {
 }
 
 fn compiled(sets: &[SidecarSet]) -> CompiledSets {
-    CompiledSets::new(sets.iter().map(|set| Arc::new(CompiledSet::new(set, &History::new()).unwrap())))
+    CompiledSets::new(sets.iter().map(|set| Arc::new(CompiledSet::new(&validate(set).unwrap(), &History::new()))))
 }
 
 /// A pod of `web`, younger than the sets.

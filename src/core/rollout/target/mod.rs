@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
-use crate::api::SidecarSetSpec;
-use crate::api::selector::{Selector, SelectorError};
+use crate::api::selector::Selector;
+use crate::api::validate::ValidSidecarSet;
 use crate::core::base::resources::Resources;
 use crate::core::base::time::after;
 use crate::core::revision::{Change, Sidecar, Template};
@@ -62,31 +62,26 @@ pub enum Direction {
 }
 
 impl Target {
-    /// Compiles a spec. `revisions` are all known ones, the target included or not; `stable` is the last one that was
+    /// Compiles a set. `revisions` are all known ones, the target included or not; `stable` is the last one that was
     /// fully rolled out.
-    ///
-    /// # Errors
-    /// A selector that does not parse; validation says so with its full path.
     pub fn new<'a>(
-        set: &str,
-        spec: &SidecarSetSpec,
+        valid: &ValidSidecarSet,
         target: (&str, &Template),
         revisions: impl IntoIterator<Item = (&'a String, &'a Template)>,
         stable: Option<&str>,
-    ) -> Result<Self, SelectorError> {
+    ) -> Self {
         let (revision, template) = target;
-        let parse = |selector: &Option<_>| selector.as_ref().map(Selector::parse).transpose();
-        let update = &spec.update_strategy;
+        let (set, selectors) = (valid.name(), valid.selectors());
         let revisions: Vec<_> = revisions.into_iter().filter(|(hash, _)| *hash != revision).collect();
         let changes = revisions.iter().map(|(hash, old)| ((*hash).clone(), old.change_to(template)));
         let beside =
             revisions.iter().map(|(hash, old)| Some(((*hash).clone(), NonImageChange::between(set, old, template)?)));
         // With the stable revision as target there is no old one to stay on, unless new pods are pinned to one.
-        let back = stable == Some(revision) && spec.injection_strategy.revision.is_none();
-        Ok(Self {
+        let back = stable == Some(revision) && valid.set().spec.injection_strategy.revision.is_none();
+        Self {
             set: set.to_owned(),
-            selector: Selector::parse(&spec.selector)?,
-            namespace_selector: parse(&spec.namespace_selector)?,
+            selector: selectors.pods.clone(),
+            namespace_selector: selectors.namespaces.clone(),
             revision: revision.to_owned(),
             sidecars: template.sidecars().collect(),
             hash_without_images: template.hash_without_images(),
@@ -96,8 +91,8 @@ impl Target {
             stable: stable.map(str::to_owned),
             direction: Direction::Forward,
             retried_at: None,
-            strategy: Strategy::new(update, back)?,
-        })
+            strategy: Strategy::new(valid, back),
+        }
     }
 
     /// The way back to the stable revision, after the one of the spec was aborted.

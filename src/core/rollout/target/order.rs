@@ -3,8 +3,9 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use crate::api::selector::{Selector, SelectorError};
-use crate::api::v1beta1::{PriorityStrategy, ScatterTerm, UpdateStrategy};
+use crate::api::selector::Selector;
+use crate::api::v1beta1::ScatterTerm;
+use crate::api::validate::ValidSidecarSet;
 
 /// The value of a scatter term that stands for each value seen.
 const ANY_VALUE: &str = "*";
@@ -43,12 +44,17 @@ pub(crate) struct ScatterGroup(Box<[(usize, Option<Box<str>>)]>);
 
 impl Order {
     /// Compiles the strategy.
-    ///
-    /// # Errors
-    /// A selector that does not parse; validation says so with its full path.
-    pub fn new(update: &UpdateStrategy) -> Result<Self, SelectorError> {
-        let priority = update.priority_strategy.as_ref().map(priority_rule).transpose()?.unwrap_or_default();
-        Ok(Self { priority, scatter: update.scatter_strategy.clone() })
+    pub(crate) fn new(valid: &ValidSidecarSet) -> Self {
+        let update = &valid.set().spec.update_strategy;
+        let weights = &valid.selectors().weights;
+        let priority = match &update.priority_strategy {
+            None => PriorityRule::None,
+            Some(_) if !weights.is_empty() => PriorityRule::Weights(weights.clone()),
+            Some(strategy) => {
+                PriorityRule::Keys(strategy.order_priority.iter().map(|order| order.ordered_key.clone()).collect())
+            }
+        };
+        Self { priority, scatter: update.scatter_strategy.clone() }
     }
 
     /// How urgent a pod with these labels is.
@@ -82,18 +88,6 @@ impl Order {
     }
 }
 
-fn priority_rule(strategy: &PriorityStrategy) -> Result<PriorityRule, SelectorError> {
-    if strategy.weight_priority.is_empty() {
-        let keys = strategy.order_priority.iter().map(|order| order.ordered_key.clone());
-        return Ok(PriorityRule::Keys(keys.collect()));
-    }
-    let weights = strategy.weight_priority.iter().map(|weight| {
-        let selector = Selector::parse(&weight.match_selector)?;
-        Ok((u32::try_from(weight.weight).unwrap_or(0), selector))
-    });
-    Ok(PriorityRule::Weights(weights.collect::<Result<_, _>>()?))
-}
-
 /// The number at the end of a label's value; what does not fit counts as the largest.
 fn trailing_number(value: &str) -> Option<u64> {
     let digits = &value[value.trim_end_matches(|c: char| c.is_ascii_digit()).len()..];
@@ -105,9 +99,11 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::api::validate::validate;
+    use crate::core::rollout::testing;
 
     fn order(strategy: Value) -> Order {
-        Order::new(&serde_json::from_value(strategy).unwrap()).unwrap()
+        Order::new(&validate(&testing::set("v1", strategy)).unwrap())
     }
 
     fn labels(text: &str) -> BTreeMap<String, String> {

@@ -2,8 +2,8 @@
 
 use k8s_openapi::jiff::Timestamp;
 
-use crate::api::selector::SelectorError;
 use crate::api::v1beta1::{Eviction, FailureAction};
+use crate::api::validate::ValidSidecarSet;
 use crate::api::{SidecarSet, keys};
 use crate::core::revision::{History, Template};
 use crate::core::rollout::target::{Direction, Target};
@@ -43,17 +43,9 @@ pub struct Rollout {
 }
 
 /// Decides the course. `newest` is the revision of the spec, `history` the known ones.
-///
-/// # Errors
-/// A selector that does not parse.
-pub fn rollout(
-    set: &SidecarSet,
-    newest: (&str, &Template),
-    history: &History,
-    now: Timestamp,
-) -> Result<Rollout, SelectorError> {
+pub fn rollout(valid: &ValidSidecarSet, newest: (&str, &Template), history: &History, now: Timestamp) -> Rollout {
+    let set = valid.set();
     let status = set.status.clone().unwrap_or_default();
-    let name = set.metadata.name.as_deref().unwrap_or_default();
     let known = || history.iter().map(|(hash, revision)| (hash, &revision.template));
     let stable = status.stable_revision.as_deref();
     let same_revision = status.update_revision.as_deref() == Some(newest.0);
@@ -65,14 +57,14 @@ pub fn rollout(
     let way_back = way_back.and_then(|hash| Some((hash, history.get(hash)?)));
     let target = match way_back {
         Some((hash, revision)) if aborted && !retried => {
-            Target::new(name, &set.spec, (hash, &revision.template), known(), stable)?.going_back()
+            Target::new(valid, (hash, &revision.template), known(), stable).going_back()
         }
         _ => {
             let retried_at = status.retried_at.filter(|_| same_revision).map(|time| time.0);
             Target {
                 direction: if aborted && !retried { Direction::Halted } else { Direction::Forward },
                 retried_at: if retried { Some(now) } else { retried_at },
-                ..Target::new(name, &set.spec, newest, known(), stable)?
+                ..Target::new(valid, newest, known(), stable)
             }
         }
     };
@@ -86,7 +78,7 @@ pub fn rollout(
         steps_may_differ: same_revision && status.observed_generation != set.metadata.generation,
     };
     let tried = status.handled_retry.as_deref().and_then(|value| of_revision(value, newest.0)?.parse().ok());
-    Ok(Rollout {
+    Rollout {
         way_back: way_back.map(|(hash, _)| hash.to_owned()),
         aborted_because: status.aborted_because.filter(|_| target.direction != Direction::Forward),
         stray_approval: annotation(set, keys::APPROVE)
@@ -96,7 +88,7 @@ pub fn rollout(
         update_revision: newest.0.to_owned(),
         target,
         persisted,
-    })
+    }
 }
 
 /// Whether requests that were planned for a set as it was are still wanted of the newest one: the same spec, which was not

@@ -2,8 +2,9 @@
 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use crate::api::selector::{Selector, SelectorError};
-use crate::api::v1beta1::{FailureAction, Step, UpdateStrategy, UpdateType, WhenNotInPlace};
+use crate::api::selector::Selector;
+use crate::api::v1beta1::{FailureAction, Step, UpdateType, WhenNotInPlace};
+use crate::api::validate::ValidSidecarSet;
 use crate::core::rollout::target::order::Order;
 
 /// See the module.
@@ -43,17 +44,18 @@ pub struct Strategy {
 
 impl Strategy {
     /// `back`: to the stable revision, which has no old one that pods could stay on.
-    pub(crate) fn new(update: &UpdateStrategy, back: bool) -> Result<Self, SelectorError> {
+    pub(crate) fn new(valid: &ValidSidecarSet, back: bool) -> Self {
+        let update = &valid.set().spec.update_strategy;
         let partition = update.partition.clone().filter(|_| !back);
-        Ok(Self {
+        Self {
             enabled: update.type_ == UpdateType::RollingUpdate,
             paused: update.paused,
-            selector: update.selector.as_ref().map(Selector::parse).transpose()?,
+            selector: valid.selectors().upgraded.clone(),
             partition: partition.unwrap_or(IntOrString::Int(0)),
             steps: if back { Vec::new() } else { update.steps.clone() },
             max_unavailable: update.max_unavailable.clone(),
             max_unavailable_per_workload: update.max_unavailable_per_workload.clone(),
-            order: Order::new(update)?,
+            order: Order::new(valid),
             min_ready_seconds: update.min_ready_seconds,
             timeout_seconds: update.pod_update_timeout_seconds,
             progress_deadline_seconds: update.progress_deadline_seconds,
@@ -61,7 +63,7 @@ impl Strategy {
             action: update.failure_policy.action,
             evicts: update.when_not_in_place == Some(WhenNotInPlace::Evict),
             pre_pull: update.pre_pull,
-        })
+        }
     }
 
     /// This one, with what another says of all pods together. No assessment of a single pod reads that.

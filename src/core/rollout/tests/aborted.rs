@@ -3,6 +3,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 
+use crate::api::validate::validate;
 use crate::api::{SidecarSet, SidecarSetStatus, keys};
 use crate::core::revision::{History, Revision, Template};
 use crate::core::rollout::plan::{Plan, begin_batch};
@@ -58,7 +59,7 @@ impl World {
             .map(|template| (template.hash(0), Revision { template, number: 1, owner: None, custom_version: None }))
             .into();
         let template = Template::of(&self.set.spec);
-        let rollout = rollout(&self.set, (&template.hash(0), &template), &history, now).unwrap();
+        let rollout = rollout(&validate(&self.set).unwrap(), (&template.hash(0), &template), &history, now);
         self.fleet.index.configure(rollout.target.clone(), now);
         let plan = begin_batch(&mut self.fleet.index, SET, &rollout.persisted, now, usize::MAX);
         let (status, _) = status(&self.set, &rollout, &plan.summary, &InjectionState::default(), now);

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::api::validate::validate;
 use crate::core::revision::Template;
 use crate::core::rollout::assess::attempt::progress;
 use crate::core::rollout::assess::progress::Progress;
@@ -316,16 +317,16 @@ fn a_crash_is_not_held_against_the_update_that_repairs_the_pod() {
 
 #[test]
 fn a_container_in_its_hold_time_is_still_judged_when_another_one_changes() {
-    let spec = |agent: &str, other: &str| {
+    let two = |agent: &str, other: &str| {
         let mut set = testing::set(agent, json!({"minReadySeconds": 60}));
         set.spec.containers.push(serde_json::from_value(json!({"name": "other", "image": other})).unwrap());
-        set.spec
+        set
     };
-    let templates = [("v1", "a"), ("v2", "a"), ("v2", "b")].map(|(agent, other)| Template::of(&spec(agent, other)));
+    let templates = [("v1", "a"), ("v2", "a"), ("v2", "b")].map(|(agent, other)| Template::of(&two(agent, other).spec));
     let hashes = templates.each_ref().map(|template| template.hash(0));
     let to = |i: usize| {
         let known = hashes.iter().zip(&templates);
-        Target::new(SET, &spec("v2", "b"), (&hashes[i], &templates[i]), known, None).unwrap()
+        Target::new(&validate(&two("v2", "b")).unwrap(), (&hashes[i], &templates[i]), known, None)
     };
     let pod = TestPod::new("web").with(|pod| {
         pod["metadata"]["labels"]["revision.sidecarset.dev/logs"] = json!(hashes[0]);

@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+use crate::api::validate::validate;
 use crate::core::rollout::assess::state::State;
 use crate::core::rollout::plan::{Plan, begin_batch};
 use crate::core::rollout::state::index::Index;
@@ -411,17 +412,17 @@ fn an_open_eviction_takes_a_slot() {
 
 #[test]
 fn beside_a_hot_sidecar_others_are_still_upgraded_in_place() {
-    let spec = |image: &str| {
+    let set = |image: &str| {
         let mut set = testing::set(image, json!({}));
         let hot = json!({"name": "mesh", "image": "mesh:1",
             "upgradeStrategy": {"upgradeType": "HotUpgrade", "hotUpgradeEmptyImage": "idle"}});
         set.spec.containers.push(serde_json::from_value(hot).unwrap());
-        set.spec
+        set
     };
-    let (old, new) = (Template::of(&spec("v1")), Template::of(&spec("v2")));
+    let (old, new) = (Template::of(&set("v1").spec), Template::of(&set("v2").spec));
     let (before, after) = (old.hash(0), new.hash(0));
     let known = [(&before, &old)];
-    let target = Target::new(SET, &spec("v2"), (&after, &new), known, None).unwrap();
+    let target = Target::new(&validate(&set("v2")).unwrap(), (&after, &new), known, None);
     let pod = TestPod::new("web").with(|pod| {
         pod["metadata"]["labels"]["revision.sidecarset.dev/logs"] = json!(before);
         for (name, image) in [("mesh-1", "mesh:1"), ("mesh-2", "idle")] {

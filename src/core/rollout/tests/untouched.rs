@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::{Fleet, begin_batch};
 use crate::api::SidecarSet;
+use crate::api::validate::validate;
 use crate::core::revision::Template;
 use crate::core::rollout::plan::Plan;
 use crate::core::rollout::target::Target;
@@ -37,7 +38,7 @@ fn target(sets: &[SidecarSet]) -> Target {
         sets.iter().map(|set| Template::of(&set.spec)).map(|template| (template.hash(0), template)).collect();
     let (target, stable) = (templates.last().unwrap(), &templates[0].0);
     let known = templates.iter().map(|(hash, template)| (hash, template));
-    Target::new(SET, &sets.last().unwrap().spec, (&target.0, &target.1), known, Some(stable)).unwrap()
+    Target::new(&validate(sets.last().unwrap()).unwrap(), (&target.0, &target.1), known, Some(stable))
 }
 
 /// Pods that were made with a set.

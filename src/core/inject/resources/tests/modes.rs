@@ -9,6 +9,7 @@ use super::*;
 use crate::api::SidecarSet;
 use crate::api::reasons::Reason;
 use crate::api::v1beta1::ResourcesMode;
+use crate::api::validate::validate;
 use crate::core::inject::{CompiledSet, CompiledSets, Request, inject};
 use crate::core::revision::History;
 
@@ -26,7 +27,7 @@ fn injected(app: &Value, sidecar: &Value, mode: ResourcesMode, preserve: bool) -
     let set: SidecarSet = serde_json::from_value(json!({"apiVersion": "sidecarset.dev/v1beta1", "kind": "SidecarSet",
         "metadata": {"name": "s"}, "spec": spec}))
     .unwrap();
-    let sets = CompiledSets::new([Arc::new(CompiledSet::new(&set, &History::new()).unwrap())]);
+    let sets = CompiledSets::new([Arc::new(CompiledSet::new(&validate(&set).unwrap(), &History::new()))]);
     let injected = |pod: &Value| {
         let request = Request { pod, namespace: "default", namespace_labels: &BTreeMap::new(), excluded: &[] };
         let injection = inject(&sets, &request);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+use crate::api::validate::validate;
 use crate::api::{SidecarSet, keys};
 use crate::core::pod::PodView;
 use crate::core::revision::{Change, Template};
@@ -117,7 +118,7 @@ impl World {
         let template = Template::of(&set.spec);
         // Nothing but images differs between the revisions of these tests.
         let label = &self.pod.view().marks[SET].revision;
-        let mut target = Target::new(SET, &set.spec, (&template.hash(0), &template), [], None).unwrap();
+        let mut target = Target::new(&validate(&set).unwrap(), (&template.hash(0), &template), [], None);
         target.changes.insert(label.clone(), Change::InPlace);
         change(&mut target);
         self.index.configure(target, at(self.now));

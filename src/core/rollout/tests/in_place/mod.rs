@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use crate::api::SidecarSet;
 use crate::api::qos::QosClass;
+use crate::api::validate::unchecked;
 use crate::core::inject::{CompiledSet, CompiledSets, Request, inject};
 use crate::core::pod::PodView;
 use crate::core::revision::{Change, History, Revision};
@@ -63,7 +64,7 @@ impl Way {
         let known = [(old.hash(0), old.clone())];
         let target = (new.hash(0), new);
         let known = known.iter().map(|(hash, template)| (hash, template));
-        let target = Target::new(SET, &after.spec, (&target.0, &target.1), known, None).unwrap();
+        let target = Target::new(&unchecked(&after), (&target.0, &target.1), known, None);
         let mut way = Self { target, sets: sets(&after, &before), pod, own, index: Index::default(), now: 0 };
         way.index.set_node("n", Some(true));
         way.configure();
@@ -125,7 +126,7 @@ fn sets(set: &SidecarSet, before: &SidecarSet) -> CompiledSets {
     let template = Template::of(&before.spec);
     let old = Revision { template, number: 1, owner: None, custom_version: None };
     let history: History = [(old.template.hash(0), old)].into();
-    CompiledSets::new([Arc::new(CompiledSet::new(set, &history).unwrap())])
+    CompiledSets::new([Arc::new(CompiledSet::new(&unchecked(set), &history))])
 }
 
 fn injected(sets: &CompiledSets, pod: &Value) -> Value {

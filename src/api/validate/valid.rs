@@ -1,0 +1,71 @@
+//! A set that validation accepts.
+
+use std::sync::Arc;
+
+use crate::api::keys;
+use crate::api::selector::Selector;
+use crate::api::v1beta1::{SidecarSet, SidecarSetStatus};
+
+/// A set that validation accepts, with its selectors parsed: who takes one need not check or parse anything again. Only
+/// [`super::validate_with`] makes one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ValidSidecarSet {
+    set: Arc<SidecarSet>,
+    selectors: Arc<Selectors>,
+    warnings: Arc<[String]>,
+}
+
+/// The selectors of a set.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Selectors {
+    /// `selector`: pods that belong to the set.
+    pub pods: Selector,
+    /// `namespaceSelector`: their namespaces; `None` for all.
+    pub namespaces: Option<Selector>,
+    /// `updateStrategy.selector`: only these pods are upgraded; `None` for all.
+    pub upgraded: Option<Selector>,
+    /// `updateStrategy.priorityStrategy.weightPriority`: weights and the pods that get them.
+    pub weights: Vec<(u32, Selector)>,
+}
+
+impl ValidSidecarSet {
+    /// For validation only: nothing is checked here.
+    pub(super) fn new(set: Arc<SidecarSet>, selectors: Selectors, warnings: Vec<String>) -> Self {
+        Self { set, selectors: Arc::new(selectors), warnings: warnings.into() }
+    }
+
+    /// The set.
+    pub fn set(&self) -> &Arc<SidecarSet> {
+        &self.set
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        self.set.metadata.name.as_deref().unwrap_or_default()
+    }
+
+    /// Its selectors.
+    pub fn selectors(&self) -> &Selectors {
+        &self.selectors
+    }
+
+    /// Legal, but likely not what is wanted.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// The set in another version; `None` if what validation looks at differs.
+    pub fn renewed(&self, newer: Arc<SidecarSet>) -> Option<Self> {
+        let annotation = |set: &SidecarSet, key: &str| set.metadata.annotations.as_ref()?.get(key).cloned();
+        let same_annotations =
+            [keys::CANARY, keys::BASE].into_iter().all(|key| annotation(&self.set, key) == annotation(&newer, key));
+        let same = self.set.metadata.name == newer.metadata.name && same_annotations && self.set.spec == newer.spec;
+        same.then(|| Self { set: newer, ..self.clone() })
+    }
+
+    /// The set with another status, which validation does not look at.
+    #[must_use]
+    pub fn with_status(&self, status: Option<SidecarSetStatus>) -> Self {
+        Self { set: Arc::new(SidecarSet { status, ..SidecarSet::clone(&self.set) }), ..self.clone() }
+    }
+}
