@@ -31,7 +31,7 @@ impl Resource {
 }
 
 /// A quantity in units of 10⁻⁹, so that every legal one is a whole number.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Quantity(i128);
 
 pub(super) const NANOS: i128 = 1_000_000_000;

@@ -189,7 +189,7 @@ impl Planner {
         {
             self.uninjected.push(Row { action, why, pod: view.key.clone() });
             if let Some(owner) = view.owner.clone().filter(|_| action == Action::Evict) {
-                self.evicted.push((*owner, Sibling::new(view, Some(EvictionCause::NoSidecars))));
+                self.evicted.push((Owner::clone(&owner), Sibling::new(view, Some(EvictionCause::NoSidecars))));
             }
         }
         Ok(())

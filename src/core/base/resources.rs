@@ -10,7 +10,7 @@ use crate::api::quantity::{Quantity, Resource};
 /// ```json
 /// {"limits":{"memory":"64Mi"},"requests":{"cpu":"100m","memory":"64Mi"}}
 /// ```
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Resources {
     /// `limits`
@@ -22,7 +22,7 @@ pub struct Resources {
 }
 
 /// One of the two lists.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Amounts {
     /// Cores.

@@ -1,25 +1,44 @@
 //! What sets write on a pod.
 
 use std::collections::BTreeMap;
+use std::ops::Deref;
+use std::sync::Arc;
 
 use k8s_openapi::jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::api::keys;
 use crate::core::base::resources::Resize;
+use crate::core::base::shared::{Shared, text};
+use crate::core::base::small_map::SmallMap;
 use crate::core::pod::injection_record::InjectionRecord;
 
 /// What one set wrote on a pod.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Mark {
-    /// Label `revision.sidecarset.dev/<set>`.
-    pub revision: String,
+    /// What many pods have in common.
+    pub revision_mark: Arc<RevisionMark>,
     /// Annotation `update.sidecarset.dev/<set>`.
     pub update: Option<Update>,
-    /// `hashWithoutImages` of the last update, or else of the injection; empty for pods of a release that did not write it.
-    pub hash_without_images: String,
     /// Annotation `injection.sidecarset.dev/<set>` of a canary set.
     pub canary: Option<Box<InjectionRecord>>,
+}
+
+/// Which revision a pod has.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct RevisionMark {
+    /// Label `revision.sidecarset.dev/<set>`.
+    pub revision: String,
+    /// `hashWithoutImages` of the last update, or else of the injection; empty for pods of a release that did not write it.
+    pub hash_without_images: String,
+}
+
+impl Deref for Mark {
+    type Target = RevisionMark;
+
+    fn deref(&self) -> &RevisionMark {
+        &self.revision_mark
+    }
 }
 
 /// The last in-place update of a set on a pod, written in the same request as the images.
@@ -42,17 +61,17 @@ pub struct Update {
     #[serde(default)]
     pub generation: i64,
     /// The long-running containers whose image was changed, by name.
-    pub containers: BTreeMap<String, Replaced>,
+    pub containers: SmallMap<Arc<str>, Replaced>,
     /// When the containers that are not this set's had last ended, by the node's clock; null for never. Empty if the pod
     /// was not ready.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub others: BTreeMap<String, Option<Timestamp>>,
+    #[serde(default, skip_serializing_if = "SmallMap::is_empty")]
+    pub others: SmallMap<Arc<str>, Option<Timestamp>>,
     /// [`Template::hash_without_images`](crate::core::revision::Template::hash_without_images) of the revision.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub hash_without_images: String,
     /// The containers whose resources are changed by a request of its own after this one, by name.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub resizes: BTreeMap<String, Resize>,
+    #[serde(default, skip_serializing_if = "SmallMap::is_empty")]
+    pub resizes: SmallMap<String, Resize>,
 }
 
 /// The container that an update replaces.
@@ -64,17 +83,29 @@ pub struct Replaced {
     /// Its restart count then.
     pub restart_count: i32,
     /// The image that this container runs.
-    pub image: String,
+    #[serde(with = "text")]
+    pub image: Arc<str>,
     /// It did not run then. What the kubelet says of it may be about an image before, until a new container runs.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub down: bool,
+}
+
+impl Mark {
+    /// Shares with other pods what they have in common.
+    pub(crate) fn share(&mut self, revisions: &mut Shared<RevisionMark>, texts: &mut Shared<str>) {
+        revisions.share(&mut self.revision_mark);
+        if let Some(update) = &mut self.update {
+            update.containers.share(texts, |replaced, texts| texts.share(&mut replaced.image));
+            update.others.share(texts, |_, _| ());
+        }
+    }
 }
 
 /// The marks of all sets, by set.
 pub(crate) fn marks(
     labels: &BTreeMap<String, String>,
     annotations: &BTreeMap<String, String>,
-) -> BTreeMap<String, Mark> {
+) -> SmallMap<Arc<str>, Mark> {
     let revisions = labels.iter().filter_map(|(key, value)| Some((key.strip_prefix(keys::REVISION_PREFIX)?, value)));
     revisions
         .map(|(set, revision)| {
@@ -85,10 +116,8 @@ pub(crate) fn marks(
                 .as_ref()
                 .map_or_else(|| hash_without_images(injection), |update| update.hash_without_images.as_str())
                 .to_owned();
-            (
-                set.to_owned(),
-                Mark { revision: revision.clone(), update, hash_without_images: hash, canary: canary(injection) },
-            )
+            let revision_mark = RevisionMark { revision: revision.clone(), hash_without_images: hash };
+            (set, Mark { revision_mark: Arc::new(revision_mark), update, canary: canary(injection) })
         })
         .collect()
 }

@@ -1,110 +1,32 @@
-//! A pod as upgrades see it: a slim projection, so that 10,000 pods fit into a few tens of megabytes.
+//! A pod as upgrades see it: a slim projection, so that 100,000 pods fit into 250 megabytes (`make bench`).
 
 mod injection_record;
 pub(crate) mod kubelet;
 mod marks;
 pub(crate) mod readiness;
+mod slim;
 pub(crate) mod workload;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::ops::Deref;
+use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::ContainerState;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use k8s_openapi::jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 
 use crate::api::keys;
 use crate::api::qos::QosClass;
 use crate::core::base::image::Image;
 use crate::core::base::lists::List;
 use crate::core::base::resources::{ResizeTrouble, Resources};
+use crate::core::base::shared::Shared;
+use crate::core::base::small_map::SmallMap;
 pub use crate::core::pod::injection_record::InjectionRecord;
 use crate::core::pod::marks::marks;
-pub use crate::core::pod::marks::{Mark, Replaced, Update};
-
-/// The fields of a pod that are decoded. Never written back: patches only.
-#[derive(Clone, Debug, Deserialize, Serialize, kube::Resource)]
-#[resource(inherit = "k8s_openapi::api::core::v1::Pod")]
-pub struct SlimPod {
-    /// Without managedFields once it has passed the watch.
-    pub metadata: ObjectMeta,
-    /// Containers, node, restart policy.
-    #[serde(default)]
-    pub spec: SlimSpec,
-    /// Phase, conditions, container statuses.
-    #[serde(default)]
-    pub status: SlimStatus,
-}
-
-/// See [`SlimPod`].
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct SlimSpec {
-    containers: Vec<SlimContainer>,
-    init_containers: Vec<SlimContainer>,
-    node_name: Option<String>,
-    restart_policy: Option<String>,
-    resources: Option<serde_json::Value>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default)]
-struct SlimContainer {
-    name: String,
-    image: Option<String>,
-    startup_probe: Option<SlimProbe>,
-    resources: Resources,
-    resize_policy: Vec<SlimResizePolicy>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default)]
-struct SlimResizePolicy {
-    resource_name: String,
-    restart_policy: String,
-}
-
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default)]
-struct SlimProbe {
-    period_seconds: Option<i32>,
-}
-
-/// See [`SlimPod`].
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct SlimStatus {
-    observed_generation: Option<i64>,
-    phase: Option<String>,
-    conditions: Vec<SlimCondition>,
-    container_statuses: Vec<SlimContainerStatus>,
-    init_container_statuses: Vec<SlimContainerStatus>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default)]
-struct SlimCondition {
-    #[serde(rename = "type")]
-    type_: String,
-    status: String,
-    last_transition_time: Option<Time>,
-    reason: Option<String>,
-    message: Option<String>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default)]
-struct SlimContainerStatus {
-    name: String,
-    #[serde(rename = "containerID")]
-    container_id: Option<String>,
-    ready: bool,
-    started: Option<bool>,
-    restart_count: i32,
-    state: Option<ContainerState>,
-    last_state: Option<ContainerState>,
-    resources: Option<Resources>,
-}
+pub use crate::core::pod::marks::{Mark, Replaced, RevisionMark, Update};
+use crate::core::pod::slim::{SlimCondition, SlimContainer, SlimContainerStatus};
+pub use crate::core::pod::slim::{SlimPod, SlimSpec, SlimStatus};
 
 /// Namespace and name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -122,7 +44,7 @@ impl std::fmt::Display for PodKey {
 }
 
 /// The controller of a pod; it is in the pod's namespace.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Owner {
     /// For example `apps/v1`.
     pub api_version: String,
@@ -158,17 +80,17 @@ pub struct PodView {
     /// `status.observedGeneration`; absent below Kubernetes 1.34.
     pub observed_generation: Option<i64>,
     /// All labels.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Arc<BTreeMap<String, String>>,
     /// False if the pod has no annotations at all.
     pub has_annotations: bool,
     /// The controller that made it.
-    pub owner: Option<Box<Owner>>,
+    pub owner: Option<Arc<Owner>>,
     /// Creation time.
     pub created: Timestamp,
     /// True from the moment the pod is asked to go.
     pub deleting: bool,
     /// `status.phase`, empty if unset.
-    pub phase: String,
+    pub phase: Cow<'static, str>,
     /// `spec.nodeName`.
     pub node: Option<String>,
     /// `spec.restartPolicy` is `Always`, or unset.
@@ -184,16 +106,33 @@ pub struct PodView {
     /// What the kubelet says of a resize that is not done.
     pub resize: Option<Box<ResizeTrouble>>,
     /// All containers, init containers first, in the order of the spec.
-    pub containers: Vec<ContainerView>,
+    pub containers: Box<[ContainerView]>,
     /// What sets wrote on the pod, by set name.
-    pub marks: BTreeMap<String, Mark>,
+    pub marks: SmallMap<Arc<str>, Mark>,
     /// Annotations `version.sidecarset.dev/<container>` of the twins of hot sidecars, by container.
-    pub versions: BTreeMap<String, u64>,
+    pub versions: SmallMap<String, u64>,
 }
 
 /// One container of a pod.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ContainerView {
+    /// What the pod's spec says of it: the same in many pods.
+    pub spec: Arc<ContainerSpec>,
+    /// What the kubelet says about it.
+    pub status: Option<ContainerStatus>,
+}
+
+impl Deref for ContainerView {
+    type Target = ContainerSpec;
+
+    fn deref(&self) -> &ContainerSpec {
+        &self.spec
+    }
+}
+
+/// What the pod's spec says of a container.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ContainerSpec {
     /// The list it stands in.
     pub list: List,
     /// Position in that list.
@@ -208,8 +147,6 @@ pub struct ContainerView {
     pub resources: Option<Box<Resources>>,
     /// `resizePolicy` is `RestartContainer`: for cpu, for memory.
     pub restarts_on_resize: [bool; 2],
-    /// What the kubelet says about it.
-    pub status: Option<ContainerStatus>,
 }
 
 /// What the kubelet says about a container.
@@ -239,12 +176,34 @@ pub struct ContainerStatus {
     pub has_resources: Option<bool>,
 }
 
+/// What pods of a workload have in common.
+#[derive(Debug, Default)]
+pub(crate) struct Common {
+    labels: Shared<BTreeMap<String, String>>,
+    owners: Shared<Owner>,
+    containers: Shared<ContainerSpec>,
+    revisions: Shared<RevisionMark>,
+    texts: Shared<str>,
+}
+
 impl PodView {
+    /// Shares with other pods what they have in common.
+    pub(crate) fn share(&mut self, common: &mut Common) {
+        common.labels.share(&mut self.labels);
+        if let Some(owner) = &mut self.owner {
+            common.owners.share(owner);
+        }
+        self.marks.share(&mut common.texts, |mark, texts| mark.share(&mut common.revisions, texts));
+        for container in &mut self.containers {
+            common.containers.share(&mut container.spec);
+        }
+    }
+
     /// Projects a pod. Annotations of sets that cannot be read are left out, as if they were not there.
     pub fn new(pod: SlimPod) -> Self {
         let SlimPod { metadata, spec, status } = pod;
         let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready");
-        let owner = Owner::of(&metadata).map(Box::new);
+        let owner = Owner::of(&metadata).map(Arc::new);
         let labels = metadata.labels.unwrap_or_default();
         let annotations = metadata.annotations.unwrap_or_default();
         Self {
@@ -256,7 +215,7 @@ impl PodView {
             observed_generation: status.observed_generation,
             created: metadata.creation_timestamp.map_or(Timestamp::UNIX_EPOCH, |time| time.0),
             deleting: metadata.deletion_timestamp.is_some(),
-            phase: status.phase.unwrap_or_default(),
+            phase: phase(status.phase.unwrap_or_default()),
             node: spec.node_name,
             has_resources: spec.resources.is_some(),
             resize: status.conditions.iter().find_map(resize_trouble),
@@ -267,7 +226,7 @@ impl PodView {
             marks: marks(&labels, &annotations),
             versions: versions(&annotations),
             has_annotations: !annotations.is_empty(),
-            labels,
+            labels: Arc::new(labels),
             containers: containers(List::Init, spec.init_containers, &status.init_container_statuses)
                 .chain(containers(List::Ordinary, spec.containers, &status.container_statuses))
                 .collect(),
@@ -276,7 +235,7 @@ impl PodView {
 
     /// Neither ended nor asked to go.
     pub fn is_active(&self) -> bool {
-        !self.deleting && !matches!(self.phase.as_str(), "Succeeded" | "Failed")
+        !self.deleting && !matches!(&*self.phase, "Succeeded" | "Failed")
     }
 
     /// It has the label that the watch of pods selects by.
@@ -301,7 +260,12 @@ impl PodView {
     }
 }
 
-fn versions(annotations: &BTreeMap<String, String>) -> BTreeMap<String, u64> {
+/// Most pods run.
+fn phase(phase: String) -> Cow<'static, str> {
+    if phase == "Running" { Cow::Borrowed("Running") } else { Cow::Owned(phase) }
+}
+
+fn versions(annotations: &BTreeMap<String, String>) -> SmallMap<String, u64> {
     let versions = annotations.iter().filter_map(|(key, value)| Some((key.strip_prefix(keys::VERSION_PREFIX)?, value)));
     versions.filter_map(|(container, version)| Some((container.to_owned(), version.parse().ok()?))).collect()
 }
@@ -312,18 +276,20 @@ fn containers(
     statuses: &[SlimContainerStatus],
 ) -> impl Iterator<Item = ContainerView> {
     containers.into_iter().enumerate().map(move |(index, container)| ContainerView {
-        list,
-        index,
-        restarts_on_resize: ["cpu", "memory"].map(|name| restarts_on_resize(&container, name)),
-        startup_period: container.startup_probe.as_ref().map(|probe| probe.period_seconds.unwrap_or(10)),
         status: statuses
             .iter()
             .enumerate()
             .find(|(_, status)| status.name == container.name)
             .map(|(index, status)| container_status(index, status, &container)),
-        resources: (container.resources != Resources::default()).then(|| Box::new(container.resources)),
-        name: container.name,
-        image: container.image.unwrap_or_default(),
+        spec: Arc::new(ContainerSpec {
+            list,
+            index,
+            restarts_on_resize: ["cpu", "memory"].map(|name| restarts_on_resize(&container, name)),
+            startup_period: container.startup_probe.as_ref().map(|probe| probe.period_seconds.unwrap_or(10)),
+            resources: (container.resources != Resources::default()).then(|| Box::new(container.resources)),
+            name: container.name,
+            image: container.image.unwrap_or_default(),
+        }),
     })
 }
 

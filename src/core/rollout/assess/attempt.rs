@@ -3,6 +3,8 @@
 //! Observed on kubelets 1.35 and 1.36: `observedGeneration` moves before the old container is stopped; `status.image` and
 //! `imageID` may stay equal; a new container may inherit `ready` from the old one.
 
+use std::sync::Arc;
+
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use crate::core::base::time::{after, seconds};
@@ -45,7 +47,7 @@ fn crashed_beside(pod: &PodView, update: &Update, strategy: &Strategy) -> Option
     // A sidecar that starts anew long after, as all do when a node reboots, or is not ready then, has no new hold time.
     let latest = deadline(update, strategy).max(after(update.at, seconds(strategy.min_ready_seconds)));
     let soak_ends = soak_ends(pod, update, strategy).unwrap_or(latest).min(latest);
-    let replaced = |name: &String| {
+    let replaced = |name: &str| {
         let mut updates = pod.marks.values().filter_map(|mark| mark.update.as_ref());
         updates.any(|update| update.containers.contains_key(name))
     };
@@ -98,7 +100,7 @@ fn container_progress(
     let deadline = deadline(update, &target.strategy);
     let Some(status) = &container.status else { return Progress::by(deadline, not_ready(container), now) };
     // Back on the image that it had. The kubelet may have killed it for the other one, and says so when it has pulled that.
-    let is_back = status.id == replaced.id && replaced.image == container.image;
+    let is_back = status.id == replaced.id && *replaced.image == *container.image;
     if is_back && now < deadline && !has_seen(pod, pod.generation) {
         return Progress::Undecided(Some(deadline));
     }
@@ -149,18 +151,18 @@ fn is_late(
     let is_first = status.restart_count <= replaced.restart_count.saturating_add(1);
     let is_timely =
         |since: Timestamp| since > deadline(update, strategy) && now < after(since, seconds(strategy.timeout_seconds));
-    replaced.image != container.image && is_first && status.running_since.is_some_and(is_timely)
+    *replaced.image != *container.image && is_first && status.running_since.is_some_and(is_timely)
 }
 
 /// Another container than the one that was replaced. A burst of updates that ends on the image that still runs restarts
 /// nothing.
 fn is_new(container: &ContainerView, status: &ContainerStatus, replaced: &Replaced) -> bool {
-    (status.id != replaced.id && !status.id.is_empty()) || replaced.image == container.image
+    (status.id != replaced.id && !status.id.is_empty()) || *replaced.image == *container.image
 }
 
 /// The containers that an update was to replace run on unharmed.
 pub(crate) fn runs_on(pod: &PodView, update: &Update) -> bool {
-    let same = |(name, replaced): (&String, &Replaced)| {
+    let same = |(name, replaced): (&Arc<str>, &Replaced)| {
         let status = pod.container(name).and_then(|container| container.status.as_ref());
         status.is_some_and(|status| status.id == replaced.id && status.ready)
     };

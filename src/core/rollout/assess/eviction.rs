@@ -1,5 +1,7 @@
 //! What eviction could do for a pod that cannot be patched.
 
+use std::sync::Arc;
+
 use crate::core::pod::{Owner, PodView};
 use crate::core::replace::exempt;
 use crate::core::rollout::assess::state::{ObstacleKind, State};
@@ -9,7 +11,7 @@ use crate::core::rollout::target::Target;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Evictability {
     /// This owner would make a better one.
-    Evictable(Box<Owner>),
+    Evictable(Arc<Owner>),
     /// It is never evicted; the text says which pods are not.
     Exempt(&'static str),
 }

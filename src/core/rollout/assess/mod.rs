@@ -242,7 +242,7 @@ fn unready(pod: &PodView, update: Option<&Update>, target: &Target, now: Timesta
 }
 
 fn rank(pod: &PodView) -> Rank {
-    let phase = match pod.phase.as_str() {
+    let phase = match &*pod.phase {
         "Pending" | "" => 0,
         "Running" => 2,
         _ => 1,

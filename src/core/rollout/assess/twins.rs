@@ -10,6 +10,8 @@
 //! The phase is read off the pod alone. Which twin serves changes only with a request (the versions are written with
 //! the images) or when the new twin is proved, so it cannot flip by itself.
 
+use std::sync::Arc;
+
 use k8s_openapi::jiff::Timestamp;
 
 use crate::api::keys;
@@ -135,7 +137,7 @@ pub(crate) fn obstacle(next: &Move<'_>, mark: &Mark, sidecar: &Sidecar, target: 
         return Some(Obstacle::new(ObstacleKind::Pod, format!("{name} {text}")));
     }
     // The kubelet would see no change, and a program that has handed over already would be taken for the new one.
-    let replaced = update.and_then(|update| update.containers.get(name)).filter(|r| r.image == next.image);
+    let replaced = update.and_then(|update| update.containers.get(name)).filter(|r| *r.image == *next.image);
     let status = next.to.status.as_ref().filter(|status| status.running_since.is_some());
     let still_runs = replaced.zip(status).is_some_and(|(replaced, status)| status.id == replaced.id);
     let text = || format!("{name} still runs {}", next.image);
@@ -179,7 +181,7 @@ pub(crate) fn judge(pod: &PodView, mark: &Mark, target: &Target, now: Timestamp)
     if judged != Progress::Done {
         return Some(judged);
     }
-    let waits = |name: &&String| is_to_prove(pod, mark, name, target, now);
+    let waits = |name: &&Arc<str>| is_to_prove(pod, mark, name, target, now);
     let Some(name) = update.containers.keys().find(waits) else { return Some(judged) };
     let proved = pod.container(name).and_then(|twin| proved_at(pod, twin, update, &target.strategy));
     let deadline = deadline(update, &target.strategy);

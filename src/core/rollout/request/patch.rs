@@ -1,6 +1,7 @@
 //! The one request that upgrades a pod: a JSON Patch whose `test` operations make it harmless if anything changed.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
@@ -9,6 +10,7 @@ use crate::api::keys;
 use crate::core::base::image::same_image;
 use crate::core::base::pointer::{pointer, test};
 use crate::core::base::resources::Resize;
+use crate::core::base::small_map::SmallMap;
 use crate::core::pod::{ContainerView, Mark, PodView, Replaced, Update};
 use crate::core::revision::Sidecar;
 use crate::core::rollout::assess::Assessment;
@@ -70,7 +72,8 @@ fn record(
     let unfinished = assessed.unfinished;
     // A pod that an earlier update made unready keeps its slot: otherwise each new image would free one.
     let was_ready = assessed.counts_as_ready || assessed.claim == Claim::Disruption;
-    let mut containers: BTreeMap<String, Replaced> = previous.map(|u| u.containers.clone()).unwrap_or_default();
+    let earlier = previous.iter().flat_map(|update| &update.containers);
+    let mut containers: BTreeMap<String, Replaced> = earlier.map(|(name, r)| (name.to_string(), r.clone())).collect();
     containers.retain(|name, replaced| {
         let is_changed = changed.iter().any(|changed| changed.container.name == *name);
         let goes_on = !is_changed && (unfinished || takes_over(pod, name, target));
@@ -84,7 +87,7 @@ fn record(
         containers.entry(container.name.clone()).or_insert_with(|| Replaced {
             id: status.map(|status| status.id.clone()).unwrap_or_default(),
             restart_count: status.map_or(0, |status| status.restart_count),
-            image: container.image.clone(),
+            image: container.image.as_str().into(),
             down: false,
         });
     }
@@ -96,15 +99,15 @@ fn record(
         at: now,
         was_ready,
         generation: pod.generation + i64::from(!changed.is_empty()),
-        containers,
-        others: if was_ready { others(pod, target) } else { BTreeMap::new() },
+        containers: containers.into_iter().collect(),
+        others: if was_ready { others(pod, target) } else { SmallMap::default() },
         hash_without_images: target.hash_without_images.clone(),
-        resizes,
+        resizes: resizes.into_iter().collect(),
     }
 }
 
 /// When the containers that this set has no part in had last ended.
-fn others(pod: &PodView, target: &Target) -> BTreeMap<String, Option<Timestamp>> {
+fn others(pod: &PodView, target: &Target) -> SmallMap<Arc<str>, Option<Timestamp>> {
     let own: Vec<String> = target.sidecars.iter().flat_map(Sidecar::container_names).collect();
     let others = pod.containers.iter().filter(|container| !own.contains(&container.name));
     others.filter_map(|other| Some((other.name.clone(), other.status.as_ref()?.ended_at))).collect()

@@ -304,8 +304,8 @@ impl Index {
     fn touch(&mut self, key: &Arc<PodKey>, old: Option<&PodView>, now: Timestamp) -> Vec<String> {
         let current = self.pods.get(key).into_iter().flat_map(|pod| pod.marks.keys().cloned());
         let before = old.into_iter().flat_map(|pod| pod.marks.keys().cloned());
-        let sets: BTreeSet<String> = current.chain(before).collect();
-        sets.into_iter().filter(|set| self.update_set(set, key, now)).collect()
+        let sets: BTreeSet<Arc<str>> = current.chain(before).collect();
+        sets.into_iter().filter(|set| self.update_set(set, key, now)).map(|set| set.to_string()).collect()
     }
 
     fn update_set(&mut self, set: &str, key: &Arc<PodKey>, now: Timestamp) -> bool {
@@ -341,7 +341,7 @@ fn make_due<'a>(
     let mut concerned = BTreeSet::new();
     for (key, pod) in pods {
         for set in pod.marks.keys() {
-            if let Some(state) = sets.get_mut(set)
+            if let Some(state) = sets.get_mut(&**set)
                 && is_concerned(state)
             {
                 state.make_due(key);
@@ -349,5 +349,5 @@ fn make_due<'a>(
             }
         }
     }
-    concerned.into_iter().cloned().collect()
+    concerned.into_iter().map(ToString::to_string).collect()
 }

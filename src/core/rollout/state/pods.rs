@@ -5,7 +5,7 @@ use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;
 
 use crate::core::base::lists::List;
-use crate::core::pod::{PodKey, PodView};
+use crate::core::pod::{Common, PodKey, PodView};
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -17,6 +17,7 @@ pub(crate) struct Pods {
     by_node: HashMap<String, HashSet<Arc<PodKey>>>,
     /// Those that carry marks of a set, whether or not the set is known.
     by_set: BTreeMap<String, Marked>,
+    common: Common,
 }
 
 #[derive(Debug, Default)]
@@ -41,8 +42,9 @@ impl Pods {
     }
 
     /// Returns the shared key, and the pod as it was.
-    pub(crate) fn insert(&mut self, pod: PodView) -> (Arc<PodKey>, Option<Arc<PodView>>) {
+    pub(crate) fn insert(&mut self, mut pod: PodView) -> (Arc<PodKey>, Option<Arc<PodView>>) {
         let key = self.key(&pod.key).map_or_else(|| Arc::new(pod.key.clone()), Arc::clone);
+        pod.share(&mut self.common);
         let pod = Arc::new(pod);
         let old = self.all.insert(Arc::clone(&key), Arc::clone(&pod));
         if old.as_ref().is_none_or(|old| !same_place(old, &pod)) {
@@ -93,7 +95,7 @@ impl Pods {
             file(&mut self.by_node, node, key, add);
         }
         for (set, mark) in &pod.marks {
-            let marked = self.by_set.entry(set.clone()).or_default();
+            let marked = self.by_set.entry(set.to_string()).or_default();
             let count = marked.revisions.entry(mark.revision.clone()).or_default();
             if add {
                 *count += 1;
@@ -106,7 +108,7 @@ impl Pods {
                 marked.revisions.remove(&mark.revision);
             }
             if marked.pods.is_empty() {
-                self.by_set.remove(set);
+                self.by_set.remove(&**set);
             }
         }
     }
@@ -134,5 +136,5 @@ fn same_place(old: &PodView, new: &PodView) -> bool {
 }
 
 fn revisions(pod: &PodView) -> impl Iterator<Item = (&str, &str)> {
-    pod.marks.iter().map(|(set, mark)| (set.as_str(), mark.revision.as_str()))
+    pod.marks.iter().map(|(set, mark)| (&**set, mark.revision.as_str()))
 }

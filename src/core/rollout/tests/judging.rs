@@ -344,7 +344,7 @@ fn a_container_in_its_hold_time_is_still_judged_when_another_one_changes() {
         }
     }
     let update = fleet.pods.values().next().unwrap().view().marks[SET].update.clone().unwrap();
-    assert_eq!(update.containers.keys().collect::<Vec<_>>(), ["agent", "other"]);
+    assert_eq!(update.containers.keys().map(|name| &**name).collect::<Vec<_>>(), ["agent", "other"]);
 }
 
 #[test]
