@@ -105,9 +105,13 @@ impl TestPod {
         self.0["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap()
     }
 
-    /// Changes the pod and counts its resourceVersion up.
+    /// Changes the pod. As the apiserver does, counts its resourceVersion up, and its generation if the spec has changed.
     pub(crate) fn edit(&mut self, edit: impl FnOnce(&mut Value)) {
+        let (spec, generation) = (self.0["spec"].clone(), self.0["metadata"]["generation"].clone());
         edit(&mut self.0);
+        if self.0["spec"] != spec && self.0["metadata"]["generation"] == generation {
+            self.0["metadata"]["generation"] = json!(generation.as_i64().unwrap_or(0) + 1);
+        }
         self.0["metadata"]["resourceVersion"] = json!((self.resource_version() + 1).to_string());
     }
 
@@ -122,12 +126,7 @@ impl TestPod {
         if json_patch::patch(&mut patched, patch).is_err() {
             return false;
         }
-        self.edit(|pod| {
-            let changed = pod["spec"] != patched["spec"];
-            *pod = patched;
-            let generation = pod["metadata"]["generation"].as_i64().unwrap() + i64::from(changed);
-            pod["metadata"]["generation"] = json!(generation);
-        });
+        self.edit(|pod| *pod = patched);
         true
     }
 

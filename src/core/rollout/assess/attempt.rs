@@ -33,7 +33,12 @@ pub fn progress(pod: &PodView, update: &Update, target: &Target, now: Timestamp)
     result = resize::progress(pod, update, strategy, now).into_iter().fold(result, Progress::and);
     match result {
         Progress::Failed(reason) => Progress::Failed(reason),
-        _ if let Some(reason) = crashed_beside(pod, update, strategy) => Progress::Failed(reason),
+        _ if let Some(crash) = crash(pod, update, target).filter(|crash| crash.counts_at(now)) => {
+            Progress::Failed(crash.why)
+        }
+        Progress::Done if !has_seen(pod, update.generation) && now >= deadline && is_stuck(pod, update) => {
+            Progress::NotStarted
+        }
         Progress::Done if !has_seen(pod, update.generation) => {
             Progress::by(deadline, "the kubelet has not seen it by podUpdateTimeoutSeconds".to_owned(), now)
         }
@@ -41,9 +46,28 @@ pub fn progress(pod: &PodView, update: &Update, target: &Target, now: Timestamp)
     }
 }
 
+/// What an update may have done to a container that is none of this set's.
+struct Crash {
+    why: String,
+    /// From then on the pod has been ready for `minReadySeconds` since; `None` while it is not ready.
+    over_at: Option<Timestamp>,
+}
+
+impl Crash {
+    fn counts_at(&self, now: Timestamp) -> bool {
+        self.over_at.is_none_or(|over_at| now < over_at)
+    }
+}
+
+/// When a crash beside the update counts no more, if the pod stays ready.
+pub(crate) fn crash_over_at(pod: &PodView, update: &Update, target: &Target, now: Timestamp) -> Option<Timestamp> {
+    crash(pod, update, target)?.over_at.filter(|over_at| now < *over_at)
+}
+
 /// A container that is none of this set's has crashed after the update and before its hold time was over: a sidecar may
 /// be healthy and still break its application. Sidecars that another set replaces are judged there.
-fn crashed_beside(pod: &PodView, update: &Update, strategy: &Strategy) -> Option<String> {
+fn crash(pod: &PodView, update: &Update, target: &Target) -> Option<Crash> {
+    let strategy = &target.strategy;
     // A sidecar that starts anew long after, as all do when a node reboots, or is not ready then, has no new hold time.
     let latest = deadline(update, strategy).max(after(update.at, seconds(strategy.min_ready_seconds)));
     let soak_ends = soak_ends(pod, update, strategy).unwrap_or(latest).min(latest);
@@ -54,8 +78,15 @@ fn crashed_beside(pod: &PodView, update: &Update, strategy: &Strategy) -> Option
     update.others.iter().filter(|(name, _)| !replaced(name)).find_map(|(name, ended_before)| {
         let status = pod.container(name)?.status.as_ref().filter(|status| status.ended_at > *ended_before)?;
         let code = status.exit_code.filter(|code| ![0, TERMINATED].contains(code))?;
-        let in_time = status.ended_at.is_some_and(|ended| ended <= soak_ends);
-        in_time.then(|| format!("{name}: crashed with exit code {code} after the sidecar's update"))
+        let ended = status.ended_at.filter(|ended| *ended <= soak_ends)?;
+        // What was before a retry is no evidence.
+        if target.retried_at.is_some_and(|retried_at| ended <= retried_at) {
+            return None;
+        }
+        let up_since = pod.ready_changed.filter(|_| pod.ready).map(|ready| ready.max(ended));
+        let up_since = up_since.map(|since| status.running_since.map_or(since, |started| since.max(started)));
+        let over_at = up_since.map(|since| after(since, seconds(strategy.min_ready_seconds)));
+        Some(Crash { why: format!("{name}: crashed with exit code {code} after the sidecar's update"), over_at })
     })
 }
 
@@ -98,7 +129,10 @@ fn container_progress(
         return Progress::Undecided(None);
     }
     let deadline = deadline(update, &target.strategy);
-    let Some(status) = &container.status else { return Progress::by(deadline, not_ready(container), now) };
+    let is_stuck = now >= deadline && is_stuck(pod, update);
+    let Some(status) = &container.status else {
+        return if is_stuck { Progress::NotStarted } else { Progress::by(deadline, not_ready(container), now) };
+    };
     // Back on the image that it had. The kubelet may have killed it for the other one, and says so when it has pulled that.
     let is_back = status.id == replaced.id && *replaced.image == *container.image;
     if is_back && now < deadline && !has_seen(pod, pod.generation) {
@@ -135,8 +169,14 @@ fn container_progress(
             let counts_at = after(update.at, patience).min(deadline);
             Progress::by(counts_at, format!("{}: {reason}", container.name), now)
         }
+        None if is_stuck && status.id == replaced.id => Progress::NotStarted,
         None => Progress::by(deadline, not_ready(container), now),
     }
+}
+
+/// A pod that was not ready before the update, and still is not.
+fn is_stuck(pod: &PodView, update: &Update) -> bool {
+    !update.was_ready && !pod.ready
 }
 
 /// The first container with the new image, which came when the time of the update was over, and has its time now.

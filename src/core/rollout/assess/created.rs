@@ -25,7 +25,10 @@ pub(crate) fn state(pod: &PodView, mark: &Mark, target: &Target, now: Timestamp)
     if pod.ready && now >= proved_at {
         return Some((State::Available, None));
     }
-    if let Some(why) = broken(pod, target) {
+    let window_end = after(pod.created, seconds(strategy.timeout_seconds));
+    // Restarts of a pod that worked when its time was over are none of the revision's failures.
+    let is_settled = now >= window_end && since > window_end;
+    if let Some(why) = broken(pod, target).filter(|_| !is_settled) {
         return Some(match target.retry_ends().filter(|end| now < *end) {
             Some(end) => (State::NotReady, Some(end)),
             None => (State::Failed(why), pod.ready.then_some(proved_at)),
@@ -34,13 +37,12 @@ pub(crate) fn state(pod: &PodView, mark: &Mark, target: &Target, now: Timestamp)
     if pod.ready {
         return Some((State::Updating, Some(proved_at)));
     }
-    let deadline = after(pod.created, seconds(strategy.timeout_seconds));
-    Some((State::NotReady, Some(deadline).filter(|deadline| now < *deadline)))
+    Some((State::NotReady, Some(window_end).filter(|window_end| now < *window_end)))
 }
 
-/// A sidecar that does not start, or crashed again and again.
+/// A sidecar that does not start, or crashed again and again; also a plain init container, which only new pods prove.
 fn broken(pod: &PodView, target: &Target) -> Option<String> {
-    let names = target.sidecars.iter().filter(|sidecar| sidecar.long_running).flat_map(Sidecar::container_names);
+    let names = target.sidecars.iter().flat_map(Sidecar::container_names);
     names.filter_map(|name| pod.container(&name).cloned()).find_map(|container| {
         let reason = evidence::of_container(container.status.as_ref()?, 0)?;
         Some(format!("{}: {reason}", container.name))

@@ -9,8 +9,27 @@ use crate::core::rollout::assess::state::{Obstacle, ObstacleKind};
 use crate::core::rollout::assess::twins::{self, Need};
 use crate::core::rollout::target::Target;
 
+/// The pod has the target's images, or what admission made of them.
 pub(crate) fn has_images(pod: &PodView, mark: &Mark, target: &Target, now: Timestamp) -> bool {
-    target.sidecars.iter().all(|sidecar| has_image(pod, mark, sidecar, target, now))
+    let as_requested = is_as_requested(pod, mark, target);
+    let has = |sidecar: &Sidecar| {
+        let others = as_requested && !sidecar.hot && pod.container(&sidecar.name).is_some();
+        others || has_image(pod, mark, sidecar, target, now)
+    };
+    target.sidecars.iter().all(has)
+}
+
+/// Nobody has changed the pod since it was asked for, or made with, this target's images. Where they differ nevertheless,
+/// admission has rewritten them, as a policy for a mirror does, and would do it again. A server before 1.33 counts no
+/// generations of pods: there nobody can tell what was changed since an update.
+fn is_as_requested(pod: &PodView, mark: &Mark, target: &Target) -> bool {
+    if !target.is_reached_by(&mark.revision) {
+        return false;
+    }
+    match &mark.update {
+        Some(update) => target.is_reached_by(&update.revision) && pod.generation <= update.generation,
+        None => pod.generation == 1,
+    }
 }
 
 pub(crate) fn has_image(pod: &PodView, mark: &Mark, sidecar: &Sidecar, target: &Target, now: Timestamp) -> bool {

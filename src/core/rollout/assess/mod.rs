@@ -16,23 +16,18 @@ pub(crate) mod twins;
 
 use std::cmp::Reverse;
 
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use k8s_openapi::jiff::Timestamp;
 
-use crate::core::base::time::after;
 use crate::core::pod::readiness::Readiness;
 use crate::core::pod::{Mark, PodView, Update};
-use crate::core::rollout::assess::attempt::runs_on;
+use crate::core::rollout::assess::attempt::{crash_over_at, runs_on};
 use crate::core::rollout::assess::claim::Claim;
 use crate::core::rollout::assess::context::{PodContext, PodInSet};
 use crate::core::rollout::assess::eviction::{Evictability, evictability};
 use crate::core::rollout::assess::images::has_images;
 use crate::core::rollout::assess::progress::{Progress, deadline, has_seen};
-use crate::core::rollout::assess::state::{Obstacle, ObstacleKind, State};
+use crate::core::rollout::assess::state::State;
 use crate::core::rollout::target::Target;
-
-/// A pod that still has another image right after our patch is left alone for this long: an admission webhook that
-/// rewrites images would otherwise be fought without end.
-const REWRITTEN: SignedDuration = SignedDuration::from_secs(60);
 
 /// Kubernetes' `ActivePods` rank: pods that cost least go first.
 pub(crate) type Rank = (bool, u8, Reverse<Timestamp>, Reverse<i32>, Reverse<Timestamp>);
@@ -47,7 +42,7 @@ pub(crate) struct Assessment {
     pub(crate) counts_as_ready: bool,
     /// What it takes of the budgets now.
     pub(crate) claim: Claim,
-    /// Its recorded update is neither done nor over.
+    /// Its recorded update is not done.
     pub(crate) unfinished: bool,
     /// `updateStrategy.selector` matches.
     pub(crate) selected: bool,
@@ -87,8 +82,9 @@ impl PodInSet<'_> {
         let judged = judge(pod, mark, target, context.now);
         let readiness = Readiness::of(pod, context.now);
         let (state, check_at) = self.state(judged.as_ref());
-        let undone = judged.as_ref().is_some_and(|progress| *progress != Progress::Done);
-        let unfinished = state == State::ResetDue || (undone && !self.is_over(&state));
+        let unfinished = judged.as_ref().is_some_and(|progress| *progress != Progress::Done);
+        let waited_for = unfinished && judged != Some(Progress::NotStarted) && !self.is_over(&state);
+        let open = state == State::ResetDue || waited_for;
         let times = match judged {
             Some(Progress::Undecided(at)) => at,
             _ => None,
@@ -96,22 +92,22 @@ impl PodInSet<'_> {
         Assessment {
             ready: pod.ready,
             counts_as_ready: readiness.counts_as_ready(),
-            claim: self.claim(&state, readiness, unfinished),
+            claim: self.claim(&state, readiness, open),
             unfinished,
             selected: target.strategy.selector.as_ref().is_none_or(|selector| selector.matches(&pod.labels)),
             rank: rank(pod),
             evictability: evictability(pod, &state, target),
             check_at: times.into_iter().chain(check_at).chain(readiness.ends()).min(),
-            waits_for: self.waits_for(unfinished),
+            waits_for: self.waits_for(open),
             state,
         }
     }
 
     /// A pod that was ready when patched costs a slot until it is available, one that was not a place under the cap.
-    fn claim(&self, state: &State, readiness: Readiness, unfinished: bool) -> Claim {
+    fn claim(&self, state: &State, readiness: Readiness, open: bool) -> Claim {
         let recorded = match &self.mark.update {
-            Some(update) if update.was_ready && (unfinished || self.lost_readiness()) => Claim::Disruption,
-            Some(update) if !update.was_ready && unfinished && self.pod.node.is_some() => Claim::Unready,
+            Some(update) if update.was_ready && (open || self.lost_readiness()) => Claim::Disruption,
+            Some(update) if !update.was_ready && open && self.pod.node.is_some() => Claim::Unready,
             _ => Claim::None,
         };
         let requested = match state {
@@ -128,9 +124,9 @@ impl PodInSet<'_> {
         !self.pod.ready && update.is_some_and(|update| !self.target.is_stable(&update.revision))
     }
 
-    fn waits_for(&self, unfinished: bool) -> Option<String> {
+    fn waits_for(&self, open: bool) -> Option<String> {
         let Self { pod, mark, target, context } = *self;
-        let update = mark.update.as_ref().filter(|_| unfinished)?;
+        let update = mark.update.as_ref().filter(|_| open)?;
         second_try(pod, mark, target, context.now)
             .or_else(|| resize::waits_for(pod, update))
             .or_else(|| evidence::waits_for(pod, update))
@@ -158,11 +154,15 @@ impl PodInSet<'_> {
             || !has_images(pod, mark, target, now)
             || resize::is_unfinished(pod, mark, target)
         {
-            return self.behind(update);
+            return self.behind();
         }
         let unproved = update.is_some_and(|update| !target.is_stable(&update.revision));
         match judged.filter(|_| update.is_some()) {
-            Some(Progress::Failed(reason)) if unproved => (State::Failed(reason.clone()), None),
+            Some(Progress::Failed(reason)) if unproved => {
+                let over_at = update.and_then(|update| crash_over_at(pod, update, target, now));
+                (State::Failed(reason.clone()), over_at)
+            }
+            Some(Progress::NotStarted) => (State::NotReady, None),
             Some(Progress::Undecided(_)) if pod.node.is_some() => (State::Updating, None),
             _ if twins::is_reset_due(pod, mark, target, now) => reset_due(context),
             _ if let Some(created) = created::state(pod, mark, target, now) => created,
@@ -171,8 +171,8 @@ impl PodInSet<'_> {
         }
     }
 
-    fn behind(&self, update: Option<&Update>) -> (State, Option<Timestamp>) {
-        let Self { pod, mark, target, context } = *self;
+    fn behind(&self) -> (State, Option<Timestamp>) {
+        let Self { context, .. } = *self;
         if let Some(refusal) = context.refused.filter(|refusal| refusal.until.is_some()) {
             return (State::Unconfirmed(refusal.message.clone()), refusal.until);
         }
@@ -181,14 +181,6 @@ impl PodInSet<'_> {
         }
         if let Some(refusal) = context.refused {
             return (State::Refused(refusal.message.clone()), None);
-        }
-        let patient_until = update.map(|update| after(update.at, REWRITTEN)).filter(|until| context.now < *until);
-        if target.is_reached_by(&mark.revision)
-            && !has_images(pod, mark, target, context.now)
-            && patient_until.is_some()
-        {
-            let text = "the image differs right after it was set: something else sets it, such as an admission webhook";
-            return (State::NotInPlace(Obstacle::new(ObstacleKind::Passing, text)), patient_until);
         }
         (State::Outdated, None)
     }

@@ -13,6 +13,9 @@ pub enum Progress {
     Undecided(Option<Timestamp>),
     /// Every replaced container is a new one that has stayed ready.
     Done,
+    /// Its time is over, and the kubelet has not begun with it, in a pod that was not ready before and is not now: nothing
+    /// says that the revision is to blame.
+    NotStarted,
     /// Not done in time, or there is evidence that it will not be. The text names container and reason.
     Failed(String),
 }
@@ -29,6 +32,7 @@ impl Progress {
             (Self::Failed(text), _) | (_, Self::Failed(text)) => Self::Failed(text),
             (Self::Undecided(a), Self::Undecided(b)) => Self::Undecided(a.into_iter().chain(b).min()),
             (Self::Undecided(at), _) | (_, Self::Undecided(at)) => Self::Undecided(at),
+            (Self::NotStarted, _) | (_, Self::NotStarted) => Self::NotStarted,
             (Self::Done, Self::Done) => Self::Done,
         }
     }

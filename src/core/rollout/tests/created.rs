@@ -92,3 +92,32 @@ fn new_pods_do_not_get_what_the_last_updates_have_not_proved() {
     world.plan();
     assert_eq!((world.status().updated_pods, world.status().injection_revision.clone()), (1, Some(hash("v1"))));
 }
+
+/// Its sidecar has ended so often since it was made, and runs.
+fn restarted(pod: &mut Value) {
+    let agent = &mut pod["status"]["containerStatuses"][0];
+    agent["restartCount"] = json!(2);
+    agent["lastState"] = json!({"terminated": {"exitCode": 137}});
+}
+
+#[test]
+fn restarts_of_a_pod_that_worked_when_its_time_was_over_are_no_failures() {
+    let strategy = json!({"podUpdateTimeoutSeconds": 60, "partition": 1});
+    let mut world = world([born("a", 0), TestPod::new("b")], strategy);
+    world.fleet.now = 1000;
+    world.fleet.named("a").edit(restarted);
+    world.fleet.named("a").ready(false, at(1000));
+    world.fleet.observe();
+    world.plan();
+    assert_eq!(world.status().failed_pods, 0);
+}
+
+#[test]
+fn a_new_pod_that_never_worked_has_failed_after_its_time_too() {
+    let strategy = json!({"podUpdateTimeoutSeconds": 60, "partition": 1});
+    let pod = born("a", 0).with(not_ready).with(restarted);
+    let mut world = world([pod, TestPod::new("b")], strategy);
+    world.fleet.now = 1000;
+    world.plan();
+    assert_eq!(world.status().failed_pods, 1);
+}

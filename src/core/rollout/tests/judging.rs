@@ -25,11 +25,11 @@ pub(super) fn judge(now: i64, edit: impl FnOnce(&mut Value)) -> Progress {
     progress(&view, view.marks[SET].update.as_ref().unwrap(), &target("v2", json!({})), at(now))
 }
 
-fn agent(pod: &mut Value) -> &mut Value {
+pub(super) fn agent(pod: &mut Value) -> &mut Value {
     &mut pod["status"]["containerStatuses"][0]
 }
 
-fn replaced(pod: &mut Value, started: i64) {
+pub(super) fn replaced(pod: &mut Value, started: i64) {
     agent(pod)["containerID"] = json!("c://new");
     agent(pod)["restartCount"] = json!(1);
     agent(pod)["state"] = json!({"running": {"startedAt": at(started).to_string()}});
@@ -250,7 +250,7 @@ fn a_pod_that_was_unready_for_a_moment_a_week_later_is_still_done() {
 }
 
 /// The application ended with this code at this time, and runs again.
-fn app_crashed(pod: &mut Value, code: i32, ended: i64) {
+pub(super) fn app_crashed(pod: &mut Value, code: i32, ended: i64) {
     let app = &mut pod["status"]["containerStatuses"][1];
     app["restartCount"] = json!(1);
     app["lastState"] = json!({"terminated": {"exitCode": code, "finishedAt": at(ended).to_string()}});
@@ -269,7 +269,10 @@ fn an_application_that_crashes_within_the_hold_time_is_a_failure() {
     assert_eq!(judge(9, crashed(137, 6)), failed);
     assert_eq!(judge(9, crashed(137, 7)), Progress::Done, "the hold time was over");
     assert_eq!(judge(9, crashed(0, 3)), Progress::Done, "it ended by itself");
-    let before = |pod: &mut Value| app_crashed(pod, 137, 20);
+    let before = |pod: &mut Value| {
+        app_crashed(pod, 137, 20);
+        pod["status"]["conditions"][0]["status"] = json!("False");
+    };
     assert_eq!(judge(30, before), failed, "while the sidecar is not ready yet");
     assert_eq!(
         judge(9, crashed(143, 3)),
@@ -437,10 +440,16 @@ fn an_image_that_admission_rewrites_is_not_fought() {
     let mut fleet = Fleet::of(1);
     fleet.round("v2", &json!({}));
     let pod = fleet.pods.values_mut().next().unwrap();
-    pod.edit(|pod| pod["spec"]["containers"][0]["image"] = json!("mirror/v2"));
+    // In the same request: the generation is the one that the update recorded.
+    pod.0["spec"]["containers"][0]["image"] = json!("mirror/v2");
     fleet.observe();
-    let plan = fleet.plan("v2", &json!({}));
-    assert_eq!((plan.patches.len(), plan.summary.counts.not_in_place), (0, 1));
-    fleet.now = 60;
-    assert_eq!(fleet.plan("v2", &json!({})).patches.len(), 1, "it is tried again, as it may have been a person");
+    for now in [0, 60, 10_000] {
+        fleet.now = now;
+        let plan = fleet.plan("v2", &json!({}));
+        assert_eq!((plan.patches.len(), plan.summary.counts.updated), (0, 1), "{now}");
+    }
+    let pod = fleet.pods.values_mut().next().unwrap();
+    pod.edit(|pod| pod["spec"]["containers"][0]["image"] = json!("by-hand"));
+    fleet.observe();
+    assert_eq!(fleet.plan("v2", &json!({})).patches.len(), 1, "a later generation is somebody's change");
 }

@@ -20,6 +20,7 @@ mod in_place;
 mod judging;
 mod knowledge;
 mod listing;
+mod no_failure;
 mod order;
 mod prepull;
 mod priority;
@@ -90,6 +91,10 @@ impl Fleet {
             pod.kubelet(now);
         }
         self.observe();
+    }
+
+    fn named(&mut self, name: &str) -> &mut TestPod {
+        self.pods.values_mut().find(|pod| pod.view().key.name == name).unwrap()
     }
 
     fn set_ready(&mut self, names: &[String], ready: bool) {

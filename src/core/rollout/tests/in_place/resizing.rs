@@ -45,6 +45,7 @@ fn resources_that_somebody_else_sets_are_left_alone() {
     way.pod.actuate();
     way.now = 60;
     way.pod.edit(|pod| pod["spec"]["containers"][0]["resources"]["requests"]["cpu"] = json!("333m"));
+    way.pod.edit(|pod| pod["status"]["observedGeneration"] = pod["metadata"]["generation"].clone());
     assert_eq!((way.step(), way.state()), (None, State::Available));
     // And what a LimitRange gave a pod is no difference.
     let defaults = |pod: &mut Value| {

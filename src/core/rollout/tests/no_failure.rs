@@ -1,0 +1,122 @@
+//! What is no failure of a revision, whatever it looks like.
+
+use serde_json::{Value, json};
+
+use crate::core::rollout::assess::progress::Progress;
+use crate::core::rollout::plan::begin_batch;
+use crate::core::rollout::target::Target;
+use crate::core::rollout::target::rollout::PersistedProgress;
+use crate::core::rollout::testing::{SET, TestPod, at, target};
+use crate::core::rollout::tests::Fleet;
+use crate::core::rollout::tests::judging::{agent, app_crashed, judge, replaced};
+
+#[test]
+fn partition_is_kept_where_admission_rewrites_images() {
+    let mut fleet = Fleet::of(6);
+    let strategy = json!({"partition": 5, "maxUnavailable": 6});
+    for round in 0..9 {
+        fleet.now = round * 100;
+        for name in fleet.round("v2", &strategy) {
+            let pod = fleet.named(&name);
+            pod.0["spec"]["containers"][0]["image"] = json!("mirror/v2");
+        }
+        fleet.observe();
+    }
+    let summary = fleet.plan("v2", &strategy).summary;
+    assert_eq!(summary.counts.updated, 1);
+    let rewritten = fleet.pods.values().filter(|pod| pod.image() == "mirror/v2").count();
+    assert_eq!(rewritten, 1);
+}
+
+#[test]
+fn new_pods_whose_images_admission_rewrites_are_left_alone() {
+    let mut pod = TestPod::new("a");
+    pod.0["spec"]["containers"][0]["image"] = json!("mirror/v1");
+    let mut fleet = Fleet::new([pod]);
+    let plan = fleet.plan("v1", &json!({}));
+    assert_eq!((plan.patches.len(), plan.summary.counts.updated), (0, 1));
+}
+
+#[test]
+fn a_crash_of_the_application_is_over_when_the_pod_was_ready_for_a_while() {
+    let crashed = |ready_since: i64| {
+        move |pod: &mut Value| {
+            replaced(pod, 1);
+            app_crashed(pod, 137, 3);
+            pod["status"]["conditions"][0]["lastTransitionTime"] = json!(at(ready_since).to_string());
+        }
+    };
+    assert!(matches!(judge(9, crashed(5)), Progress::Failed(_)));
+    assert_eq!(judge(10, crashed(5)), Progress::Done);
+}
+
+#[test]
+fn what_was_before_a_retry_is_no_evidence() {
+    let mut fleet = Fleet::of(2);
+    let plan = fleet.plan("v2", &json!({}));
+    let sent = fleet.send(&plan);
+    fleet.kubelets(&sent);
+    let name = sent[0].as_str();
+    fleet.named(name).edit(|pod| app_crashed(pod, 137, 3));
+    fleet.named(name).ready(false, at(3));
+    fleet.now = 4;
+    fleet.observe();
+    assert_eq!(fleet.reason("v2", &json!({})), "FailureBudgetExceeded");
+    fleet.named(name).ready(true, at(30));
+    fleet.now = 31;
+    fleet.observe();
+    let retried = Target { retried_at: Some(at(31)), ..target("v2", json!({})) };
+    fleet.index.configure(retried, at(31));
+    let summary = begin_batch(&mut fleet.index, SET, &PersistedProgress::default(), at(31), 0).summary;
+    assert_eq!((summary.counts.failed, summary.counts.slots, summary.counts.updated_ready), (0, 1, 0), "its hold time");
+    let summary = begin_batch(&mut fleet.index, SET, &PersistedProgress::default(), at(35), 0).summary;
+    assert_eq!((summary.counts.slots, summary.counts.updated_ready), (0, 1));
+}
+
+/// Not ready, its sidecar waiting for an init container of the application.
+fn stuck(name: &str) -> TestPod {
+    TestPod::new(name).with(|pod| {
+        let agent = agent(pod);
+        agent["containerID"] = json!("");
+        agent["ready"] = json!(false);
+        agent["state"] = json!({"waiting": {"reason": "PodInitializing"}});
+        pod["status"]["conditions"][0]["status"] = json!("False");
+        pod["status"]["phase"] = json!("Pending");
+    })
+}
+
+#[test]
+fn a_pod_that_was_stuck_before_is_no_failure_of_the_revision() {
+    let mut fleet = Fleet::new((0..5).map(|i| TestPod::new(&format!("web-{i}"))).chain([stuck("stuck")]));
+    let strategy = json!({"podUpdateTimeoutSeconds": 10});
+    for now in (0..60).step_by(6) {
+        fleet.now = now;
+        let plan = fleet.plan("v2", &strategy);
+        let sent = fleet.send(&plan);
+        let healthy: Vec<String> = sent.into_iter().filter(|name| name != "stuck").collect();
+        fleet.kubelets(&healthy);
+        fleet.observe();
+        assert!(!fleet.plan("v2", &strategy).summary.exceeded, "{now}");
+    }
+    let summary = fleet.plan("v2", &strategy).summary;
+    assert_eq!((summary.counts.failed, summary.counts.capped, summary.counts.updated_ready), (0, 0, 5));
+    // The application gets on, and the image is bad after all.
+    fleet.named("stuck").edit(|pod| {
+        agent(pod)["state"] = json!({"waiting": {"reason": "ErrImagePull", "message": "cannot pull \"v2\""}});
+        pod["status"]["observedGeneration"] = json!(9);
+    });
+    fleet.observe();
+    assert_eq!(fleet.plan("v2", &strategy).summary.counts.failed, 1);
+}
+
+#[test]
+fn a_kubelet_that_does_not_answer_for_an_unready_pod_is_no_failure_of_the_revision() {
+    let silent = TestPod::new("a").with(|pod| pod["status"]["conditions"][0]["status"] = json!("False"));
+    let mut fleet = Fleet::new([silent]);
+    let plan = fleet.plan("v2", &json!({}));
+    assert_eq!(fleet.send(&plan).len(), 1);
+    fleet.named("a").edit(|pod| pod["status"]["observedGeneration"] = json!(1));
+    fleet.observe();
+    fleet.now = 600;
+    assert_eq!(fleet.plan("v2", &json!({})).summary.counts.failed, 0);
+}
