@@ -28,7 +28,7 @@ pub fn injection_revision(
     }
     let counts = &summary.counts;
     let strategy = &set.spec.injection_strategy;
-    let step_is_full = summary.gate.allowed.is_some_and(|allowed| counts.selected_updated >= allowed);
+    let step_is_full = summary.gate.allowed.is_some_and(|allowed| counts.selected_moved >= allowed);
     let share_is_full = counts.matched - counts.updated <= summary.keep_old || step_is_full;
     let partial = strategy.revision.as_ref().is_some_and(|r| r.policy == RevisionPolicy::Partial);
     if let Some(pinned) = pinned.filter(|_| partial && share_is_full && target.has_partition()) {

@@ -44,6 +44,10 @@ pub(crate) struct Assessment {
     pub(crate) claim: Claim,
     /// Its recorded update is not done.
     pub(crate) unfinished: bool,
+    /// It has moved to the target, or may have, whether or not that is complete: its label says so.
+    pub(crate) moved: bool,
+    /// What percentages are of: it runs, has moved, or takes something of the budgets.
+    pub(crate) counted: bool,
     /// `updateStrategy.selector` matches.
     pub(crate) selected: bool,
     pub(crate) rank: Rank,
@@ -89,10 +93,14 @@ impl PodInSet<'_> {
             Some(Progress::Undecided(at)) => at,
             _ => None,
         };
+        let claim = self.claim(&state, readiness, open);
+        let moved = self.has_moved(&state);
         Assessment {
+            moved,
+            counted: moved || pod.phase == "Running" || claim != Claim::None,
             ready: pod.ready,
             counts_as_ready: readiness.counts_as_ready(),
-            claim: self.claim(&state, readiness, open),
+            claim,
             unfinished,
             selected: target.strategy.selector.as_ref().is_none_or(|selector| selector.matches(&pod.labels)),
             rank: rank(pod),
@@ -116,6 +124,14 @@ impl PodInSet<'_> {
             _ => Claim::None,
         };
         recorded.max(requested)
+    }
+
+    /// A pod without a node can be made by anybody: it counts as moved when it runs, or when it was updated in place.
+    fn has_moved(&self, state: &State) -> bool {
+        let Self { pod, mark, target, .. } = *self;
+        let is_updated = mark.update.as_ref().is_some_and(|update| update.revision == target.revision);
+        let is_at_target = mark.revision == target.revision && (pod.phase == "Running" || is_updated);
+        is_at_target || matches!(state, State::Unconfirmed(_))
     }
 
     /// The pod is not ready after an update, which may be to blame. Once a revision is stable, its updates are not.

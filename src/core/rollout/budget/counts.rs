@@ -13,6 +13,8 @@ pub(crate) struct Kind {
     state: StateKind,
     ready: bool,
     claim: Claim,
+    moved: bool,
+    counted: bool,
     selected: bool,
     evictable: bool,
     /// Time alone may change it.
@@ -49,6 +51,8 @@ impl Kind {
             state,
             ready: pod.ready,
             claim: pod.claim,
+            moved: pod.moved,
+            counted: pod.counted,
             selected: pod.selected,
             evictable: matches!(pod.evictability, Some(Evictability::Evictable(_))),
             timed: pod.check_at.is_some(),
@@ -67,7 +71,12 @@ impl Kind {
 
     /// Patched next, when budgets, partition and steps let it.
     pub(crate) fn is_candidate(self) -> bool {
-        self.state == StateKind::Outdated && self.selected
+        self.state == StateKind::Outdated && self.selected && !self.moved
+    }
+
+    /// Patched next, when budgets let it: it ends what was begun, and partition and steps count it already.
+    pub(crate) fn is_to_complete(self) -> bool {
+        self.state == StateKind::ResetDue || (self.state == StateKind::Outdated && self.selected && self.moved)
     }
 }
 
@@ -103,8 +112,12 @@ impl Table {
 pub struct Counts {
     /// Pods that belong to the set.
     pub matched: usize,
+    /// Of these, those that run or take something of the budgets: percentages are of them.
+    pub counted: usize,
     /// At the target.
     pub updated: usize,
+    /// At the target or on the way there: what partition counts.
+    pub moved: usize,
     /// Ready, wherever they stand.
     pub ready: usize,
     /// At the target and available.
@@ -134,8 +147,10 @@ pub struct Counts {
     pub failed_capped: usize,
     /// Matched by `updateStrategy.selector` too: the pods that the rollout is for.
     pub selected: usize,
-    /// Of these, at the target.
-    pub selected_updated: usize,
+    /// Of these, those that run or take something of the budgets.
+    pub selected_counted: usize,
+    /// At the target or on the way there: what steps count.
+    pub selected_moved: usize,
     /// Of these, available or failed, or done and not ready for reasons that are older than the update.
     pub selected_decided: usize,
     /// Selected pods that cannot be patched.
@@ -152,13 +167,15 @@ impl Counts {
     /// What each number counts.
     fn add(&mut self, kind: Kind, pods: usize) {
         use StateKind::{Available, NotInPlace, NotReady, Outdated, ResetDue, Unconfirmed, Updating};
-        let Kind { state, ready, claim, selected, evictable, timed } = kind;
+        let Kind { state, ready, claim, moved, counted, selected, evictable, timed } = kind;
         let (behind, failed) = (kind.is_behind(), kind.is_failed());
         let unready_anyway = state == NotReady && claim != Claim::Disruption && !timed;
         let decided = failed || state == Available || unready_anyway;
         for (number, counts) in [
             (&mut self.matched, true),
+            (&mut self.counted, counted),
             (&mut self.updated, !behind),
+            (&mut self.moved, moved),
             (&mut self.ready, ready),
             (&mut self.updated_ready, state == Available),
             (&mut self.failed, failed),
@@ -166,14 +183,15 @@ impl Counts {
             (&mut self.resets_due, state == ResetDue),
             (&mut self.not_in_place, state == NotInPlace),
             (&mut self.outside, (state == Outdated || evictable) && !selected),
-            (&mut self.outdated, kind.is_candidate()),
+            (&mut self.outdated, state == Outdated && selected),
             (&mut self.slots, claim == Claim::Disruption),
             (&mut self.recovering, state == NotReady && timed),
             (&mut self.failed_slots, claim == Claim::Disruption && failed),
             (&mut self.capped, claim == Claim::Unready),
             (&mut self.failed_capped, claim == Claim::Unready && failed),
             (&mut self.selected, selected),
-            (&mut self.selected_updated, selected && !behind),
+            (&mut self.selected_counted, selected && counted),
+            (&mut self.selected_moved, selected && moved),
             (&mut self.selected_decided, selected && decided),
             (&mut self.selected_not_in_place, selected && state == NotInPlace),
             (&mut self.evictable, selected && evictable),

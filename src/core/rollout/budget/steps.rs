@@ -38,14 +38,14 @@ pub fn gate(target: &Target, persisted: &PersistedProgress, counts: &Counts, now
     if steps.is_empty() {
         return Gate::default();
     }
-    let number = |step: &Step| scaled(&step.replicas, counts.selected);
+    let number = |step: &Step| scaled(&step.replicas, counts.selected_counted);
     let attainable = counts.selected - (counts.selected_not_in_place - counts.evictable) - counts.blocked;
     let (mut reached, mut reached_at) = (persisted.step.min(steps.len()), persisted.step_reached_at);
     if persisted.steps_may_differ {
         // Any change of the spec comes here, a pause among them: it ends no step whose pods are in the middle of it.
         let is_passed = |(i, step): &(usize, &Step)| {
-            let pods = if *i < reached { counts.selected_updated } else { counts.selected_decided };
-            number(step) <= pods.min(counts.selected_updated)
+            let pods = if *i < reached { counts.selected_moved } else { counts.selected_decided };
+            number(step) <= pods.min(counts.selected_moved)
         };
         let passed = steps.iter().enumerate().take_while(is_passed).count();
         if passed != reached {

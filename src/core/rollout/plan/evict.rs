@@ -14,9 +14,9 @@ use crate::core::rollout::assess::claim::Claim;
 use crate::core::rollout::assess::eviction::Evictability;
 use crate::core::rollout::assess::state::State;
 use crate::core::rollout::budget::evictions::EvictionClaims;
-use crate::core::rollout::budget::failure;
 use crate::core::rollout::budget::limits::share_left;
 use crate::core::rollout::budget::steps::gate;
+use crate::core::rollout::plan::snapshot::Snapshot;
 use crate::core::rollout::state::evictable::OwnedPods;
 use crate::core::rollout::state::index::Index;
 use crate::core::rollout::state::set::SetState;
@@ -155,7 +155,11 @@ impl Index {
             revision: target.revision.clone(),
             slots: free(target.max_unavailable(matched), counts.slots + held.slots),
             unready: free(target.max_unready(matched), counts.capped + held.capped),
-            upgrades: if failure::stands(target, counts) { 0 } else { may_move.min(waiting) },
+            upgrades: if Snapshot::take(self, set, &desk.persisted, now)?.is_halted() {
+                0
+            } else {
+                may_move.min(waiting)
+            },
         })
     }
 

@@ -4,7 +4,7 @@ pub mod evict;
 pub mod prepull;
 mod preview;
 pub mod pullers;
-mod snapshot;
+pub(crate) mod snapshot;
 pub mod summary;
 
 use k8s_openapi::jiff::Timestamp;

@@ -1,5 +1,7 @@
 //! One set at one moment: all that a plan is made from.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::jiff::Timestamp;
 
 use crate::core::pod::PodKey;
@@ -29,6 +31,8 @@ pub(crate) struct Snapshot<'a> {
     evictions: EvictionClaims,
     gate: Gate,
     now: Timestamp,
+    /// The revision is to be given up.
+    pub(crate) exceeded: bool,
 }
 
 impl<'a> Snapshot<'a> {
@@ -38,26 +42,73 @@ impl<'a> Snapshot<'a> {
         let evictions = all.held(&set.target.set, set, persisted, now);
         let counts = evictions.added_to(set.counts());
         let gate = gate(&set.target, persisted, &counts, now);
-        Some(Self { all, set, counts, evictions, gate, now })
+        let mut snapshot = Self { all, set, counts, evictions, gate, now, exceeded: false };
+        snapshot.exceeded = failure::is_exceeded(&set.target, &snapshot.counts, || snapshot.is_stuck());
+        Some(snapshot)
     }
 
     /// The pods to patch now.
     pub(crate) fn choose(&self, limit: usize) -> Vec<PodKey> {
-        if failure::stands(&self.set.target, &self.counts) {
+        if self.is_halted() {
             return Vec::new();
         }
-        let (target, counts, evictions) = (&self.set.target, &self.counts, &self.evictions);
-        let mut free = Free {
-            slots: target.max_unavailable(counts.matched).saturating_sub(counts.slots + evictions.slots),
-            cap: target.max_unready(counts.matched).saturating_sub(counts.capped + evictions.capped),
-        };
-        // Partition and steps do not count resets: they end what was begun.
-        let resets: Vec<&PodKey> =
-            self.set.resets().filter(|(_, pod)| free.take(Cost::of(pod))).map(|(key, _)| key).take(limit).collect();
-        let allowed = self.share_left().min(limit - resets.len());
-        let room = |workload: &Workload| self.set.workloads.room(workload);
+        self.next(limit)
+    }
+
+    /// Nobody is touched.
+    pub(crate) fn is_halted(&self) -> bool {
+        failure::is_held(&self.set.target) || self.exceeded
+    }
+
+    /// The pods that are next, within the budgets.
+    fn next(&self, limit: usize) -> Vec<PodKey> {
+        let mut free = self.free();
+        let mut taken: BTreeMap<&Workload, usize> = BTreeMap::new();
+        let mut chosen = Vec::new();
+        // Partition and steps have counted these already.
+        for (key, pod, workload) in self.set.to_complete() {
+            let room = workload.map(|workload| (self.room(workload), taken.entry(workload).or_default()));
+            let has_room = room.as_ref().is_none_or(|(room, taken)| *room > **taken);
+            if chosen.len() < limit && has_room && self.set.has_pulled(key) && free.take(Cost::of(pod)) {
+                room.into_iter().for_each(|(_, taken)| *taken += 1);
+                chosen.push(key.clone());
+            }
+        }
+        let allowed = self.share_left().min(limit - chosen.len());
+        let room = |workload: &Workload| self.room(workload).saturating_sub(taken.get(workload).copied().unwrap_or(0));
         let upgrades = self.set.candidates.choose(free, &room).take(allowed);
-        resets.into_iter().chain(upgrades).cloned().collect()
+        chosen.into_iter().chain(upgrades.cloned()).collect()
+    }
+
+    fn free(&self) -> Free {
+        let Self { set, counts, evictions, .. } = self;
+        Free {
+            slots: set.target.max_unavailable(counts.counted).saturating_sub(counts.slots + evictions.slots),
+            cap: set.target.max_unready(counts.counted).saturating_sub(counts.capped + evictions.capped),
+        }
+    }
+
+    fn room(&self, workload: &Workload) -> usize {
+        self.set.workloads.room(workload)
+    }
+
+    /// Nothing is open, and nothing can begin although pods are left that could move; or none is left, and those that
+    /// were updated have all failed. Pods on nodes that cannot pull are left alone as long as others prove it.
+    fn is_stuck(&self) -> bool {
+        let Self { counts, evictions, .. } = self;
+        let blocked = if counts.updated_ready > 0 { counts.blocked } else { 0 };
+        let evictable = counts.evictable.saturating_sub(evictions.leaving);
+        let movable = counts.outdated.saturating_sub(blocked) + evictable;
+        let open_slots = (counts.slots + evictions.slots).saturating_sub(counts.failed_slots);
+        let open_cap = (counts.capped + evictions.capped).saturating_sub(counts.failed_capped);
+        if open_slots + open_cap > 0 {
+            return false;
+        }
+        if movable == 0 || self.share_left() == 0 {
+            return counts.updated_ready == 0 && counts.failed_slots + counts.failed_capped > 0;
+        }
+        let can_evict = evictable > 0 && self.free().slots > 0;
+        !can_evict && self.pulls().is_empty() && self.next(1).is_empty()
     }
 
     fn share_left(&self) -> usize {
@@ -68,13 +119,14 @@ impl<'a> Snapshot<'a> {
     /// batch before is open.
     pub(crate) fn pulls(&self) -> Vec<Pull> {
         let target = &self.set.target;
-        if !is_used(target) || failure::stands(target, &self.counts) {
+        if !is_used(target) || self.is_halted() {
             return Vec::new();
         }
-        let matched = self.counts.matched;
-        let free = Free { slots: target.max_unavailable(matched), cap: target.max_unready(matched) };
-        let room = |workload: &Workload| self.set.workloads.room(workload);
-        let batch = self.set.candidates.choose_before_pulls(free, &room).take(self.share_left().min(LOOKED_AHEAD));
+        let counted = self.counts.counted;
+        let free = Free { slots: target.max_unavailable(counted), cap: target.max_unready(counted) };
+        let room = |workload: &Workload| self.room(workload);
+        let upgrades = self.set.candidates.choose_before_pulls(free, &room).take(self.share_left().min(LOOKED_AHEAD));
+        let batch = self.set.to_complete().map(|(key, ..)| key).chain(upgrades);
         prepull::pulls(self.all, self.set, batch, free.slots.min(MOST_AT_ONCE), self.now)
     }
 
@@ -92,13 +144,13 @@ impl<'a> Snapshot<'a> {
         let Self { set, counts, evictions, gate, .. } = self;
         let evictable = counts.evictable.saturating_sub(evictions.leaving);
         let movable = counts.outdated.saturating_sub(counts.blocked) + evictable;
-        let max_unavailable = set.target.max_unavailable(counts.matched);
+        let max_unavailable = set.target.max_unavailable(counts.counted);
         let is_full = counts.slots + evictions.slots >= max_unavailable;
         let pods = set.failed.iter().take(NAMED_PODS).map(|key| named(set, key));
         let replaced = self.all.failed_evictions(&set.target.set);
         let nodes = set.nodes.blocking().map(|node| format!("node {node} ({})", set.pulls.why_failed(node)));
         Summary {
-            keep_old: set.target.keep_old(counts.matched),
+            keep_old: set.target.keep_old(counts.counted),
             max_unavailable,
             remaining: self.share_left().min(movable),
             evictable,
@@ -112,7 +164,7 @@ impl<'a> Snapshot<'a> {
             blocked: set.blocked_workloads().take(NAMED_PODS).collect(),
             failed: pods.chain(replaced).chain(nodes).take(NAMED_PODS).collect(),
             not_in_place: set.not_in_place.iter().map(|(obstacle, pods)| (obstacle.clone(), *pods)).collect(),
-            exceeded: failure::is_exceeded(&set.target, counts),
+            exceeded: self.exceeded,
             pulling: prepull::pulling(set, pulls),
             gate: gate.clone(),
             counts: counts.clone(),

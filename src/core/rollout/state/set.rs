@@ -34,8 +34,8 @@ pub(crate) struct SetState {
     pub(crate) workloads: Workloads,
     /// Workloads without room whose ready pods wait.
     blocked: BTreeSet<Arc<Workload>>,
-    /// Pods with a reset due.
-    resets: BTreeSet<(Rank, Arc<PodKey>)>,
+    /// Pods whose update is to be completed.
+    to_complete: BTreeSet<(Rank, Arc<PodKey>)>,
     pub(crate) slot_holders: BTreeSet<Arc<PodKey>>,
     pub(crate) failed: BTreeSet<Arc<PodKey>>,
     pub(crate) unready: BTreeSet<Arc<PodKey>>,
@@ -84,7 +84,7 @@ impl SetState {
             candidates: Candidates::default(),
             nodes: NodeCandidates::default(),
             blocked: BTreeSet::new(),
-            resets: BTreeSet::new(),
+            to_complete: BTreeSet::new(),
             slot_holders: BTreeSet::new(),
             failed: BTreeSet::new(),
             unready: BTreeSet::new(),
@@ -98,8 +98,8 @@ impl SetState {
     pub(crate) fn update(&mut self, key: &Arc<PodKey>, pod: Option<&PodView>, context: &PodContext<'_>) -> bool {
         let row = pod.and_then(|pod| {
             let assessment = assess(pod, &self.target, context)?;
-            let is_candidate = Kind::of(&assessment).is_candidate();
-            let pull = if is_candidate { self.pulls.of(pod, &self.target, context.now) } else { None };
+            let waits = assessment.state == State::Outdated && assessment.selected;
+            let pull = if waits { self.pulls.of(pod, &self.target, context.now) } else { None };
             Some(Row { assessment, order: OrderKey::of(pod, &self.target.strategy), pull })
         });
         if self.rows.get(key) == row.as_ref() {
@@ -136,6 +136,11 @@ impl SetState {
         matches!(state, PullState::Wanted | PullState::Failed { again_at: None })
     }
 
+    /// No pull keeps the pod from going.
+    pub(crate) fn has_pulled(&self, key: &PodKey) -> bool {
+        self.rows.get(key).is_none_or(|row| row.pull_state() == PullState::Done)
+    }
+
     /// How many workloads have ready pods that wait only for room in them.
     pub(crate) fn blocked(&self) -> usize {
         self.blocked.len()
@@ -154,9 +159,12 @@ impl SetState {
         })
     }
 
-    /// Pods with a reset due, first to go first.
-    pub(crate) fn resets(&self) -> impl Iterator<Item = (&PodKey, &Assessment)> {
-        self.resets.iter().filter_map(|(_, key)| Some((key.as_ref(), self.assessment(key)?)))
+    /// Pods whose update is to be completed, first to go first, each with the workload whose room it takes.
+    pub(crate) fn to_complete(&self) -> impl Iterator<Item = (&PodKey, &Assessment, Option<&Workload>)> {
+        self.to_complete.iter().filter_map(|(_, key)| {
+            let Row { assessment, order, .. } = self.rows.get(key)?;
+            Some((key.as_ref(), assessment, order.workload.as_deref().filter(|_| needs_room(assessment))))
+        })
     }
 
     /// False while pods are due.
@@ -173,18 +181,14 @@ impl SetState {
     pub(crate) fn forget_pulls_on(&mut self, node: &str) -> bool {
         self.pulls.forget_node(node);
         let pods = self.nodes.on(node);
-        for key in &pods {
-            self.make_due(key);
-        }
+        pods.iter().for_each(|key| self.make_due(key));
         !pods.is_empty()
     }
 
     /// What is known of pulls may not be true any more.
     pub(crate) fn forget_pulls(&mut self) {
         self.pulls = PullResults::default();
-        for key in self.nodes.all() {
-            self.make_due(&key);
-        }
+        self.nodes.all().iter().for_each(|key| self.make_due(key));
     }
 
     /// Takes at most `limit` pods that are due. `next`: the next so many pods of the set behind one of them.
@@ -233,8 +237,8 @@ impl SetState {
                 self.not_in_place.remove(obstacle);
             }
         }
-        if pod.state == State::ResetDue {
-            set_member(&mut self.resets, (pod.rank, key.clone()), add);
+        if kind.is_to_complete() {
+            set_member(&mut self.to_complete, (pod.rank, key.clone()), add);
         }
         if pod.claim == Claim::Disruption {
             set_member(&mut self.slot_holders, key.clone(), add);

@@ -6,6 +6,7 @@ use crate::core::rollout::assess::progress::Progress;
 use crate::core::rollout::plan::begin_batch;
 use crate::core::rollout::target::Target;
 use crate::core::rollout::target::rollout::PersistedProgress;
+use crate::core::rollout::testing;
 use crate::core::rollout::testing::{SET, TestPod, at, target};
 use crate::core::rollout::tests::Fleet;
 use crate::core::rollout::tests::judging::{agent, app_crashed, judge, replaced};
@@ -119,4 +120,71 @@ fn a_kubelet_that_does_not_answer_for_an_unready_pod_is_no_failure_of_the_revisi
     fleet.observe();
     fleet.now = 600;
     assert_eq!(fleet.plan("v2", &json!({})).summary.counts.failed, 0);
+}
+
+#[test]
+fn a_failure_that_stops_nobody_gives_no_revision_up() {
+    let strategy = json!({"maxUnavailable": 1, "failurePolicy": {"maxFailed": 1}});
+    let mut fleet = Fleet::of(3);
+    for _ in 0..2 {
+        fleet.round("v2", &strategy);
+    }
+    let plan = fleet.plan("v2", &strategy);
+    let sent = fleet.send(&plan);
+    fleet.named(&sent[0]).edit(|pod| agent(pod)["state"] = json!({"waiting": {"reason": "CreateContainerError"}}));
+    fleet.named(&sent[0]).edit(|pod| pod["status"]["observedGeneration"] = json!(2));
+    let now = at(fleet.now);
+    fleet.named(&sent[0]).ready(false, now);
+    fleet.now += 100;
+    fleet.observe();
+    let summary = fleet.plan("v2", &strategy).summary;
+    assert_eq!((summary.counts.failed, summary.exceeded), (1, false), "it was the last one, and the others work");
+}
+
+#[test]
+fn a_revision_whose_only_pod_has_failed_is_given_up() {
+    let mut fleet = Fleet::of(1);
+    fleet.round("bad", &json!({}));
+    assert!(fleet.plan("bad", &json!({})).summary.exceeded);
+}
+
+#[test]
+fn a_paused_set_decides_nothing() {
+    let mut fleet = Fleet::of(2);
+    fleet.round("bad", &json!({}));
+    assert!(!fleet.plan("bad", &json!({"paused": true})).summary.exceeded);
+    assert!(fleet.plan("bad", &json!({})).summary.exceeded);
+}
+
+#[test]
+fn a_pod_whose_resize_is_refused_has_moved() {
+    let mut fleet = Fleet::of(10);
+    let strategy = json!({"partition": "80%", "maxUnavailable": 5, "failurePolicy": {"maxFailed": "100%"}});
+    for round in 0..5 {
+        fleet.now = round * 10;
+        let plan = fleet.plan("v2", &strategy);
+        // The image was accepted, and what is to be refused is asked for again.
+        for name in fleet.send(&plan) {
+            fleet.named(&name).edit(|pod| pod["spec"]["containers"][0]["image"] = json!("by-hand"));
+            fleet.observe();
+            let pod = fleet.named(&name).view();
+            fleet.index.refuse(SET, &pod, "forbidden: maximum memory".into(), None, at(fleet.now));
+        }
+    }
+    let labelled = fleet.pods.values().filter(|pod| pod.view().marks[SET].revision == testing::hash("v2")).count();
+    assert_eq!(labelled, 2);
+}
+
+/// Not scheduled.
+fn pending(name: &str) -> TestPod {
+    stuck(name).with(|pod| drop(pod["spec"].as_object_mut().unwrap().remove("nodeName")))
+}
+
+#[test]
+fn pods_without_a_node_count_for_no_percentage() {
+    let running = (0..10).map(|i| TestPod::new(&format!("web-{i}")));
+    let mut fleet = Fleet::new(running.chain((0..90).map(|i| pending(&format!("pending-{i}")))));
+    let summary = fleet.plan("v2", &json!({"maxUnavailable": "10%", "partition": "50%"})).summary;
+    assert_eq!((summary.counts.matched, summary.counts.counted), (100, 10));
+    assert_eq!((summary.max_unavailable, summary.keep_old), (1, 5));
 }
