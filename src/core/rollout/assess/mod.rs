@@ -129,8 +129,8 @@ impl PodInSet<'_> {
     /// A pod without a node can be made by anybody: it counts as moved when it runs, or when it was updated in place.
     fn has_moved(&self, state: &State) -> bool {
         let Self { pod, mark, target, .. } = *self;
-        let is_updated = mark.update.as_ref().is_some_and(|update| update.revision == target.revision);
-        let is_at_target = mark.revision == target.revision && (pod.phase == "Running" || is_updated);
+        let is_updated = mark.update.as_ref().is_some_and(|update| target.is_reached_by(&update.revision));
+        let is_at_target = target.is_reached_by(&mark.revision) && (pod.phase == "Running" || is_updated);
         is_at_target || matches!(state, State::Unconfirmed(_))
     }
 
