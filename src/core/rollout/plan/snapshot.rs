@@ -70,7 +70,9 @@ impl<'a> Snapshot<'a> {
             let room = workload.map(|workload| (self.room(workload), taken.entry(workload).or_default()));
             let has_room = room.as_ref().is_none_or(|(room, taken)| *room > **taken);
             if chosen.len() < limit && has_room && self.set.has_pulled(key) && free.take(Cost::of(pod)) {
-                room.into_iter().for_each(|(_, taken)| *taken += 1);
+                if let Some((_, taken)) = room {
+                    *taken += 1;
+                }
                 chosen.push(key.clone());
             }
         }

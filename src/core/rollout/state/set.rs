@@ -181,7 +181,9 @@ impl SetState {
     pub(crate) fn forget_pulls_on(&mut self, node: &str) -> bool {
         self.pulls.forget_node(node);
         let pods = self.nodes.on(node);
-        pods.iter().for_each(|key| self.make_due(key));
+        for key in &pods {
+            self.make_due(key);
+        }
         !pods.is_empty()
     }
 
