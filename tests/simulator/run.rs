@@ -74,7 +74,7 @@ fn set(name: &str, hold: i64, startup: bool, rng: &mut impl Rng) -> SidecarSet {
         entry["restartPolicy"] = json!("Always");
     }
     if startup {
-        entry["startupProbe"] = json!({"periodSeconds": STARTUP_PERIOD / 1000});
+        entry["startupProbe"] = json!({"exec": {"command": ["true"]}, "periodSeconds": STARTUP_PERIOD / 1000});
     }
     let mut object = json!({
         "apiVersion": "sidecarset.dev/v1beta1", "kind": "SidecarSet",
