@@ -1,449 +1,325 @@
-//! Has owners replace their pods, by eviction: those without sidecars, and those whose change cannot be made in place.
-//! Within the set's budgets, and through the Eviction API, so that `PodDisruptionBudgets` decide.
+//! Performs evictions: reads what a step of [`crate::core::rollout::plan::evict`] asks for, writes the record, and sends
+//! the request.
 //!
 //! The record of an eviction is in the status before the request is sent. This task is the only writer of these records.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use k8s_openapi::api::core::v1::ObjectReference;
-use k8s_openapi::jiff::SignedDuration;
 use kube::api::Patch;
 use kube::{Resource, ResourceExt};
-use serde_json::json;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+use tokio::time::{MissedTickBehavior, interval};
 
 use super::context::{Context, now, patch_params};
 use super::error::Error;
 use super::eviction::{Answer, evict as send};
-use super::owners::{replicas, siblings};
-use super::state::EvictionMessages;
+use super::owners::{replicas, uninjected_pods};
 use super::uninjected::{raw_pod, why};
+use crate::api::SidecarSet;
 use crate::api::reasons::Reason;
-use crate::api::v1beta1::{Eviction, EvictionCause, ExistingPods, WhenNotInPlace};
-use crate::api::{SidecarSet, SidecarSetStatus};
+use crate::api::v1beta1::{Eviction, EvictionCause};
 use crate::core::inject::{CompiledSet, CompiledSets};
-use crate::core::pod::Owner;
 use crate::core::replace;
+use crate::core::replace::report::Wait;
 use crate::core::replace::uninjected::Found;
-use crate::core::replace::{MAX_KEPT, Next, Patience, Sibling, Verdict, words};
-use crate::core::rollout::plan::evict::{Candidate, Leave};
+use crate::core::rollout::plan::evict::input::{EvictionInput, Facts};
+use crate::core::rollout::plan::evict::memory::EvictionMemory;
+use crate::core::rollout::plan::evict::{Chosen, Question, Step, begin_step, is_asked, replacement_obstacle, reports};
+use crate::core::rollout::target::rollout::still_wanted;
 use crate::runtime::events::Note;
 
 /// How often open evictions are judged and new ones begun: a pod takes seconds to be replaced.
 const EVERY: Duration = Duration::from_secs(2);
 
-/// Owners of one set that are looked at in one round; each costs up to four requests.
+/// Owners of one set that are looked at in one round, besides those of open evictions; each costs up to four requests.
 const TRIED: usize = 20;
 
-/// An owner whose pod could not be evicted is left alone for this long, then twice as long, up to the second.
-const BACKOFF: (Duration, Duration) = (Duration::from_secs(5), Duration::from_mins(1));
-
-/// Every replica of the webhook reads from the status which revision new pods get: it must have said so for this long.
-const FOLLOW: Duration = Duration::from_secs(1);
+/// Sets that are worked on at the same time.
+const SETS_AT_ONCE: usize = 8;
 
 /// What is kept about a set while this replica leads.
-#[derive(Default)]
-struct Memory {
+struct Kept {
+    term: u64,
     /// UID of the set.
-    set: String,
-    evictions: Vec<Eviction>,
-    /// What open ones wait for, by UID of the evicted pod.
-    lacking: BTreeMap<String, String>,
-    /// By owner UID.
-    waiting: HashMap<String, Waiting>,
-    /// The revision that new pods get, and since when that is known here.
-    given: Option<(String, Instant)>,
+    uid: String,
+    memory: EvictionMemory,
 }
 
-/// An owner whose pod is not evicted now.
-struct Waiting {
-    cause: EvictionCause,
-    /// The owner, and why.
-    text: String,
-    delay: Duration,
-    until: Instant,
+/// Starts a round for each set every two seconds, unless its last is still under way.
+pub(super) async fn run(context: Arc<Context>) {
+    let mut every = interval(EVERY);
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let permits = Semaphore::new(SETS_AT_ONCE);
+    let mut kept: HashMap<String, Kept> = HashMap::new();
+    let mut busy = BTreeSet::new();
+    let mut rounds = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            _ = every.tick() => {}
+            Some((name, after)) = rounds.next() => {
+                busy.remove(&name);
+                kept.extend(Option::map(after, |after| (name, after)));
+                continue;
+            }
+        }
+        let Some(term) = context.writer.term().filter(|_| context.cache.is_complete()) else { continue };
+        let names: Vec<String> = context.cache.names();
+        kept.retain(|name, _| names.contains(name));
+        for name in names.into_iter().filter(|name| !busy.contains(name)).collect::<Vec<_>>() {
+            // Another leader may have written since another term: what is remembered would be stale.
+            let before = kept.remove(&name).filter(|before| before.term == term);
+            busy.insert(name.clone());
+            let (context, permits) = (&context, &permits);
+            rounds.push(async move {
+                let _permit = permits.acquire().await;
+                let after = look_after(context, term, &name, before).await;
+                (name, after)
+            });
+        }
+    }
+}
+
+/// One round of a set. An error leaves the rest to the next one.
+async fn look_after(context: &Context, term: u64, name: &str, kept: Option<Kept>) -> Option<Kept> {
+    let set = context.cache.set(name)?;
+    let mut kept = match load(context, term, &set, kept).await {
+        Ok(kept) => kept?,
+        Err(error) => {
+            tracing::warn!(set = name, %error, "evictions cannot be read");
+            return None;
+        }
+    };
+    context.state().index.set_evictions(name, &kept.memory.records);
+    let mut round = Round { context, name, kept: &mut kept, facts: Facts::default() };
+    if let Err(error) = round.run().await {
+        tracing::warn!(set = name, %error, "evictions are left for the next round");
+    }
+    round.publish();
+    Some(kept)
+}
+
+/// What is known of a set; `None` if there is nothing to do for it.
+async fn load(context: &Context, term: u64, set: &SidecarSet, kept: Option<Kept>) -> Result<Option<Kept>, Error> {
+    let (name, uid) = (set.name_any(), set.uid().unwrap_or_default());
+    if let Some(kept) = kept.filter(|kept| kept.uid == uid) {
+        return Ok(Some(kept));
+    }
+    let recorded = |set: &SidecarSet| set.status.as_ref().and_then(|status| status.evictions.clone());
+    let is_asked = [EvictionCause::NoSidecars, EvictionCause::NotInPlace].iter().any(|cause| is_asked(set, *cause));
+    if !is_asked && recorded(set).is_none() {
+        return Ok(None);
+    }
+    // Not from the cache, which may lag behind the last leader's writes.
+    let live = context.sets_api().get_opt(&name).await.map_err(Error::api("get", format!("SidecarSet {name}")))?;
+    let live = live.filter(|live| live.uid().as_ref() == Some(&uid));
+    let memory = |live: SidecarSet| EvictionMemory::new(recorded(&live).unwrap_or_default());
+    Ok(live.map(|live| Kept { term, uid, memory: memory(live) }))
 }
 
 /// A set in one round.
 struct Round<'a> {
     context: &'a Context,
-    term: u64,
-    name: String,
-    set: &'a SidecarSet,
-    sets: &'a CompiledSets,
-    compiled: &'a CompiledSet,
+    name: &'a str,
+    kept: &'a mut Kept,
+    facts: Facts,
+}
+
+/// A set at one moment.
+struct Moment {
+    set: Arc<SidecarSet>,
+    sets: Arc<CompiledSets>,
+    compiled: Arc<CompiledSet>,
     found: Arc<Found>,
+    is_served: bool,
+    limit: usize,
 }
 
-pub(super) async fn run(context: Arc<Context>) {
-    let mut every = interval(EVERY);
-    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut memories: HashMap<String, Memory> = HashMap::new();
-    let mut last_term = None;
-    loop {
-        every.tick().await;
-        let term = context.writer.term().filter(|_| context.cache.is_complete());
-        if term != last_term {
-            // Another leader may have written meanwhile: what is remembered would be stale.
-            memories.clear();
-            last_term = term;
-        }
-        let Some(term) = term else { continue };
+impl Moment {
+    fn now(context: &Context, name: &str, limit: usize) -> Option<Self> {
         let sets = context.cache.compiled();
-        for name in context.cache.names() {
-            let Some(set) = context.cache.set(&name) else { continue };
-            if let Err(error) = look_after(&context, term, &set, &sets, &mut memories).await {
-                tracing::warn!(set = name, %error, "evictions are left for the next round");
-            }
+        Some(Self {
+            set: context.cache.set(name)?,
+            compiled: Arc::clone(sets.get(name)?),
+            sets,
+            found: context.state().set_mut(name).uninjected.clone().unwrap_or_default(),
+            is_served: context.cache.is_registered(name),
+            limit,
+        })
+    }
+
+    fn input(&self) -> EvictionInput<'_> {
+        let planned = self.set.status.as_ref().and_then(|status| status.observed_generation);
+        EvictionInput {
+            set: &self.set,
+            compiled: &self.compiled,
+            sets: &self.sets,
+            found: &self.found,
+            given: self.compiled.revision(),
+            is_served: self.is_served,
+            is_planned: planned == self.set.metadata.generation,
+            limit: self.limit,
+            now: now(),
         }
-        memories.retain(|name, _| sets.get(name).is_some());
     }
-}
-
-async fn look_after(
-    context: &Context,
-    term: u64,
-    set: &SidecarSet,
-    sets: &CompiledSets,
-    memories: &mut HashMap<String, Memory>,
-) -> Result<(), Error> {
-    let name = set.name_any();
-    let Some(compiled) = sets.get(&name) else { return Ok(()) };
-    let uid = set.uid().unwrap_or_default();
-    if memories.get(&name).is_none_or(|memory| memory.set != uid) {
-        let recorded = |status: &Option<SidecarSetStatus>| status.as_ref().and_then(|status| status.evictions.clone());
-        if !wanted(set) && recorded(&set.status).is_none() {
-            return Ok(());
-        }
-        // Not from the cache, which may lag behind the last leader's writes.
-        let live = context.sets_api().get_opt(&name).await;
-        let live = live.map_err(Error::api("get", format!("SidecarSet {name}")))?;
-        let Some(live) = live.filter(|live| live.uid().as_ref() == Some(&uid)) else { return Ok(()) };
-        let evictions = recorded(&live.status).unwrap_or_default();
-        memories.insert(name.clone(), Memory { set: uid, evictions, ..Memory::default() });
-    }
-    let Some(memory) = memories.get_mut(&name) else { return Ok(()) };
-    let found = context.state().set_mut(&name).uninjected.clone().unwrap_or_default();
-    context.state().index.set_evictions(&name, &memory.evictions);
-    let round = Round { context, term, name, set, sets, compiled, found };
-    round.settle(memory).await?;
-    let begun = round.begin(memory).await;
-    round.publish(memory);
-    begun
-}
-
-/// Evictions for this cause are asked for.
-fn wants(set: &SidecarSet, cause: EvictionCause) -> bool {
-    match cause {
-        EvictionCause::NoSidecars => set.spec.injection_strategy.existing_pods == ExistingPods::Evict,
-        EvictionCause::NotInPlace => set.spec.update_strategy.when_not_in_place == Some(WhenNotInPlace::Evict),
-    }
-}
-
-fn wanted(set: &SidecarSet) -> bool {
-    wants(set, EvictionCause::NoSidecars) || wants(set, EvictionCause::NotInPlace)
 }
 
 impl Round<'_> {
-    /// Judges what is open, and forgets what was in vain for another revision.
-    async fn settle(&self, memory: &mut Memory) -> Result<(), Error> {
-        let strategy = &self.set.spec.update_strategy;
-        let seconds = |seconds: i32| SignedDuration::from_secs(seconds.into());
-        let (min_ready, timeout) = (strategy.min_ready_seconds, strategy.pod_update_timeout_seconds);
-        let patience = Patience { min_ready: seconds(min_ready), timeout: seconds(timeout) };
-        // Until the set is planned nobody knows what was in vain.
-        let Some(Leave { revision: target, .. }) = self.leave() else { return Ok(()) };
-        let mut kept = Vec::new();
-        memory.lacking.clear();
-        for eviction in &memory.evictions {
-            let verdict = if eviction.in_vain {
-                Verdict::InVain
-            } else {
-                let owner = replace::owner(eviction);
-                let pods = siblings(self.context, self.compiled, self.sets, &eviction.namespace, &owner).await?;
-                let replicas = replicas(self.context, &eviction.namespace, &owner).await?;
-                memory.lacking.insert(eviction.pod_uid.clone(), words::lacks(eviction, &pods, replicas));
-                let verdict = replace::judge(eviction, &pods, replicas, &target, patience, now());
-                if self.context.state().index.has_seen(eviction, &pods) { verdict } else { Verdict::Open }
+    async fn run(&mut self) -> Result<(), Error> {
+        self.kept.memory.found_is_stale = false;
+        let limit = TRIED + self.kept.memory.records.len();
+        loop {
+            // Each step is of the set as it is now: a pause stops the next eviction.
+            let Some(moment) = Moment::now(self.context, self.name, limit) else { return Ok(()) };
+            let step = {
+                let index = &mut self.context.state().index;
+                begin_step(index, &moment.input(), &mut self.kept.memory, &self.facts)
             };
-            let current = match eviction.cause {
-                EvictionCause::NoSidecars => self.compiled.revision(),
-                EvictionCause::NotInPlace => &target,
-            };
-            match verdict {
-                Verdict::Open => kept.push(eviction.clone()),
-                Verdict::Failed => kept.push(Eviction { failed: true, ..eviction.clone() }),
-                Verdict::InVain if eviction.revision == current => {
-                    kept.push(Eviction { in_vain: true, ..eviction.clone() });
+            match step {
+                Step::Read(question) => self.read(&moment, question).await,
+                Step::Record(records) => {
+                    self.save(records).await?;
+                    self.context.shared.look.notify_one();
                 }
-                Verdict::InVain | Verdict::Done => {}
+                Step::Evict(chosen) => {
+                    let evicted = self.evict(&moment, &chosen).await;
+                    // What it has taken, and is not recorded, is free again.
+                    self.context.state().index.set_evictions(self.name, &self.kept.memory.records);
+                    evicted?;
+                }
+                Step::Rest => return Ok(()),
             }
         }
-        if kept != memory.evictions {
-            self.save(memory, kept).await?;
-            self.context.shared.look.notify_one();
-        }
-        Ok(())
     }
 
-    fn leave(&self) -> Option<Leave> {
-        self.context.state().index.leave(&self.name, self.found.pods, now())
-    }
-
-    /// Why nothing is evicted for this cause.
-    fn hold(&self, cause: EvictionCause) -> Option<&'static str> {
-        let strategy = &self.set.spec;
-        match () {
-            () if !wants(self.set, cause) => Some(""),
-            () if strategy.update_strategy.paused => Some("updateStrategy.paused is true"),
-            () if strategy.injection_strategy.paused => Some("injectionStrategy.paused is true"),
-            () if !self.context.cache.is_registered(&self.name) => Some("the webhook does not serve the set yet"),
-            () => None,
-        }
-    }
-
-    /// Why no pod is evicted for an upgrade: its replacement would not be at the target for sure.
-    fn hold_upgrades(&self, memory: &mut Memory, leave: &Leave) -> Option<&'static str> {
-        let given = self.compiled.revision();
-        if memory.given.as_ref().is_none_or(|(revision, _)| revision != given) {
-            memory.given = Some((given.to_owned(), Instant::now()));
-        }
-        let known = memory.given.as_ref().is_some_and(|(_, since)| since.elapsed() >= FOLLOW);
-        let planned = self.set.status.as_ref().and_then(|status| status.observed_generation);
-        match self.hold(EvictionCause::NotInPlace) {
-            Some(why) => Some(why),
-            None if planned != self.set.metadata.generation || leave.upgrades == 0 || !known => Some(""),
-            None if given != leave.revision => Some("new pods do not get the new revision yet"),
-            None => None,
-        }
-    }
-
-    /// Evicts as many pods as there is room for.
-    async fn begin(&self, memory: &mut Memory) -> Result<(), Error> {
-        let Some(leave) = self.leave() else { return Ok(()) };
-        let uninjected = self.hold(EvictionCause::NoSidecars).is_none();
-        let upgrades = self.hold_upgrades(memory, &leave).is_none();
-        let owners: BTreeSet<&str> = self.uninjected_owners().map(|(owner, _)| owner.uid.as_str()).collect();
-        memory.waiting.retain(|owner, waiting| match waiting.cause {
-            EvictionCause::NoSidecars => uninjected && owners.contains(owner.as_str()),
-            EvictionCause::NotInPlace => upgrades && self.context.state().index.has_candidate(&self.name, owner),
-        });
-        for Candidate { namespace, owner } in self.candidates(memory, &leave, uninjected, upgrades) {
-            let Some(left) = self.leave() else { break };
-            let used_up = (leave.slots > 0 && left.slots == 0) || (left.upgrades == 0 && !uninjected);
-            if used_up || memory.evictions.len() >= MAX_KEPT {
-                break;
-            }
-            let wants = |cause| match cause {
-                EvictionCause::NoSidecars => uninjected,
-                EvictionCause::NotInPlace => upgrades,
-            };
-            match self.replace_one(memory, &namespace, &owner, wants).await? {
-                Some((cause, why)) => memory.wait(cause, &owner, &namespace, &why),
-                None => drop(memory.waiting.remove(&owner.uid)),
-            }
-        }
-        Ok(())
-    }
-
-    fn uninjected_owners(&self) -> impl Iterator<Item = (&Owner, &String)> {
-        let groups =
-            self.found.groups.iter().filter_map(|group| Some((group.owner.as_ref()?, &group.example.namespace)));
-        groups.filter(|(owner, _)| replace::exempt(Some(owner)).is_none())
-    }
-
-    /// Owners that are not left alone now and may give up a pod.
-    fn candidates(&self, memory: &Memory, leave: &Leave, uninjected: bool, upgrades: bool) -> Vec<Candidate> {
-        let current = [self.compiled.revision(), leave.revision.as_str()];
-        let skip = |owner: &Owner| {
-            let waits = memory.waiting.get(&owner.uid).is_some_and(|waiting| Instant::now() < waiting.until);
-            waits || replace::is_blocked(&memory.evictions, owner, &current)
-        };
-        let uninjected = self.uninjected_owners().filter(|(owner, _)| uninjected && leave.slots > 0 && !skip(owner));
-        let uninjected =
-            uninjected.map(|(owner, namespace)| Candidate { namespace: namespace.clone(), owner: owner.clone() });
-        let mut candidates: Vec<Candidate> = uninjected.take(TRIED).collect();
-        if upgrades {
-            let known = |owner: &Owner| candidates.iter().any(|candidate| candidate.owner == *owner);
-            let skip = |owner: &Owner| known(owner) || skip(owner);
-            let more = self.context.state().index.candidates(&self.name, leave.slots == 0, skip, TRIED);
-            candidates.extend(more);
-        }
-        candidates
-    }
-
-    /// Evicts one pod of an owner, or says why not.
-    async fn replace_one(
-        &self,
-        memory: &mut Memory,
-        namespace: &str,
-        owner: &Owner,
-        wants: impl Fn(EvictionCause) -> bool,
-    ) -> Result<Option<(EvictionCause, String)>, Error> {
-        let pods = siblings(self.context, self.compiled, self.sets, namespace, owner).await?;
-        let replicas = replicas(self.context, namespace, owner).await?;
-        let pod = match replace::next(&pods, &wants, replicas) {
-            Next::Evict(pod) => pod,
-            Next::Wait(cause, why) => return Ok(Some((cause, why))),
-            Next::Nothing => {
-                self.context.shared.look.notify_one();
-                return Ok(None);
+    /// What cannot be read is left alone in this round.
+    async fn read(&mut self, moment: &Moment, question: Question) {
+        let (context, facts) = (self.context, &mut self.facts);
+        let failed = match question {
+            Question::Replicas(namespace, owner) => match replicas(context, &namespace, &owner).await {
+                Ok(replicas) => {
+                    facts.replicas.insert(owner.uid, replicas);
+                    return;
+                }
+                Err(error) => (owner.uid, error),
+            },
+            Question::Uninjected(namespace) => match uninjected_pods(context, &moment.compiled, &namespace).await {
+                Ok(pods) => return drop(facts.uninjected.insert(namespace, pods)),
+                Err(error) => (namespace, error),
+            },
+            Question::Replacement(chosen) => {
+                let why = match raw_pod(context, &chosen.pod).await {
+                    Ok(raw) => obstacle(context, moment, &chosen, raw),
+                    Err(error) => Some(Wait::because(error.to_string())),
+                };
+                return drop(facts.replacements.insert(chosen.record.pod_uid.clone(), why));
             }
         };
-        let Some(cause) = pod.behind else { return Ok(None) };
-        let Some(revision) = self.revision(cause) else { return Ok(None) };
-        if let Some(obstacle) = self.obstacle(pod, cause, &revision).await? {
-            return Ok(Some((cause, obstacle)));
+        let (left_alone, error) = failed;
+        tracing::warn!(set = self.name, left_alone, %error, "evictions of this owner or namespace wait for the next round");
+        facts.unreadable.insert(left_alone);
+    }
+
+    async fn evict(&mut self, moment: &Moment, chosen: &Chosen) -> Result<(), Error> {
+        let others = self.kept.memory.without(chosen.supersedes.as_ref());
+        let before = self.kept.memory.records.clone();
+        self.save([others.as_slice(), std::slice::from_ref(&chosen.record)].concat()).await?;
+        let newest = self.context.cache.set(self.name);
+        if !newest.is_some_and(|newest| still_wanted(&moment.set, &newest)) {
+            return self.save(before).await;
         }
-        let superseded = replace::superseded(&memory.evictions, owner).cloned();
-        if superseded.is_some() && pod.ready {
-            return Ok(Some((cause, "the last eviction is not over".to_owned())));
+        let answer = send(self.context, &chosen.pod, &chosen.record.pod_uid).await?;
+        self.context.metrics.eviction(self.name, answer.label());
+        let (owner, memory) = (replace::owner(&chosen.record), &mut self.kept.memory);
+        self.facts.tried.insert(owner.uid.clone());
+        if answer == Answer::Evicted {
+            memory.note_evicted(&chosen.record.pod_uid);
+            tell(self.context, &moment.set, &chosen.record);
         }
-        let mut record = replace::record(pod, &pods, cause, owner, &revision, now());
-        record.unready = superseded.as_ref().map_or(record.unready, |open| open.unready);
-        let held = pod.held || superseded.is_some();
-        if !self.context.state().index.reserve(&self.name, &record, held, self.found.pods, now()) {
-            return Ok(None);
-        }
-        let mut others = memory.evictions.clone();
-        others.retain(|eviction| superseded.as_ref() != Some(eviction));
-        self.save(memory, [others.as_slice(), &[record]].concat()).await?;
-        let answer = send(self.context, pod).await?;
-        self.context.metrics.eviction(&self.name, answer.label());
-        match answer {
-            Answer::Evicted => {
-                tracing::info!(set = self.name, pod = %pod.key, ?cause, revision, "evicted a pod");
-                self.tell(namespace, owner, cause, &revision);
-                return Ok(None);
+        let stands = matches!(answer, Answer::Evicted | Answer::Unknown(_));
+        match answer.why() {
+            Some(why) => {
+                let Eviction { cause, namespace, .. } = &chosen.record;
+                memory.wait(*cause, namespace, &owner, Wait::because(why), now());
             }
-            // It may have been evicted: it holds its slot until the owner's pods say what became of it.
-            Answer::Unknown(why) => return Ok(Some((cause, why))),
-            Answer::Gone | Answer::Blocked(_) | Answer::Refused(_) => {}
+            None => memory.forget_wait(&owner.uid),
         }
-        others.extend(superseded);
-        self.save(memory, others).await?;
-        Ok(answer.why().map(|why| (cause, why)))
-    }
-
-    /// Hash of the revision that a replacement is to get.
-    fn revision(&self, cause: EvictionCause) -> Option<String> {
-        match cause {
-            EvictionCause::NoSidecars => Some(self.compiled.revision().to_owned()),
-            EvictionCause::NotInPlace => Some(self.leave()?.revision),
-        }
-    }
-
-    /// Why the replacement would not be better.
-    async fn obstacle(&self, pod: &Sibling, cause: EvictionCause, revision: &str) -> Result<Option<String>, Error> {
-        let Some(raw) = raw_pod(self.context, &pod.key).await? else { return Ok(Some("the pod is gone".to_owned())) };
-        if let Some(obstacle) = why(self.context, self.sets, &self.name, &raw) {
-            return Ok(Some(obstacle));
-        }
-        let labels = serde_json::from_value(raw["metadata"]["labels"].clone()).unwrap_or_default();
-        let given = self.compiled.revision_for(&labels);
-        let other = cause == EvictionCause::NotInPlace && given != Ok(revision);
-        Ok(other.then(|| format!("a new pod would get revision {}", given.unwrap_or("of nobody"))))
+        // With no clear answer it may have been evicted: its slot is held until the owner's pods say what became of it.
+        if stands { Ok(()) } else { self.save(before).await }
     }
 
     /// Writes the records; what is remembered changes only with them.
-    async fn save(&self, memory: &mut Memory, evictions: Vec<Eviction>) -> Result<(), Error> {
+    async fn save(&mut self, evictions: Vec<Eviction>) -> Result<(), Error> {
         // Another leader may have written records since.
-        if self.context.writer.term() != Some(self.term) {
+        if self.context.writer.term() != Some(self.kept.term) {
             return Err(Error::NotLeader);
         }
-        let name = &self.name;
+        let name = self.name;
         let recorded = Some(&evictions).filter(|evictions| !evictions.is_empty());
         // The UID: not into the status of a later set of that name.
-        let patch = json!({"metadata": {"uid": memory.set}, "status": {"evictions": recorded}});
+        let patch = json!({"metadata": {"uid": self.kept.uid}, "status": {"evictions": recorded}});
         let (api, params, patch) = (self.context.sets_api(), patch_params(), Patch::Merge(&patch));
         let call = api.patch_status(name, &params, &patch);
         let written = self.context.write("patch status of", || format!("SidecarSet {name}"), call).await?;
         self.context.cache.apply_answer(written);
         self.context.state().index.set_evictions(name, &evictions);
-        self.context.enqueue([name.clone()]);
-        memory.evictions = evictions;
+        self.context.enqueue([name.to_owned()]);
+        self.kept.memory.recorded(evictions);
         Ok(())
     }
 
-    fn tell(&self, namespace: &str, owner: &Owner, cause: EvictionCause, revision: &str) {
-        let about = ObjectReference {
-            api_version: Some(owner.api_version.clone()),
-            kind: Some(owner.kind.clone()),
-            name: Some(owner.name.clone()),
-            uid: Some(owner.uid.clone()),
-            namespace: Some(namespace.to_owned()),
-            ..ObjectReference::default()
-        };
-        let message = match cause {
-            EvictionCause::NoSidecars => "a pod without its sidecars is replaced".to_owned(),
-            EvictionCause::NotInPlace => {
-                format!(
-                    "a pod is replaced to upgrade its sidecars to revision {revision}, which cannot be done in place"
-                )
-            }
-        };
-        self.context.events.publish_to_top_owner(Note {
-            about,
-            related: Some(self.set.object_ref(&())),
-            warning: false,
-            reason: Reason::EvictedForSidecars,
-            action: "Evict",
-            message: format!("SidecarSet {:?}: {message}", self.name),
-        });
-    }
-
     /// Says where evictions stand; a reconcile puts it into the status.
-    fn publish(&self, memory: &mut Memory) {
-        let uninjected = self.uninjected_news(memory);
-        let upgrades = self.upgrade_news(memory);
-        let messages = EvictionMessages { uninjected, upgrades };
-        let before = std::mem::replace(&mut self.context.state().set_mut(&self.name).evictions, messages.clone());
-        if before != messages {
-            self.context.enqueue([self.name.clone()]);
+    fn publish(&self) {
+        if self.kept.memory.found_is_stale {
+            self.context.shared.look.notify_one();
         }
-    }
-
-    fn uninjected_news(&self, memory: &Memory) -> String {
-        let cause = EvictionCause::NoSidecars;
-        let mut waiting = memory.waiting_for(cause);
-        let mut exempt = BTreeSet::new();
-        if wants(self.set, cause) && self.found.pods > 0 {
-            exempt.extend(self.found.groups.iter().filter_map(|group| replace::exempt(group.owner.as_ref())));
-            let none_free = || self.leave().is_some_and(|leave| leave.slots == 0);
-            if let Some(hold) = self.hold(cause) {
-                waiting = vec![hold.to_owned()];
-            } else if waiting.is_empty() && memory.evictions.is_empty() && none_free() {
-                waiting = vec!["an upgrade uses up updateStrategy.maxUnavailable".to_owned()];
-            }
+        let Some(moment) = Moment::now(self.context, self.name, 0) else { return };
+        let reports = reports(&moment.input(), &self.kept.memory);
+        let before = std::mem::replace(&mut self.context.state().set_mut(self.name).evictions, reports.clone());
+        if before != reports {
+            self.context.enqueue([self.name.to_owned()]);
         }
-        let parts = [words::news(cause, &memory.evictions, &memory.lacking, &waiting), words::never(exempt)];
-        parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ")
-    }
-
-    fn upgrade_news(&self, memory: &mut Memory) -> String {
-        let cause = EvictionCause::NotInPlace;
-        let mut waiting = memory.waiting_for(cause);
-        if let Some(hold) = self.leave().and_then(|leave| self.hold_upgrades(memory, &leave)) {
-            waiting.extend(Some(hold.to_owned()).filter(|hold| !hold.is_empty()));
-        }
-        words::news(cause, &memory.evictions, &memory.lacking, &waiting)
     }
 }
 
-impl Memory {
-    fn wait(&mut self, cause: EvictionCause, owner: &Owner, namespace: &str, why: &str) {
-        let (first, longest) = BACKOFF;
-        let delay = self.waiting.get(&owner.uid).map_or(first, |last| (last.delay * 2).min(longest));
-        let text = format!("{} {namespace}/{} ({why})", owner.kind, owner.name);
-        self.waiting.insert(owner.uid.clone(), Waiting { cause, text, delay, until: Instant::now() + delay });
+/// Why the replacement would not be better.
+fn obstacle(context: &Context, moment: &Moment, chosen: &Chosen, raw: Option<Value>) -> Option<Wait> {
+    let Some(raw) = raw else { return Some(Wait::because("the pod is gone".to_owned())) };
+    match why(context, &moment.sets, &moment.compiled.name, &raw) {
+        Some(why) => Some(Wait::because(why)),
+        None => replacement_obstacle(&moment.input(), &chosen.record, &raw),
     }
+}
 
-    fn waiting_for(&self, cause: EvictionCause) -> Vec<String> {
-        let waiting = self.waiting.values().filter(|waiting| waiting.cause == cause);
-        let mut texts: Vec<String> = waiting.map(|waiting| waiting.text.clone()).collect();
-        texts.sort();
-        texts
-    }
+/// Tells the owner's owner.
+fn tell(context: &Context, set: &SidecarSet, record: &Eviction) {
+    let Eviction { cause, revision, namespace, pod, .. } = record;
+    tracing::info!(set = set.name_any(), pod = %format!("{namespace}/{pod}"), ?cause, revision, "evicted a pod");
+    let about = ObjectReference {
+        api_version: Some(record.owner_api_version.clone()),
+        kind: Some(record.owner_kind.clone()),
+        name: Some(record.owner_name.clone()),
+        uid: Some(record.owner_uid.clone()),
+        namespace: Some(namespace.clone()),
+        ..ObjectReference::default()
+    };
+    let message = match cause {
+        EvictionCause::NoSidecars => "a pod without its sidecars is replaced".to_owned(),
+        EvictionCause::NotInPlace => {
+            format!("a pod is replaced to upgrade its sidecars to revision {revision}, which cannot be done in place")
+        }
+    };
+    context.events.publish_to_top_owner(Note {
+        about,
+        related: Some(set.object_ref(&())),
+        warning: false,
+        reason: Reason::EvictedForSidecars,
+        action: "Evict",
+        message: format!("SidecarSet {:?}: {message}", set.name_any()),
+    });
 }

@@ -8,20 +8,20 @@ use serde_json::json;
 
 use super::context::Context;
 use super::error::Error;
-use crate::core::replace::Sibling;
+use crate::core::pod::PodKey;
 
 /// Through the Eviction API, so that `PodDisruptionBudgets` decide.
-pub(super) async fn evict(context: &Context, pod: &Sibling) -> Result<Answer, Error> {
+pub(super) async fn evict(context: &Context, pod: &PodKey, uid: &str) -> Result<Answer, Error> {
     // Not `Api::evict`: it misspells deleteOptions, and the apiserver would evict a later pod of that name.
     let body = json!({
         "apiVersion": "policy/v1", "kind": "Eviction",
-        "metadata": {"name": pod.key.name, "namespace": pod.key.namespace},
-        "deleteOptions": {"preconditions": {"uid": pod.uid}},
+        "metadata": {"name": pod.name, "namespace": pod.namespace},
+        "deleteOptions": {"preconditions": {"uid": uid}},
     });
-    let api: Api<Pod> = Api::namespaced(context.clients.call.clone(), &pod.key.namespace);
+    let api: Api<Pod> = Api::namespaced(context.clients.call.clone(), &pod.namespace);
     let params = PostParams::default();
-    let call = api.create_subresource::<_, Status>("eviction", &pod.key.name, &params, &body);
-    match context.write("evict", || format!("pod {}", pod.key), call).await {
+    let call = api.create_subresource::<_, Status>("eviction", &pod.name, &params, &body);
+    match context.write("evict", || format!("pod {pod}"), call).await {
         Ok(_) => Ok(Answer::Evicted),
         Err(Error::Api { source, .. }) => Ok(verdict(&source)),
         Err(Error::NotLeader) => Err(Error::NotLeader),

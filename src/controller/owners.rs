@@ -1,46 +1,32 @@
-//! What is read of a pod's owner: its pods, and how many it should have.
+//! What is read of a pod's owner: how many pods it should have, and those that the watch does not see.
 
 use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
 use kube::Api;
 use kube::api::{ApiResource, DynamicObject, ListParams};
 
-use super::context::{Context, now};
+use super::context::Context;
 use super::error::Error;
-use crate::api::v1beta1::EvictionCause;
-use crate::core::inject::{CompiledSet, CompiledSets};
+use crate::api::keys;
+use crate::core::inject::CompiledSet;
 use crate::core::pod::{Owner, PodView, SlimPod};
-use crate::core::replace::Sibling;
-use crate::core::replace::uninjected::is_uninjected;
 use crate::runtime::pages::{PAGE, Pages};
 
-/// The pods of an owner that the set selects.
-pub(super) async fn siblings(
+/// The pods of a namespace that the set selects and the watch of pods does not see.
+pub(super) async fn uninjected_pods(
     context: &Context,
     set: &CompiledSet,
-    sets: &CompiledSets,
     namespace: &str,
-    owner: &Owner,
-) -> Result<Vec<Sibling>, Error> {
+) -> Result<Vec<PodView>, Error> {
     let api: &Api<SlimPod> = &Api::namespaced(context.clients.call.clone(), namespace);
     let selector: kube::core::Selector = set.selector.requirements().iter().cloned().collect();
-    let mut pages = Pages::new(ListParams::default().labels_from(&selector), PAGE);
+    let selector = format!("{selector},{}!=true", keys::INJECTED);
+    let mut pages = Pages::new(ListParams::default().labels(selector.trim_start_matches(',')), PAGE);
     let failed = || Error::api("list", format!("pods in {namespace}"));
-    let mut siblings = Vec::new();
+    let mut pods = Vec::new();
     while let Some(page) = pages.next(|params| async move { api.list(&params).await }).await.map_err(failed())? {
-        let of_owner = page.into_iter().filter(|pod| Owner::of(&pod.metadata).as_ref() == Some(owner));
-        siblings.extend(of_owner.map(|pod| sibling(context, set, sets, pod)));
+        pods.extend(page.into_iter().map(PodView::new));
     }
-    Ok(siblings)
-}
-
-/// What is wrong with a pod, whether or not the set wants it evicted for that.
-fn sibling(context: &Context, set: &CompiledSet, sets: &CompiledSets, pod: SlimPod) -> Sibling {
-    let uninjected = is_uninjected(&pod.metadata, set, sets);
-    let pod = PodView::new(pod);
-    if uninjected {
-        return Sibling::new(pod, Some(EvictionCause::NoSidecars));
-    }
-    context.state().index.sibling(&set.name, pod, now())
+    Ok(pods)
 }
 
 /// How many pods the owner should have: none if it is gone, `None` if its kind is not one that is read.

@@ -84,7 +84,7 @@ fn injection(context: &Context, set: &SidecarSet, is_valid: bool) -> InjectionSt
         is_registered,
         conflicts,
         uninjected: kept.uninjected.as_deref(),
-        evictions: &kept.evictions.uninjected,
+        evictions: kept.evictions[0].clone(),
     };
     injection_state(set, facts)
 }
@@ -93,7 +93,7 @@ fn known(context: &Context, name: &str, injection: InjectionState, newest: &Upda
     Known {
         newest: context.cache.set(name),
         injection,
-        evictions: context.state().set_mut(name).evictions.upgrades.clone(),
+        evictions: context.state().set_mut(name).evictions[1].clone(),
         collisions: newest.collisions,
         canaries: context.cache.canary_revisions(name),
     }

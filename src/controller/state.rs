@@ -8,6 +8,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::core::pod::PodKey;
+use crate::core::replace::report::EvictionReport;
 use crate::core::replace::uninjected::Found;
 use crate::core::rollout::state::index::Index;
 use crate::core::rollout::state::pulls::Pull;
@@ -41,8 +42,8 @@ pub(super) struct SetState {
     pub(super) failure_events: FailureEvents,
     /// Pods without sidecars; `None` before the first look, or if nobody wants to know.
     pub(super) uninjected: Option<Arc<Found>>,
-    /// Where evictions stand, in words.
-    pub(super) evictions: EvictionMessages,
+    /// Where evictions stand, of uninjected pods and of upgrades.
+    pub(super) evictions: [EvictionReport; 2],
     /// What the last plan waits for.
     pub(super) pulls: Vec<Pull>,
 }
@@ -55,13 +56,6 @@ pub(super) struct FailureEvents {
     /// UIDs of the pods. One that fails again was told of.
     pub(super) pods: HashSet<String>,
     pub(super) last: Option<Instant>,
-}
-
-/// Where evictions stand, by cause.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct EvictionMessages {
-    pub(super) uninjected: String,
-    pub(super) upgrades: String,
 }
 
 impl State {
@@ -84,8 +78,8 @@ impl State {
     /// What was kept while this replica led before is not true any more.
     pub(super) fn begin_term(&mut self) {
         self.index.forget_pulls();
-        for (name, set) in &mut self.sets {
-            self.index.set_evictions(name, &[]);
+        self.index.forget_in_flight();
+        for set in self.sets.values_mut() {
             set.pulls.clear();
         }
     }
@@ -94,7 +88,7 @@ impl State {
     pub(super) fn forget_uninjected(&mut self, gone: impl Fn(&str) -> bool) -> Vec<String> {
         let known = self.sets.iter_mut().filter(|(name, set)| set.uninjected.is_some() && gone(name));
         let forget = |(name, set): (&String, &mut SetState)| {
-            (set.uninjected, set.evictions.uninjected) = (None, String::new());
+            (set.uninjected, set.evictions[0]) = (None, EvictionReport::default());
             name.clone()
         };
         known.map(forget).collect()
@@ -236,7 +230,7 @@ mod tests {
     #[test]
     fn nothing_is_kept_of_a_set_that_is_gone() {
         let mut state = State::default();
-        state.set_mut(SET).evictions.upgrades = "waits".to_owned();
+        state.set_mut(SET).evictions[1].in_vain.push("web".to_owned());
         state.forget(SET);
         assert_eq!(state.sets().count(), 0);
     }

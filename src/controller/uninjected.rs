@@ -18,7 +18,8 @@ use crate::api::reasons::Reason;
 use crate::api::{SidecarSet, keys};
 use crate::core::inject::{CompiledSets, Request};
 use crate::core::pod::PodKey;
-use crate::core::replace::uninjected::{Finder, Found, NAMED, inject_anew, obstacle};
+use crate::core::replace::report::NAMED;
+use crate::core::replace::uninjected::{Finder, Found, inject_anew, obstacle};
 use crate::runtime::events::Note;
 use crate::runtime::pages::Pages;
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use k8s_openapi::jiff::Timestamp;
 
 use crate::api::{SidecarSet, SidecarSetStatus};
+use crate::core::replace::report::EvictionReport;
 use crate::core::rollout::plan::{Plan, begin_batch};
 use crate::core::rollout::request::{PLAN_HOLDS, PodPatch};
 use crate::core::rollout::state::index::Index;
@@ -100,8 +101,8 @@ pub struct Known {
     pub newest: Option<Arc<SidecarSet>>,
     /// How injection stands.
     pub injection: InjectionState,
-    /// Where evictions for upgrades stand, in words.
-    pub evictions: String,
+    /// Where evictions for upgrades stand.
+    pub evictions: EvictionReport,
     /// Collisions of the revision's name.
     pub collisions: i32,
     /// Hashes of the revisions that canaries of the set roll out.
@@ -160,7 +161,7 @@ impl Planned {
             self.plan = begin_batch(index, name, &self.rollout.persisted, now, 0);
         }
         let Plan { mut summary, wake_at, pulls, .. } = self.plan;
-        summary.eviction_news = known.evictions;
+        summary.evictions = known.evictions;
         let (mut status, overdue_at) = status::status(&self.set, &self.rollout, &summary, &known.injection, now);
         status.collision_count = (known.collisions > 0).then_some(known.collisions);
         let given = [&status.stable_revision, &status.injection_revision, &known.injection.pinned];

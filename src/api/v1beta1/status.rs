@@ -115,7 +115,7 @@ pub struct Eviction {
     pub revision: String,
     /// When the eviction was requested.
     pub at: Time,
-    /// True when the replacement is at the revision and did not become ready by podUpdateTimeoutSeconds: it counts as a failed pod, and keeps its slot.
+    /// True when the owner did not have a ready replacement by podUpdateTimeoutSeconds: it counts as a failed pod of that revision, and keeps its slot until the owner has its pods back.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub failed: bool,
     /// True when the replacement was no better. The owner's pods are then left alone until the set has another revision.

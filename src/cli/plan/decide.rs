@@ -11,19 +11,21 @@ use kube::ResourceExt;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::evict::evictions;
 use crate::api::SidecarSet;
 use crate::api::reasons::Reason;
-use crate::api::v1beta1::{EvictionCause, ExistingPods};
+use crate::api::v1beta1::ExistingPods;
 use crate::api::validate::{ValidSidecarSet, validate};
 use crate::core::base::image::same_image;
 use crate::core::inject::{CompiledSet, CompiledSets, Injection, Request, inject};
-use crate::core::pod::{Owner, PodKey, PodView, SlimPod};
+use crate::core::pod::{PodKey, PodView, SlimPod};
+use crate::core::replace::exempt;
 use crate::core::replace::uninjected::inject_anew;
-use crate::core::replace::{Sibling, exempt};
 use crate::core::revision::{History, Template, collisions};
 use crate::core::rollout::assess::resize;
 use crate::core::rollout::assess::state::{Obstacle, ObstacleKind, State};
 use crate::core::rollout::plan::begin_batch;
+use crate::core::rollout::plan::evict::quota::quota;
 use crate::core::rollout::plan::summary::Summary;
 use crate::core::rollout::request::patch::pod_patch;
 use crate::core::rollout::state::index::Index;
@@ -122,7 +124,7 @@ pub struct Plan {
     pub rows: Vec<Row>,
     /// Pods that would be patched at once.
     pub first: Vec<PodKey>,
-    /// Pods that would be evicted at once, see [`Index::evict_first`].
+    /// Pods that would be evicted at once.
     pub evicted_first: Vec<PodKey>,
     /// Why no pod is evicted now, if something forbids all evictions.
     pub hold: Option<&'static str>,
@@ -149,8 +151,8 @@ pub struct Planner {
     rollout: Rollout,
     index: Index,
     uninjected: Vec<Row>,
-    /// Of these, the ones to be evicted, and their owners.
-    evicted: Vec<(Owner, Sibling)>,
+    /// Of these, the ones to be evicted.
+    evicted: Vec<PodView>,
     now: Timestamp,
 }
 
@@ -185,11 +187,12 @@ impl Planner {
         if view.is_active() && view.marks.contains_key(&self.name) {
             self.index.apply(view, self.now);
         } else if view.is_active()
-            && let Some((action, why)) = self.fate_of_uninjected(pod, view.owner.as_deref())
+            && let Some((action, why)) =
+                self.fate_of_uninjected(pod, exempt(view.owner.as_deref(), view.restarts_always).is_none())
         {
             self.uninjected.push(Row { action, why, pod: view.key.clone() });
-            if let Some(owner) = view.owner.clone().filter(|_| action == Action::Evict) {
-                self.evicted.push((Owner::clone(&owner), Sibling::new(view, Some(EvictionCause::NoSidecars))));
+            if action == Action::Evict {
+                self.evicted.push(view);
             }
         }
         Ok(())
@@ -204,7 +207,7 @@ impl Planner {
         let hold = self.hold();
         let evicted_first = match hold {
             Some(_) => Vec::new(),
-            None => self.index.evict_first(&self.name, &self.evicted, self.now),
+            None => evictions(&mut self.index, &self.set, &self.compiled, &self.rollout, &self.evicted, self.now),
         };
         let given_up = first.summary.is_halted(&self.rollout.target);
         let carried = self.index.pods().map(|pod| {
@@ -294,12 +297,14 @@ impl Planner {
     /// partition lets go, the youngest first.
     fn evictable(&mut self) -> HashSet<PodKey> {
         // As after the last patch: what was planned is not counted again.
-        let upgrades = self.index.leave(&self.name, 0, self.now).map_or(0, |leave| leave.upgrades);
-        let waits =
-            |pod: &&Arc<PodView>| self.index.sibling(&self.name, PodView::clone(pod), self.now).behind.is_some();
-        let mut pods: Vec<&Arc<PodView>> = self.index.pods().filter(waits).collect();
+        let upgrades = quota(&self.index, &self.name, 0, self.now).map_or(0, |quota| quota.upgrades);
+        let mut pods: Vec<&Arc<PodView>> = self.index.pods().filter(|pod| self.is_evictable(pod)).collect();
         pods.sort_by_key(|pod| (pod.ready, Reverse(pod.created), Reverse(pod.key.clone())));
         pods.into_iter().take(upgrades).map(|pod| pod.key.clone()).collect()
+    }
+
+    fn is_evictable(&self, pod: &PodView) -> bool {
+        self.index.judge(&self.name, pod, self.now).is_some_and(|assessed| assessed.is_evictable())
     }
 
     /// What becomes of a pod that cannot be patched.
@@ -313,7 +318,7 @@ impl Planner {
         let strategy = &self.rollout.target.strategy;
         let outside = strategy.selector.as_ref().is_some_and(|selector| !selector.matches(&pod.labels));
         let asked = strategy.evicts && strategy.enabled && !outside && why.kind != ObstacleKind::Passing;
-        match exempt(pod.owner.as_deref()).filter(|_| asked) {
+        match exempt(pod.owner.as_deref(), pod.restarts_always).filter(|_| asked) {
             _ if evictable.contains(&pod.key) => (Action::Evict, why.text.clone()),
             Some(kind) => (Action::LeaveBehind, format!("{}; {kind} are not evicted", why.text)),
             None if asked => (Action::Nothing, format!("{kept}; {}", why.text)),
@@ -322,13 +327,13 @@ impl Planner {
     }
 
     /// `None` if the set does not select the pod.
-    fn fate_of_uninjected(&self, pod: &Value, owner: Option<&Owner>) -> Option<(Action, String)> {
+    fn fate_of_uninjected(&self, pod: &Value, may_evict: bool) -> Option<(Action, String)> {
         let injection = self.ask(pod, inject_anew);
         if let Some(message) = injection.refused {
             return Some((Action::Refuse, message));
         }
         let outcome = injection.outcomes.into_iter().find(|outcome| outcome.set == self.name)?;
-        let evict = self.set.spec.injection_strategy.existing_pods == ExistingPods::Evict && exempt(owner).is_none();
+        let evict = self.set.spec.injection_strategy.existing_pods == ExistingPods::Evict && may_evict;
         Some(match outcome.reason {
             Reason::Injected | Reason::AlreadyInjected => {
                 let action = if evict { Action::Evict } else { Action::Inject };

@@ -4,6 +4,7 @@
 
 mod apply;
 mod decide;
+mod evict;
 mod gather;
 mod render;
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::core::pod::PodView;
+use crate::core::pod::{Owner, PodView};
 
 /// Labels with the hash at the end of a `ReplicaSet`'s name, and the kind of its own controller: that of
 /// Kubernetes, and that of Argo Rollouts.
@@ -10,7 +10,7 @@ const TEMPLATE_HASHES: [(&str, &str); 2] =
     [("pod-template-hash", "Deployment"), ("rollouts-pod-template-hash", "Rollout")];
 
 /// See the module. Shown as `Deployment default/web`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Workload {
     namespace: String,
     name: String,
@@ -33,6 +33,18 @@ impl Workload {
             Some(owner) => (owner.kind.as_str(), owner.name.as_str()),
         };
         Self { namespace: pod.key.namespace.clone(), name: name.to_owned(), kind: kind.to_owned() }
+    }
+
+    /// That of an owner none of whose pods is known: what made a `ReplicaSet`, if it is among the known workloads.
+    pub(crate) fn of_owner(namespace: &str, owner: &Owner, is_known: impl Fn(&Self) -> bool) -> Self {
+        let workload = |kind: &str, name: &str| Self {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            kind: kind.to_owned(),
+        };
+        let parent = owner.name.rsplit_once('-').filter(|_| owner.kind == "ReplicaSet").map(|(parent, _)| parent);
+        let parents = TEMPLATE_HASHES.iter().filter_map(|(_, kind)| Some(workload(kind, parent?)));
+        parents.into_iter().find(is_known).unwrap_or_else(|| workload(&owner.kind, &owner.name))
     }
 }
 

@@ -5,15 +5,16 @@
 //! younger one that needs it too can then only be a replacement that came out no better. All times compared here are the
 //! apiserver's own, but for the timeout.
 
+pub mod report;
 pub mod uninjected;
-pub mod words;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
-use crate::api::keys;
 use crate::api::v1beta1::{Eviction, EvictionCause};
+use crate::core::pod::workload::Workload;
 use crate::core::pod::{Owner, PodKey, PodView};
+use crate::core::replace::report::{Lack, Wait};
 
 /// Evictions that a status keeps, open ones and those in vain: a few ten kilobytes. When the latter fill it, something
 /// in the cluster takes sidecars away, and nothing more is evicted.
@@ -25,7 +26,7 @@ const NOT_SENT: SignedDuration = SignedDuration::from_secs(30);
 
 /// A pod of an owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sibling {
+pub struct OwnedPod {
     /// Namespace and name.
     pub key: PodKey,
     /// UID.
@@ -44,17 +45,29 @@ pub struct Sibling {
     pub held: bool,
     /// It is ready, or its absence counts in maxUnavailable already.
     pub counts: bool,
-    /// It carries sidecars: the watch of pods says what becomes of it.
-    pub watched: bool,
+    /// It is never evicted, see [`exempt`].
+    pub exempt: Option<&'static str>,
+    /// Whose room it takes.
+    pub(crate) workload: Workload,
 }
 
-impl Sibling {
-    /// A pod, and why it should be replaced.
-    pub fn new(pod: PodView, behind: Option<EvictionCause>) -> Self {
-        let (active, ready, ready_changed) = (pod.is_active(), pod.ready, pod.ready_changed);
-        let watched = pod.labels.contains_key(keys::INJECTED);
-        let (key, uid, created) = (pod.key, pod.uid, pod.created);
-        Self { key, uid, created, active, ready, ready_changed, behind, held: false, counts: ready, watched }
+impl OwnedPod {
+    /// A pod, and why it should be replaced: for nothing, if it is never evicted.
+    pub fn new(pod: &PodView, behind: Option<EvictionCause>) -> Self {
+        let exempt = behind.and_then(|_| exempt(pod.owner.as_deref(), pod.restarts_always));
+        Self {
+            key: pod.key.clone(),
+            uid: pod.uid.clone(),
+            created: pod.created,
+            active: pod.is_active(),
+            ready: pod.ready,
+            ready_changed: pod.ready_changed,
+            behind: behind.filter(|_| exempt.is_none()),
+            held: false,
+            counts: pod.ready,
+            exempt,
+            workload: Workload::of(pod),
+        }
     }
 }
 
@@ -62,19 +75,19 @@ impl Sibling {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Next<'a> {
     /// Evict this one.
-    Evict(&'a Sibling),
-    /// Not now; the text says why this pod, which is next for this cause, waits.
-    Wait(EvictionCause, String),
+    Evict(&'a OwnedPod),
+    /// Not now: this is why the pod that is next for this cause waits.
+    Wait(EvictionCause, Wait),
     /// None of them needs to be replaced.
     Nothing,
 }
 
 /// How long a replacement is watched.
 #[derive(Clone, Copy, Debug)]
-pub struct Patience {
+pub struct EvictionTimeouts {
     /// `updateStrategy.minReadySeconds`: it must have been ready for so long.
     pub min_ready: SignedDuration,
-    /// `updateStrategy.podUpdateTimeoutSeconds`: then it is waited for no more, or has failed.
+    /// `updateStrategy.podUpdateTimeoutSeconds`: then it has failed.
     pub timeout: SignedDuration,
 }
 
@@ -83,7 +96,7 @@ pub struct Patience {
 pub enum Verdict {
     /// The owner does not have its ready pods back: the eviction holds its slot.
     Open,
-    /// The same, for too long: what was to be upgraded by it does not become ready.
+    /// The same, for too long: there is no replacement, or it does not become ready.
     Failed,
     /// It is over.
     Done,
@@ -91,12 +104,14 @@ pub enum Verdict {
     InVain,
 }
 
-/// Why the pods of such an owner are never evicted, if they are not.
-pub fn exempt(owner: Option<&Owner>) -> Option<&'static str> {
+/// Why such pods are never evicted, if they are not: nobody makes them again, or not elsewhere, or their work would be
+/// lost. `restarts_always`: by their `restartPolicy`, or as far as it is known.
+pub fn exempt(owner: Option<&Owner>, restarts_always: bool) -> Option<&'static str> {
     match owner.map(|owner| owner.kind.as_str()) {
         None => Some("pods without a controller"),
         Some("Job") => Some("pods of Jobs"),
         Some("DaemonSet") => Some("pods of DaemonSets"),
+        Some(_) if !restarts_always => Some("pods that are not restarted"),
         Some(_) => None,
     }
 }
@@ -104,54 +119,54 @@ pub fn exempt(owner: Option<&Owner>) -> Option<&'static str> {
 /// Chooses a pod that should be replaced for a cause that is `wanted`: first one that is not ready, which costs nothing,
 /// then the youngest. `replicas` is what the owner should have, `None` if that is not known. A ready pod waits until the
 /// owner has all of its ready pods.
-pub fn next(siblings: &[Sibling], wanted: impl Fn(EvictionCause) -> bool, replicas: Option<usize>) -> Next<'_> {
-    let behind = siblings.iter().filter(|pod| pod.active && pod.behind.is_some_and(&wanted));
-    let rank = |pod: &Sibling| (!pod.ready, pod.created, pod.key.clone());
+pub fn next(pods: &[OwnedPod], wanted: impl Fn(EvictionCause) -> bool, replicas: Option<usize>) -> Next<'_> {
+    let behind = pods.iter().filter(|pod| pod.active && pod.behind.is_some_and(&wanted));
+    let rank = |pod: &OwnedPod| (!pod.ready, pod.created, pod.key.clone());
     let Some(pod) = behind.max_by_key(|pod| rank(pod)) else { return Next::Nothing };
-    let ready = ready(siblings);
+    let ready = ready(pods);
     match (replicas, pod.behind) {
         (Some(replicas), Some(cause)) if pod.ready && ready < replicas => {
-            Next::Wait(cause, format!("{ready} of {replicas} pods are ready"))
+            Next::Wait(cause, Wait::Missing(ready, replicas))
         }
         _ => Next::Evict(pod),
     }
 }
 
 /// Judges an eviction by the owner's pods. `replicas` as in [`next`]: where it is not known the slot is held for the
-/// whole timeout. `revision` is the target now: a pod that was replaced to get it and does not become ready keeps its
-/// slot beyond that, as a failed update in place does.
+/// whole timeout. It counts from `gone_at`, when the pod was gone: a pod may take long to end. While the owner does not
+/// have its pods back, or at least a replacement that is ready, the slot is held, whatever else has changed.
 pub fn judge(
     eviction: &Eviction,
-    siblings: &[Sibling],
+    pods: &[OwnedPod],
     replicas: Option<usize>,
-    revision: &str,
-    patience: Patience,
+    gone_at: Option<Timestamp>,
+    timeouts: EvictionTimeouts,
     now: Timestamp,
 ) -> Verdict {
     let age = now.duration_since(eviction.at.0);
-    if age >= NOT_SENT && siblings.iter().any(|pod| pod.uid == eviction.pod_uid && pod.active) {
+    if age >= NOT_SENT && pods.iter().any(|pod| pod.uid == eviction.pod_uid && pod.active) {
         return Verdict::Done;
     }
-    let gone = siblings.iter().all(|pod| pod.uid != eviction.pod_uid);
-    let newer = || newer(eviction, siblings);
+    let Some(gone_at) = gone_at.filter(|_| pods.iter().all(|pod| pod.uid != eviction.pod_uid)) else {
+        return Verdict::Open;
+    };
+    let newer = || newer(eviction, pods);
     // As a Deployment counts new pods: ready for a while. A node whose clock is behind does not cut the time.
-    let is_fresh = |pod: &Sibling| {
+    let is_fresh = |pod: &OwnedPod| {
         let since = pod.ready_changed.map(|since| since.max(pod.created).max(eviction.at.0));
-        pod.ready && since.is_some_and(|since| now.duration_since(since) < patience.min_ready)
+        pod.ready && since.is_some_and(|since| now.duration_since(since) < timeouts.min_ready)
     };
     let fresh = newer().filter(|pod| is_fresh(pod)).count();
     // Older pods that are not ready and are to be replaced themselves would be waited for in vain.
-    let is_older = |pod: &Sibling| pod.created <= eviction.pod_created.0;
-    let is_queued = |pod: &&Sibling| pod.active && !pod.ready && pod.behind.is_some() && is_older(pod);
-    let queued = siblings.iter().filter(is_queued).count();
-    let whole = gone && replicas.is_some_and(|replicas| ready(siblings) + queued >= replicas + fresh);
-    let upgrades = eviction.cause == EvictionCause::NotInPlace && eviction.revision == revision;
-    let replacement = newer().filter(|pod| pod.behind.is_none()).min_by_key(|pod| pod.created);
-    let failed = upgrades && replacement.is_some_and(|pod| !pod.ready || is_fresh(pod));
-    if !whole && age < patience.timeout {
+    let is_older = |pod: &OwnedPod| pod.created <= eviction.pod_created.0;
+    let is_queued = |pod: &&OwnedPod| pod.active && !pod.ready && pod.behind.is_some() && is_older(pod);
+    let queued = pods.iter().filter(is_queued).count();
+    let whole = replicas.is_some_and(|replicas| ready(pods) + queued >= replicas + fresh);
+    let replacement = newer().min_by_key(|pod| pod.created);
+    if !whole && now.duration_since(gone_at.max(eviction.at.0)) < timeouts.timeout {
         return Verdict::Open;
     }
-    if !whole && failed {
+    if !whole && replacement.is_none_or(|pod| !pod.ready || is_fresh(pod)) {
         return Verdict::Failed;
     }
     let no_better = |behind| is_no_better(behind, eviction.cause);
@@ -166,21 +181,37 @@ fn is_no_better(behind: EvictionCause, cause: EvictionCause) -> bool {
 }
 
 /// Pods of the owner that came after this eviction.
-fn newer<'a>(eviction: &Eviction, siblings: &'a [Sibling]) -> impl Iterator<Item = &'a Sibling> {
-    siblings.iter().filter(|pod| pod.active && pod.created > eviction.pod_created.0)
+fn newer<'a>(eviction: &Eviction, pods: &'a [OwnedPod]) -> impl Iterator<Item = &'a OwnedPod> {
+    pods.iter().filter(|pod| pod.active && pod.created > eviction.pod_created.0)
 }
 
-fn ready(siblings: &[Sibling]) -> usize {
-    siblings.iter().filter(|pod| pod.active && pod.ready).count()
+impl Lack {
+    /// What the owner of an evicted pod lacks.
+    pub fn of(eviction: &Eviction, pods: &[OwnedPod], replicas: Option<usize>) -> Self {
+        if pods.iter().any(|pod| pod.uid == eviction.pod_uid) {
+            return Self::Terminating;
+        }
+        let ready = ready(pods);
+        match (newer(eviction, pods).min_by_key(|pod| pod.created), replicas) {
+            (Some(pod), _) if !pod.ready => Self::NotReady(pod.key.clone()),
+            (_, Some(replicas)) if ready < replicas => Self::Missing(ready, replicas),
+            (None, _) => Self::NoReplacement,
+            (Some(pod), _) => Self::BecameReady(pod.key.clone()),
+        }
+    }
 }
 
-/// Whether the owner has an open eviction, or one in vain for a revision that is `current`. One that was to bring a
-/// revision which is none any more does not keep its owner from getting the next: see [`superseded`].
+fn ready(pods: &[OwnedPod]) -> usize {
+    pods.iter().filter(|pod| pod.active && pod.ready).count()
+}
+
+/// Whether the owner has an open eviction, or one that failed or was in vain for a revision that is `current`. One that
+/// was to bring a revision which is none any more does not keep its owner from getting the next: see [`superseded`].
 pub fn is_blocked(evictions: &[Eviction], owner: &Owner, current: &[&str]) -> bool {
     let is_current = |eviction: &Eviction| current.contains(&eviction.revision.as_str());
     let blocks = |eviction: &&Eviction| match eviction.cause {
         EvictionCause::NotInPlace => is_current(eviction),
-        EvictionCause::NoSidecars => !eviction.in_vain || is_current(eviction),
+        EvictionCause::NoSidecars => is_current(eviction) || !(eviction.failed || eviction.in_vain),
     };
     evictions.iter().filter(|eviction| eviction.owner_uid == owner.uid).any(|eviction| blocks(&eviction))
 }
@@ -191,11 +222,11 @@ pub fn superseded<'a>(evictions: &'a [Eviction], owner: &Owner) -> Option<&'a Ev
     evictions.iter().find(|eviction| eviction.owner_uid == owner.uid && !eviction.in_vain)
 }
 
-/// The record that is written before the request is sent, so that a crash between the two frees no slot. `siblings` are
+/// The record that is written before the request is sent, so that a crash between the two frees no slot. `pods` are
 /// all pods of the owner.
 pub fn record(
-    pod: &Sibling,
-    siblings: &[Sibling],
+    pod: &OwnedPod,
+    pods: &[OwnedPod],
     cause: EvictionCause,
     owner: &Owner,
     revision: &str,
@@ -203,7 +234,7 @@ pub fn record(
 ) -> Eviction {
     let Owner { api_version, kind, name, uid } = owner.clone();
     // Whatever is younger came after this eviction.
-    let youngest = siblings.iter().filter(|pod| pod.active).map(|pod| pod.created).max();
+    let youngest = pods.iter().filter(|pod| pod.active).map(|pod| pod.created).max();
     Eviction {
         namespace: pod.key.namespace.clone(),
         pod: pod.key.name.clone(),

@@ -1,20 +1,22 @@
-use std::collections::BTreeMap;
-
 use proptest::prelude::*;
 use serde_json::json;
 
+use crate::core::replace::report::EvictionReport;
 use crate::core::replace::*;
 
-const PATIENCE: Patience =
-    Patience { min_ready: SignedDuration::from_secs(10), timeout: SignedDuration::from_secs(600) };
+const TIMEOUTS: EvictionTimeouts =
+    EvictionTimeouts { min_ready: SignedDuration::from_secs(10), timeout: SignedDuration::from_secs(600) };
+
+/// When an evicted pod was gone.
+const GONE: Option<Timestamp> = Some(Timestamp::UNIX_EPOCH);
 
 fn at(seconds: i64) -> Timestamp {
     Timestamp::from_second(1_767_225_600 + seconds).unwrap()
 }
 
 /// A ready pod that was made at this second, and has no sidecars if it is `behind`.
-fn pod(name: &str, created: i64, behind: bool) -> Sibling {
-    Sibling {
+fn pod(name: &str, created: i64, behind: bool) -> OwnedPod {
+    OwnedPod {
         key: PodKey { namespace: "default".into(), name: name.into() },
         uid: format!("uid-{name}"),
         created: at(created),
@@ -24,7 +26,8 @@ fn pod(name: &str, created: i64, behind: bool) -> Sibling {
         behind: behind.then_some(EvictionCause::NoSidecars),
         held: false,
         counts: true,
-        watched: true,
+        exempt: None,
+        workload: Workload::default(),
     }
 }
 
@@ -39,11 +42,12 @@ fn evicted() -> Eviction {
 
 #[test]
 fn pods_that_nobody_or_no_eviction_can_replace_are_exempt() {
-    assert!(exempt(None).is_some());
-    assert!(exempt(Some(&owner("Job"))).is_some());
-    assert!(exempt(Some(&owner("DaemonSet"))).is_some());
+    assert!(exempt(None, true).is_some());
+    assert!(exempt(Some(&owner("Job")), true).is_some());
+    assert!(exempt(Some(&owner("DaemonSet")), true).is_some());
+    assert_eq!(exempt(Some(&owner("TaskRun")), false), Some("pods that are not restarted"));
     for kind in ["ReplicaSet", "StatefulSet", "ReplicationController", "CloneSet"] {
-        assert_eq!(exempt(Some(&owner(kind))), None, "{kind}");
+        assert_eq!(exempt(Some(&owner(kind)), true), None, "{kind}");
     }
 }
 
@@ -57,7 +61,7 @@ fn the_youngest_pod_without_sidecars_goes_first() {
 fn a_ready_pod_waits_until_its_owner_has_all_its_pods() {
     let mut pods = [pod("a", 1, true), pod("b", 2, true), pod("c", 0, false)];
     pods[2].ready = false;
-    assert_eq!(next(&pods, |_| true, Some(3)), Next::Wait(EvictionCause::NoSidecars, "2 of 3 pods are ready".into()));
+    assert_eq!(next(&pods, |_| true, Some(3)), Next::Wait(EvictionCause::NoSidecars, Wait::Missing(2, 3)));
     assert_eq!(next(&pods, |_| true, None), Next::Evict(&pods[1]), "nobody knows how many there should be");
     pods[1].ready = false;
     assert_eq!(next(&pods, |_| true, Some(3)), Next::Evict(&pods[1]), "nobody misses it");
@@ -72,7 +76,7 @@ fn pods_that_go_or_have_sidecars_are_not_evicted() {
 
 #[test]
 fn a_slot_is_held_until_the_owner_has_its_ready_pods_back() {
-    let judged = |pods: &[Sibling], replicas, now| judge(&evicted(), pods, replicas, "r1", PATIENCE, at(now));
+    let judged = |pods: &[OwnedPod], replicas, now| judge(&evicted(), pods, replicas, GONE, TIMEOUTS, at(now));
     let mut new = pod("new", 101, false);
     assert_eq!(judged(&[pod("old", 0, true), pod("b", 0, false)], Some(2), 101), Verdict::Open, "it is still there");
     assert_eq!(judged(&[pod("b", 0, false)], Some(2), 101), Verdict::Open, "nothing in its place");
@@ -82,21 +86,20 @@ fn a_slot_is_held_until_the_owner_has_its_ready_pods_back() {
     assert_eq!(judged(&[new.clone(), pod("b", 0, false)], Some(2), 101), Verdict::Done);
     assert_eq!(judged(std::slice::from_ref(&new), None, 699), Verdict::Open, "an owner of another kind");
     assert_eq!(judged(&[new], None, 700), Verdict::Done);
-    assert_eq!(judged(&[], Some(2), 700), Verdict::Done, "podUpdateTimeoutSeconds have passed");
     assert_eq!(judged(&[], Some(0), 101), Verdict::Done, "the owner is gone");
 }
 
 #[test]
 fn a_pod_that_was_never_evicted_frees_its_slot_soon() {
-    let judged = |pod: Sibling, now| judge(&evicted(), &[pod], Some(1), "r1", PATIENCE, at(now));
+    let judged = |pod: OwnedPod, now| judge(&evicted(), &[pod], Some(1), GONE, TIMEOUTS, at(now));
     assert_eq!(judged(pod("old", 0, true), 129), Verdict::Open, "the request may be under way");
     assert_eq!(judged(pod("old", 0, true), 130), Verdict::Done);
-    assert_eq!(judged(Sibling { active: false, ..pod("old", 0, true) }, 130), Verdict::Open, "it is going");
+    assert_eq!(judged(OwnedPod { active: false, ..pod("old", 0, true) }, 130), Verdict::Open, "it is going");
 }
 
 #[test]
 fn a_replacement_without_sidecars_makes_the_eviction_one_in_vain() {
-    let judged = |pods: &[Sibling], now| judge(&evicted(), pods, Some(2), "r1", PATIENCE, at(now));
+    let judged = |pods: &[OwnedPod], now| judge(&evicted(), pods, Some(2), GONE, TIMEOUTS, at(now));
     let older = pod("older", -5, true);
     let twin = pod("twin", 0, true);
     assert_eq!(judged(&[pod("new", 101, true), older.clone()], 101), Verdict::InVain);
@@ -112,7 +115,7 @@ fn a_pod_that_is_not_ready_goes_before_a_younger_one() {
     assert_eq!(next(&pods, |_| true, Some(2)), Next::Evict(&pods[0]));
     let record = record(&pods[0], &pods, EvictionCause::NoSidecars, &owner("ReplicaSet"), "r1", at(100));
     let after = [pod("b", 2, true), pod("new", 101, false)];
-    assert_eq!(judge(&record, &after, Some(2), "r1", PATIENCE, at(102)), Verdict::Done, "b is no replacement");
+    assert_eq!(judge(&record, &after, Some(2), GONE, TIMEOUTS, at(102)), Verdict::Done, "b is no replacement");
 }
 
 /// A pod whose change could not be made in place, evicted to get `r1`.
@@ -123,8 +126,8 @@ fn upgraded() -> Eviction {
 #[test]
 fn a_replacement_of_an_upgrade_is_in_vain_if_it_is_uninjected_or_must_go_too() {
     let judged = |eviction: Eviction, behind| {
-        let new = Sibling { behind, ..pod("new", 101, false) };
-        judge(&eviction, &[new], Some(1), "r1", PATIENCE, at(102))
+        let new = OwnedPod { behind, ..pod("new", 101, false) };
+        judge(&eviction, &[new], Some(1), GONE, TIMEOUTS, at(102))
     };
     assert_eq!(judged(upgraded(), None), Verdict::Done);
     assert_eq!(judged(upgraded(), Some(EvictionCause::NotInPlace)), Verdict::InVain);
@@ -133,23 +136,35 @@ fn a_replacement_of_an_upgrade_is_in_vain_if_it_is_uninjected_or_must_go_too() {
 }
 
 #[test]
-fn an_upgrade_that_does_not_get_ready_keeps_its_slot_until_the_target_changes() {
-    let mut new = pod("new", 101, false);
-    new.ready = false;
-    let judged = |revision| judge(&upgraded(), std::slice::from_ref(&new), Some(1), revision, PATIENCE, at(9999));
-    assert_eq!(judged("r1"), Verdict::Failed);
-    assert_eq!(judged("r2"), Verdict::Done);
-    let nothing = judge(&upgraded(), &[], Some(1), "r1", PATIENCE, at(9999));
-    assert_eq!(nothing, Verdict::Done, "the owner makes none");
+fn an_eviction_whose_owner_is_not_whole_keeps_its_slot_for_as_long_as_the_owner_exists() {
+    let unready = |behind| OwnedPod { ready: false, ..pod("new", 101, behind) };
+    for eviction in [upgraded(), evicted()] {
+        let judged = |pods: &[OwnedPod], replicas| judge(&eviction, pods, replicas, GONE, TIMEOUTS, at(9999));
+        assert_eq!(judged(&[], Some(1)), Verdict::Failed, "the owner makes none");
+        assert_eq!(judged(&[pod("other", 0, false)], Some(2)), Verdict::Failed, "the same");
+        assert_eq!(judged(&[unready(false)], Some(1)), Verdict::Failed);
+        assert_eq!(judged(&[unready(true)], Some(1)), Verdict::Failed, "no better, and not ready");
+        assert_eq!(judged(&[unready(false)], None), Verdict::Failed, "an owner of another kind");
+        assert_eq!(judged(&[], Some(0)), Verdict::Done, "the owner is gone");
+        assert_eq!(judged(&[pod("new", 101, false)], Some(2)), Verdict::Done, "its replacement is ready");
+    }
+}
+
+#[test]
+fn a_pod_that_takes_long_to_end_is_no_failed_eviction() {
+    let going = OwnedPod { active: false, ..pod("old", 0, true) };
+    assert_eq!(judge(&upgraded(), &[going], Some(1), None, TIMEOUTS, at(9999)), Verdict::Open);
+    let judged = |now| judge(&upgraded(), &[], Some(1), Some(at(5000)), TIMEOUTS, at(now));
+    assert_eq!((judged(5599), judged(5600)), (Verdict::Open, Verdict::Failed));
 }
 
 #[test]
 fn pods_that_are_to_be_replaced_themselves_are_not_waited_for() {
-    let broken = Sibling { ready: false, ..pod("broken", 0, true) };
+    let broken = OwnedPod { ready: false, ..pod("broken", 0, true) };
     let siblings = [pod("new", 101, false), broken];
-    assert_eq!(judge(&upgraded(), &siblings, Some(2), "r1", PATIENCE, at(110)), Verdict::Done);
-    let late = Sibling { ready: false, ..pod("late", 0, false) };
-    assert_eq!(judge(&upgraded(), &[pod("new", 101, false), late], Some(2), "r1", PATIENCE, at(110)), Verdict::Open);
+    assert_eq!(judge(&upgraded(), &siblings, Some(2), GONE, TIMEOUTS, at(110)), Verdict::Done);
+    let late = OwnedPod { ready: false, ..pod("late", 0, false) };
+    assert_eq!(judge(&upgraded(), &[pod("new", 101, false), late], Some(2), GONE, TIMEOUTS, at(110)), Verdict::Open);
 }
 
 #[test]
@@ -158,6 +173,9 @@ fn an_open_upgrade_to_an_old_revision_does_not_block_the_next() {
     assert!(is_blocked(&[upgraded()], &owner, &["r1"]));
     assert!(!is_blocked(&[upgraded()], &owner, &["r2"]));
     assert_eq!(superseded(&[upgraded()], &owner), Some(&upgraded()));
+    let failed = Eviction { failed: true, ..evicted() };
+    assert!(is_blocked(std::slice::from_ref(&failed), &owner, &["r1"]));
+    assert!(!is_blocked(&[failed], &owner, &["r2"]), "of a pod without sidecars, too");
     assert_eq!(superseded(&[Eviction { in_vain: true, ..upgraded() }], &owner), None);
 }
 
@@ -184,36 +202,47 @@ fn a_record_survives_the_api() {
 }
 
 #[test]
-fn the_news_say_what_moves_what_waits_and_what_was_in_vain() {
-    let in_vain = Eviction { in_vain: true, ..evicted() };
-    let news = |evictions: &[Eviction], waiting: &[String]| {
-        words::news(EvictionCause::NoSidecars, evictions, &BTreeMap::new(), waiting)
-    };
-    assert_eq!(news(&[], &[]), "");
-    assert_eq!(news(&[evicted()], &[]), "replacing default/old");
+fn a_report_says_what_moves_what_waits_and_what_was_in_vain() {
+    let key = |name: &str| PodKey { namespace: "default".into(), name: name.into() };
+    let mut report = EvictionReport::default();
+    assert_eq!(report.to_string(), "");
+    report.open.push((key("old"), None));
+    assert_eq!(report.to_string(), "replacing default/old");
+    report.waiting.push(("ReplicaSet default/x".into(), Wait::because("no budget".into())));
+    report.in_vain.push("ReplicaSet default/web".into());
     assert_eq!(
-        news(&[evicted(), in_vain], &["ReplicaSet default/x (no budget)".into()]),
+        report.to_string(),
         "replacing default/old; waiting: ReplicaSet default/x (no budget); the replacements came without sidecars too, \
          left alone until the set changes: ReplicaSet default/web"
     );
-    assert_eq!(news(&vec![evicted(); 5], &[]), "replacing default/old, default/old, default/old and 2 more");
-    let other = words::news(EvictionCause::NotInPlace, &[evicted()], &BTreeMap::new(), &[]);
-    assert_eq!(other, "", "those are for another cause");
-    assert_eq!(words::never(["pods of Jobs"]), "never evicted: pods of Jobs; restart them when it suits");
+    let open = vec![(key("old"), None); 5];
+    let exempt = ["pods of Jobs"].into();
+    let report = EvictionReport { open, exempt, hold: Some(report::Hold::UpdatesPaused), ..EvictionReport::default() };
+    assert_eq!(
+        report.to_string(),
+        "replacing default/old, default/old, default/old and 2 more; waiting: updateStrategy.paused is true; \
+         never evicted: pods of Jobs; restart them when it suits"
+    );
+}
+
+#[test]
+fn a_long_text_of_somebody_else_is_cut() {
+    assert_eq!(Wait::because("é".repeat(1000)).to_string().chars().count(), 301);
+    assert_eq!(Wait::because("short".into()).to_string(), "short");
 }
 
 #[test]
 fn a_replacement_holds_the_slot_until_it_was_ready_for_a_while() {
-    let ready_at = |second| Sibling { ready_changed: Some(at(second)), ..pod("new", 101, false) };
-    let old = Sibling { ready_changed: Some(at(104)), ..pod("other", 0, false) };
-    let judged = |pods: &[Sibling], now| judge(&evicted(), pods, Some(2), "r1", PATIENCE, at(now));
+    let ready_at = |second| OwnedPod { ready_changed: Some(at(second)), ..pod("new", 101, false) };
+    let old = OwnedPod { ready_changed: Some(at(104)), ..pod("other", 0, false) };
+    let judged = |pods: &[OwnedPod], now| judge(&evicted(), pods, Some(2), GONE, TIMEOUTS, at(now));
     assert_eq!(judged(&[old.clone(), ready_at(105)], 114), Verdict::Open);
     assert_eq!(judged(&[old.clone(), ready_at(105)], 115), Verdict::Done);
     assert_eq!(judged(&[old.clone(), ready_at(90)], 110), Verdict::Open, "by a clock that is behind");
     assert_eq!(judged(&[old, ready_at(90)], 111), Verdict::Done);
     let late = |now| {
-        let new = Sibling { behind: None, ..ready_at(695) };
-        judge(&upgraded(), &[new], Some(1), "r1", PATIENCE, at(now))
+        let new = OwnedPod { behind: None, ..ready_at(695) };
+        judge(&upgraded(), &[new], Some(1), GONE, TIMEOUTS, at(now))
     };
     assert_eq!(late(700), Verdict::Failed, "a crash loop that is up for a moment");
     assert_eq!(late(705), Verdict::Done);
@@ -221,15 +250,15 @@ fn a_replacement_holds_the_slot_until_it_was_ready_for_a_while() {
 
 #[test]
 fn a_replacement_that_needs_to_be_replaced_itself_is_waited_for() {
-    let new = Sibling { ready: false, ..pod("new", 101, true) };
-    assert_eq!(judge(&evicted(), &[pod("other", 0, false), new], Some(2), "r1", PATIENCE, at(110)), Verdict::Open);
+    let new = OwnedPod { ready: false, ..pod("new", 101, true) };
+    assert_eq!(judge(&evicted(), &[pod("other", 0, false), new], Some(2), GONE, TIMEOUTS, at(110)), Verdict::Open);
 }
 
 #[test]
 fn pods_that_come_after_a_ready_replacement_are_not_taken_for_it() {
-    let scaled = Sibling { ready: false, ..pod("scaled", 200, false) };
+    let scaled = OwnedPod { ready: false, ..pod("scaled", 200, false) };
     let pods = [pod("new", 101, false), scaled];
-    assert_eq!(judge(&upgraded(), &pods, Some(2), "r1", PATIENCE, at(9999)), Verdict::Done);
+    assert_eq!(judge(&upgraded(), &pods, Some(2), GONE, TIMEOUTS, at(9999)), Verdict::Done);
     let pods = [pod("old", 0, true), pod("young", 50, false)];
     let record = record(&pods[0], &pods, EvictionCause::NotInPlace, &owner("ReplicaSet"), "r1", at(100));
     assert_eq!(record.pod_created.0, at(50), "nor are those that were there");
@@ -239,18 +268,12 @@ fn pods_that_come_after_a_ready_replacement_are_not_taken_for_it() {
 fn an_open_eviction_says_what_its_owner_lacks() {
     let mut new = pod("new", 101, false);
     let other = pod("other", 0, false);
-    let text = |pods: &[Sibling]| words::lacks(&evicted(), pods, Some(2));
+    let text = |pods: &[OwnedPod]| Lack::of(&evicted(), pods, Some(2)).to_string();
     assert_eq!(text(&[pod("old", 0, true), other.clone()]), "it is terminating");
     assert_eq!(text(std::slice::from_ref(&other)), "1 of 2 pods are ready");
     assert_eq!(text(&[other.clone(), new.clone()]), "its replacement default/new became ready");
     new.ready = false;
-    let lacks = text(&[other, new]);
-    assert_eq!(lacks, "its replacement default/new is not ready");
-    let lacking = BTreeMap::from([(evicted().pod_uid, lacks)]);
-    assert_eq!(
-        words::news(EvictionCause::NoSidecars, &[evicted()], &lacking, &[]),
-        "replacing default/old (its replacement default/new is not ready)"
-    );
+    assert_eq!(text(&[other, new]), "its replacement default/new is not ready");
 }
 
 proptest! {
@@ -261,10 +284,10 @@ proptest! {
         upgrade in any::<bool>(),
     ) {
         let cause = if upgrade { EvictionCause::NotInPlace } else { EvictionCause::NoSidecars };
-        let needing = |pod: Sibling| Sibling { behind: Some(cause), ..pod };
-        let mut pods: Vec<Sibling> =
+        let needing = |pod: OwnedPod| OwnedPod { behind: Some(cause), ..pod };
+        let mut pods: Vec<OwnedPod> =
             pods.iter().enumerate().map(|(i, (age, ready))| {
-                Sibling { ready: *ready, ..needing(pod(&format!("p{i}"), *age, true)) }
+                OwnedPod { ready: *ready, ..needing(pod(&format!("p{i}"), *age, true)) }
             }).collect();
         prop_assume!(matches!(next(&pods, |_| true, Some(pods.len())), Next::Evict(_)));
         for pod in &mut pods {
@@ -275,7 +298,7 @@ proptest! {
         for round in 0..10 {
             let now = 100 + 10 * round;
             for eviction in &mut evictions {
-                let verdict = judge(eviction, &pods, replicas, "r1", PATIENCE, at(now));
+                let verdict = judge(eviction, &pods, replicas, GONE, TIMEOUTS, at(now));
                 eviction.in_vain |= verdict == Verdict::InVain;
                 prop_assert_ne!(verdict, Verdict::Done);
             }

@@ -10,8 +10,8 @@ use crate::core::rollout::target::rollout::PersistedProgress;
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct InFlight {
-    /// Requests of the last plan, which may be on their way: the next plan, made when they are answered, sets it anew.
-    pub(crate) planned: usize,
+    /// Pods of the last plan, whose requests may be on their way: the next plan, made when they are answered, sets it anew.
+    pub(crate) planned: Vec<PodKey>,
     /// What the last plan knew.
     pub(crate) persisted: PersistedProgress,
     /// Evictions that are about to be recorded in the status, or are already.

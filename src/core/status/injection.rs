@@ -3,6 +3,7 @@
 use crate::api::SidecarSet;
 use crate::api::reasons::Reason;
 use crate::api::v1beta1::ExistingPods;
+use crate::core::replace::report::EvictionReport;
 use crate::core::replace::uninjected::{Found, wants};
 
 /// Whether the webhook serves a set, and why not.
@@ -37,8 +38,8 @@ pub struct InjectionFacts<'a> {
     pub conflicts: Vec<String>,
     /// Pods without the sidecars; `None` before the first look.
     pub uninjected: Option<&'a Found>,
-    /// Where evictions of these stand, in words.
-    pub evictions: &'a str,
+    /// Where evictions of these stand.
+    pub evictions: EvictionReport,
 }
 
 /// Words what is known.
@@ -52,7 +53,7 @@ pub fn injection_state(set: &SidecarSet, facts: InjectionFacts<'_>) -> Injection
     };
     let (uninjected, uninjected_message) = match facts.uninjected {
         _ if !wants(set) => (None, String::new()),
-        Some(found) => (Some(super::number(found.pods)), uninjected_message(set, found, facts.evictions)),
+        Some(found) => (Some(super::number(found.pods)), uninjected_message(set, found, &facts.evictions.to_string())),
         // Not looked yet: the last number stands.
         None => (set.status.as_ref().and_then(|status| status.uninjected_pods), String::new()),
     };
@@ -120,15 +121,16 @@ mod tests {
         set.spec.injection_strategy.existing_pods = ExistingPods::Report;
         let found = Found { pods: 2, ..Found::default() };
         let message = |set: &SidecarSet| {
-            let facts = InjectionFacts { uninjected: Some(&found), evictions: "1 is evicted", ..facts() };
+            let evictions = EvictionReport { exempt: ["pods of Jobs"].into(), ..EvictionReport::default() };
+            let facts = InjectionFacts { uninjected: Some(&found), evictions, ..facts() };
             injection_state(set, facts).uninjected_message
         };
         assert!(
             message(&set)
-                .ends_with("; 1 is evicted; restart their workloads, or set injectionStrategy.existingPods to Evict")
+                .ends_with("; never evicted: pods of Jobs; restart them when it suits; restart their workloads, or set injectionStrategy.existingPods to Evict")
         );
         set.spec.injection_strategy.existing_pods = ExistingPods::Evict;
-        assert!(message(&set).ends_with("; 1 is evicted"));
+        assert!(message(&set).ends_with("; never evicted: pods of Jobs; restart them when it suits"));
         set.spec.injection_strategy.existing_pods = ExistingPods::Ignore;
         assert_eq!(message(&set), "");
     }

@@ -1,7 +1,7 @@
 //! The line that says where a rollout stands, and what it waits for.
 
 use crate::api::keys;
-use crate::core::replace::words;
+use crate::core::replace::report::never;
 use crate::core::rollout::budget::steps::Wait;
 use crate::core::rollout::plan::summary::Summary;
 use crate::core::rollout::target::Direction;
@@ -136,10 +136,9 @@ fn not_in_place_for(summary: &Summary, revision: &str) -> String {
 fn evictions(summary: &Summary) -> String {
     let exempt = summary.exempt.iter().map(|(kind, pods)| format!("{kind} ({pods})"));
     let exempt: Vec<String> = exempt.collect();
-    let parts = [summary.eviction_news.clone(), words::never(exempt.iter().map(String::as_str))];
-    let parts: Vec<String> =
-        parts.into_iter().filter(|part| !part.is_empty()).map(|part| format!("; {part}")).collect();
-    parts.concat()
+    let news = Some(summary.evictions.to_string()).filter(|news| !news.is_empty());
+    let parts = news.into_iter().chain(never(exempt.iter().map(String::as_str)));
+    parts.fold(String::new(), |text, part| format!("{text}; {part}"))
 }
 
 fn list(named: &[String], total: usize) -> String {

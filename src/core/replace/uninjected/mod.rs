@@ -16,12 +16,10 @@ use crate::core::inject::{
 };
 use crate::core::pod::{InjectionRecord, Owner, PodKey};
 use crate::core::replace::exempt;
+use crate::core::replace::report::NAMED;
 
 /// Owners kept per set; more are counted only. It bounds the memory where every pod of a cluster is uninjected.
 const KEPT_OWNERS: usize = 500;
-
-/// Owners named in a message, with one pod each.
-pub const NAMED: usize = 3;
 
 /// Fields of `metadata` that a pod has before the apiserver makes it.
 const CREATED_WITH: [&str; 5] = ["labels", "annotations", "namespace", "generateName", "ownerReferences"];
@@ -112,10 +110,16 @@ pub fn wants(set: &SidecarSet) -> bool {
 /// mark counts: somebody removed the other half.
 pub fn is_uninjected(pod: &ObjectMeta, set: &CompiledSet, sets: &CompiledSets) -> bool {
     let annotation = keys::injection_annotation(&set.name);
-    let marked = pod.labels.iter().flatten().filter_map(|(key, _)| key.strip_prefix(keys::REVISION_PREFIX));
-    let is_canary = |name: &str| sets.get(name).is_some_and(|kin| kin.base.as_ref() == Some(&set.name));
-    let is_kin = |name: &str| name == set.name || set.base.as_deref() == Some(name) || is_canary(name);
-    !marked.into_iter().any(is_kin) && !pod.annotations.as_ref().is_some_and(|all| all.contains_key(&annotation))
+    let is_annotated = pod.annotations.as_ref().is_some_and(|all| all.contains_key(&annotation));
+    !is_annotated && pod.labels.as_ref().is_none_or(|labels| has_no_mark(labels, set, sets))
+}
+
+/// The same by labels alone.
+pub(crate) fn has_no_mark(labels: &BTreeMap<String, String>, set: &CompiledSet, sets: &CompiledSets) -> bool {
+    let marked = labels.keys().filter_map(|key| key.strip_prefix(keys::REVISION_PREFIX));
+    let is_canary = |name: &str| sets.get(name).is_some_and(|canary| canary.base.as_ref() == Some(&set.name));
+    let is_related = |name: &str| name == set.name || set.base.as_deref() == Some(name) || is_canary(name);
+    !marked.into_iter().any(is_related)
 }
 
 /// Whether no set may touch the pod: by the very rules of injection.
@@ -193,7 +197,7 @@ impl Found {
 
     /// Pods that are never evicted must not take the places of others.
     fn has_room_for(&self, owner: Option<&Owner>) -> bool {
-        let is_exempt = |owner: Option<&Owner>| exempt(owner).is_some();
+        let is_exempt = |owner: Option<&Owner>| exempt(owner, true).is_some();
         let alike = self.groups.iter().filter(|group| is_exempt(group.owner.as_ref()) == is_exempt(owner)).count();
         alike < if is_exempt(owner) { NAMED } else { KEPT_OWNERS }
     }

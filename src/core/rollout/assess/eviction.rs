@@ -22,7 +22,7 @@ pub(crate) fn evictability(pod: &PodView, state: &State, target: &Target) -> Opt
     if !target.strategy.evicts || obstacle.kind == ObstacleKind::Passing {
         return None;
     }
-    match (exempt(pod.owner.as_deref()), &pod.owner) {
+    match (exempt(pod.owner.as_deref(), pod.restarts_always), &pod.owner) {
         (None, Some(owner)) => Some(Evictability::Evictable(owner.clone())),
         (why, _) => Some(Evictability::Exempt(why.unwrap_or_default())),
     }

@@ -65,6 +65,11 @@ impl Assessment {
         if self.counts_as_ready { Claim::Disruption } else { Claim::Unready }
     }
 
+    /// It waits for an eviction.
+    pub(crate) fn is_evictable(&self) -> bool {
+        self.selected && matches!(self.evictability, Some(Evictability::Evictable(_)))
+    }
+
     /// It has that already.
     pub(crate) fn is_held(&self) -> bool {
         self.claim >= self.next_claim()

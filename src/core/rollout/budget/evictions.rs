@@ -13,9 +13,11 @@ pub(crate) struct EvictionClaims {
     pub(crate) leaving: usize,
     /// Those whose pod is not: its replacement may be there or not.
     pub(crate) gone: usize,
+    /// Those that have failed without a replacement: they have moved, too.
+    pub(crate) lost: usize,
     /// Pods of owners whose replacement was no better.
     pub(crate) left_alone: usize,
-    /// Those of `slots` whose replacement for the target is broken, or does not become ready.
+    /// Those of `slots` whose replacement for the target is broken, missing, or does not become ready.
     pub(crate) failed_slots: usize,
     /// The same of `capped`.
     pub(crate) failed_capped: usize,
@@ -24,7 +26,7 @@ pub(crate) struct EvictionClaims {
 }
 
 impl EvictionClaims {
-    /// Evictions for the target.
+    /// Evictions for the target that are under way.
     pub(crate) fn moving(&self) -> usize {
         self.leaving + self.gone
     }

@@ -42,9 +42,9 @@ impl Target {
 /// Pods that partition and steps still let move, in place or by eviction. A pod that was evicted counts as moved from
 /// then on, whether or not its replacement is there.
 pub(crate) fn share_left(target: &Target, counts: &Counts, gate: &Gate, evictions: &EvictionClaims) -> usize {
-    let pods = counts.counted + evictions.gone;
-    let by_partition = (pods - target.keep_old(pods)).saturating_sub(counts.moved + evictions.moving());
-    let by_step =
-        gate.allowed.map_or(usize::MAX, |allowed| allowed.saturating_sub(counts.selected_moved + evictions.moving()));
+    let pods = counts.counted + evictions.gone + evictions.lost;
+    let moved = evictions.moving() + evictions.lost;
+    let by_partition = (pods - target.keep_old(pods)).saturating_sub(counts.moved + moved);
+    let by_step = gate.allowed.map_or(usize::MAX, |allowed| allowed.saturating_sub(counts.selected_moved + moved));
     by_partition.min(by_step)
 }

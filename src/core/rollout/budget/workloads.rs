@@ -98,6 +98,11 @@ impl Workloads {
         self.room(workload) > 0
     }
 
+    /// Pods of it belong to the set.
+    pub(crate) fn has(&self, workload: &Workload) -> bool {
+        self.pods.contains_key(workload)
+    }
+
     /// For people, for example `Deployment default/web (1 of 1 unavailable)`.
     pub(crate) fn describe(&self, workload: &Workload) -> String {
         let (limit, pods) = self.of(workload);

@@ -1,8 +1,8 @@
 //! Which pods are patched now, within the budgets, and what the rest waits for.
 
+pub(crate) mod claims;
 pub mod evict;
 pub mod prepull;
-mod preview;
 pub mod pullers;
 pub(crate) mod snapshot;
 pub mod summary;
@@ -50,6 +50,6 @@ pub fn plan(state: &Index, set: &str, persisted: &PersistedProgress, now: Timest
 pub fn begin_batch(state: &mut Index, set: &str, persisted: &PersistedProgress, now: Timestamp, limit: usize) -> Plan {
     state.advance(set, now);
     let plan = plan(state, set, persisted, now, limit);
-    state.sending(set, plan.patches.len(), persisted);
+    state.sending(set, plan.patches.iter().map(|patch| patch.key.clone()).collect(), persisted);
     plan
 }

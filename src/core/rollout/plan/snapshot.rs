@@ -6,12 +6,14 @@ use k8s_openapi::jiff::Timestamp;
 
 use crate::core::pod::PodKey;
 use crate::core::pod::workload::Workload;
+use crate::core::replace::report::EvictionReport;
 use crate::core::rollout::budget::counts::Counts;
 use crate::core::rollout::budget::evictions::EvictionClaims;
 use crate::core::rollout::budget::failure;
 use crate::core::rollout::budget::limits::share_left;
 use crate::core::rollout::budget::steps::{Gate, Wait, gate};
 use crate::core::rollout::order::cost::{Cost, Free};
+use crate::core::rollout::plan::claims::{evicting, eviction_claims, failed_evictions};
 use crate::core::rollout::plan::prepull::{self, MOST_AT_ONCE};
 use crate::core::rollout::plan::summary::{NAMED_PODS, Summary, named};
 use crate::core::rollout::state::index::Index;
@@ -25,10 +27,13 @@ const LOOKED_AHEAD: usize = 2000;
 /// See the module.
 pub(crate) struct Snapshot<'a> {
     all: &'a Index,
+    persisted: &'a PersistedProgress,
     pub(crate) set: &'a SetState,
     /// With what failed pulls and failed replacements add.
     counts: Counts,
     evictions: EvictionClaims,
+    /// What evictions take of the room of workloads.
+    evicting: BTreeMap<Workload, usize>,
     gate: Gate,
     now: Timestamp,
     /// The revision is to be given up.
@@ -37,12 +42,13 @@ pub(crate) struct Snapshot<'a> {
 
 impl<'a> Snapshot<'a> {
     /// `None` for a set that is not known yet.
-    pub(crate) fn take(all: &'a Index, set: &str, persisted: &PersistedProgress, now: Timestamp) -> Option<Self> {
+    pub(crate) fn take(all: &'a Index, set: &str, persisted: &'a PersistedProgress, now: Timestamp) -> Option<Self> {
         let set = all.set(set)?;
-        let evictions = all.held(&set.target.set, set, persisted, now);
+        let evictions = eviction_claims(all, set, persisted, now);
         let counts = evictions.added_to(set.counts());
         let gate = gate(&set.target, persisted, &counts, now);
-        let mut snapshot = Self { all, set, counts, evictions, gate, now, exceeded: false };
+        let evicting = evicting(all, set, persisted);
+        let mut snapshot = Self { all, persisted, set, counts, evictions, evicting, gate, now, exceeded: false };
         snapshot.exceeded = failure::is_exceeded(&set.target, &snapshot.counts, || snapshot.is_stuck());
         Some(snapshot)
     }
@@ -90,10 +96,6 @@ impl<'a> Snapshot<'a> {
         }
     }
 
-    fn room(&self, workload: &Workload) -> usize {
-        self.set.workloads.room(workload)
-    }
-
     /// Nothing is open, and nothing can begin although pods are left that could move; or none is left, and those that
     /// were updated have all failed. Pods on nodes that cannot pull are left alone as long as others prove it.
     fn is_stuck(&self) -> bool {
@@ -111,6 +113,11 @@ impl<'a> Snapshot<'a> {
         }
         let can_evict = evictable > 0 && self.free().slots > 0;
         !can_evict && self.pulls().is_empty() && self.next(1).is_empty()
+    }
+
+    fn room(&self, workload: &Workload) -> usize {
+        let evicting = self.evicting.get(workload).copied().unwrap_or(0);
+        self.set.workloads.room(workload).saturating_sub(evicting)
     }
 
     fn share_left(&self) -> usize {
@@ -149,7 +156,7 @@ impl<'a> Snapshot<'a> {
         let max_unavailable = set.target.max_unavailable(counts.counted);
         let is_full = counts.slots + evictions.slots >= max_unavailable;
         let pods = set.failed.iter().take(NAMED_PODS).map(|key| named(set, key));
-        let replaced = self.all.failed_evictions(&set.target.set);
+        let replaced = failed_evictions(self.all, set, self.persisted);
         let nodes = set.nodes.blocking().map(|node| format!("node {node} ({})", set.pulls.why_failed(node)));
         Summary {
             keep_old: set.target.keep_old(counts.counted),
@@ -158,7 +165,7 @@ impl<'a> Snapshot<'a> {
             evictable,
             evicting: evictions.moving(),
             exempt: set.evictable.exempt.iter().map(|(kind, pods)| (*kind, *pods)).collect(),
-            eviction_news: String::new(),
+            evictions: EvictionReport::default(),
             movable: !self.choose(1).is_empty(),
             slot_holders: set.slot_holders.iter().take(NAMED_PODS).map(|key| named(set, key)).collect(),
             unready: set.unready.iter().take(NAMED_PODS).map(ToString::to_string).collect(),

@@ -1,6 +1,7 @@
 //! What is told of a rollout: the numbers and names that status, new pods and the CLI read.
 
 use crate::core::pod::PodKey;
+use crate::core::replace::report::EvictionReport;
 use crate::core::rollout::assess::state::{Obstacle, State};
 use crate::core::rollout::budget::counts::Counts;
 use crate::core::rollout::budget::steps::Gate;
@@ -28,8 +29,8 @@ pub struct Summary {
     pub evicting: usize,
     /// Pods that would be evicted if they were others, by kind.
     pub exempt: Vec<(&'static str, usize)>,
-    /// Where evictions stand, in words; empty if there is nothing to say. The plan does not know.
-    pub eviction_news: String,
+    /// Where evictions stand. The plan does not know.
+    pub evictions: EvictionReport,
     /// At least one of them could be patched now.
     pub movable: bool,
     /// Some of the pods that hold a slot, and why: `default/web-1 (not ready)`.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
+use crate::api::v1beta1::Eviction;
 use crate::core::pod::{PodKey, PodView};
 use crate::core::rollout::assess::context::PodContext;
 use crate::core::rollout::assess::refusal::Refusal;
@@ -134,6 +135,13 @@ impl Index {
         self.pods.iter()
     }
 
+    /// The pods of the owner with this UID, in the order of their names.
+    pub(crate) fn pods_of(&self, owner: &str) -> Vec<&PodView> {
+        let mut pods: Vec<&PodView> = self.pods.of_owner(owner).map(Arc::as_ref).collect();
+        pods.sort_by(|a, b| a.key.cmp(&b.key));
+        pods
+    }
+
     /// Revisions that pods of a set carry.
     pub fn revisions_in_use(&self, set: &str) -> BTreeSet<String> {
         self.pods.revisions(set).cloned().collect()
@@ -246,9 +254,21 @@ impl Index {
 
     /// Requests of a plan are about to be sent: evictions count them until the next plan, which is made when they are
     /// answered.
-    pub fn sending(&mut self, set: &str, requests: usize, persisted: &PersistedProgress) {
+    pub(crate) fn sending(&mut self, set: &str, pods: Vec<PodKey>, persisted: &PersistedProgress) {
         let in_flight = self.in_flight_mut(set);
-        (in_flight.planned, in_flight.persisted) = (requests, persisted.clone());
+        (in_flight.planned, in_flight.persisted) = (pods, persisted.clone());
+    }
+
+    /// The evictions of a set: as they are recorded, and one that is about to be.
+    pub fn set_evictions(&mut self, set: &str, evictions: &[Eviction]) {
+        self.in_flight_mut(set).evictions = evictions.to_vec();
+    }
+
+    /// What was under way when this replica last led is not any more, or is in the status.
+    pub fn forget_in_flight(&mut self) {
+        for in_flight in self.in_flight.values_mut() {
+            (in_flight.planned, in_flight.evictions) = (Vec::new(), Vec::new());
+        }
     }
 
     /// What became of pulling an image on the node of `pull`.

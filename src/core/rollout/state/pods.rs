@@ -15,6 +15,8 @@ pub(crate) struct Pods {
     by_namespace: HashMap<String, HashSet<Arc<PodKey>>>,
     /// Those with init containers: for no others it matters what the kubelet does with native sidecars.
     by_node: HashMap<String, HashSet<Arc<PodKey>>>,
+    /// By UID of their controller.
+    by_owner: HashMap<String, HashSet<Arc<PodKey>>>,
     /// Those that carry marks of a set, whether or not the set is known.
     by_set: BTreeMap<String, Marked>,
     common: Common,
@@ -72,6 +74,11 @@ impl Pods {
         self.by_node.get(node).into_iter().flatten().filter_map(|key| Some((key, self.all.get(key)?)))
     }
 
+    /// Pods of the controller with this UID.
+    pub(crate) fn of_owner(&self, owner: &str) -> impl Iterator<Item = &Arc<PodView>> {
+        self.by_owner.get(owner).into_iter().flatten().filter_map(|key| self.all.get(key))
+    }
+
     /// The next pods that carry marks of a set, behind one of them, in the order of their names.
     pub(crate) fn of_set(&self, set: &str, behind: Option<&PodKey>, limit: usize) -> Vec<Arc<PodKey>> {
         let from = behind.map_or(Unbounded, Excluded);
@@ -93,6 +100,9 @@ impl Pods {
         file(&mut self.by_namespace, &key.namespace, key, add);
         if let Some(node) = node_that_matters(pod) {
             file(&mut self.by_node, node, key, add);
+        }
+        if let Some(owner) = &pod.owner {
+            file(&mut self.by_owner, &owner.uid, key, add);
         }
         for (set, mark) in &pod.marks {
             let marked = self.by_set.entry(set.to_string()).or_default();
@@ -132,7 +142,7 @@ fn node_that_matters(pod: &PodView) -> Option<&str> {
 }
 
 fn same_place(old: &PodView, new: &PodView) -> bool {
-    node_that_matters(old) == node_that_matters(new) && revisions(old).eq(revisions(new))
+    node_that_matters(old) == node_that_matters(new) && old.owner == new.owner && revisions(old).eq(revisions(new))
 }
 
 fn revisions(pod: &PodView) -> impl Iterator<Item = (&str, &str)> {

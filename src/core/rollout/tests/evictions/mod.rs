@@ -1,16 +1,15 @@
 //! Pods whose change cannot be made in place, and that are evicted for it.
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use k8s_openapi::jiff::SignedDuration;
 use serde_json::{Value, json};
 
 use crate::api::v1beta1::{Eviction, EvictionCause};
 use crate::core::pod::{Owner, PodKey};
 use crate::core::replace;
-use crate::core::replace::{Next, Patience, Sibling, Verdict as Judged};
+use crate::core::replace::OwnedPod;
 use crate::core::revision::Change;
-use crate::core::rollout::plan::evict::Candidate;
+use crate::core::rollout::plan::evict::input::Facts;
+use crate::core::rollout::plan::evict::owned::owned_pods;
+use crate::core::rollout::plan::evict::quota::quota;
 use crate::core::rollout::plan::{Plan, begin_batch};
 use crate::core::rollout::state::index::Index;
 use crate::core::rollout::target::Target;
@@ -18,13 +17,13 @@ use crate::core::rollout::target::rollout::PersistedProgress;
 use crate::core::rollout::testing;
 use crate::core::rollout::testing::{SET, TestPod, at, hash, target};
 use crate::core::rollout::tests::Fleet;
+use crate::core::rollout::tests::evictions::task::Task;
 use crate::core::status::new_pods::injection_revision;
 use crate::core::status::verdict;
 
 mod properties;
-
-const PATIENCE: Patience =
-    Patience { min_ready: SignedDuration::from_secs(5), timeout: SignedDuration::from_secs(600) };
+mod steps;
+mod task;
 
 fn owner(name: &str) -> Owner {
     let (api_version, kind) = ("apps/v1".to_owned(), "ReplicaSet".to_owned());
@@ -33,11 +32,7 @@ fn owner(name: &str) -> Owner {
 
 /// An eviction of a pod that is not in any fleet, for a revision that is not rolled out.
 pub(crate) fn open() -> Eviction {
-    let key = PodKey { namespace: "default".into(), name: "gone".into() };
-    let (uid, created, behind) = ("uid-gone".to_owned(), at(-1000), Some(EvictionCause::NoSidecars));
-    let (held, counts, ready_changed) = (false, true, None);
-    let pod =
-        Sibling { key, uid, created, active: true, ready: true, ready_changed, behind, held, counts, watched: true };
+    let pod = OwnedPod::new(&owned("gone", "ReplicaSet", "other").view(), Some(EvictionCause::NoSidecars));
     replace::record(&pod, &[], EvictionCause::NoSidecars, &owner("other"), "r", at(0))
 }
 
@@ -68,14 +63,14 @@ fn rollout(strategy: &Value) -> crate::core::rollout::target::rollout::Rollout {
     crate::core::rollout::target::rollout::Rollout { target: env_change(strategy), ..testing::rollout("v2", json!({})) }
 }
 
-/// The pods of an owner, as the task reads them.
-fn siblings(fleet: &Fleet, owner: &Owner) -> Vec<Sibling> {
-    let views = fleet.pods.values().map(TestPod::view).filter(|pod| pod.owner.as_deref() == Some(owner));
-    views.map(|pod| fleet.index.sibling(SET, pod, at(fleet.now))).collect()
+/// The pods of an owner, as far as the index knows them.
+fn pods_of(fleet: &Fleet, owner: &Owner) -> Vec<OwnedPod> {
+    let task = Task::new(&json!({}));
+    owned_pods(&fleet.index, &task.input(&hash("v2"), at(fleet.now)), &Facts::default(), "default", owner)
 }
 
 fn upgrades(fleet: &Fleet) -> usize {
-    fleet.index.leave(SET, 0, at(fleet.now)).unwrap().upgrades
+    quota(&fleet.index, SET, 0, at(fleet.now)).unwrap().upgrades
 }
 
 fn reason(fleet: &mut Fleet, strategy: &Value) -> &'static str {
@@ -97,16 +92,13 @@ fn replacement(owner: &str) -> TestPod {
 fn a_replacement_that_does_not_become_ready_counts_as_failed() {
     let mut fleet = Fleet::new([owned("a", "ReplicaSet", "web"), owned("b", "ReplicaSet", "web")]);
     plan(&mut fleet, &json!({}), &[]);
-    let pods = siblings(&fleet, &owner("web"));
+    let pods = pods_of(&fleet, &owner("web"));
     let evicted = replace::record(&pods[0], &pods, EvictionCause::NotInPlace, &owner("web"), &hash("v2"), at(0));
     let new = replacement("web");
     fleet.pods.insert(new.view().key, new);
     fleet.delete(&["a".to_owned()]);
     fleet.now = 601;
     fleet.observe();
-    let pods = siblings(&fleet, &owner("web"));
-    let judged = replace::judge(&evicted, &pods, Some(2), &hash("v2"), PATIENCE, at(fleet.now));
-    assert_eq!(judged, Judged::Failed);
     let failed = Eviction { failed: true, ..evicted };
     fleet.index.set_evictions(SET, std::slice::from_ref(&failed));
     let summary = plan(&mut fleet, &json!({}), &[failed]).summary;
@@ -117,12 +109,44 @@ fn a_replacement_that_does_not_become_ready_counts_as_failed() {
     );
 }
 
+#[test]
+fn an_eviction_whose_owner_makes_no_pod_counts_as_failed_and_as_moved() {
+    let strategy = json!({"steps": [{"replicas": 1}], "maxUnavailable": 2, "failurePolicy": {"action": "Ignore"}});
+    for cause in [EvictionCause::NotInPlace, EvictionCause::NoSidecars] {
+        let mut fleet = Fleet::new([owned("a", "ReplicaSet", "web"), owned("b", "ReplicaSet", "other")]);
+        plan(&mut fleet, &json!({}), &[]);
+        let pods = pods_of(&fleet, &owner("web"));
+        let evicted = replace::record(&pods[0], &pods, cause, &owner("web"), &hash("v2"), at(0));
+        fleet.delete(&["a".to_owned()]);
+        let failed = Eviction { failed: true, ..evicted };
+        let summary = plan(&mut fleet, &json!({}), std::slice::from_ref(&failed)).summary;
+        let names = vec!["default/a (it has no ready replacement)".to_owned()];
+        assert_eq!((summary.counts.failed, summary.exceeded, summary.failed), (1, true, names), "{cause:?}");
+        plan(&mut fleet, &strategy, std::slice::from_ref(&failed));
+        assert_eq!(upgrades(&fleet), usize::from(cause == EvictionCause::NoSidecars), "the step is used up");
+    }
+}
+
+/// A bad revision must not take more pods because another one follows it.
+#[test]
+fn an_eviction_for_an_old_revision_keeps_its_slot_and_is_no_failure_of_the_next() {
+    let mut fleet = Fleet::new([owned("a", "ReplicaSet", "web"), owned("b", "ReplicaSet", "other")]);
+    plan(&mut fleet, &json!({}), &[]);
+    let pods = pods_of(&fleet, &owner("web"));
+    let evicted = replace::record(&pods[0], &pods, EvictionCause::NotInPlace, &owner("web"), &hash("v3"), at(0));
+    fleet.delete(&["a".to_owned()]);
+    let failed = Eviction { failed: true, ..evicted };
+    let summary = plan(&mut fleet, &json!({}), &[failed]).summary;
+    assert_eq!((summary.counts.failed, summary.exceeded), (0, false));
+    assert_eq!(quota(&fleet.index, SET, 0, at(0)).unwrap().slots, 0);
+}
+
 /// It is counted once, and its eviction's slot with it, without a wait for the timeout.
 #[test]
 fn a_replacement_that_is_born_broken_stops_the_rollout_at_once() {
     let mut fleet = Fleet::new((0..30).map(|i| owned(&format!("a{i}"), "ReplicaSet", &format!("web-{i}"))));
     plan(&mut fleet, &json!({}), &[]);
-    let pods = siblings(&fleet, &owner("web-0"));
+    let pods = pods_of(&fleet, &owner("web-0"));
     let evicted = replace::record(&pods[0], &pods, EvictionCause::NotInPlace, &owner("web-0"), &hash("v2"), at(0));
     let new = replacement("web-0").with(|pod| {
         pod["status"]["containerStatuses"][0]["state"] = json!({"waiting": {"reason": "CrashLoopBackOff"}});
@@ -147,21 +171,21 @@ fn pods_that_must_be_made_anew_wait_with_their_owners() {
     let summary = plan(&mut fleet, &json!({}), &[]).summary;
     assert_eq!((summary.counts.not_in_place, summary.evictable, summary.remaining), (3, 2, 2));
     assert_eq!(summary.exempt, [("pods without a controller", 1)]);
-    let found = fleet.index.candidates(SET, false, |_| false, 9);
-    assert_eq!(found, [Candidate { namespace: "default".into(), owner: owner("web") }]);
-    assert_eq!(fleet.index.candidates(SET, true, |_| false, 9), [], "both are ready");
+    let owners: Vec<_> = fleet.index.set(SET).unwrap().evictable.owners.values().collect();
+    assert_eq!((owners.len(), &owners[0].owner, owners[0].cheap), (1, &owner("web"), 0), "both pods are ready");
     assert_eq!(reason(&mut fleet, &json!({})), "RollingUpdate");
 }
 
 #[test]
 fn pods_that_nobody_or_no_eviction_can_replace_are_left_as_they_are() {
-    let mut fleet = Fleet::new([owned("a", "DaemonSet", "every"), owned("b", "Job", "once")]);
+    let task = owned("c", "TaskRun", "nightly").with(|pod| pod["spec"]["restartPolicy"] = json!("Never"));
+    let mut fleet = Fleet::new([owned("a", "DaemonSet", "every"), owned("b", "Job", "once"), task]);
     let summary = plan(&mut fleet, &json!({}), &[]).summary;
-    assert_eq!(summary.exempt, [("pods of DaemonSets", 1), ("pods of Jobs", 1)]);
+    assert_eq!(summary.exempt, [("pods of DaemonSets", 1), ("pods of Jobs", 1), ("pods that are not restarted", 1)]);
     assert_eq!((summary.evictable, summary.remaining), (0, 0));
     let verdict = verdict(&rollout(&json!({})), &summary);
     assert_eq!(verdict.reason.as_str(), "NotInPlace");
-    let never = "never evicted: pods of DaemonSets (1), pods of Jobs (1)";
+    let never = "never evicted: pods of DaemonSets (1), pods of Jobs (1), pods that are not restarted (1)";
     assert!(verdict.message.contains(never), "{}", verdict.message);
 }
 
@@ -220,14 +244,13 @@ fn a_slot_is_taken_once_by_a_plan_or_by_an_eviction() {
         .with(|pod| pod["metadata"]["labels"]["revision.sidecarset.dev/logs"] = json!(hash("v3")));
     let mut fleet = Fleet::new([owned("a", "ReplicaSet", "web"), patchable]);
     assert_eq!(plan(&mut fleet, &json!({}), &[]).patches.len(), 1);
-    let pods = siblings(&fleet, &owner("web"));
-    let record = replace::record(&pods[0], &pods, EvictionCause::NotInPlace, &owner("web"), &hash("v2"), at(0));
-    assert!(!fleet.index.reserve(SET, &record, false, 0, at(0)), "the patch may be on its way");
+    let mut task = Task::new(&json!({}));
+    assert_eq!(task.next(&mut fleet), None, "the patch may be on its way");
 
     // The plan after the answers, none of which was a yes.
     begin_batch(&mut fleet.index, SET, &PersistedProgress::default(), at(0), 0);
-    assert!(fleet.index.reserve(SET, &record, false, 0, at(0)));
-    assert!(!fleet.index.reserve(SET, &record, false, 0, at(0)), "there was one");
+    assert_eq!(task.next(&mut fleet).map(|chosen| chosen.pod.name), Some("a".to_owned()));
+    assert_eq!(Task::new(&json!({})).next(&mut fleet), None, "there was one");
     assert_eq!(plan(&mut fleet, &json!({}), &[]).patches, [], "the record may not be in the status yet");
     fleet.index.set_evictions(SET, &[]);
     assert_eq!(plan(&mut fleet, &json!({}), &[]).patches.len(), 1);
@@ -237,7 +260,7 @@ fn a_slot_is_taken_once_by_a_plan_or_by_an_eviction() {
 fn while_a_pod_is_replaced_new_pods_get_the_newest_and_then_what_the_share_allows() {
     let strategy = json!({"partition": 1});
     let mut fleet = Fleet::new([owned("a", "ReplicaSet", "web"), owned("b", "ReplicaSet", "web")]);
-    let pods = siblings_after_plan(&mut fleet, &strategy);
+    let pods = pods_after_plan(&mut fleet, &strategy);
     let record = replace::record(&pods[1], &pods, EvictionCause::NotInPlace, &owner("web"), &hash("v2"), at(0));
     assert_eq!(given(&mut fleet, &strategy, &[]), hash("v2"), "the share is not full");
     let key = pods[1].key.clone();
@@ -254,9 +277,9 @@ fn while_a_pod_is_replaced_new_pods_get_the_newest_and_then_what_the_share_allow
     assert_eq!((summary.evictable, summary.evicting), (0, 0), "what is left alone is waited for no more");
 }
 
-fn siblings_after_plan(fleet: &mut Fleet, strategy: &Value) -> Vec<Sibling> {
+fn pods_after_plan(fleet: &mut Fleet, strategy: &Value) -> Vec<OwnedPod> {
     plan(fleet, strategy, &[]);
-    siblings(fleet, &owner("web"))
+    pods_of(fleet, &owner("web"))
 }
 
 /// What the leader publishes for new pods.

@@ -1,8 +1,11 @@
 //! What holds whatever two tasks do.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use proptest::prelude::*;
 
 use crate::core::rollout::plan::begin_batch;
+use crate::core::rollout::plan::evict::memory::EvictionMemory;
 use crate::core::rollout::tests::evictions::*;
 
 /// What may happen between two looks.
@@ -12,18 +15,17 @@ enum Step {
     Plan,
     /// They are answered.
     Answer,
-    /// The task tries to evict a pod of this owner; what its owner makes is no better if `in_vain`.
+    /// The task judges open evictions, and evicts a pod; what its owner makes is no better if `in_vain`.
     Evict {
-        owner: usize,
         in_vain: bool,
     },
     /// The watch catches up.
     Observe,
     /// The kubelet has finished what it does with this pod.
     Ready(usize),
-    /// The task judges open evictions.
-    Settle,
     Wait(i64),
+    /// Owners can make no pods, as with a quota that is full, or can again.
+    Quota(bool),
     /// The operator restarts.
     Restart,
 }
@@ -32,11 +34,12 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         3 => Just(Step::Plan),
         3 => Just(Step::Answer),
-        6 => (any::<usize>(), prop::bool::weighted(0.1)).prop_map(|(owner, in_vain)| Step::Evict { owner, in_vain }),
+        8 => prop::bool::weighted(0.1).prop_map(|in_vain| Step::Evict { in_vain }),
         4 => Just(Step::Observe),
         6 => any::<usize>().prop_map(Step::Ready),
-        4 => Just(Step::Settle),
         2 => (1..10_i64).prop_map(Step::Wait),
+        1 => Just(Step::Wait(601)),
+        1 => any::<bool>().prop_map(Step::Quota),
         1 => Just(Step::Restart),
     ]
 }
@@ -45,15 +48,17 @@ fn step() -> impl Strategy<Value = Step> {
 struct Sim {
     fleet: Fleet,
     strategy: Value,
-    replicas: BTreeMap<String, usize>,
-    /// `status.evictions`.
-    records: Vec<Eviction>,
+    /// It writes `status.evictions`.
+    task: Task,
     /// Requests under way.
     patches: Vec<PodKey>,
     plan: Plan,
     /// `status.injectionRevision`.
     given: String,
     made: usize,
+    quota_is_full: bool,
+    /// Owners that have lost a ready pod, and do not have all their ready pods back.
+    down: BTreeSet<String>,
     /// Owners whose replacement was no better.
     sabotaged: BTreeSet<String>,
 }
@@ -74,17 +79,20 @@ impl Sim {
                 }));
             }
         }
+        let mut task = Task::new(&strategy);
+        task.replicas = replicas;
         let (fleet, given) = (Fleet::new(pods), hash("v1"));
         let sabotaged = BTreeSet::new();
         Self {
             fleet,
             strategy,
-            replicas,
-            records: vec![],
+            task,
             patches: vec![],
             plan: Plan::default(),
             given,
             made: 0,
+            quota_is_full: false,
+            down: BTreeSet::new(),
             sabotaged,
         }
     }
@@ -93,7 +101,8 @@ impl Sim {
     fn reconcile(&mut self, limit: usize) {
         let now = at(self.fleet.now);
         self.fleet.index.configure(env_change(&self.strategy), now);
-        let persisted = PersistedProgress { evictions: self.records.clone(), ..PersistedProgress::default() };
+        let persisted =
+            PersistedProgress { evictions: self.task.memory.records.clone(), ..PersistedProgress::default() };
         self.plan = begin_batch(&mut self.fleet.index, SET, &persisted, now, limit);
         let set = testing::set("v2", json!({}));
         let rollout = rollout(&self.strategy);
@@ -120,25 +129,41 @@ impl Sim {
         self.fleet.observe();
     }
 
-    fn evict(&mut self, name: &str, in_vain: bool) -> Result<(), TestCaseError> {
-        let (owner, target, now) = (owner(name), hash("v2"), at(self.fleet.now));
-        let Some(leave) = self.fleet.index.leave(SET, 0, now) else { return Ok(()) };
-        let blocked = replace::is_blocked(&self.records, &owner, &[target.as_str()]);
-        if leave.upgrades == 0 || self.given != target || blocked {
-            return Ok(());
-        }
-        let pods = siblings(&self.fleet, &owner);
-        let Next::Evict(pod) = replace::next(&pods, |_| true, Some(self.replicas[name])) else { return Ok(()) };
-        let record = replace::record(pod, &pods, EvictionCause::NotInPlace, &owner, &target, now);
-        if !self.fleet.index.reserve(SET, &record, pod.held, 0, now) {
-            return Ok(());
-        }
+    fn evict(&mut self, in_vain: bool) -> Result<(), TestCaseError> {
+        let given = self.given.clone();
+        let Some(chosen) = self.task.run(&mut self.fleet, &given) else { return Ok(()) };
+        let name = &chosen.record.owner_name;
         prop_assert!(!self.sabotaged.contains(name), "{name} lost a pod in vain before");
-        self.records.push(record);
-        self.fleet.index.set_evictions(SET, &self.records);
-        self.fleet.pods.remove(&pod.key);
+        // The watch may not have told yet what became of it.
+        let Some(pod) = self.fleet.pods.remove(&chosen.pod) else { return Ok(()) };
+        if pod.view().ready {
+            self.down.insert(name.to_owned());
+        }
+        if in_vain {
+            self.sabotaged.insert(name.to_owned());
+        }
+        self.make_pods();
+        self.fleet.now += 1;
+        Ok(())
+    }
+
+    /// Owners make the pods that they lack.
+    fn make_pods(&mut self) {
+        for (name, replicas) in self.task.replicas.clone() {
+            if !self.quota_is_full && self.pods_of(&name).count() < replicas {
+                self.make_pod(&name);
+            }
+        }
+    }
+
+    fn pods_of<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a TestPod> {
+        self.fleet.pods.values().filter(move |pod| pod.view().owner.as_deref() == Some(&owner(name)))
+    }
+
+    fn make_pod(&mut self, name: &str) {
         self.made += 1;
-        let revision = if in_vain { hash("v1") } else { self.given.clone() };
+        let target = hash("v2");
+        let revision = if self.sabotaged.contains(name) { hash("v1") } else { self.given.clone() };
         let (created, new) = (at(self.fleet.now).to_string(), format!("new-{}", self.made));
         let new = owned(&new, "ReplicaSet", name).with(|pod| {
             pod["metadata"]["labels"]["revision.sidecarset.dev/logs"] = json!(revision);
@@ -148,43 +173,22 @@ impl Sim {
             pod["status"]["conditions"][0] = json!({"type": "Ready", "status": "False", "lastTransitionTime": created});
         });
         self.fleet.pods.insert(new.view().key, new);
-        if in_vain {
-            self.sabotaged.insert(name.to_owned());
-        }
-        self.fleet.now += 1;
-        Ok(())
     }
 
-    fn settle(&mut self) {
-        let (target, now) = (hash("v2"), at(self.fleet.now));
-        // As the task does: until the set is planned nobody knows what was in vain.
-        if self.fleet.index.leave(SET, 0, now).is_none() {
-            return;
-        }
-        let mut kept = Vec::new();
-        for eviction in &self.records {
-            let owner = replace::owner(eviction);
-            let pods = siblings(&self.fleet, &owner);
-            let whole = Some(self.replicas[&owner.name]);
-            let judged = replace::judge(eviction, &pods, whole, &target, PATIENCE, now);
-            let judged = if self.fleet.index.has_seen(eviction, &pods) { judged } else { Judged::Open };
-            match judged {
-                _ if eviction.in_vain => kept.push(eviction.clone()),
-                Judged::Open => kept.push(eviction.clone()),
-                Judged::Failed => kept.push(Eviction { failed: true, ..eviction.clone() }),
-                Judged::InVain => kept.push(Eviction { in_vain: true, ..eviction.clone() }),
-                Judged::Done => {}
-            }
-        }
-        self.records = kept;
-        self.fleet.index.set_evictions(SET, &self.records);
+    /// What the cluster says, whatever is recorded.
+    fn note_recovered(&mut self) {
+        let is_whole =
+            |name: &String| self.pods_of(name).filter(|pod| pod.view().ready).count() >= self.task.replicas[name];
+        let whole: Vec<String> = self.down.iter().filter(|name| is_whole(name)).cloned().collect();
+        self.down.retain(|name| !whole.contains(name));
     }
 
     fn restart(&mut self) {
         self.fleet.index = Index::default();
         self.fleet.index.set_node("n", Some(true));
         self.fleet.observe();
-        self.fleet.index.set_evictions(SET, &self.records);
+        self.fleet.index.set_evictions(SET, &self.task.memory.records);
+        self.task.memory = EvictionMemory::new(self.task.memory.records.clone());
         self.patches.clear();
         self.plan = Plan::default();
     }
@@ -194,7 +198,7 @@ impl Sim {
         let mut recount = Fleet::new(self.fleet.pods.values().cloned());
         recount.now = self.fleet.now;
         let slots = plan(&mut recount, &self.strategy, &[]).summary.counts.slots;
-        let evicted = self.records.iter().filter(|eviction| !eviction.in_vain && !eviction.unready).count();
+        let evicted = self.task.memory.records.iter().filter(|eviction| !eviction.in_vain && !eviction.unready).count();
         let ready = |key: &&PodKey| self.fleet.pods.get(key).is_some_and(|pod| pod.view().ready);
         slots + evicted + self.patches.iter().filter(ready).count()
     }
@@ -204,12 +208,11 @@ impl Sim {
     }
 
     fn run(&mut self, step: Step) -> Result<(), TestCaseError> {
-        let names: Vec<String> = self.replicas.keys().cloned().collect();
         match step {
             Step::Plan if self.patches.is_empty() => self.reconcile(usize::MAX),
             Step::Plan => {}
             Step::Answer => self.answer(),
-            Step::Evict { owner, in_vain } => self.evict(&names[owner % names.len()], in_vain)?,
+            Step::Evict { in_vain } => self.evict(in_vain)?,
             Step::Observe => self.observe(),
             Step::Ready(i) => {
                 let now = at(self.fleet.now);
@@ -218,10 +221,14 @@ impl Sim {
                     pod.kubelet(now);
                 }
             }
-            Step::Settle => self.settle(),
             Step::Wait(seconds) => self.fleet.now += seconds,
+            Step::Quota(is_full) => {
+                self.quota_is_full = is_full;
+                self.make_pods();
+            }
             Step::Restart => self.restart(),
         }
+        self.note_recovered();
         Ok(())
     }
 }
@@ -229,7 +236,7 @@ impl Sim {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
 
-    /// Two tasks, a watch that lags, restarts, and replacements that are no better: together they never take more ready
+    /// Two tasks, a watch that lags, restarts, owners that can make no pods, and replacements that are no better: together they never take more ready
     /// pods than maxUnavailable, never move a pod that partition keeps, evict one pod of an owner at a time and none in
     /// vain twice. When all is quiet the rollout has reached its end.
     #[test]
@@ -245,24 +252,27 @@ proptest! {
         for step in steps {
             sim.run(step.clone())?;
             prop_assert!(sim.taken() <= max, "{} > {max} after {step:?}", sim.taken());
+            prop_assert!(sim.down.len() <= max, "{:?} after {step:?}", sim.down);
             prop_assert!(sim.updated() <= total.saturating_sub(partition), "{} of {total} after {step:?}", sim.updated());
-            let open = sim.records.iter().filter(|eviction| !eviction.in_vain);
+            let open = sim.task.memory.records.iter().filter(|eviction| !eviction.in_vain);
             let mut once = BTreeSet::new();
             prop_assert!(open.into_iter().all(|eviction| once.insert(&eviction.owner_uid)), "two of one owner");
         }
+        sim.run(Step::Quota(false))?;
         // An eviction takes two rounds: it is judged when the watch has told of what it brought.
         for _ in 0..2 * total + 6 {
             for step in [Step::Observe, Step::Plan, Step::Answer] {
                 sim.run(step)?;
             }
-            (0..owners.len()).try_for_each(|owner| sim.run(Step::Evict { owner, in_vain: false }))?;
+            owners.iter().try_for_each(|_| sim.run(Step::Evict { in_vain: false }))?;
             (0..total).try_for_each(|i| sim.run(Step::Ready(i)))?;
-            sim.run(Step::Wait(5))?;
-            sim.run(Step::Settle)?;
+            // Longer than owners are left alone.
+            sim.run(Step::Wait(61))?;
+            sim.run(Step::Evict { in_vain: false })?;
         }
         sim.observe();
         sim.reconcile(0);
         prop_assert_eq!(sim.plan.summary.remaining, 0, "{:#?}", sim.plan.summary);
-        prop_assert_eq!(&sim.records.iter().filter(|eviction| !eviction.in_vain).count(), &0);
+        prop_assert_eq!(&sim.task.memory.records.iter().filter(|eviction| !eviction.in_vain).count(), &0);
     }
 }

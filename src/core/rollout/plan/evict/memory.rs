@@ -1,0 +1,132 @@
+//! What is remembered of the evictions of a set while one replica leads.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+
+use crate::api::v1beta1::{Eviction, EvictionCause};
+use crate::core::base::time::after;
+use crate::core::pod::{Owner, PodKey};
+use crate::core::replace::report::{EvictionReport, Hold, Lack, Wait};
+
+/// An owner whose pod could not be evicted is left alone for this long, then twice as long, up to the second.
+const BACKOFF: (SignedDuration, SignedDuration) = (SignedDuration::from_secs(5), SignedDuration::from_secs(60));
+
+/// See the module.
+#[derive(Clone, Debug, Default)]
+pub struct EvictionMemory {
+    /// `status.evictions` as last written.
+    pub records: Vec<Eviction>,
+    /// What open evictions wait for, by UID of the evicted pod.
+    pub(super) lacks: HashMap<String, Lack>,
+    /// When evicted pods were first seen to be gone, by their UID.
+    pub(super) gone: HashMap<String, Timestamp>,
+    /// By owner UID.
+    pub(super) waiting: BTreeMap<String, Waiting>,
+    /// UIDs of pods that were evicted for sure: a watch that is late must not say that they never were.
+    pub(super) evicted: BTreeSet<String>,
+    /// Owners that are said to have pods without sidecars have none.
+    pub found_is_stale: bool,
+    /// What keeps all pods from being evicted, by cause.
+    pub(super) holds: [Option<Hold>; 2],
+    /// The revision that new pods get, and since when that is known here.
+    given: Option<(String, Timestamp)>,
+}
+
+/// An owner whose pod is not evicted now.
+#[derive(Clone, Debug)]
+pub(super) struct Waiting {
+    pub(super) cause: EvictionCause,
+    /// Shown as `ReplicaSet default/web`.
+    name: String,
+    why: Wait,
+    delay: SignedDuration,
+    until: Timestamp,
+}
+
+impl EvictionMemory {
+    /// With what the status says.
+    pub fn new(records: Vec<Eviction>) -> Self {
+        Self { records, ..Self::default() }
+    }
+
+    /// As if new pods had got this revision for long.
+    #[must_use]
+    pub fn with_given(self, revision: &str) -> Self {
+        Self { given: Some((revision.to_owned(), Timestamp::UNIX_EPOCH)), ..self }
+    }
+
+    /// The records were written.
+    pub fn recorded(&mut self, records: Vec<Eviction>) {
+        self.gone.retain(|pod, _| records.iter().any(|eviction| eviction.pod_uid == *pod));
+        self.lacks.retain(|pod, _| records.iter().any(|eviction| eviction.pod_uid == *pod));
+        self.evicted.retain(|pod| records.iter().any(|eviction| eviction.pod_uid == *pod));
+        self.records = records;
+    }
+
+    /// The apiserver has said that it evicted the pod with this UID.
+    pub fn note_evicted(&mut self, pod: &str) {
+        self.evicted.insert(pod.to_owned());
+    }
+
+    /// The records but for one.
+    pub fn without(&self, eviction: Option<&Eviction>) -> Vec<Eviction> {
+        self.records.iter().filter(|record| Some(*record) != eviction).cloned().collect()
+    }
+
+    /// For how long new pods have got this revision, as far as is known here.
+    pub(super) fn given_for(&mut self, revision: &str, now: Timestamp) -> SignedDuration {
+        match &self.given {
+            Some((given, since)) if given == revision => now.duration_since(*since),
+            _ => {
+                self.given = Some((revision.to_owned(), now));
+                SignedDuration::ZERO
+            }
+        }
+    }
+
+    /// A pod of this owner is not evicted now. The owner is left alone for a while, and longer each time.
+    pub fn wait(&mut self, cause: EvictionCause, namespace: &str, owner: &Owner, why: Wait, now: Timestamp) {
+        let (first, longest) = BACKOFF;
+        let delay = self.waiting.get(&owner.uid).map_or(first, |last| (last.delay * 2).min(longest));
+        let name = format!("{} {namespace}/{}", owner.kind, owner.name);
+        self.waiting.insert(owner.uid.clone(), Waiting { cause, name, why, delay, until: after(now, delay) });
+    }
+
+    /// The owner is left alone for no reason of its own any more.
+    pub fn forget_wait(&mut self, owner: &str) {
+        self.waiting.remove(owner);
+    }
+
+    pub(super) fn is_waiting(&self, owner: &Owner, now: Timestamp) -> bool {
+        self.waiting.get(&owner.uid).is_some_and(|waiting| now < waiting.until)
+    }
+
+    /// A large set has more owners than are looked at in time: what is remembered of them stays bounded.
+    pub(super) fn forget_old(&mut self, now: Timestamp) {
+        self.waiting.retain(|_, waiting| now < after(waiting.until, BACKOFF.1));
+    }
+
+    /// Where evictions for a cause stand.
+    pub fn report(&self, cause: EvictionCause) -> EvictionReport {
+        let hold = self.holds[usize::from(cause == EvictionCause::NotInPlace)];
+        let mut report = EvictionReport { cause, hold, ..EvictionReport::default() };
+        for eviction in self.records.iter().filter(|eviction| eviction.cause == cause) {
+            let Eviction { namespace, pod, owner_kind, owner_name, .. } = eviction;
+            if eviction.in_vain {
+                report.in_vain.push(format!("{owner_kind} {namespace}/{owner_name}"));
+            } else {
+                let key = PodKey { namespace: namespace.clone(), name: pod.clone() };
+                report.open.push((key, self.lacks.get(&eviction.pod_uid).cloned()));
+            }
+        }
+        for waiting in self.waiting.values().filter(|waiting| waiting.cause == cause) {
+            match &waiting.why {
+                Wait::Exempt(kind) => drop(report.exempt.insert(kind)),
+                why => report.waiting.push((waiting.name.clone(), why.clone())),
+            }
+        }
+        report.waiting.sort_by(|(a, _), (b, _)| a.cmp(b));
+        report
+    }
+}
