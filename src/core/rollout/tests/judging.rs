@@ -434,22 +434,3 @@ fn an_image_set_by_hand_is_put_right() {
     assert_eq!(fleet.round("v1", &json!({})), ["a"]);
     assert_eq!(fleet.pods.values().next().unwrap().image(), "v1");
 }
-
-#[test]
-fn an_image_that_admission_rewrites_is_not_fought() {
-    let mut fleet = Fleet::of(1);
-    fleet.round("v2", &json!({}));
-    let pod = fleet.pods.values_mut().next().unwrap();
-    // In the same request: the generation is the one that the update recorded.
-    pod.0["spec"]["containers"][0]["image"] = json!("mirror/v2");
-    fleet.observe();
-    for now in [0, 60, 10_000] {
-        fleet.now = now;
-        let plan = fleet.plan("v2", &json!({}));
-        assert_eq!((plan.patches.len(), plan.summary.counts.updated), (0, 1), "{now}");
-    }
-    let pod = fleet.pods.values_mut().next().unwrap();
-    pod.edit(|pod| pod["spec"]["containers"][0]["image"] = json!("by-hand"));
-    fleet.observe();
-    assert_eq!(fleet.plan("v2", &json!({})).patches.len(), 1, "a later generation is somebody's change");
-}

@@ -125,3 +125,22 @@ fn restarts_of_pods_that_were_made_before_prove_nothing_of_a_new_init_container(
     let plan = plan(&mut fleet, &target(&[old, new]));
     assert_eq!((plan.summary.counts.failed, plan.summary.exceeded), (0, false));
 }
+
+#[test]
+fn an_image_that_admission_rewrites_is_not_fought() {
+    let mut fleet = Fleet::of(1);
+    fleet.round("v2", &json!({}));
+    let pod = fleet.pods.values_mut().next().unwrap();
+    // In the same request: the generation is the one that the update recorded.
+    pod.0["spec"]["containers"][0]["image"] = json!("mirror/v2");
+    fleet.observe();
+    for now in [0, 60, 10_000] {
+        fleet.now = now;
+        let plan = fleet.plan("v2", &json!({}));
+        assert_eq!((plan.patches.len(), plan.summary.counts.updated), (0, 1), "{now}");
+    }
+    let pod = fleet.pods.values_mut().next().unwrap();
+    pod.edit(|pod| pod["spec"]["containers"][0]["image"] = json!("by-hand"));
+    fleet.observe();
+    assert_eq!(fleet.plan("v2", &json!({})).patches.len(), 1, "a later generation is somebody's change");
+}
