@@ -79,7 +79,7 @@ impl Operator {
         self.wake.remove(name);
         let Some(set) = self.sets.get(name).cloned() else { return false };
         let (_, template, hash) = target(&mut self.targets, name, &set);
-        world.ensure(name, hash, template);
+        world.ensure(name, hash, template, set.metadata.generation.unwrap());
         let rollout = self.rollout(world, name, &set);
         let round = Round::begin(&mut self.index, set, rollout);
         let unconfirmed = self.confirm(world, name, rng, faults);

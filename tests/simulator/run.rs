@@ -192,6 +192,12 @@ impl Run {
     pub fn rest(&mut self) {
         self.faults = 0.0;
         (self.world.watch_hangs_until, self.world.reads_fail_until) = (0, 0);
+        // A refusal stands until the pod changes: one that is made up would for good.
+        for (_, reply) in &mut self.world.replies {
+            if matches!(reply, Reply::Error(status) if status.code == 422) {
+                *reply = error(409, false);
+            }
+        }
         let end = self.world.now + REST;
         let sets: Vec<String> = self.world.sets.keys().cloned().collect();
         for _ in 0..REST_STEPS {

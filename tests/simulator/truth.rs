@@ -228,16 +228,20 @@ impl World {
         (matched.len(), behind)
     }
 
-    /// A pod of the set has a container of another set that does not run, and that cannot be upgraded in place.
+    /// A pod of the set has a container of another set that does not run, and that nobody upgrades: it cannot be upgraded
+    /// in place, or has lost its marks.
     pub fn is_broken_by_another(&self, set: &str) -> bool {
-        let others = SETS.iter().filter(|(other, ..)| *other != set).filter(|(other, ..)| {
-            let status = self.sets.get(*other).and_then(|other| other.status.as_ref());
+        let others = SETS.iter().filter(|(other, ..)| *other != set);
+        let stuck = |name: &str| {
+            let status = self.sets.get(name).and_then(|other| other.status.as_ref());
             status.is_some_and(|status| status.not_in_place_pods > 0)
-        });
-        let containers: Vec<&str> = others.map(|(.., container)| *container).collect();
-        let broken =
-            |pod: &Pod| containers.iter().any(|name| pod.kubelet.containers.get(*name).is_some_and(|c| !c.ready));
-        self.pods.values().filter(|pod| pod.view.marks.contains_key(set)).any(broken)
+        };
+        let breaks = |pod: &Pod| {
+            let left = others.clone().filter(|(other, ..)| stuck(other) || !pod.view.marks.contains_key(other));
+            let mut containers = left.filter_map(|(.., container)| pod.kubelet.containers.get(*container));
+            containers.any(|container| !container.ready)
+        };
+        self.pods.values().filter(|pod| pod.view.marks.contains_key(set)).any(breaks)
     }
 
     /// Pods within `updateStrategy.selector` that do not run a revision.

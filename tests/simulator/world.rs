@@ -201,14 +201,13 @@ impl World {
         known.or_else(|| {
             let template = Template::of(&self.sets[set].spec);
             let hash = template.hash(0);
-            self.ensure(set, &hash, &template);
+            self.ensure(set, &hash, &template, self.sets[set].metadata.generation.unwrap());
             Some((hash, template))
         })
     }
 
-    /// The revision object of a template, made if it is not there.
-    pub fn ensure(&mut self, set: &str, hash: &str, template: &Template) {
-        let generation = self.sets[set].metadata.generation.unwrap();
+    /// The revision object of a template, made if it is not there. `generation`: of the set as its maker sees it.
+    pub fn ensure(&mut self, set: &str, hash: &str, template: &Template, generation: i64) {
         self.since.entry((set.to_owned(), hash.to_owned())).or_insert((self.now, generation));
         let history = self.history.entry(set.to_owned()).or_default();
         let number = i64::try_from(history.len()).unwrap();
