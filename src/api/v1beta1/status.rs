@@ -53,6 +53,12 @@ pub struct SidecarSetStatus {
     /// When a retry was last begun: pods that had failed before get podUpdateTimeoutSeconds more from here.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retried_at: Option<Time>,
+    /// When updateRevision was first seen: the pods that existed then decide whether new pods get it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rollout_started_at: Option<Time>,
+    /// When they had decided, and new pods began to get it: it is stable when the pods that existed by then have decided, too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub new_pods_since: Option<Time>,
     /// When the rollout last made progress: a pod became available, a step was reached. Time that is spent paused is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_progress_time: Option<Time>,

@@ -1,5 +1,6 @@
 //! What the status of a set says: counters, one line, and conditions that kstatus can read.
 
+pub(crate) mod completion;
 mod injection;
 mod message;
 pub mod new_pods;
@@ -18,11 +19,11 @@ use super::revision;
 use crate::api::reasons::{Reason, condition};
 use crate::api::{SidecarSet, SidecarSetStatus, keys};
 use crate::core::base::time::whole_seconds;
-use crate::core::rollout::assess::state::ObstacleKind;
 use crate::core::rollout::plan::summary::Summary;
 use crate::core::rollout::target::Direction;
 use crate::core::rollout::target::rollout::{Rollout, annotation};
-use crate::core::status::new_pods::{injection_revision, is_held};
+use crate::core::status::completion::Completion;
+use crate::core::status::new_pods::injection_revision;
 
 /// Status of a set that cannot be acted on.
 pub fn invalid(set: &SidecarSet, problems: &str, injection: &InjectionState, now: Timestamp) -> SidecarSetStatus {
@@ -53,7 +54,8 @@ pub fn status(
     } else {
         verdict
     };
-    let is_stable = target.direction == Direction::Forward && fully_rolled_out(rollout, summary);
+    let completion = Completion::of(&old, rollout, summary, now);
+    let is_stable = target.direction == Direction::Forward && completion.stable;
     let aborted_revision = aborted(&old, rollout, summary);
     let stable_revision = if is_stable { Some(target.revision.clone()) } else { old.stable_revision.clone() };
     let given = injection_revision(
@@ -62,6 +64,7 @@ pub fn status(
         summary,
         stable_revision.as_ref(),
         aborted_revision.as_ref(),
+        &completion,
         injection.pinned.as_deref(),
     );
     let because = rollout.aborted_because.clone().unwrap_or_else(|| message::failed(summary));
@@ -77,11 +80,13 @@ pub fn status(
         update_revision: Some(rollout.update_revision.clone()),
         stable_revision,
         aborted_because: aborted_revision.is_some().then_some(because),
-        aborted_revision,
+        aborted_revision: aborted_revision.clone(),
         handled_retry: annotation(set, keys::RETRY).map(str::to_owned),
         retried_at: target.retried_at.map(|at| Time(whole_seconds(at))),
         latest_revision: Some(revision::name(name, &rollout.update_revision)),
         injection_revision: Some(given),
+        rollout_started_at: Some(Time(completion.started_at)),
+        new_pods_since: completion.new_pods_since.filter(|_| aborted_revision.is_none()).map(Time),
         last_progress_time: Some(Time(last_progress)),
         current_step: steps.then(|| number(summary.gate.reached)),
         step_reached_at: summary.gate.reached_at.filter(|_| steps).map(|at| Time(whole_seconds(at))),
@@ -134,25 +139,6 @@ fn is_moving(condition: &Condition) -> bool {
 
 fn joined(message: &str, more: &str) -> String {
     if more.is_empty() { message.to_owned() } else { format!("{message}; {more}") }
-}
-
-/// Nothing more can be brought to the target: what is left behind cannot be, for reasons of single pods, or until it is
-/// recreated. In the second case at least one new pod has proved the revision.
-fn fully_rolled_out(rollout: &Rollout, summary: &Summary) -> bool {
-    let counts = &summary.counts;
-    // Nothing has proved it.
-    if counts.matched == 0 && rollout.target.stable.is_some() {
-        return false;
-    }
-    // What is held back stays so while pods are made anew, or for a moment there are none.
-    if is_held(rollout, summary) && (counts.matched == 0 || counts.updated < counts.matched) {
-        return false;
-    }
-    let has = |kind: ObstacleKind| summary.not_in_place.iter().any(|(obstacle, _)| obstacle.kind == kind);
-    let behind = counts.outdated + summary.evictable + counts.outside;
-    let done = behind + summary.evicting + counts.undecided + counts.recovering + counts.failed == 0;
-    let left_behind = !has(ObstacleKind::Passing) && (counts.updated_ready > 0 || !has(ObstacleKind::Template));
-    done && left_behind
 }
 
 fn with_conditions(

@@ -6,18 +6,20 @@ use crate::api::v1beta1::{NewPods, RevisionPolicy};
 use crate::core::rollout::assess::state::ObstacleKind;
 use crate::core::rollout::plan::summary::Summary;
 use crate::core::rollout::target::rollout::Rollout;
+use crate::core::status::completion::{Completion, is_held};
 
 /// The hash for `status.injectionRevision`. `pinned`: hash of the revision that `injectionStrategy.revision` names;
 /// `stable`: the last one that was fully rolled out; `aborted`: the one that is given up.
 ///
-/// `FollowRollout`: the newest where it is the only way to bring pods forward (a change that cannot be made in place, or
+/// `FollowRollout`: the newest when the pods that existed have decided for it, or where it is the only way to bring pods forward (a change that cannot be made in place, or
 /// pods that wait for an eviction) and the rollout may still go on; otherwise the stable one, which is upgraded in its turn, under the budgets.
-pub fn injection_revision(
+pub(crate) fn injection_revision(
     set: &SidecarSet,
     rollout: &Rollout,
     summary: &Summary,
     stable: Option<&String>,
     aborted: Option<&String>,
+    completion: &Completion,
     pinned: Option<&str>,
 ) -> String {
     let target = &rollout.target;
@@ -42,14 +44,9 @@ pub fn injection_revision(
     let needs_new_pods = changes_template(summary) || summary.evictable > 0;
     let only_way = needs_new_pods && !share_is_full && !target.strategy.paused;
     // Nobody is left behind, and no update is open; or there is nobody at all, and then all are made with the newest.
-    let none_behind =
-        counts.updated == counts.matched && counts.slots + counts.capped == 0 && !is_held(rollout, summary);
-    if latest || only_way || none_behind { newest() } else { stable.clone() }
-}
-
-/// Somebody keeps a part of the pods from the newest: by a pause, partition or steps.
-pub(crate) fn is_held(rollout: &Rollout, summary: &Summary) -> bool {
-    rollout.target.strategy.paused || rollout.target.has_partition() || summary.gate.allowed.is_some()
+    let none_behind = counts.updated == counts.matched && counts.slots + counts.capped == 0;
+    let published = completion.new_pods_since.is_some() || none_behind || !target.changes_running_pods();
+    if latest || only_way || (published && !is_held(rollout, summary)) { newest() } else { stable.clone() }
 }
 
 /// Some pods differ from the newest in more than images. Without evictions not what keeps single pods from an image: a node, a
@@ -63,6 +60,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::api::SidecarSetStatus;
     use crate::core::rollout::assess::state::Obstacle;
     use crate::core::rollout::testing;
 
@@ -89,7 +87,9 @@ mod tests {
         summary.not_in_place = state.not_in_place.iter().map(|kind| (obstacle(*kind), 1)).collect();
         summary.keep_old = rollout.target.keep_old(10);
         let stable = state.stable.map(str::to_owned);
-        let given = injection_revision(&set, &rollout, &summary, stable.as_ref(), None, state.pinned);
+        summary.counts.oldest_to_move = (state.updated < 10).then(|| testing::at(-1000));
+        let completion = Completion::of(&SidecarSetStatus::default(), &rollout, &summary, testing::at(0));
+        let given = injection_revision(&set, &rollout, &summary, stable.as_ref(), None, &completion, state.pinned);
         if given == rollout.target.revision { "newest".to_owned() } else { given }
     }
 

@@ -1,7 +1,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::core::rollout::assess::state::Obstacle;
+use crate::core::rollout::assess::state::{Obstacle, ObstacleKind};
 use crate::core::rollout::budget::counts::Counts;
 use crate::core::rollout::budget::steps::{Gate, Wait};
 use crate::core::rollout::testing;
@@ -26,16 +26,21 @@ fn kstatus(conditions: &[Condition]) -> &'static str {
     }
 }
 
+fn behind(updated: usize, remaining: usize) -> impl Fn(&mut Summary) {
+    move |s: &mut Summary| {
+        s.counts.updated = updated;
+        s.counts.updated_ready = updated;
+        s.counts.outdated = 10 - updated;
+        s.remaining = remaining;
+    }
+}
+
+fn not_in_place(s: &mut Summary) {
+    (s.counts.updated, s.counts.updated_ready, s.counts.not_in_place) = (8, 8, 2);
+}
+
 #[test]
 fn each_state_has_its_row() {
-    let behind = |updated: usize, remaining: usize| {
-        move |s: &mut Summary| {
-            s.counts.updated = updated;
-            s.counts.updated_ready = updated;
-            s.counts.outdated = 10 - updated;
-            s.remaining = remaining;
-        }
-    };
     let failed = |s: &mut Summary| {
         behind(2, 8)(s);
         (s.counts.updated_ready, s.counts.failed, s.counts.slots, s.exceeded) = (0, BUDGET, BUDGET, true);
@@ -103,12 +108,11 @@ fn each_state_has_its_row() {
             "False False False False PodsNotReady InProgress",
         ),
         ("partition", json!({}), summary(behind(6, 0)), "True False False False PartitionReached Current"),
+        ("not in place", json!({}), summary(not_in_place), "False False False False NotInPlace InProgress"),
         (
-            "not in place",
-            json!({}),
-            summary(|s| {
-                (s.counts.updated, s.counts.updated_ready, s.counts.not_in_place) = (8, 8, 2);
-            }),
+            "not in place, as the spec asks for",
+            json!({"whenNotInPlace": "Skip"}),
+            summary(not_in_place),
             "True False False False NotInPlace Current",
         ),
     ];
@@ -146,10 +150,15 @@ fn a_revision_is_stable_when_every_pod_runs_it_that_can() {
     let injection = InjectionState { ready: true, reason: Reason::Registered, ..InjectionState::default() };
     let stable = |summary: Summary| status(&set, &rollout, &summary, &injection, testing::at(0)).0.stable_revision;
     assert_eq!(stable(summary(|_| {})), Some(rollout.target.revision.clone()));
-    assert_eq!(stable(summary(|s| (s.counts.updated_ready, s.counts.outdated) = (9, 1))), None);
+    let old = Some(testing::at(-60));
+    assert_eq!(stable(summary(|s| (s.counts.updated_ready, s.counts.oldest_to_move) = (9, old))), None);
     assert_eq!(stable(summary(|s| (s.counts.updated_ready, s.counts.outside) = (9, 1))), None);
-    assert_eq!(stable(summary(|s| s.counts.undecided = 1)), None);
-    assert_eq!(stable(summary(|s| s.counts.failed = 1)), None);
+    assert_eq!(stable(summary(|s| s.counts.oldest_undecided = old)), None);
+    let young = Some(testing::at(60));
+    assert!(stable(summary(|s| (s.counts.oldest_to_move, s.counts.oldest_undecided) = (young, young))).is_some());
+    assert!(stable(summary(|s| (s.counts.updated_ready, s.counts.failed) = (9, 1))).is_some(), "within the budget");
+    assert_eq!(stable(summary(|s| (s.counts.updated_ready, s.counts.failed) = (0, 1))), None, "nothing has proved it");
+    assert_eq!(stable(summary(|s| s.exceeded = true)), None);
 }
 
 #[test]

@@ -14,10 +14,11 @@
 //! | aborted, going back | False `RollingBack` | True `RollingBack` | False | – | InProgress |
 //! | aborted, gone back | False `RolledBack` | False | True `RolledBack` | – | Failed |
 //! | nothing is left to patch, some failed | False `PodsFailed` | False | True `PodsFailed` | False | Failed |
-//! | updated, some pods not ready | False `PodsNotReady` | False | False | – | InProgress |
+//! | updated, some pods not ready (at rest more than maxUnavailable) | False `PodsNotReady` | False | False | – | InProgress |
 //! | partition reached | True `PartitionReached` | False | False | False | Current |
 //! | the rest is outside `updateStrategy.selector` | True `SelectorReached` | False | False | False | Current |
-//! | the rest cannot be patched, nor evicted | True `NotInPlace` | False | False | – | Current |
+//! | the rest cannot be patched, nor evicted | False `NotInPlace` | False | False | – | InProgress |
+//! | the same, with `whenNotInPlace: Skip` in the spec | True `NotInPlace` | False | False | – | Current |
 //! | everything updated and ready | True `UpToDate` | False | False | – | Current |
 
 use super::message;
@@ -26,6 +27,7 @@ use crate::core::rollout::budget::steps::Wait;
 use crate::core::rollout::plan::summary::Summary;
 use crate::core::rollout::target::Direction;
 use crate::core::rollout::target::rollout::Rollout;
+use crate::core::status::completion::is_held;
 use crate::core::status::new_pods::changes_template;
 
 /// The four conditions about the rollout, and the line that explains them.
@@ -47,6 +49,11 @@ impl Verdict {
 
     fn moving(reason: Reason, message: String) -> Self {
         Self { ready: false, reconciling: true, stalled: false, reason, message }
+    }
+
+    /// It waits for what the operator does not do.
+    fn unready(reason: Reason, message: String) -> Self {
+        Self { ready: false, reconciling: false, stalled: false, reason, message }
     }
 
     pub(super) fn stalled(reason: Reason, message: String) -> Self {
@@ -108,30 +115,42 @@ pub fn verdict(rollout: &Rollout, summary: &Summary) -> Verdict {
         let text = format!("{line}; {}; {}", message::failed(summary), message::way_out(rollout));
         return Verdict::stalled(Reason::PodsFailed, text);
     }
-    if counts.updated_ready < counts.updated {
-        let waiting = counts.updated - counts.updated_ready;
-        let unready = message::unready(summary, waiting);
-        let text = format!("{line}; {waiting} updated not ready{unready}{}", message::waits_for(summary));
-        return Verdict {
-            ready: false,
-            reconciling: false,
-            stalled: false,
-            reason: Reason::PodsNotReady,
-            message: text,
-        };
+    if let Some(text) = not_ready(rollout, summary) {
+        return Verdict::unready(Reason::PodsNotReady, format!("{line}{text}"));
     }
-    at_rest(summary, line)
+    at_rest(rollout, summary, line)
+}
+
+/// Updated pods that are waited for. Where nothing is left to be rolled out, as many as maxUnavailable may be not ready for
+/// reasons of their own, and one that starts is no news.
+fn not_ready(rollout: &Rollout, summary: &Summary) -> Option<String> {
+    let counts = &summary.counts;
+    let waiting = counts.updated - counts.updated_ready;
+    let at_rest = !rollout.target.is_rolling() || is_held(rollout, summary);
+    let is_fine = waiting == 0 || (at_rest && counts.slots == 0 && counts.not_ready <= summary.max_unavailable);
+    let text = || {
+        let unready = message::unready(summary, waiting);
+        format!("; {waiting} updated not ready{unready}{}", message::waits_for(summary))
+    };
+    (!is_fine).then(text)
 }
 
 /// Everything is done that may be done.
-fn at_rest(summary: &Summary, line: String) -> Verdict {
+fn at_rest(rollout: &Rollout, summary: &Summary, line: String) -> Verdict {
     let counts = &summary.counts;
     if counts.outdated + summary.evictable > 0 {
         let text = format!("updateStrategy.partition keeps {} on the old revision", summary.keep_old);
         return Verdict::fine(Reason::PartitionReached, format!("{line}; {text}"));
     }
     if counts.not_in_place > 0 {
-        return Verdict::fine(Reason::NotInPlace, format!("{line}{}", message::not_in_place(summary)));
+        let text = format!("{line}{}", message::not_in_place(summary));
+        // What the spec asks for is fine; otherwise somebody has to recreate these pods.
+        let skips = rollout.target.strategy.skips;
+        return if skips {
+            Verdict::fine(Reason::NotInPlace, text)
+        } else {
+            Verdict::unready(Reason::NotInPlace, text)
+        };
     }
     if counts.outside > 0 {
         let text = format!("{line}; {} are outside updateStrategy.selector", counts.outside);

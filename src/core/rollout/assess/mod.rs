@@ -18,6 +18,7 @@ use std::cmp::Reverse;
 
 use k8s_openapi::jiff::Timestamp;
 
+use crate::core::base::time::{after, seconds};
 use crate::core::pod::readiness::Readiness;
 use crate::core::pod::{Mark, PodView, Update};
 use crate::core::rollout::assess::attempt::{crash_over_at, runs_on};
@@ -46,6 +47,8 @@ pub(crate) struct Assessment {
     pub(crate) unfinished: bool,
     /// It has moved to the target, or may have, whether or not that is complete: its label says so.
     pub(crate) moved: bool,
+    /// Its revision is the target's own.
+    pub(crate) proves: bool,
     /// What percentages are of: it runs, has moved, or takes something of the budgets.
     pub(crate) counted: bool,
     /// `updateStrategy.selector` matches.
@@ -59,6 +62,11 @@ pub(crate) struct Assessment {
 }
 
 impl Assessment {
+    /// When the pod was created.
+    pub(crate) fn created(&self) -> Timestamp {
+        self.rank.4.0
+    }
+
     /// What it will take of the budgets once it is touched. A pod that was unready when last patched, and is ready now,
     /// takes a slot.
     pub(crate) fn next_claim(&self) -> Claim {
@@ -102,6 +110,7 @@ impl PodInSet<'_> {
         let moved = self.has_moved(&state);
         Assessment {
             moved,
+            proves: mark.revision == target.revision,
             counted: moved || pod.phase == "Running" || claim != Claim::None,
             ready: pod.ready,
             counts_as_ready: readiness.counts_as_ready(),
@@ -241,7 +250,9 @@ fn reset_due(context: &PodContext<'_>) -> (State, Option<Timestamp>) {
 /// A pod that lost its readiness with the update and did not get it back in time has failed, container ready or not.
 fn unready(pod: &PodView, update: Option<&Update>, target: &Target, now: Timestamp) -> (State, Option<Timestamp>) {
     let Some(update) = update.filter(|update| update.was_ready && !target.is_stable(&update.revision)) else {
-        return (State::NotReady, None);
+        // A pod that starts is no news of a revision that has proved itself.
+        let window_end = after(pod.created, seconds(target.strategy.timeout_seconds));
+        return (State::NotReady, Some(window_end).filter(|end| !target.is_rolling() && now < *end));
     };
     let deadline = retry_ends(update, target).unwrap_or_else(|| deadline(update, &target.strategy));
     let since = pod.ready_changed.unwrap_or(update.at);

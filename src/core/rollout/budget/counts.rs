@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::jiff::Timestamp;
+
 use crate::core::rollout::assess::Assessment;
 use crate::core::rollout::assess::claim::Claim;
 use crate::core::rollout::assess::eviction::Evictability;
@@ -17,6 +19,8 @@ pub(crate) struct Kind {
     counted: bool,
     selected: bool,
     evictable: bool,
+    /// It has the target's own revision, and not one that differs in nothing that a running pod has.
+    proves: bool,
     /// Time alone may change it.
     timed: bool,
 }
@@ -55,6 +59,7 @@ impl Kind {
             counted: pod.counted,
             selected: pod.selected,
             evictable: matches!(pod.evictability, Some(Evictability::Evictable(_))),
+            proves: pod.proves,
             timed: pod.check_at.is_some(),
         }
     }
@@ -67,6 +72,18 @@ impl Kind {
 
     pub(crate) fn is_failed(self) -> bool {
         matches!(self.state, StateKind::Failed | StateKind::Refused)
+    }
+
+    /// It is still to be brought to the target.
+    pub(crate) fn is_to_move(self) -> bool {
+        let can_move = self.state == StateKind::Outdated || self.evictable;
+        self.state == StateKind::Unconfirmed || (can_move && self.selected)
+    }
+
+    /// It may still fail, or work.
+    pub(crate) fn is_undecided(self) -> bool {
+        matches!(self.state, StateKind::Updating | StateKind::ResetDue)
+            || (self.state == StateKind::NotReady && self.timed)
     }
 
     /// Patched next, when budgets, partition and steps let it.
@@ -157,6 +174,14 @@ pub struct Counts {
     pub selected_not_in_place: usize,
     /// Of these, those that may be evicted for it.
     pub evictable: usize,
+    /// Available, and made of the target's own revision.
+    pub proved: usize,
+    /// At the target, done and not ready, for longer than an update has.
+    pub not_ready: usize,
+    /// When the oldest pod was created that is still to be brought to the target.
+    pub oldest_to_move: Option<Timestamp>,
+    /// When the oldest pod was created that may still fail, or work.
+    pub oldest_undecided: Option<Timestamp>,
     /// Candidates in workloads whose room of `maxUnavailablePerWorkload` failed pods fill alone.
     pub locked_out: usize,
     /// Candidates on nodes that could not pull the new images. Each such node is one of `failed`.
@@ -167,7 +192,7 @@ impl Counts {
     /// What each number counts.
     fn add(&mut self, kind: Kind, pods: usize) {
         use StateKind::{Available, NotInPlace, NotReady, Outdated, ResetDue, Unconfirmed, Updating};
-        let Kind { state, ready, claim, moved, counted, selected, evictable, timed } = kind;
+        let Kind { state, ready, claim, moved, counted, selected, evictable, proves, timed } = kind;
         let (behind, failed) = (kind.is_behind(), kind.is_failed());
         let unready_anyway = state == NotReady && claim != Claim::Disruption && !timed;
         let decided = failed || state == Available || unready_anyway;
@@ -195,6 +220,8 @@ impl Counts {
             (&mut self.selected_decided, selected && decided),
             (&mut self.selected_not_in_place, selected && state == NotInPlace),
             (&mut self.evictable, selected && evictable),
+            (&mut self.proved, state == Available && proves),
+            (&mut self.not_ready, state == NotReady && !timed),
         ] {
             if counts {
                 *number += pods;

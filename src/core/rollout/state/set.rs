@@ -42,6 +42,10 @@ pub(crate) struct SetState {
     pub(crate) not_in_place: BTreeMap<Obstacle, usize>,
     pub(crate) evictable: Evictable,
     timers: BTreeSet<(Timestamp, Arc<PodKey>)>,
+    /// Pods that are still to be brought to the target, by the time they were created.
+    to_move: BTreeMap<Timestamp, usize>,
+    /// Pods that may still fail, or work.
+    undecided: BTreeMap<Timestamp, usize>,
 }
 
 /// Pods whose assessment is missing, or may be of what is not true any more.
@@ -91,6 +95,8 @@ impl SetState {
             not_in_place: BTreeMap::new(),
             evictable: Evictable::default(),
             timers: BTreeSet::new(),
+            to_move: BTreeMap::new(),
+            undecided: BTreeMap::new(),
         }
     }
 
@@ -126,6 +132,8 @@ impl SetState {
             // Each node that could not pull is one failure.
             failed: counts.failed + self.nodes.blocking().len(),
             blocked: self.nodes.blocked(),
+            oldest_to_move: self.to_move.keys().next().copied(),
+            oldest_undecided: self.undecided.keys().next().copied(),
             ..counts
         }
     }
@@ -233,11 +241,13 @@ impl SetState {
         self.account_pull(key, row, add);
         self.evictable.account(key, pod, add);
         if let State::NotInPlace(obstacle) = &pod.state {
-            let pods = self.not_in_place.entry(obstacle.clone()).or_default();
-            *pods = if add { *pods + 1 } else { *pods - 1 };
-            if *pods == 0 {
-                self.not_in_place.remove(obstacle);
-            }
+            count(&mut self.not_in_place, obstacle.clone(), add);
+        }
+        if kind.is_to_move() {
+            count(&mut self.to_move, pod.created(), add);
+        }
+        if kind.is_undecided() {
+            count(&mut self.undecided, pod.created(), add);
         }
         if kind.is_to_complete() {
             set_member(&mut self.to_complete, (pod.rank, key.clone()), add);
@@ -294,6 +304,17 @@ impl SetState {
         self.nodes.account(key, pull, add);
         if let PullState::Failed { again_at: Some(again_at) } = pull.state {
             set_member(&mut self.timers, (again_at, key.clone()), add);
+        }
+    }
+}
+
+fn count<T: Ord>(pods: &mut BTreeMap<T, usize>, of: T, add: bool) {
+    if add {
+        *pods.entry(of).or_default() += 1;
+    } else if let Some(number) = pods.get_mut(&of) {
+        *number -= 1;
+        if *number == 0 {
+            pods.remove(&of);
         }
     }
 }

@@ -38,6 +38,8 @@ pub struct Strategy {
     pub action: FailureAction,
     /// Pods that cannot be upgraded in place are evicted.
     pub evicts: bool,
+    /// That they are left alone is what the spec asks for.
+    pub skips: bool,
     /// Images are pulled before containers are stopped.
     pub pre_pull: bool,
 }
@@ -62,6 +64,7 @@ impl Strategy {
             max_failed: update.failure_policy.max_failed.clone(),
             action: update.failure_policy.action,
             evicts: update.when_not_in_place == Some(WhenNotInPlace::Evict),
+            skips: update.when_not_in_place == Some(WhenNotInPlace::Skip),
             pre_pull: update.pre_pull,
         }
     }
@@ -77,6 +80,7 @@ impl Strategy {
             progress_deadline_seconds: other.progress_deadline_seconds,
             max_failed: other.max_failed.clone(),
             action: other.action,
+            skips: other.skips,
             ..self
         }
     }

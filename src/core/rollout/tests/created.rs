@@ -109,7 +109,7 @@ fn restarts_of_a_pod_that_worked_when_its_time_was_over_are_no_failures() {
     world.fleet.named("a").ready(false, at(1000));
     world.fleet.observe();
     world.plan();
-    assert_eq!(world.status().failed_pods, 0);
+    assert_eq!((world.status().failed_pods, world.reason()), (0, "PartitionReached"));
 }
 
 #[test]
@@ -120,4 +120,53 @@ fn a_new_pod_that_never_worked_has_failed_after_its_time_too() {
     world.fleet.now = 1000;
     world.plan();
     assert_eq!(world.status().failed_pods, 1);
+}
+
+#[test]
+fn new_pods_get_a_revision_that_those_that_existed_have_decided_for_and_keep_getting_it() {
+    let old: fn(&str, i64) -> TestPod = |name, second| {
+        TestPod::new(name).with(|pod| pod["metadata"]["creationTimestamp"] = json!(at(second).to_string()))
+    };
+    let mut world = world([old("web-0", -60), old("web-1", -60)], json!({"maxUnavailable": "100%"}));
+    world.plan();
+    // One more pod every second, made with what new pods get then.
+    for now in 1..40 {
+        world.fleet.now = now;
+        let given = world.status().injection_revision.clone();
+        let make = if given == Some(hash("v2")) { born } else { old };
+        let new = make(&format!("young-{now}"), now);
+        world.fleet.pods.insert(new.view().key, new);
+        world.fleet.observe();
+        let plan = world.plan();
+        let sent = world.fleet.send(&plan);
+        world.fleet.kubelets(&sent);
+        world.plan();
+        if now == 8 {
+            assert_eq!(world.status().injection_revision, Some(hash("v2")));
+        }
+    }
+    assert_eq!(world.status().injection_revision, Some(hash("v2")));
+    assert_eq!(world.status().stable_revision, Some(hash("v2")));
+}
+
+#[test]
+fn at_rest_a_pod_that_starts_is_no_news() {
+    let mut world = world([born("a", -60), born("b", -60)], json!({}));
+    world.plan();
+    assert_eq!((world.status().stable_revision.clone(), world.reason()), (Some(hash("v2")), "UpToDate"));
+    let young = born("c", 0).with(not_ready);
+    world.fleet.pods.insert(young.view().key, young);
+    world.fleet.observe();
+    world.plan();
+    assert_eq!(world.reason(), "UpToDate");
+    world.fleet.now = 600;
+    world.plan();
+    assert_eq!(world.reason(), "UpToDate", "as many as maxUnavailable may be not ready");
+    for name in ["a", "b"] {
+        world.fleet.named(name).ready(false, at(600));
+    }
+    world.fleet.observe();
+    world.fleet.now = 640;
+    world.plan();
+    assert_eq!(world.reason(), "PodsNotReady");
 }

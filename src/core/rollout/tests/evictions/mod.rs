@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::api::SidecarSetStatus;
 use crate::api::v1beta1::{Eviction, EvictionCause};
 use crate::core::pod::{Owner, PodKey};
 use crate::core::replace;
@@ -10,6 +11,7 @@ use crate::core::revision::Change;
 use crate::core::rollout::plan::evict::input::Facts;
 use crate::core::rollout::plan::evict::owned::owned_pods;
 use crate::core::rollout::plan::evict::quota::quota;
+use crate::core::rollout::plan::summary::Summary;
 use crate::core::rollout::plan::{Plan, begin_batch};
 use crate::core::rollout::state::index::Index;
 use crate::core::rollout::target::Target;
@@ -18,6 +20,7 @@ use crate::core::rollout::testing;
 use crate::core::rollout::testing::{SET, TestPod, at, hash, target};
 use crate::core::rollout::tests::Fleet;
 use crate::core::rollout::tests::evictions::task::Task;
+use crate::core::status::completion::Completion;
 use crate::core::status::new_pods::injection_revision;
 use crate::core::status::verdict;
 
@@ -215,7 +218,15 @@ fn on_the_way_back_pods_are_evicted_whatever_partition_says_and_new_ones_get_the
     let rollout =
         crate::core::rollout::target::rollout::Rollout { target: back(), ..testing::rollout("v1", json!({})) };
     let set = testing::set("v1", strategy);
-    let given = injection_revision(&set, &rollout, &summary, Some(&hash("v2")), Some(&hash("v1")), None);
+    let given = injection_revision(
+        &set,
+        &rollout,
+        &summary,
+        Some(&hash("v2")),
+        Some(&hash("v1")),
+        &begun(&rollout, &summary),
+        None,
+    );
     assert_eq!(given, hash("v2"));
 }
 
@@ -282,9 +293,15 @@ fn pods_after_plan(fleet: &mut Fleet, strategy: &Value) -> Vec<OwnedPod> {
     pods_of(fleet, &owner("web"))
 }
 
+/// As far as a rollout has come that has just begun.
+fn begun(rollout: &crate::core::rollout::target::rollout::Rollout, summary: &Summary) -> Completion {
+    Completion::of(&SidecarSetStatus::default(), rollout, summary, at(0))
+}
+
 /// What the leader publishes for new pods.
 fn given(fleet: &mut Fleet, strategy: &Value, evictions: &[Eviction]) -> String {
     let summary = plan(fleet, strategy, evictions).summary;
     let set = testing::set("v2", json!({}));
-    injection_revision(&set, &rollout(strategy), &summary, Some(&hash("v1")), None, None)
+    let rollout = rollout(strategy);
+    injection_revision(&set, &rollout, &summary, Some(&hash("v1")), None, &begun(&rollout, &summary), None)
 }

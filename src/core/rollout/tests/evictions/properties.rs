@@ -106,7 +106,9 @@ impl Sim {
         self.plan = begin_batch(&mut self.fleet.index, SET, &persisted, now, limit);
         let set = testing::set("v2", json!({}));
         let rollout = rollout(&self.strategy);
-        self.given = injection_revision(&set, &rollout, &self.plan.summary, Some(&hash("v1")), None, None);
+        let summary = &self.plan.summary;
+        let begun = begun(&rollout, summary);
+        self.given = injection_revision(&set, &rollout, summary, Some(&hash("v1")), None, &begun, None);
         self.patches = self.plan.patches.iter().map(|patch| patch.key.clone()).collect();
     }
 
