@@ -89,7 +89,10 @@ impl Run {
         let (matched, behind) = self.world.behind(name, &revision);
         let left = usize::try_from(status.not_in_place_pods).unwrap();
         let message = status.message.unwrap_or_default();
-        if behind > left {
+        // Failed pods that nobody can repair in place keep their slots until they are recreated.
+        let reason = status.conditions.iter().find(|c| c.type_ == condition::READY).map_or("", |c| c.reason.as_str());
+        let is_locked = left > 0 && reason == "ProgressDeadlineExceeded";
+        if behind > left && !is_locked {
             self.world
                 .violate("e: a working image heals", format!("{name}: {behind} of {matched} are behind: {message}"));
         }

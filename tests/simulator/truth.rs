@@ -32,6 +32,8 @@ pub struct Record {
     /// The kubelet has reported the generation.
     seen: bool,
     hold: i64,
+    /// A container was replaced, or the pod is ready.
+    begun: bool,
     /// Since when the pod has been ready with the new containers.
     ready_since: Option<i64>,
     /// It has been so for the hold time once.
@@ -52,6 +54,10 @@ impl Ledger {
         for record in self.records.values_mut() {
             record.settle(now);
             record.seen = view.observed_generation.is_none_or(|observed| observed >= record.generation);
+            record.begun = view.ready
+                || record.containers.iter().any(|(name, (_, started))| {
+                    kubelet.containers.get(name).is_some_and(|running| running.number > *started)
+                });
             // What came of two changes in quick succession, the status alone can tell.
             let unclear = record.unsettled || record.tampered;
             let done = (record.seen || record.unsettled)
@@ -94,6 +100,22 @@ impl Record {
     }
 }
 
+impl Record {
+    /// Once a revision is stable, its updates are not to blame for what is not ready, nor, when their time is over, for a
+    /// kubelet that has seen them and not acted, or is still busy with what came before them.
+    fn forgive(&mut self, stable: Option<&String>, now: i64) {
+        self.settle(now);
+        let late = now >= self.at + TIMEOUT;
+        let over = self.done || (late && (self.seen || self.unsettled));
+        self.recovered |= over && stable == Some(&self.revision);
+    }
+
+    /// A pod that was not ready before, and whose kubelet has not begun when the time is over: it costs nothing more.
+    fn is_stuck(&self, now: i64) -> bool {
+        !self.was_ready && !self.begun && now >= self.at + TIMEOUT
+    }
+}
+
 impl World {
     /// What must hold whenever the apiserver accepts a patch.
     pub fn judge_patch(&mut self, set: &str, before: &PodView, key: &PodKey, promise: &Promise) {
@@ -104,9 +126,12 @@ impl World {
         let image = |view: &PodView, name: &str| view.container(name).map(|container| container.image.clone());
         let (uid, app) = (pod.view.uid.clone(), image(&pod.view, "app"));
         let changed = image(before, container) != image(&pod.view, container);
-        let previous = pod.ledger.records.remove(set);
+        let mut previous = pod.ledger.records.remove(set);
         let again = previous.as_ref().is_some_and(|p| p.revision == promise.revision && !p.tampered);
         let stable = self.stable_sent.get(set);
+        if let Some(record) = &mut previous {
+            record.forgive(stable, now);
+        }
         // It keeps its slot also when it lost its readiness again, as the update may be to blame.
         let to_blame = |p: &Record| !p.recovered || (!before.ready && stable != Some(&p.revision));
         let in_flight = previous.as_ref().is_some_and(|p| p.was_ready && to_blame(p));
@@ -133,6 +158,7 @@ impl World {
             containers,
             unsettled: !pod.kubelet.is_settled(before.generation),
             seen: false,
+            begun: false,
             hold,
             ready_since: None,
             recovered: false,
@@ -150,7 +176,7 @@ impl World {
             self.violate("b: no pod is patched twice for one revision", format!("{key} for {}", promise.revision));
         }
         let slots = self.count(set, |record| record.was_ready && !record.recovered);
-        let cap = self.count(set, |record| !record.was_ready && !record.done);
+        let cap = self.count(set, |record| !record.was_ready && !record.done && !record.is_stuck(now));
         if costs_slot && !in_flight && slots > promise.max_unavailable {
             let text = format!("{key} of {set}: {slots} unavailable, {} allowed", promise.max_unavailable);
             self.violate("a: maxUnavailable", text);
@@ -208,12 +234,7 @@ impl World {
             .filter(|pod| pod.view.marks.contains_key(set))
             .filter_map(|pod| pod.ledger.records.get_mut(set))
             .filter_map(|record| {
-                record.settle(now);
-                // Once a revision is stable, its updates are not to blame for what is not ready, nor, when their time is
-                // over, for a kubelet that has seen them and not acted, or is still busy with what came before them.
-                let late = now >= record.at + TIMEOUT;
-                let over = record.done || (late && (record.seen || record.unsettled));
-                record.recovered |= over && stable.as_ref() == Some(&record.revision);
+                record.forgive(stable.as_ref(), now);
                 counts(record).then_some(())
             })
             .count()

@@ -44,7 +44,9 @@ pub fn status(
     let old = set.status.clone().unwrap_or_default();
     let (target, counts) = (&rollout.target, &summary.counts);
     let name = set.metadata.name.as_deref().unwrap_or_default();
-    let verdict = verdict(rollout, summary);
+    let completion = Completion::of(&old, rollout, summary, now);
+    let is_stable = target.direction == Direction::Forward && completion.stable;
+    let verdict = verdict::verdict_of(rollout, summary, target.is_rolling() && !is_stable);
     let last_progress = last_progress(&old, rollout, summary, &verdict, now);
     let deadline = i64::from(target.strategy.progress_deadline_seconds);
     let overdue_at = last_progress.checked_add(SignedDuration::from_secs(deadline)).unwrap_or(Timestamp::MAX);
@@ -54,8 +56,6 @@ pub fn status(
     } else {
         verdict
     };
-    let completion = Completion::of(&old, rollout, summary, now);
-    let is_stable = target.direction == Direction::Forward && completion.stable;
     let aborted_revision = aborted(&old, rollout, summary);
     let stable_revision = if is_stable { Some(target.revision.clone()) } else { old.stable_revision.clone() };
     let given = injection_revision(

@@ -96,15 +96,24 @@ fn each_state_has_its_row() {
             "False True False False StepPause InProgress",
         ),
         (
-            "the last one failed",
-            json!({}),
-            summary(|s| (s.counts.updated_ready, s.counts.failed) = (9, 1)),
+            "one failed, and partition keeps the rest",
+            json!({"partition": 4}),
+            summary(|s| {
+                behind(6, 0)(s);
+                s.counts.failed = 1;
+            }),
             "False False True False PodsFailed Failed",
+        ),
+        (
+            "the last one failed within the budget, and holds its slot",
+            json!({}),
+            summary(|s| (s.counts.updated_ready, s.counts.failed, s.counts.slots) = (9, 1, 1)),
+            "False False False False PodsNotReady InProgress",
         ),
         (
             "not ready",
             json!({}),
-            summary(|s| s.counts.updated_ready = 9),
+            summary(|s| (s.counts.updated_ready, s.counts.not_ready) = (7, 3)),
             "False False False False PodsNotReady InProgress",
         ),
         ("partition", json!({}), summary(behind(6, 0)), "True False False False PartitionReached Current"),

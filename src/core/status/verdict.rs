@@ -73,6 +73,11 @@ pub(super) fn is_wait(reason: Reason) -> bool {
 
 /// Decides the row of the table above, but for the first and the progress deadline.
 pub fn verdict(rollout: &Rollout, summary: &Summary) -> Verdict {
+    verdict_of(rollout, summary, rollout.target.is_rolling())
+}
+
+/// The same. `is_rolling`: the target is not stable, nor becomes so just now.
+pub(super) fn verdict_of(rollout: &Rollout, summary: &Summary, is_rolling: bool) -> Verdict {
     let target = &rollout.target;
     let counts = &summary.counts;
     let line = message::progress(rollout, summary);
@@ -92,7 +97,7 @@ pub fn verdict(rollout: &Rollout, summary: &Summary) -> Verdict {
         }
         return Verdict::stalled(Reason::FailureBudgetExceeded, format!("{line}; {text}"));
     }
-    if target.strategy.paused && summary.remaining + counts.resets_due > 0 {
+    if target.strategy.paused && summary.remaining > 0 {
         let text = "paused: set updateStrategy.paused to false to go on";
         return Verdict::moving(Reason::Paused, format!("{line}; {text}"));
     }
@@ -111,28 +116,30 @@ pub fn verdict(rollout: &Rollout, summary: &Summary) -> Verdict {
     if unfinished {
         return Verdict::moving(Reason::RollingUpdate, format!("{line}{}", message::waits_for(summary)));
     }
-    if counts.failed > 0 {
+    if counts.failed > 0 && is_rolling {
         let text = format!("{line}; {}; {}", message::failed(summary), message::way_out(rollout));
         return Verdict::stalled(Reason::PodsFailed, text);
     }
-    if let Some(text) = not_ready(rollout, summary) {
-        return Verdict::unready(Reason::PodsNotReady, format!("{line}{text}"));
+    let unready = not_ready(summary);
+    let nothing_left = !is_rolling || is_held(rollout, summary);
+    let is_tolerated = nothing_left && counts.slots == 0 && counts.not_ready <= summary.max_unavailable;
+    match unready {
+        Some(text) if !is_tolerated => Verdict::unready(Reason::PodsNotReady, format!("{line}{text}")),
+        Some(text) if counts.not_ready > 0 => at_rest(rollout, summary, format!("{line}{text}")),
+        _ => at_rest(rollout, summary, line),
     }
-    at_rest(rollout, summary, line)
 }
 
-/// Updated pods that are waited for. Where nothing is left to be rolled out, as many as maxUnavailable may be not ready for
-/// reasons of their own, and one that starts is no news.
-fn not_ready(rollout: &Rollout, summary: &Summary) -> Option<String> {
+/// Updated pods that are not ready. Where nothing is left to be rolled out, as many as maxUnavailable may be so for reasons
+/// of their own, and one that starts is no news.
+fn not_ready(summary: &Summary) -> Option<String> {
     let counts = &summary.counts;
-    let waiting = counts.updated - counts.updated_ready;
-    let at_rest = !rollout.target.is_rolling() || is_held(rollout, summary);
-    let is_fine = waiting == 0 || (at_rest && counts.slots == 0 && counts.not_ready <= summary.max_unavailable);
+    let waiting = counts.updated.saturating_sub(counts.updated_ready);
     let text = || {
         let unready = message::unready(summary, waiting);
         format!("; {waiting} updated not ready{unready}{}", message::waits_for(summary))
     };
-    (!is_fine).then(text)
+    (waiting > 0).then(text)
 }
 
 /// Everything is done that may be done.

@@ -151,6 +151,8 @@ pub struct Counts {
     pub outside: usize,
     /// Outdated and selected: the candidates.
     pub outdated: usize,
+    /// What was begun with them is to be completed, whatever partition and steps say; they are selected.
+    pub to_complete: usize,
     /// Cost one of maxUnavailable each.
     pub slots: usize,
     /// At the target and done with their update, which took their readiness, or made with the target: they have until a
@@ -209,6 +211,7 @@ impl Counts {
             (&mut self.not_in_place, state == NotInPlace),
             (&mut self.outside, (state == Outdated || evictable) && !selected),
             (&mut self.outdated, state == Outdated && selected),
+            (&mut self.to_complete, kind.is_to_complete()),
             (&mut self.slots, claim == Claim::Disruption),
             (&mut self.recovering, state == NotReady && timed),
             (&mut self.failed_slots, claim == Claim::Disruption && failed),

@@ -152,7 +152,8 @@ impl<'a> Snapshot<'a> {
     pub(crate) fn summary(&self, pulls: &[Pull]) -> Summary {
         let Self { set, counts, evictions, gate, .. } = self;
         let evictable = counts.evictable.saturating_sub(evictions.leaving);
-        let movable = counts.outdated.saturating_sub(counts.blocked) + evictable;
+        let begun = counts.to_complete.saturating_sub(counts.resets_due);
+        let movable = counts.outdated.saturating_sub(begun + counts.blocked) + evictable;
         let max_unavailable = set.target.max_unavailable(counts.counted);
         let is_full = counts.slots + evictions.slots >= max_unavailable;
         let pods = set.failed.iter().take(NAMED_PODS).map(|key| named(set, key));
@@ -161,7 +162,7 @@ impl<'a> Snapshot<'a> {
         Summary {
             keep_old: set.target.keep_old(counts.counted),
             max_unavailable,
-            remaining: self.share_left().min(movable),
+            remaining: self.share_left().min(movable) + counts.to_complete,
             evictable,
             evicting: evictions.moving(),
             exempt: set.evictable.exempt.iter().map(|(kind, pods)| (*kind, *pods)).collect(),

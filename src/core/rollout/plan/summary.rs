@@ -21,7 +21,8 @@ pub struct Summary {
     pub keep_old: usize,
     /// maxUnavailable in pods.
     pub max_unavailable: usize,
-    /// Pods that partition and steps let move, in place or by eviction, now or later.
+    /// Pods that partition and steps let move, in place or by eviction, now or later; and those whose move is to be
+    /// completed.
     pub remaining: usize,
     /// Pods that wait for an eviction, whether or not partition and steps let it happen.
     pub evictable: usize,

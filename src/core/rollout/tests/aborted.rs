@@ -319,6 +319,6 @@ fn updated_pods_that_are_not_ready_are_named() {
     world.fleet.observe();
     world.fleet.now += 6;
     world.plan();
-    assert_eq!(world.reason(), "PodsNotReady");
+    assert_eq!(world.reason(), "UpToDate", "as many as maxUnavailable may be so");
     assert!(world.message().contains("1 updated not ready: default/a"), "{}", world.message());
 }
