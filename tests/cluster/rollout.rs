@@ -229,7 +229,9 @@ async fn what_cannot_be_changed_in_place_is_counted_with_its_reason() {
     // It is fine where the spec asks for it.
     changed["spec"]["updateStrategy"]["whenNotInPlace"] = json!("Skip");
     world.apply(&changed).await;
-    world.until_set("it is fine", |set| condition(set, "Ready") == "True" && reason(set, "Ready") == "NotInPlace").await;
+    world
+        .until_set("it is fine", |set| condition(set, "Ready") == "True" && reason(set, "Ready") == "NotInPlace")
+        .await;
     // New pods get it.
     world.api::<Pod>().delete(&world.pods().await[0].name_any(), &kube::api::DeleteParams::default()).await.unwrap();
     world.until_set("a new pod is up to date", |set| set.status.as_ref().unwrap().not_in_place_pods == 1).await;

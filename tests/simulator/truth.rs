@@ -32,8 +32,6 @@ pub struct Record {
     /// The kubelet has reported the generation.
     seen: bool,
     hold: i64,
-    /// A container was replaced, or the pod is ready.
-    begun: bool,
     /// Since when the pod has been ready with the new containers.
     ready_since: Option<i64>,
     /// It has been so for the hold time once.
@@ -54,10 +52,6 @@ impl Ledger {
         for record in self.records.values_mut() {
             record.settle(now);
             record.seen = view.observed_generation.is_none_or(|observed| observed >= record.generation);
-            record.begun = view.ready
-                || record.containers.iter().any(|(name, (_, started))| {
-                    kubelet.containers.get(name).is_some_and(|running| running.number > *started)
-                });
             // What came of two changes in quick succession, the status alone can tell.
             let unclear = record.unsettled || record.tampered;
             let done = (record.seen || record.unsettled)
@@ -110,9 +104,16 @@ impl Record {
         self.recovered |= over && stable == Some(&self.revision);
     }
 
-    /// A pod that was not ready before, and whose kubelet has not begun when the time is over: it costs nothing more.
-    fn is_stuck(&self, now: i64) -> bool {
-        !self.was_ready && !self.begun && now >= self.at + TIMEOUT
+    /// Also for who waits until inherited readiness can be believed, and knows whole seconds only.
+    fn has_surely_recovered(&self, now: i64) -> bool {
+        let hold = self.hold.max(STARTUP_PERIOD + 2_000) + 1_000;
+        self.recovered && self.ready_since.is_some_and(|since| now - since >= hold)
+    }
+
+    /// A pod that was not ready before costs nothing more when its time is over: perhaps the kubelet has not begun, or the
+    /// container comes up again and again.
+    fn is_late(&self, now: i64) -> bool {
+        !self.was_ready && now >= self.at + TIMEOUT
     }
 }
 
@@ -129,11 +130,11 @@ impl World {
         let mut previous = pod.ledger.records.remove(set);
         let again = previous.as_ref().is_some_and(|p| p.revision == promise.revision && !p.tampered);
         let stable = self.stable_sent.get(set);
-        if let Some(record) = &mut previous {
+        if let Some(record) = previous.as_mut().filter(|record| now >= record.at + TIMEOUT) {
             record.forgive(stable, now);
         }
         // It keeps its slot also when it lost its readiness again, as the update may be to blame.
-        let to_blame = |p: &Record| !p.recovered || (!before.ready && stable != Some(&p.revision));
+        let to_blame = |p: &Record| !p.has_surely_recovered(now) || (!before.ready && stable != Some(&p.revision));
         let in_flight = previous.as_ref().is_some_and(|p| p.was_ready && to_blame(p));
         let had_slot = previous.as_ref().is_some_and(|p| p.was_ready);
         // A pod that is in a crash loop keeps its place under the cap, or its slot, although it was ready for a moment.
@@ -158,7 +159,6 @@ impl World {
             containers,
             unsettled: !pod.kubelet.is_settled(before.generation),
             seen: false,
-            begun: false,
             hold,
             ready_since: None,
             recovered: false,
@@ -176,7 +176,7 @@ impl World {
             self.violate("b: no pod is patched twice for one revision", format!("{key} for {}", promise.revision));
         }
         let slots = self.count(set, |record| record.was_ready && !record.recovered);
-        let cap = self.count(set, |record| !record.was_ready && !record.done && !record.is_stuck(now));
+        let cap = self.count(set, |record| !record.was_ready && !record.done && !record.is_late(now));
         if costs_slot && !in_flight && slots > promise.max_unavailable {
             let text = format!("{key} of {set}: {slots} unavailable, {} allowed", promise.max_unavailable);
             self.violate("a: maxUnavailable", text);

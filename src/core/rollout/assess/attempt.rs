@@ -39,9 +39,7 @@ pub fn progress(pod: &PodView, update: &Update, target: &Target, now: Timestamp)
         Progress::Done if !has_seen(pod, update.generation) && now >= deadline && is_stuck(pod, update) => {
             Progress::NotStarted
         }
-        Progress::Done if !has_seen(pod, update.generation) => {
-            Progress::by(deadline, "the kubelet has not seen it by podUpdateTimeoutSeconds".to_owned(), now)
-        }
+        Progress::Done if !has_seen(pod, update.generation) => Progress::by(deadline, not_seen(), now),
         other => other,
     }
 }
@@ -135,14 +133,16 @@ fn container_progress(
     };
     // Back on the image that it had. The kubelet may have killed it for the other one, and says so when it has pulled that.
     let is_back = status.id == replaced.id && *replaced.image == *container.image;
-    if is_back && now < deadline && !has_seen(pod, pod.generation) {
-        return Progress::Undecided(Some(deadline));
+    if is_back && !has_seen(pod, pod.generation) {
+        return if is_stuck { Progress::NotStarted } else { Progress::by(deadline, not_seen(), now) };
     }
     if let Some(ready_since) = new_and_ready_since(pod, container, status, replaced, update.at) {
         // The pod's readiness after the deadline is none of this update's business: it was decided by then. But a
         // container that started anew has to hold out anew, or a crash loop would be done each time it comes up.
         let from = status.running_since.filter(|_| ready_since > deadline).unwrap_or(ready_since);
-        let done_at = after(from, hold(container, &target.strategy));
+        // It may still be about to be killed for the image before.
+        let least = if is_back { STALE_STATUS } else { SignedDuration::ZERO };
+        let done_at = after(from, hold(container, &target.strategy).max(least));
         let done = now >= done_at;
         return if done { Progress::Done } else { Progress::Undecided(Some(done_at)) };
     }
@@ -233,6 +233,10 @@ fn new_and_ready_since(
 fn hold(container: &ContainerView, strategy: &Strategy) -> SignedDuration {
     let probe = container.startup_period.map_or(0, |period| period + STARTUP_MARGIN_SECONDS);
     seconds(strategy.min_ready_seconds.max(probe))
+}
+
+fn not_seen() -> String {
+    "the kubelet has not seen it by podUpdateTimeoutSeconds".to_owned()
 }
 
 fn not_ready(container: &ContainerView) -> String {
