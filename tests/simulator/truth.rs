@@ -108,8 +108,8 @@ impl Record {
     fn has_surely_recovered(&self, kubelet: &Kubelet, now: i64) -> bool {
         let hold = self.hold.max(STARTUP_PERIOD + 2_000) + 1_000;
         let started = self.containers.keys().filter_map(|name| Some(kubelet.containers.get(name)?.started_at)).max();
-        let lasted = |since: i64| now - since.max(started.unwrap_or(0)) >= hold;
-        self.recovered && (now >= self.at + TIMEOUT || self.ready_since.is_some_and(lasted))
+        let since = self.ready_since.unwrap_or(self.at).max(started.unwrap_or(0));
+        self.recovered && now - since >= hold
     }
 
     /// A pod that was not ready before costs nothing more when its time is over: perhaps the kubelet has not begun, or the
@@ -136,7 +136,8 @@ impl World {
             record.forgive(stable, now);
         }
         // It keeps its slot also when it lost its readiness again, as the update may be to blame.
-        let to_blame = |p: &Record| !p.has_surely_recovered(&pod.kubelet, now) || (!before.ready && stable != Some(&p.revision));
+        let to_blame =
+            |p: &Record| !p.has_surely_recovered(&pod.kubelet, now) || (!before.ready && stable != Some(&p.revision));
         let in_flight = previous.as_ref().is_some_and(|p| p.was_ready && to_blame(p));
         let had_slot = previous.as_ref().is_some_and(|p| p.was_ready);
         // A pod that is in a crash loop keeps its place under the cap, or its slot, although it was ready for a moment.
