@@ -35,7 +35,7 @@ pub async fn pod_level_resources(client: &Client, namespace: &str) -> bool {
     or_yes("the cluster has pod-level resources", keeps).await
 }
 
-/// As [`has_resize`]. True if that is not known, as no pod is evicted for a guess.
+/// As `has_resize`. True if that is not known, as no pod is evicted for a guess.
 pub async fn resize(client: &Client) -> bool {
     or_yes("running pods can be resized", has_resize(client)).await
 }

@@ -31,7 +31,7 @@ pub struct Plan {
 }
 
 /// Plans one set. At most `limit` requests are planned at a time, so that a change of mind comes through soon. Nothing is
-/// written: [`Index::advance`] comes before, and [`Index::sending`] after.
+/// written: [`Index::advance`] comes before, and `sending` after.
 pub fn plan(state: &Index, set: &str, persisted: &PersistedProgress, now: Timestamp, limit: usize) -> Plan {
     // 1. The set at this moment, and what is left of its budgets.
     let Some(snapshot) = Snapshot::take(state, set, persisted, now) else { return Plan::default() };
