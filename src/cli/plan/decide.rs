@@ -395,7 +395,7 @@ impl Planner {
     }
 }
 
-/// The course of the set, as the controller decides it once the set is applied.
+/// The rollout of the set, as the controller decides it once the set is applied.
 fn rollout_of(valid: &ValidSidecarSet, world: &World, now: Timestamp) -> Rollout {
     let template = Template::of(&valid.set().spec);
     let hash = template.hash(world.existing.as_ref().map_or(0, collisions));

@@ -46,7 +46,7 @@ pub(crate) fn target(image: &str, update_strategy: Value) -> Target {
     Target::new(&validate(&set).unwrap(), (&template.hash(0), &template), &known, None)
 }
 
-/// The same as a course that nothing is remembered of.
+/// The same as a rollout of which nothing is persisted.
 pub(crate) fn rollout(image: &str, update_strategy: Value) -> Rollout {
     let target = target(image, update_strategy);
     Rollout {

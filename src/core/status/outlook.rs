@@ -20,7 +20,7 @@ pub struct Outlook {
     pub waits_for: String,
 }
 
-/// See [`Outlook`]. `summary` is that of a plan of this course.
+/// See [`Outlook`]. `summary` is that of a plan of this rollout.
 pub fn outlook(rollout: &Rollout, summary: &Summary) -> Outlook {
     let stopped = summary.is_halted(&rollout.target);
     Outlook {

@@ -42,7 +42,7 @@ pub struct Rollout {
     pub next_retry: String,
 }
 
-/// Decides the course. `newest` is the revision of the spec, `history` the known ones.
+/// Decides where a rollout goes. `newest` is the revision of the spec, `history` the known ones.
 pub fn rollout(valid: &ValidSidecarSet, newest: (&str, &Template), history: &History, now: Timestamp) -> Rollout {
     let set = valid.set();
     let status = set.status.clone().unwrap_or_default();
