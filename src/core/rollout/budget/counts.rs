@@ -74,9 +74,9 @@ impl Kind {
         matches!(self.state, StateKind::Failed | StateKind::Refused)
     }
 
-    /// It is still to be brought to the target.
+    /// It is still to be brought to the target, also if the API server has refused that.
     pub(crate) fn is_to_move(self) -> bool {
-        let can_move = self.state == StateKind::Outdated || self.evictable;
+        let can_move = matches!(self.state, StateKind::Outdated | StateKind::Refused) || self.evictable;
         self.state == StateKind::Unconfirmed || (can_move && self.selected)
     }
 
