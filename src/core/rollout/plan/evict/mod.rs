@@ -246,8 +246,9 @@ impl Run<'_> {
             return Some(Hold::NotServed);
         }
         if cause == EvictionCause::NoSidecars {
+            // A slot that a refused eviction has just given back may still be counted; its owner says more.
             let is_full = self.quota.slots == 0 && memory.records.is_empty() && input.found.pods > 0;
-            return is_full.then_some(Hold::NoSlot);
+            return (is_full && memory.waiting.is_empty()).then_some(Hold::NoSlot);
         }
         let is_settled = memory.given_for(input.given, input.now) >= FOLLOW;
         if !input.is_planned || self.quota.upgrades == 0 || !is_settled {
