@@ -49,7 +49,7 @@ const OTHER_CALLS: usize = 16;
 
 /// Why the operator does not run.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
+pub enum Error {
     /// No cluster.
     #[error("cannot find a cluster: {0}")]
     Client(#[from] client::Error),
@@ -86,7 +86,7 @@ fn setup<E: std::fmt::Display>(action: &'static str) -> impl FnOnce(E) -> Error 
 }
 
 /// Runs until SIGTERM or SIGINT.
-pub(crate) async fn run(args: &RunArgs) -> Result<(), Error> {
+pub async fn run(args: &RunArgs) -> Result<(), Error> {
     let signal = shutdown::on_signals()?;
     let (stop_parts, parts) = shutdown::channel();
     let (stop_last, last) = shutdown::channel();

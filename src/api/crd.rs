@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::SidecarSet;
 
 /// Fields of `SidecarContainer` that are this program's own: they keep their descriptions, and do not reach a pod.
-pub const OWN_CONTAINER_FIELDS: [&str; 7] = [
+pub(crate) const OWN_CONTAINER_FIELDS: [&str; 7] = [
     "podInjectPolicy",
     "upgradeStrategy",
     "shareVolumePolicy",

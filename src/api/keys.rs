@@ -1,7 +1,7 @@
 //! Names that this program writes into the API: labels, annotations, object names.
 
 /// API group of the CRD, and the domain of every key below.
-pub const GROUP: &str = "sidecarset.dev";
+pub(crate) const GROUP: &str = "sidecarset.dev";
 
 /// Label on every injected pod, value `"true"`. The operator watches only pods that carry it.
 pub const INJECTED: &str = "sidecarset.dev/injected";
@@ -10,15 +10,15 @@ pub const INJECTED: &str = "sidecarset.dev/injected";
 pub const INJECT: &str = "sidecarset.dev/inject";
 
 /// Prefix of the label `revision.sidecarset.dev/<set>`: the revision hash whose template the pod runs.
-pub const REVISION_PREFIX: &str = "revision.sidecarset.dev/";
+pub(crate) const REVISION_PREFIX: &str = "revision.sidecarset.dev/";
 
 /// Prefix of the annotation `injection.sidecarset.dev/<set>`: what was injected, as
 /// `{"containers":["c"],"initContainers":["i"],"volumes":["v"]}`.
-pub const INJECTION_PREFIX: &str = "injection.sidecarset.dev/";
+pub(crate) const INJECTION_PREFIX: &str = "injection.sidecarset.dev/";
 
 /// Prefix of the annotation `update.sidecarset.dev/<set>`: the last in-place update, see
 /// [`crate::core::pod::Update`].
-pub const UPDATE_PREFIX: &str = "update.sidecarset.dev/";
+pub(crate) const UPDATE_PREFIX: &str = "update.sidecarset.dev/";
 
 /// Annotation on a set, `<revision>/<step>`: the rollout of that revision may go on behind its first `<step>` steps.
 pub const APPROVE: &str = "sidecarset.dev/approve";
@@ -27,47 +27,47 @@ pub const APPROVE: &str = "sidecarset.dev/approve";
 pub const RETRY: &str = "sidecarset.dev/retry";
 
 /// Label on a `ControllerRevision`: the name of the set it belongs to.
-pub const SET: &str = "sidecarset.dev/set";
+pub(crate) const SET: &str = "sidecarset.dev/set";
 
 /// Label on a pod that only makes its node pull images: the name of the set that they are for.
-pub const PULLS_FOR: &str = "sidecarset.dev/pulls-for";
+pub(crate) const PULLS_FOR: &str = "sidecarset.dev/pulls-for";
 
 /// Label on such a pod: the hash of the revision that has the images.
-pub const PULLS_REVISION: &str = "sidecarset.dev/pulls-revision";
+pub(crate) const PULLS_REVISION: &str = "sidecarset.dev/pulls-revision";
 
 /// Label on a `ControllerRevision`: `spec.customVersion` of the set when it had this template.
-pub const CUSTOM_VERSION: &str = "sidecarset.dev/custom-version";
+pub(crate) const CUSTOM_VERSION: &str = "sidecarset.dev/custom-version";
 
 /// Annotation on a set, `"true"` for a canary of the set named by [`BASE`].
-pub const CANARY: &str = "sidecarset.dev/canary";
+pub(crate) const CANARY: &str = "sidecarset.dev/canary";
 
 /// Annotation on a canary set: the name of its base.
-pub const BASE: &str = "sidecarset.dev/base";
+pub(crate) const BASE: &str = "sidecarset.dev/base";
 
 /// Prefix of the annotation `version.sidecarset.dev/<container>` of a hot-upgrade twin: counts its hand-overs, `"0"` for
 /// the idle twin. The container reads it as `$SIDECARSET_VERSION`.
-pub const VERSION_PREFIX: &str = "version.sidecarset.dev/";
+pub(crate) const VERSION_PREFIX: &str = "version.sidecarset.dev/";
 
 /// Prefix of `versionalt.sidecarset.dev/<container>`: the version of the other twin, `$SIDECARSET_VERSION_ALT`.
-pub const VERSION_ALT_PREFIX: &str = "versionalt.sidecarset.dev/";
+pub(crate) const VERSION_ALT_PREFIX: &str = "versionalt.sidecarset.dev/";
 
 /// Kubernetes' annotation that names the container `kubectl logs` and `kubectl exec` use.
-pub const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
+pub(crate) const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
 
 /// Kubernetes' annotation on the pods that mirror a static pod.
-pub const MIRROR_POD: &str = "kubernetes.io/config.mirror";
+pub(crate) const MIRROR_POD: &str = "kubernetes.io/config.mirror";
 
 /// Label that every namespace carries with its own name.
-pub const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
+pub(crate) const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 
 /// Environment variable that every injected container gets, value `"true"` (OpenKruise's name for it).
-pub const IS_INJECTED: &str = "IS_INJECTED";
+pub(crate) const IS_INJECTED: &str = "IS_INJECTED";
 
 /// Field manager and user agent of this program.
 pub const MANAGER: &str = "sidecarset-operator";
 
 /// Namespaces that no set reaches: a sidecar there could keep the cluster from starting.
-pub const EXCLUDED_NAMESPACES: [&str; 2] = ["kube-system", "kube-node-lease"];
+pub(crate) const EXCLUDED_NAMESPACES: [&str; 2] = ["kube-system", "kube-node-lease"];
 
 /// `revision.sidecarset.dev/<set>`.
 pub fn revision_label(set: &str) -> String {
@@ -75,17 +75,17 @@ pub fn revision_label(set: &str) -> String {
 }
 
 /// `injection.sidecarset.dev/<set>`.
-pub fn injection_annotation(set: &str) -> String {
+pub(crate) fn injection_annotation(set: &str) -> String {
     format!("{INJECTION_PREFIX}{set}")
 }
 
 /// `update.sidecarset.dev/<set>`.
-pub fn update_annotation(set: &str) -> String {
+pub(crate) fn update_annotation(set: &str) -> String {
     format!("{UPDATE_PREFIX}{set}")
 }
 
 /// Names of the two containers of a hot upgrade (OpenKruise's).
-pub fn twins(container: &str) -> [String; 2] {
+pub(crate) fn twins(container: &str) -> [String; 2] {
     [format!("{container}-1"), format!("{container}-2")]
 }
 

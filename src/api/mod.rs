@@ -11,10 +11,11 @@ pub mod selector;
 pub mod v1beta1;
 pub mod validate;
 
-pub use v1beta1::{SidecarSet, SidecarSetSpec, SidecarSetStatus};
+pub(crate) use v1beta1::SidecarSetSpec;
+pub use v1beta1::{SidecarSet, SidecarSetStatus};
 
 /// The base of a canary set: both annotations must be there (OpenKruise's rule).
-pub fn canary_base(set: &SidecarSet) -> Option<&str> {
+pub(crate) fn canary_base(set: &SidecarSet) -> Option<&str> {
     let annotations = set.metadata.annotations.as_ref()?;
     (annotations.get(keys::CANARY)? == "true").then(|| annotations.get(keys::BASE).map(String::as_str)).flatten()
 }

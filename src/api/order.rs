@@ -8,26 +8,26 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::v1beta1::PodInjectPolicy;
 
 /// The name that stands for the pod's own containers in `dependsOn`.
-pub const APP: &str = "app";
+pub(crate) const APP: &str = "app";
 
 /// One sidecar.
 #[derive(Clone, Debug)]
-pub struct Node<'a> {
+pub(crate) struct Node<'a> {
     /// Name of its set. Ties are broken by this, then by the position in the slice that is ordered.
-    pub set: &'a str,
+    pub(crate) set: &'a str,
     /// Container name as written in the set. The twins of a hot upgrade share it.
-    pub name: &'a str,
+    pub(crate) name: &'a str,
     /// True for `initContainers`.
-    pub init: bool,
+    pub(crate) init: bool,
     /// `podInjectPolicy`, if the set says one.
-    pub policy: Option<PodInjectPolicy>,
+    pub(crate) policy: Option<PodInjectPolicy>,
     /// `dependsOn`.
-    pub depends_on: &'a [String],
+    pub(crate) depends_on: &'a [String],
 }
 
 /// Where a sidecar is placed, in the order in which the blocks start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Block {
+pub(crate) enum Block {
     /// In front of the pod's own init containers.
     InitBefore,
     /// Behind them.
@@ -40,28 +40,28 @@ pub enum Block {
 
 /// The result of [`order`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Order {
+pub(crate) struct Order {
     /// Positions in the slice, in start order.
-    pub sequence: Vec<(usize, Block)>,
+    pub(crate) sequence: Vec<(usize, Block)>,
     /// Sidecars and a name in their `dependsOn` that none of the nodes has.
-    pub missing: Vec<(usize, String)>,
+    pub(crate) missing: Vec<(usize, String)>,
 }
 
 /// Why there is no order.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
-pub struct OrderError {
+pub(crate) struct OrderError {
     /// Position in the slice of the sidecar that is to blame.
-    pub node: usize,
+    pub(crate) node: usize,
     /// What is wrong and what to write instead.
-    pub message: String,
+    pub(crate) message: String,
 }
 
 /// Orders sidecars: topologically, ties by set name and then by position.
 ///
 /// # Errors
 /// A cycle, or an edge that contradicts where the containers stand.
-pub fn order(nodes: &[Node<'_>]) -> Result<Order, OrderError> {
+pub(crate) fn order(nodes: &[Node<'_>]) -> Result<Order, OrderError> {
     let (edges, missing) = edges(nodes)?;
     let blocks = blocks(nodes, &edges);
     for &(from, to) in &edges {

@@ -4,7 +4,7 @@ use super::quantity::Quantity;
 
 /// `status.qosClass`, from the first that is killed under memory pressure to the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum QosClass {
+pub(crate) enum QosClass {
     /// Asks for nothing.
     BestEffort,
     /// Anything between.
@@ -31,7 +31,7 @@ impl QosClass {
     }
 
     /// As `status.qosClass` says it.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::BestEffort => "BestEffort",
             Self::Burstable => "Burstable",

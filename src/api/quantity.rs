@@ -2,7 +2,7 @@
 
 /// A resource that can be computed with, and that a pod-level budget can hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Resource {
+pub(crate) enum Resource {
     /// Counted in cores, in steps of 1m.
     Cpu,
     /// Counted in bytes.
@@ -11,10 +11,10 @@ pub enum Resource {
 
 impl Resource {
     /// Both of them.
-    pub const ALL: [Self; 2] = [Self::Cpu, Self::Memory];
+    pub(crate) const ALL: [Self; 2] = [Self::Cpu, Self::Memory];
 
     /// As it is called in `limits` and `requests`.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Cpu => "cpu",
             Self::Memory => "memory",
@@ -32,7 +32,7 @@ impl Resource {
 
 /// A quantity in units of 10⁻⁹, so that every legal one is a whole number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Quantity(i128);
+pub(crate) struct Quantity(i128);
 
 pub(super) const NANOS: i128 = 1_000_000_000;
 
@@ -54,14 +54,14 @@ const DECIMAL: [(&str, i128); 10] = [
 
 impl Quantity {
     /// Nothing.
-    pub const ZERO: Self = Self(0);
+    pub(crate) const ZERO: Self = Self(0);
 
     /// The largest amount that Kubernetes knows, 2⁶³ − 1. Larger ones, and sums, end here.
-    pub const MAX: Self = Self(i64::MAX as i128 * NANOS);
+    pub(crate) const MAX: Self = Self(i64::MAX as i128 * NANOS);
 
     /// Parses `1`, `0.5`, `500m`, `64Mi`, `1e3`; `None` for anything else.
     /// Source of the grammar: `k8s.io/apimachinery/pkg/api/resource.Quantity`.
-    pub fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let split = text.find(|c: char| !matches!(c, '0'..='9' | '.' | '+' | '-')).unwrap_or(text.len());
         let (number, suffix) = text.split_at(split);
         let nanos = decimal_nanos(number)?;
@@ -82,31 +82,31 @@ impl Quantity {
     }
 
     /// True below zero.
-    pub fn is_negative(self) -> bool {
+    pub(crate) fn is_negative(self) -> bool {
         self.0 < 0
     }
 
     /// True above zero: Kubernetes reads a request or limit of zero as none.
-    pub fn is_positive(self) -> bool {
+    pub(crate) fn is_positive(self) -> bool {
         self.0 > 0
     }
 
     /// The sum, at most [`Self::MAX`].
     #[must_use]
-    pub fn plus(self, other: Self) -> Self {
+    pub(crate) fn plus(self, other: Self) -> Self {
         Self::from_nanos(self.0.saturating_add(other.0))
     }
 
     /// Rounded up to what Kubernetes tells apart: 1m of cpu, one byte of memory.
     #[must_use]
-    pub fn rounded_up(self, resource: Resource) -> Self {
+    pub(crate) fn rounded_up(self, resource: Resource) -> Self {
         let step = resource.step();
         let whole = self.0.div_euclid(step) + i128::from(self.0.rem_euclid(step) != 0);
         Self::from_nanos(whole * step)
     }
 
     /// As the apiserver writes it back: `1500m`, `1536Mi`, `1k`. Memory has binary units where it has whole ones.
-    pub fn canonical(self, resource: Resource) -> String {
+    pub(crate) fn canonical(self, resource: Resource) -> String {
         let whole = |unit: i128| self.0 % unit == 0 && self.0 != 0;
         if resource == Resource::Memory
             && let Some((suffix, unit)) = BINARY.into_iter().find(|(_, unit)| whole(unit * NANOS))

@@ -5,15 +5,15 @@ pub mod condition {
     /// Everything that should be updated is updated and ready.
     pub const READY: &str = "Ready";
     /// kstatus: a rollout is moving, or waits for a person.
-    pub const RECONCILING: &str = "Reconciling";
+    pub(crate) const RECONCILING: &str = "Reconciling";
     /// kstatus: the rollout cannot move without help.
-    pub const STALLED: &str = "Stalled";
+    pub(crate) const STALLED: &str = "Stalled";
     /// `updateStrategy.paused` is true.
-    pub const PAUSED: &str = "Paused";
+    pub(crate) const PAUSED: &str = "Paused";
     /// The webhook serves this set.
-    pub const INJECTION_READY: &str = "InjectionReady";
+    pub(crate) const INJECTION_READY: &str = "InjectionReady";
     /// Another set on the same pods wants a name, volume or key that this one wants too.
-    pub const CONFLICTING: &str = "Conflicting";
+    pub(crate) const CONFLICTING: &str = "Conflicting";
 }
 
 /// Makes [`Reason`] of the list below: a reason is published by the name of its variant.
@@ -27,7 +27,7 @@ macro_rules! reasons {
 
         impl Reason {
             /// As users see it.
-            pub fn as_str(self) -> &'static str {
+            pub(crate) fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$name => stringify!($name),)+
                 }
@@ -142,7 +142,7 @@ reasons! {
 
 impl Reason {
     /// True if the set wanted to inject and could not.
-    pub fn is_failed_injection(self) -> bool {
+    pub(crate) fn is_failed_injection(self) -> bool {
         matches!(
             self,
             Self::NameConflict

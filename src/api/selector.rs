@@ -7,18 +7,18 @@ use kube::core::{Expression, SelectorExt};
 
 /// A parsed label selector. Requirements are ANDed; an empty selector matches everything.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Selector {
+pub(crate) struct Selector {
     requirements: Vec<Expression>,
 }
 
 /// Why a label selector is not valid; `path` is relative to the selector.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error("{path}: {message}")]
-pub struct SelectorError {
+pub(crate) struct SelectorError {
     /// For example `matchExpressions[0].values`.
-    pub path: String,
+    pub(crate) path: String,
     /// What is wrong and what to write instead.
-    pub message: String,
+    pub(crate) message: String,
 }
 
 impl Selector {
@@ -26,7 +26,7 @@ impl Selector {
     ///
     /// # Errors
     /// An unknown operator, or values where the operator takes none and the other way round.
-    pub fn parse(selector: &LabelSelector) -> Result<Self, SelectorError> {
+    pub(crate) fn parse(selector: &LabelSelector) -> Result<Self, SelectorError> {
         let mut requirements = Vec::new();
         for (key, value) in selector.match_labels.iter().flatten() {
             requirements.push(Expression::Equal(key.clone(), value.clone()));
@@ -57,17 +57,17 @@ impl Selector {
     }
 
     /// True if the labels satisfy every requirement.
-    pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
+    pub(crate) fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
         self.requirements.iter().all(|requirement| requirement.matches(labels))
     }
 
     /// The requirements, ANDed.
-    pub fn requirements(&self) -> &[Expression] {
+    pub(crate) fn requirements(&self) -> &[Expression] {
         &self.requirements
     }
 
     /// True if some set of labels satisfies both selectors. Exact: keys are independent of each other.
-    pub fn overlaps(&self, other: &Self) -> bool {
+    pub(crate) fn overlaps(&self, other: &Self) -> bool {
         let all = || self.requirements.iter().chain(&other.requirements);
         let keys: BTreeSet<&str> = all().map(key).collect();
         keys.into_iter().all(|k| satisfiable(all().filter(|requirement| key(requirement) == k)))
@@ -81,7 +81,7 @@ impl From<Vec<Expression>> for Selector {
 }
 
 /// The label key a requirement looks at.
-pub fn key(requirement: &Expression) -> &str {
+pub(crate) fn key(requirement: &Expression) -> &str {
     match requirement {
         Expression::In(key, _)
         | Expression::NotIn(key, _)

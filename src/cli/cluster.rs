@@ -17,33 +17,33 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct ClusterArgs {
     /// Path of the kubeconfig file
     #[arg(long, global = true, value_name = "FILE", help_heading = "Cluster")]
-    pub kubeconfig: Option<PathBuf>,
+    pub(crate) kubeconfig: Option<PathBuf>,
     /// Context of the kubeconfig
     #[arg(long, global = true, help_heading = "Cluster")]
-    pub context: Option<String>,
+    pub(crate) context: Option<String>,
     /// Namespace of objects that name none
     #[arg(short, long, global = true, help_heading = "Cluster")]
-    pub namespace: Option<String>,
+    pub(crate) namespace: Option<String>,
     /// User to impersonate
     #[arg(long = "as", global = true, value_name = "USER", help_heading = "Cluster")]
-    pub impersonate: Option<String>,
+    pub(crate) impersonate: Option<String>,
     /// Longest wait for one answer: seconds, or with a unit such as 1m; 0 means no limit
     #[arg(long, global = true, value_parser = timeout, default_value = "30s", help_heading = "Cluster")]
-    pub request_timeout: Duration,
+    pub(crate) request_timeout: Duration,
 }
 
 /// A client, and the namespace of objects that name none.
 #[derive(Clone)]
-pub struct Cluster {
+pub(crate) struct Cluster {
     /// The client.
-    pub client: Client,
+    pub(crate) client: Client,
     /// `--namespace`, or that of the context.
-    pub namespace: String,
+    pub(crate) namespace: String,
 }
 
 impl ClusterArgs {
     /// Makes the client; nothing is sent.
-    pub async fn connect(&self) -> Result<Cluster, Error> {
+    pub(crate) async fn connect(&self) -> Result<Cluster, Error> {
         // kube wants one to be chosen; a second call changes nothing.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut config = self.config().await?;

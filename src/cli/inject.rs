@@ -22,7 +22,7 @@ use crate::core::inject::{CompiledSets, Injection, Outcome, Request, inject};
 /// set did is said on stderr. Comments of the input are lost. Nothing is printed if a set with failurePolicy Fail
 /// cannot inject.
 #[derive(Clone, Debug, clap::Args)]
-pub struct InjectArgs {
+pub(crate) struct InjectArgs {
     #[command(flatten)]
     files: FileArgs,
     /// Files or folders with SidecarSets; without this, the sets of the cluster are used

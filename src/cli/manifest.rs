@@ -14,27 +14,27 @@ const EXTENSIONS: [&str; 3] = ["json", "yaml", "yml"];
 
 /// One document of the input.
 #[derive(Clone, Debug)]
-pub struct Document {
+pub(crate) struct Document {
     /// The file that it is from; `-` is stdin.
-    pub path: String,
+    pub(crate) path: String,
     /// What it says.
-    pub body: Ordered,
+    pub(crate) body: Ordered,
 }
 
 /// `-f` and `-R`.
 #[derive(Clone, Debug, clap::Args)]
-pub struct FileArgs {
+pub(crate) struct FileArgs {
     /// Manifests: files, folders, or - for stdin
     #[arg(short, long, required = true, value_name = "FILE")]
-    pub filename: Vec<String>,
+    pub(crate) filename: Vec<String>,
     /// Read folders with the folders in them
     #[arg(short = 'R', long)]
-    pub recursive: bool,
+    pub(crate) recursive: bool,
 }
 
 /// `-o`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Format {
+pub(crate) enum Format {
     /// Documents, separated by `---`.
     #[default]
     Yaml,
@@ -45,7 +45,7 @@ pub enum Format {
 impl FileArgs {
     /// All documents, in the order of the arguments, the names in a folder, the places in a file. That there are none is
     /// an error, which names the verb.
-    pub fn read(&self, verb: &str) -> Result<Vec<Document>, Error> {
+    pub(crate) fn read(&self, verb: &str) -> Result<Vec<Document>, Error> {
         let mut documents = Vec::new();
         for name in &self.filename {
             documents.extend(read(name, self.recursive)?);
@@ -58,7 +58,7 @@ impl FileArgs {
 }
 
 /// The documents of a file, of the files in a folder, or of stdin for `-`.
-pub fn read(name: &str, recursive: bool) -> Result<Vec<Document>, Error> {
+pub(crate) fn read(name: &str, recursive: bool) -> Result<Vec<Document>, Error> {
     let mut documents = Vec::new();
     for path in files(name, recursive)? {
         documents.extend(read_file(&path)?);
@@ -123,7 +123,10 @@ fn collect(folder: &Path, recursive: bool, found: &mut Vec<PathBuf>) -> std::io:
 }
 
 /// Writes objects to stdout, so that kubectl reads back what they are.
-pub fn print<'a, T: Serialize + 'a>(objects: impl IntoIterator<Item = &'a T>, format: Format) -> Result<(), Error> {
+pub(crate) fn print<'a, T: Serialize + 'a>(
+    objects: impl IntoIterator<Item = &'a T>,
+    format: Format,
+) -> Result<(), Error> {
     let text = render(objects, format)?;
     std::io::stdout().write_all(text.as_bytes()).map_err(|error| Error::Write(error.to_string()))
 }
@@ -146,7 +149,7 @@ fn render<'a, T: Serialize + 'a>(objects: impl IntoIterator<Item = &'a T>, forma
 }
 
 /// `deployment/web`, as kubectl names objects.
-pub fn name_of(object: &Value) -> String {
+pub(crate) fn name_of(object: &Value) -> String {
     let text = |value: &Value| value.as_str().map(str::to_owned);
     let metadata = &object["metadata"];
     let name = text(&metadata["name"]).or_else(|| text(&metadata["generateName"])).unwrap_or_default();

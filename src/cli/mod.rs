@@ -22,8 +22,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
 use cluster::ClusterArgs;
-pub use error::Error;
-pub use ordered::Ordered;
+pub(crate) use error::Error;
+pub(crate) use ordered::Ordered;
 
 /// Looks at sidecars from outside the operator: what sets do to manifests and did to pods.
 #[derive(Debug, clap::Parser)]
@@ -47,7 +47,7 @@ enum Verb {
 
 /// How a line on stderr begins; errors are the last line and come from [`Error`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Say {
+pub(crate) enum Say {
     /// As it is.
     Note,
     /// `Warning: `, as kubectl prints those of the API server.
@@ -55,7 +55,7 @@ pub enum Say {
 }
 
 /// Writes a line to stderr, so that stdout stays what `kubectl apply -f -` reads.
-pub fn say(kind: Say, line: &str) {
+pub(crate) fn say(kind: Say, line: &str) {
     let prefix = if kind == Say::Warning { "Warning: " } else { "" };
     let _ = writeln!(std::io::stderr(), "{prefix}{line}");
 }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Ordered {
+pub(crate) enum Ordered {
     /// null, a boolean, a number or a string.
     Scalar(Value),
     /// A list.
@@ -19,7 +19,7 @@ pub enum Ordered {
 
 impl Ordered {
     /// The same without the order.
-    pub fn value(&self) -> Value {
+    pub(crate) fn value(&self) -> Value {
         match self {
             Self::Scalar(value) => value.clone(),
             Self::List(list) => list.iter().map(Self::value).collect(),
@@ -30,7 +30,7 @@ impl Ordered {
     /// `value` with the order of this one where both have a field; new fields come last, by name. List elements with a
     /// `name` are found by it, others by position.
     #[must_use]
-    pub fn arrange(&self, value: Value) -> Self {
+    pub(crate) fn arrange(&self, value: Value) -> Self {
         match (self, value) {
             (Self::Object(before), Value::Object(mut fields)) => {
                 let known =

@@ -21,40 +21,40 @@ use crate::core::inject::{CompiledSet, CompiledSets};
 use crate::core::revision::{History, histories};
 
 /// Labels by namespace.
-pub type NamespaceLabels = BTreeMap<String, BTreeMap<String, String>>;
+pub(crate) type NamespaceLabels = BTreeMap<String, BTreeMap<String, String>>;
 
 /// Sets and what is known of their past.
 #[derive(Clone, Debug, Default)]
-pub struct Sets {
+pub(crate) struct Sets {
     /// All sets, also those that validation refuses.
-    pub all: Vec<SidecarSet>,
+    pub(crate) all: Vec<SidecarSet>,
     /// The stored revisions, by set.
-    pub revisions: BTreeMap<String, History>,
+    pub(crate) revisions: BTreeMap<String, History>,
     /// What the API server said if it does not let this user list them; `revisions` is empty then.
-    pub unread_revisions: Option<String>,
+    pub(crate) unread_revisions: Option<String>,
 }
 
 /// Where the operator runs, and what it leaves alone.
 #[derive(Clone, Debug, clap::Args)]
-pub struct OperatorArgs {
+pub(crate) struct OperatorArgs {
     /// Namespace of the operator: revisions are kept there, and no set reaches it
     #[arg(long, default_value = "sidecarset-system", value_name = "NAMESPACE")]
-    pub operator_namespace: String,
+    pub(crate) operator_namespace: String,
     /// Namespaces that the operator was told to leave alone
     #[arg(long, value_delimiter = ',', value_name = "NAMESPACE")]
-    pub exclude_namespace: Vec<String>,
+    pub(crate) exclude_namespace: Vec<String>,
 }
 
 impl OperatorArgs {
     /// Namespaces besides [`keys::EXCLUDED_NAMESPACES`] that no set reaches.
-    pub fn excluded(&self) -> Vec<String> {
+    pub(crate) fn excluded(&self) -> Vec<String> {
         self.exclude_namespace.iter().cloned().chain([self.operator_namespace.clone()]).collect()
     }
 }
 
 impl Sets {
     /// Compiles what the webhook would serve; a set that validation refuses is not in it.
-    pub fn compile(&self) -> CompiledSets {
+    pub(crate) fn compile(&self) -> CompiledSets {
         let none = History::new();
         let valid = self.all.iter().filter_map(|set| validate(set).ok());
         let served = valid.filter(|valid| valid.set().metadata.deletion_timestamp.is_none());
@@ -64,7 +64,7 @@ impl Sets {
     }
 
     /// The sets of files and folders. Each must be what the API server and the operator would take.
-    pub fn read(paths: &[String], recursive: bool) -> Result<Self, Error> {
+    pub(crate) fn read(paths: &[String], recursive: bool) -> Result<Self, Error> {
         let (mut all, mut refused) = (Vec::new(), Vec::new());
         for path in paths {
             let before = all.len() + refused.len();
@@ -88,7 +88,7 @@ impl Sets {
     }
 
     /// The sets of a cluster, with the revisions that the operator keeps.
-    pub async fn fetch(cluster: &Cluster, operator: &OperatorArgs) -> Result<Self, Error> {
+    pub(crate) async fn fetch(cluster: &Cluster, operator: &OperatorArgs) -> Result<Self, Error> {
         let all = Api::<SidecarSet>::all(cluster.client.clone()).list(&ListParams::default()).await?.items;
         let api: Api<ControllerRevision> = Api::namespaced(cluster.client.clone(), &operator.operator_namespace);
         let mut unread_revisions = None;
@@ -106,14 +106,14 @@ impl Sets {
 }
 
 /// Labels of a namespace; one that does not exist yet will have its name as label.
-pub async fn fetch_namespace(cluster: &Cluster, name: &str) -> Result<BTreeMap<String, String>, Error> {
+pub(crate) async fn fetch_namespace(cluster: &Cluster, name: &str) -> Result<BTreeMap<String, String>, Error> {
     let api: Api<Namespace> = Api::all(cluster.client.clone());
     let found: Option<PartialObjectMeta<Namespace>> = api.get_metadata_opt(name).await?;
     Ok(found.map_or_else(|| name_label(name), |namespace| namespace.metadata.labels.unwrap_or_default()))
 }
 
 /// The label that the API server gives every namespace.
-pub fn name_label(namespace: &str) -> BTreeMap<String, String> {
+pub(crate) fn name_label(namespace: &str) -> BTreeMap<String, String> {
     [(keys::NAMESPACE_NAME.to_owned(), namespace.to_owned())].into()
 }
 

@@ -12,7 +12,7 @@ use crate::core::inject::uninject::{marks, uninject};
 /// Works by the marks that injection leaves in labels and annotations, for the output of `inject` as for pods that the
 /// operator injected. Comments of the input are lost.
 #[derive(Clone, Debug, clap::Args)]
-pub struct UninjectArgs {
+pub(crate) struct UninjectArgs {
     #[command(flatten)]
     files: FileArgs,
     /// Output format

@@ -3,8 +3,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use futures::StreamExt;
-use futures::stream;
+use futures::{StreamExt, stream};
 use json_patch::jsonptr::PointerBuf;
 use json_patch::{Patch as JsonPatch, PatchOperation, RemoveOperation, TestOperation};
 use k8s_openapi::api::core::v1::Pod;
@@ -28,7 +27,7 @@ const CONCURRENCY: usize = 16;
 ///
 /// The sidecars run on. A set of that name that is created again does not adopt such pods: it counts them as uninjected.
 #[derive(Clone, Debug, clap::Args)]
-pub struct UnmarkArgs {
+pub(crate) struct UnmarkArgs {
     /// NAME of the deleted SidecarSet
     #[arg(value_name = "SET")]
     set: String,

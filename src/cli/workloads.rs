@@ -22,9 +22,9 @@ const TEMPLATES: [(&str, &str, &str); 10] = [
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owner {
     /// For example `deployment/web`.
-    pub name: String,
+    pub(crate) name: String,
     /// As written; `None` if the manifest names none.
-    pub namespace: Option<String>,
+    pub(crate) namespace: Option<String>,
 }
 
 /// `deployment/web -n shop`: what to write behind `kubectl get`.
@@ -36,7 +36,7 @@ impl fmt::Display for Owner {
 }
 
 /// Calls `edit` for the object, or for each object of a `List`, with its pod or pod template; other kinds have none.
-pub fn for_each_pod<E>(
+pub(crate) fn for_each_pod<E>(
     object: &mut Value,
     edit: &mut impl FnMut(&Owner, &mut Value) -> Result<(), E>,
 ) -> Result<(), E> {
@@ -55,7 +55,7 @@ pub fn for_each_pod<E>(
 }
 
 /// Calls `look` for the object, or for each object of a `List`.
-pub fn for_each_object(object: &Value, look: &mut impl FnMut(&Value)) {
+pub(crate) fn for_each_object(object: &Value, look: &mut impl FnMut(&Value)) {
     match object["items"].as_array() {
         Some(items) if is_list(object) => items.iter().for_each(|item| for_each_object(item, look)),
         _ => look(object),

@@ -83,40 +83,40 @@ impl Cache {
     }
 
     /// Revisions of a set, by hash.
-    pub fn revisions(&self, set: &str) -> History {
+    pub(crate) fn revisions(&self, set: &str) -> History {
         lock(&self.inner).revisions.get(set).cloned().unwrap_or_default()
     }
 
     /// False before the first complete lists: what is missing may only not have been seen.
-    pub fn is_complete(&self) -> bool {
+    pub(crate) fn is_complete(&self) -> bool {
         let inner = lock(&self.inner);
         inner.sets_listed && inner.revisions_listed
     }
 
     /// The sets as the webhook serves them.
-    pub fn compiled(&self) -> Arc<CompiledSets> {
+    pub(crate) fn compiled(&self) -> Arc<CompiledSets> {
         Arc::clone(&lock(&self.inner).compiled)
     }
 
     /// Names of all sets.
-    pub fn names(&self) -> Vec<String> {
+    pub(crate) fn names(&self) -> Vec<String> {
         lock(&self.inner).sets.keys().cloned().collect()
     }
 
     /// The set as it is served; `None` for one that validation refuses.
-    pub fn compiled_set(&self, set: &str) -> Option<Arc<CompiledSet>> {
+    pub(crate) fn compiled_set(&self, set: &str) -> Option<Arc<CompiledSet>> {
         lock(&self.inner).sets.get(set)?.compiled.clone()
     }
 
     /// Hashes of the revisions that the canaries of a set roll out.
-    pub fn canary_revisions(&self, base: &str) -> Vec<String> {
+    pub(crate) fn canary_revisions(&self, base: &str) -> Vec<String> {
         let inner = lock(&self.inner);
         let canaries = inner.sets.values().filter(|known| canary_base(&known.set) == Some(base));
         canaries.filter_map(|known| known.set.status.as_ref()?.update_revision.clone()).collect()
     }
 
     /// What a set and others on the same pods both want. Admission refuses it, but may have been skipped.
-    pub fn conflicts(&self, set: &str) -> Vec<String> {
+    pub(crate) fn conflicts(&self, set: &str) -> Vec<String> {
         let inner = lock(&self.inner);
         let Some(known) = inner.sets.get(set) else { return Vec::new() };
         inner.meeting(known).flat_map(|other| clashes(&known.set, &other.set)).map(|clash| clash.to_string()).collect()
@@ -128,7 +128,7 @@ impl Cache {
     }
 
     /// Takes note of a set. Returns the other sets whose conflicts may have changed with it.
-    pub fn apply_set(&self, set: SidecarSet) -> Vec<String> {
+    pub(crate) fn apply_set(&self, set: SidecarSet) -> Vec<String> {
         let mut inner = lock(&self.inner);
         let name = set.name_any();
         let version = resource_version(&set);
@@ -167,7 +167,7 @@ impl Cache {
     }
 
     /// Takes note that a set is gone. Returns the other sets whose conflicts may have changed with it.
-    pub fn remove_set(&self, set: &SidecarSet) -> Vec<String> {
+    pub(crate) fn remove_set(&self, set: &SidecarSet) -> Vec<String> {
         let mut inner = lock(&self.inner);
         inner.seen = inner.seen.max(resource_version(set));
         let concerned = inner.concerned(&set.name_any());
@@ -177,7 +177,7 @@ impl Cache {
     }
 
     /// A complete list of sets is in: others are gone. Returns the names of those.
-    pub fn sets_listed(&self, listed: &HashSet<String>) -> Vec<String> {
+    pub(crate) fn sets_listed(&self, listed: &HashSet<String>) -> Vec<String> {
         let mut inner = lock(&self.inner);
         inner.sets_listed = true;
         let gone: Vec<String> = inner.sets.keys().filter(|name| !listed.contains(*name)).cloned().collect();
@@ -187,7 +187,7 @@ impl Cache {
     }
 
     /// Takes note of a revision. Returns its set; `None` for one that is ignored, which is told once.
-    pub fn apply_revision(&self, object: &ControllerRevision) -> Option<String> {
+    pub(crate) fn apply_revision(&self, object: &ControllerRevision) -> Option<String> {
         let (set, hash, revision) = match Revision::read(object) {
             Ok(read) => read,
             Err(why) => return self.ignore_revision(object, why),
@@ -207,7 +207,7 @@ impl Cache {
     }
 
     /// Takes note that a revision is gone.
-    pub fn remove_revision(&self, object: &ControllerRevision) -> Option<String> {
+    pub(crate) fn remove_revision(&self, object: &ControllerRevision) -> Option<String> {
         let (set, hash) = set_and_hash(object)?;
         self.forget_revision(&set, &hash);
         Some(set)
@@ -223,7 +223,7 @@ impl Cache {
     }
 
     /// A complete list of revisions, by object name, is in: others are gone.
-    pub fn revisions_listed(&self, listed: &HashSet<String>) {
+    pub(crate) fn revisions_listed(&self, listed: &HashSet<String>) {
         let mut inner = lock(&self.inner);
         inner.revisions_listed = true;
         for (set, revisions) in &mut inner.revisions {

@@ -48,7 +48,7 @@ impl Error {
     }
 
     /// Name for metrics.
-    pub fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Api { .. } => "api",
             Self::Timeout { .. } => "timeout",

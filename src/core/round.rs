@@ -26,7 +26,7 @@ const ASSESSED_AT_A_TIME: usize = 500;
 const NO_PROGRESS: Duration = Duration::from_secs(1);
 
 /// A quiet set is looked at this often, in case an event was lost.
-pub const RESYNC: Duration = Duration::from_mins(5);
+pub(crate) const RESYNC: Duration = Duration::from_mins(5);
 
 /// Wait after a round that failed.
 pub const AFTER_ERROR: Duration = Duration::from_secs(2);
@@ -115,9 +115,9 @@ pub struct Outcome {
     /// What to write.
     pub status: SidecarSetStatus,
     /// What nodes have to pull before the pods of the next batch can be patched.
-    pub pulls: Vec<Pull>,
+    pub(crate) pulls: Vec<Pull>,
     /// Hashes of the revisions that must be kept: those of pods, the target, those that new pods may get, those of canaries.
-    pub in_use: BTreeSet<String>,
+    pub(crate) in_use: BTreeSet<String>,
     /// When the next round is due.
     pub next: Duration,
 }

@@ -41,16 +41,16 @@ pub struct RunArgs {
     pub namespace: String,
     /// Name of this replica; by default the host name
     #[arg(long, env = "POD_NAME")]
-    pub identity: Option<String>,
+    pub(crate) identity: Option<String>,
     /// Service through which the apiserver reaches the webhook
     #[arg(long, default_value = "sidecarset-webhook")]
     pub webhook_service: String,
     /// Address of the webhook; by default port 9443 of every interface, with --local of 127.0.0.1
     #[arg(long)]
-    pub webhook_address: Option<SocketAddr>,
+    pub(crate) webhook_address: Option<SocketAddr>,
     /// Address of /healthz, /readyz and /metrics; by default port 8081 of every interface, with --local of 127.0.0.1
     #[arg(long)]
-    pub health_address: Option<SocketAddr>,
+    pub(crate) health_address: Option<SocketAddr>,
     /// Directory with tls.crt, tls.key and ca.crt, as cert-manager mounts them, instead of the operator's own CA
     #[arg(long)]
     pub tls_dir: Option<PathBuf>,
@@ -65,7 +65,7 @@ pub struct RunArgs {
     pub write_concurrency: u16,
     /// Seconds after which another replica takes over from one that is silent
     #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u64).range(3..=300))]
-    pub lease_duration_seconds: u64,
+    pub(crate) lease_duration_seconds: u64,
     /// Logs.
     #[command(flatten)]
     pub log: LogArgs,

@@ -39,7 +39,7 @@ pub enum Error {
 #[derive(Clone)]
 pub struct Clients {
     /// For watches and the lists they begin with: silence up to 300 s is normal, 429/503/504 are retried.
-    pub watch: Client,
+    pub(crate) watch: Client,
     /// For single calls: short timeouts, no retry (the caller decides), at most `call_concurrency` at once.
     pub call: Client,
     /// For the Lease alone: as `call` without the limit, so that a renewal never queues behind slow writes.

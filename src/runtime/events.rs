@@ -39,20 +39,20 @@ enum Address {
 
 /// One event.
 #[derive(Clone, Debug)]
-pub struct Note {
+pub(crate) struct Note {
     /// What it is about.
-    pub about: ObjectReference,
+    pub(crate) about: ObjectReference,
     /// What else has to do with it. Events that differ only in their text are one event, so two sets that say different
     /// things about one object differ in this.
-    pub related: Option<ObjectReference>,
+    pub(crate) related: Option<ObjectReference>,
     /// Warning or Normal.
-    pub warning: bool,
+    pub(crate) warning: bool,
     /// Why, for machines.
-    pub reason: Reason,
+    pub(crate) reason: Reason,
     /// What was done or attempted, CamelCase.
-    pub action: &'static str,
+    pub(crate) action: &'static str,
     /// One sentence for people.
-    pub message: String,
+    pub(crate) message: String,
 }
 
 impl Events {
@@ -66,13 +66,13 @@ impl Events {
     }
 
     /// Queues an event; never waits.
-    pub fn publish(&self, note: Note) {
+    pub(crate) fn publish(&self, note: Note) {
         self.queue(note, Address::Itself);
     }
 
     /// Queues an event about the controller of a pod, which goes to the top of the chain; never waits. The text must not
     /// name the pod, or the events of its siblings would not be one.
-    pub fn publish_to_top_owner(&self, note: Note) {
+    pub(crate) fn publish_to_top_owner(&self, note: Note) {
         self.queue(note, Address::TopOwner);
     }
 

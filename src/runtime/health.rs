@@ -90,7 +90,7 @@ impl Gate {
     }
 
     /// It is gone again, or the replica is about to stop.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         self.set(false);
     }
 

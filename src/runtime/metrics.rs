@@ -14,7 +14,7 @@ use prometheus_client::registry::Registry;
 use super::telemetry::{COMMIT, VERSION};
 
 /// The `Content-Type` of [`Metrics::encode`].
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 const PREFIX: &str = "sidecarset";
 
@@ -26,39 +26,39 @@ const RECONCILE_BUCKETS: [f64; 11] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0
 
 /// Labels of `injection_total`; `reason` is one of the API's reasons.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct InjectionLabels {
+pub(crate) struct InjectionLabels {
     /// Name of the set.
-    pub set: String,
+    pub(crate) set: String,
     /// What became of the pod: `injected`, `skipped`, `refused`, `error`.
-    pub result: &'static str,
+    pub(crate) result: &'static str,
     /// Why.
-    pub reason: &'static str,
+    pub(crate) reason: &'static str,
 }
 
 /// Labels of `pods`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct PodLabels {
+pub(crate) struct PodLabels {
     /// Name of the set.
-    pub set: String,
+    pub(crate) set: String,
     /// Which of the status' counters, such as `matched` or `updated`.
-    pub state: &'static str,
+    pub(crate) state: &'static str,
 }
 
 /// Labels of `pod_patch_total` and `evictions_total`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct PatchLabels {
+pub(crate) struct PatchLabels {
     /// Name of the set.
-    pub set: String,
+    pub(crate) set: String,
     /// Of patches `ok`, `conflict`, `refused`, `unknown`, `withdrawn`; of evictions `evicted`, `blocked`, `gone`,
     /// `refused`, `unknown`.
-    pub result: &'static str,
+    pub(crate) result: &'static str,
 }
 
 /// Labels of `reconcile_total`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct ResultLabels {
+pub(crate) struct ResultLabels {
     /// `ok`, or the error's name.
-    pub result: &'static str,
+    pub(crate) result: &'static str,
 }
 
 /// A histogram of seconds that every clone shares.
@@ -72,21 +72,21 @@ pub type SecondsGauge = Gauge<f64, AtomicU64>;
 pub struct Metrics {
     registry: Arc<Registry>,
     /// `injection_total{set,result,reason}`: decisions of the webhook, one per set and pod.
-    pub injections: Family<InjectionLabels, Counter>,
+    pub(crate) injections: Family<InjectionLabels, Counter>,
     /// `injection_duration_seconds`: from the request read to the response ready.
-    pub injection_duration: Seconds,
+    pub(crate) injection_duration: Seconds,
     /// `pods{set,state}`: the status' counters.
-    pub pods: Family<PodLabels, Gauge>,
+    pub(crate) pods: Family<PodLabels, Gauge>,
     /// `pod_patch_total{set,result}`: writes to pods.
-    pub pod_patches: Family<PatchLabels, Counter>,
+    pub(crate) pod_patches: Family<PatchLabels, Counter>,
     /// `evictions_total{set,result}`: requests to evict a pod.
-    pub evictions: Family<PatchLabels, Counter>,
+    pub(crate) evictions: Family<PatchLabels, Counter>,
     /// `reconcile_total{result}`.
-    pub reconciles: Family<ResultLabels, Counter>,
+    pub(crate) reconciles: Family<ResultLabels, Counter>,
     /// `reconcile_duration_seconds`.
-    pub reconcile_duration: Seconds,
+    pub(crate) reconcile_duration: Seconds,
     /// `leader`: 1 on the replica that holds the lease.
-    pub leader: Gauge,
+    pub(crate) leader: Gauge,
     /// `webhook_certificate_expiry_seconds`: when the served certificate expires, seconds since 1970.
     pub webhook_certificate_expiry: SecondsGauge,
 }
@@ -140,36 +140,36 @@ impl Metrics {
     }
 
     /// Counts one decision of the webhook.
-    pub fn injection(&self, set: &str, result: &'static str, reason: &'static str) {
+    pub(crate) fn injection(&self, set: &str, result: &'static str, reason: &'static str) {
         let labels = InjectionLabels { set: set.to_owned(), result, reason };
         self.injections.get_or_create(&labels).inc();
     }
 
     /// Counts one write to a pod.
-    pub fn pod_patch(&self, set: &str, result: &'static str) {
+    pub(crate) fn pod_patch(&self, set: &str, result: &'static str) {
         let labels = PatchLabels { set: set.to_owned(), result };
         self.pod_patches.get_or_create(&labels).inc();
     }
 
     /// Counts one request to evict a pod.
-    pub fn eviction(&self, set: &str, result: &'static str) {
+    pub(crate) fn eviction(&self, set: &str, result: &'static str) {
         self.evictions.get_or_create(&PatchLabels { set: set.to_owned(), result }).inc();
     }
 
     /// Counts one reconciliation that took `seconds`.
-    pub fn reconcile(&self, result: &'static str, seconds: f64) {
+    pub(crate) fn reconcile(&self, result: &'static str, seconds: f64) {
         self.reconciles.get_or_create(&ResultLabels { result }).inc();
         self.reconcile_duration.observe(seconds);
     }
 
     /// Sets one of a set's pod counters.
-    pub fn set_pods(&self, set: &str, state: &'static str, count: i64) {
+    pub(crate) fn set_pods(&self, set: &str, state: &'static str, count: i64) {
         let labels = PodLabels { set: set.to_owned(), state };
         self.pods.get_or_create(&labels).set(count);
     }
 
     /// Drops a deleted set's gauges; its counters stay, as counters must.
-    pub fn forget_pods(&self, set: &str, states: &[&'static str]) {
+    pub(crate) fn forget_pods(&self, set: &str, states: &[&'static str]) {
         for state in states {
             self.pods.remove(&PodLabels { set: set.to_owned(), state });
         }

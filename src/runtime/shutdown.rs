@@ -33,7 +33,7 @@ pub struct Shutdown(watch::Receiver<bool>);
 
 impl Shutdown {
     /// Whether the order has been given.
-    pub fn is_requested(&self) -> bool {
+    pub(crate) fn is_requested(&self) -> bool {
         *self.0.borrow() || self.0.has_changed().is_err()
     }
 

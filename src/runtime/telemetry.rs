@@ -5,17 +5,17 @@ use std::io::IsTerminal as _;
 use tracing_subscriber::EnvFilter;
 
 /// This build's version, the package's.
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The commit this was built from: `SIDECARSET_COMMIT` at build time.
-pub const COMMIT: &str = match option_env!("SIDECARSET_COMMIT") {
+pub(crate) const COMMIT: &str = match option_env!("SIDECARSET_COMMIT") {
     Some(commit) => commit,
     None => "unknown",
 };
 
 /// How a log line is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum LogFormat {
+pub(crate) enum LogFormat {
     /// For people; coloured on a terminal.
     #[default]
     Text,
@@ -28,10 +28,10 @@ pub enum LogFormat {
 pub struct LogArgs {
     /// Format of the log lines on stderr
     #[arg(long, value_enum, default_value_t)]
-    pub log_format: LogFormat,
+    pub(crate) log_format: LogFormat,
     /// Level or filter, such as `debug` or `info,sidecarset=trace,kube=warn`
     #[arg(long, env = "RUST_LOG", default_value = "info,kube=warn")]
-    pub log_level: String,
+    pub(crate) log_level: String,
 }
 
 /// Why logging could not be set up.

@@ -101,7 +101,11 @@ impl axum::response::IntoResponse for Error {
 }
 
 /// `POST /mutate-pods/<version>`.
-pub async fn mutate(State(pods): State<Pods>, Path(version): Path<u64>, body: Bytes) -> Result<Json<Value>, Error> {
+pub(crate) async fn mutate(
+    State(pods): State<Pods>,
+    Path(version): Path<u64>,
+    body: Bytes,
+) -> Result<Json<Value>, Error> {
     let started = Instant::now();
     let Review { request } = serde_json::from_slice::<Review<RawPod>>(&body)?;
     let served = caught_up(pods.served.clone(), version).await?;

@@ -28,9 +28,9 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Clone, Copy, Debug)]
 pub struct Names {
     /// `MutatingWebhookConfiguration` on pods.
-    pub pods: &'static str,
+    pub(crate) pods: &'static str,
     /// `ValidatingWebhookConfiguration` on sets.
-    pub sets: &'static str,
+    pub(crate) sets: &'static str,
 }
 
 /// Of an operator in the cluster.

@@ -21,7 +21,7 @@ use crate::core::inject::{Served, unknown_revision};
 const CATCH_UP: Duration = Duration::from_millis(500);
 
 /// `POST /validate-sidecarsets`.
-pub async fn check(
+pub(crate) async fn check(
     State(mut served): State<watch::Receiver<Arc<Served>>>,
     body: Bytes,
 ) -> Result<Json<Value>, (StatusCode, String)> {

@@ -26,7 +26,7 @@ use regex::{Regex, RegexBuilder};
 use super::quantity::{Quantity, Resource};
 
 /// The longest expression; about ten times what people write.
-pub const MAX_LENGTH: usize = 256;
+pub(crate) const MAX_LENGTH: usize = 256;
 
 /// Compiled size of a pattern: thousands of sets may have one, and a container name has at most 63 characters.
 const MAX_PATTERN_BYTES: usize = 1 << 18;
@@ -34,16 +34,16 @@ const MAX_PATTERN_BYTES: usize = 1 << 18;
 /// Why a text is no expression.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("at byte {position}: {message}")]
-pub struct ExpressionError {
+pub(crate) struct ExpressionError {
     /// Byte of the text that it is about, counted from 0.
-    pub position: usize,
+    pub(crate) position: usize,
     /// What is wrong and what to write instead.
-    pub message: String,
+    pub(crate) message: String,
 }
 
 /// An expression that has been checked: evaluating it cannot fail.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Expression {
+pub(crate) struct Expression {
     resource: Resource,
     amount: Amount,
     /// What every value must be multiplied by to become a whole number of 10⁻⁹.
@@ -65,7 +65,7 @@ enum Amount {
 
 impl Expression {
     /// Parses and checks an expression for `resource`, whose name is the only variable.
-    pub fn parse(text: &str, resource: Resource) -> Result<Self, ExpressionError> {
+    pub(crate) fn parse(text: &str, resource: Resource) -> Result<Self, ExpressionError> {
         let amount = parse::amount(text, resource)?;
         let error = |message: String| Err(ExpressionError { position: 0, message });
         let Some(denominator) = amount.denominator() else {
@@ -84,7 +84,7 @@ impl Expression {
     /// The amount, rounded up; negative if the expression is. `available` is what the variable stands for, `None` for
     /// unlimited. Whatever is computed from an unlimited amount is unlimited (`None`), but the `min` of it and a limited
     /// one, so `min(cpu * 50%, 1)` is 1.
-    pub fn evaluate(&self, available: Option<Quantity>) -> Option<Quantity> {
+    pub(crate) fn evaluate(&self, available: Option<Quantity>) -> Option<Quantity> {
         let scaled = self.amount.evaluate(available.map(Quantity::nanos), self.denominator)?;
         let whole = scaled.div_euclid(self.denominator) + i128::from(scaled.rem_euclid(self.denominator) != 0);
         Some(Quantity::from_nanos(whole).rounded_up(self.resource))
@@ -131,7 +131,7 @@ impl Amount {
 }
 
 /// Compiles a regular expression on container names. Like OpenKruise's it is not anchored: `app` also finds `my-app`.
-pub fn name_pattern(pattern: &str) -> Result<Regex, String> {
+pub(crate) fn name_pattern(pattern: &str) -> Result<Regex, String> {
     if pattern.is_empty() {
         return Err("must not be empty: leave it out to mean every container of the application".to_owned());
     }

@@ -9,7 +9,7 @@ use crate::api::v1beta1::{PatchPodMetadata, PatchPolicy, SidecarSet};
 use crate::api::{canary_base, keys};
 
 /// What of `set` conflicts with other sets on the same pods. `others` may contain an older version of the set itself.
-pub fn conflicts<'a>(
+pub(crate) fn conflicts<'a>(
     valid: &ValidSidecarSet,
     others: impl IntoIterator<Item = &'a ValidSidecarSet>,
 ) -> Vec<FieldError> {
@@ -42,20 +42,20 @@ fn check_base(base: &str, others: &[&ValidSidecarSet], errors: &mut Vec<FieldErr
 
 /// The pods that a set wants, with parsed selectors.
 #[derive(Clone, Copy, Debug)]
-pub struct Reach<'a> {
+pub(crate) struct Reach<'a> {
     /// Name of the set.
-    pub name: &'a str,
+    pub(crate) name: &'a str,
     /// For a canary, the set whose place it takes.
-    pub base: Option<&'a str>,
+    pub(crate) base: Option<&'a str>,
     /// `spec.selector`.
-    pub selector: &'a Selector,
+    pub(crate) selector: &'a Selector,
     /// `spec.namespaceSelector`; `None` for all namespaces.
-    pub namespaces: Option<&'a Selector>,
+    pub(crate) namespaces: Option<&'a Selector>,
 }
 
 impl Reach<'_> {
     /// Whether both can inject into one pod. Of a canary and its base only one does.
-    pub fn meets(self, other: Reach<'_>) -> bool {
+    pub(crate) fn meets(self, other: Reach<'_>) -> bool {
         let in_one_namespace = match (self.namespaces, other.namespaces) {
             (Some(a), Some(b)) => a.overlaps(b),
             _ => true,
@@ -77,7 +77,7 @@ impl ValidSidecarSet {
 }
 
 /// What both sets want, if they select some of the same pods.
-pub fn clashes(set: &SidecarSet, other: &SidecarSet) -> Vec<FieldError> {
+pub(crate) fn clashes(set: &SidecarSet, other: &SidecarSet) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let name = other.name_any();
     let taken: Vec<String> =

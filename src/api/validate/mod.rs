@@ -14,11 +14,12 @@ mod valid;
 
 use std::sync::Arc;
 
-pub use conflicts::{Reach, clashes, conflicts};
+pub(crate) use conflicts::{Reach, clashes, conflicts};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 pub use metadata::AllowedKeys;
-pub use sidecars::field_reference;
-pub use valid::{Selectors, ValidSidecarSet};
+pub(crate) use sidecars::field_reference;
+pub(crate) use valid::Selectors;
+pub use valid::ValidSidecarSet;
 
 use super::keys;
 use super::selector::Selector;
@@ -27,11 +28,11 @@ use super::v1beta1::{SidecarSet, SidecarSetSpec};
 /// One thing that is wrong, at a field path such as `spec.containers[0].name`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{path}: {message}")]
-pub struct FieldError {
+pub(crate) struct FieldError {
     /// The field.
-    pub path: String,
+    pub(crate) path: String,
     /// What is wrong and what to write instead.
-    pub message: String,
+    pub(crate) message: String,
 }
 
 impl FieldError {
@@ -46,9 +47,9 @@ impl FieldError {
 #[error("{}", one_line(.errors))]
 pub struct Problems {
     /// The set is refused for these.
-    pub errors: Vec<FieldError>,
+    pub(crate) errors: Vec<FieldError>,
     /// Legal, but likely not what is wanted.
-    pub warnings: Vec<String>,
+    pub(crate) warnings: Vec<String>,
 }
 
 fn one_line(errors: &[FieldError]) -> String {
@@ -82,7 +83,7 @@ pub fn validate(set: &SidecarSet) -> Result<ValidSidecarSet, Problems> {
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn validate_with(set: Arc<SidecarSet>, allowed: &Allowed) -> Result<ValidSidecarSet, Problems> {
+pub(crate) fn validate_with(set: Arc<SidecarSet>, allowed: &Allowed) -> Result<ValidSidecarSet, Problems> {
     let (selectors, problems) = check(&set, allowed);
     if problems.errors.is_empty() { Ok(ValidSidecarSet::new(set, selectors, problems.warnings)) } else { Err(problems) }
 }

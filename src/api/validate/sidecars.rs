@@ -27,7 +27,7 @@ pub(super) fn all(spec: &SidecarSetSpec) -> impl Iterator<Item = (&'static str, 
 }
 
 /// `metadata.labels['k']` or `metadata.annotations['k']` → the map and the key. Used by validation and injection.
-pub fn field_reference(path: &str) -> Option<(&str, &str)> {
+pub(crate) fn field_reference(path: &str) -> Option<(&str, &str)> {
     let (map, rest) = path.strip_prefix("metadata.")?.split_once("['")?;
     let key = rest.strip_suffix("']")?;
     (matches!(map, "labels" | "annotations") && names::is_qualified_name(key)).then_some((map, key))

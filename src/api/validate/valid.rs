@@ -17,15 +17,15 @@ pub struct ValidSidecarSet {
 
 /// The selectors of a set.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Selectors {
+pub(crate) struct Selectors {
     /// `selector`: pods that belong to the set.
-    pub pods: Selector,
+    pub(crate) pods: Selector,
     /// `namespaceSelector`: their namespaces; `None` for all.
-    pub namespaces: Option<Selector>,
+    pub(crate) namespaces: Option<Selector>,
     /// `updateStrategy.selector`: only these pods are upgraded; `None` for all.
-    pub upgraded: Option<Selector>,
+    pub(crate) upgraded: Option<Selector>,
     /// `updateStrategy.priorityStrategy.weightPriority`: weights and the pods that get them.
-    pub weights: Vec<(u32, Selector)>,
+    pub(crate) weights: Vec<(u32, Selector)>,
 }
 
 impl ValidSidecarSet {
@@ -40,22 +40,22 @@ impl ValidSidecarSet {
     }
 
     /// Its name.
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         self.set.metadata.name.as_deref().unwrap_or_default()
     }
 
     /// Its selectors.
-    pub fn selectors(&self) -> &Selectors {
+    pub(crate) fn selectors(&self) -> &Selectors {
         &self.selectors
     }
 
     /// Legal, but likely not what is wanted.
-    pub fn warnings(&self) -> &[String] {
+    pub(crate) fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
     /// The set in another version; `None` if what validation looks at differs.
-    pub fn renewed(&self, newer: Arc<SidecarSet>) -> Option<Self> {
+    pub(crate) fn renewed(&self, newer: Arc<SidecarSet>) -> Option<Self> {
         let annotation = |set: &SidecarSet, key: &str| set.metadata.annotations.as_ref()?.get(key).cloned();
         let same_annotations =
             [keys::CANARY, keys::BASE].into_iter().all(|key| annotation(&self.set, key) == annotation(&newer, key));
@@ -65,7 +65,7 @@ impl ValidSidecarSet {
 
     /// The set with another status, which validation does not look at.
     #[must_use]
-    pub fn with_status(&self, status: Option<SidecarSetStatus>) -> Self {
+    pub(crate) fn with_status(&self, status: Option<SidecarSetStatus>) -> Self {
         Self { set: Arc::new(SidecarSet { status, ..SidecarSet::clone(&self.set) }), ..self.clone() }
     }
 }

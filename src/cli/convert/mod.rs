@@ -11,10 +11,10 @@ mod tumblr;
 mod verb;
 
 use kube::Resource;
-pub use notes::Note;
+pub(crate) use notes::Note;
 use notes::Notes;
 use serde_json::{Map, Value, json};
-pub use verb::{Args, run};
+pub(crate) use verb::{Args, run};
 
 use super::schema::{Misfit, Schema};
 use crate::api::SidecarSet;
@@ -35,9 +35,9 @@ pub struct Conversion {
     /// `sidecarset.dev/v1beta1` objects, those that were refused included.
     pub sets: Vec<Value>,
     /// What the person who converts must know.
-    pub notes: Vec<Note>,
+    pub(crate) notes: Vec<Note>,
     /// True if something could not be converted, or the apiserver would refuse the result.
-    pub failed: bool,
+    pub(crate) failed: bool,
 }
 
 /// Why there is nothing to convert.

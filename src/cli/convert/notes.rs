@@ -4,13 +4,13 @@ use std::fmt;
 
 /// One line: `SidecarSet/log-agent: spec.namespace: reason and what to do`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Note {
+pub(crate) struct Note {
     /// What is spoken of, for example `SidecarSet/log-agent`.
-    pub subject: String,
+    pub(crate) subject: String,
     /// The field, in the source or in the result.
-    pub path: String,
+    pub(crate) path: String,
     /// What was done with it, and what to do.
-    pub message: String,
+    pub(crate) message: String,
 }
 
 impl fmt::Display for Note {

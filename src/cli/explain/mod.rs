@@ -22,7 +22,7 @@ use super::table::table;
 ///
 /// The reasons are those of the operator's webhook, found by asking the same code about the pod as it was created.
 #[derive(Clone, Debug, clap::Args)]
-pub struct ExplainArgs {
+pub(crate) struct ExplainArgs {
     /// NAME or pod/NAME
     #[arg(value_name = "POD")]
     pod: String,

@@ -35,24 +35,24 @@ use crate::core::status::{Outlook, outlook};
 
 /// What the cluster holds, besides pods.
 #[derive(Clone, Debug, Default)]
-pub struct World {
+pub(crate) struct World {
     /// The set as it is now.
-    pub existing: Option<SidecarSet>,
+    pub(crate) existing: Option<SidecarSet>,
     /// All other sets.
-    pub others: Vec<SidecarSet>,
+    pub(crate) others: Vec<SidecarSet>,
     /// Known revisions, by set.
-    pub revisions: BTreeMap<String, History>,
+    pub(crate) revisions: BTreeMap<String, History>,
     /// Labels of the namespaces.
-    pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    pub(crate) namespaces: BTreeMap<String, BTreeMap<String, String>>,
     /// Whether the kubelet of a node restarts native sidecars for a new image.
-    pub nodes: BTreeMap<String, Option<bool>>,
+    pub(crate) nodes: BTreeMap<String, Option<bool>>,
     /// The apiserver does not let resources of running pods be changed.
-    pub cannot_resize: bool,
+    pub(crate) cannot_resize: bool,
 }
 
 impl World {
     /// The same with other sets applied, too: those of the same input.
-    pub fn suppose(&mut self, beside: &[SidecarSet]) {
+    pub(crate) fn suppose(&mut self, beside: &[SidecarSet]) {
         let name = |set: &SidecarSet| set.name_any();
         self.others.retain(|other| !beside.iter().any(|set| name(set) == name(other)));
         self.others.extend_from_slice(beside);
@@ -66,7 +66,7 @@ impl World {
 
 /// What would happen to a pod. The order is that of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Action {
+pub(crate) enum Action {
     /// Its sidecars get their new images and resources, and it its new metadata.
     Patch,
     /// It is evicted, and its successor gets the sidecars.
@@ -85,7 +85,7 @@ pub enum Action {
 
 impl Action {
     /// The words of the table.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Patch => "patch in place",
             Self::Evict => "evict",
@@ -100,50 +100,50 @@ impl Action {
 
 /// One pod of a plan.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Row {
+pub(crate) struct Row {
     /// What would happen.
-    pub action: Action,
+    pub(crate) action: Action,
     /// Why, naming the field or the reason.
-    pub why: String,
+    pub(crate) why: String,
     /// The pod.
-    pub pod: PodKey,
+    pub(crate) pod: PodKey,
 }
 
 /// The answer.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The set that would be applied.
-    pub set: SidecarSet,
+    pub(crate) set: SidecarSet,
     /// The set as it is now.
-    pub existing: Option<SidecarSet>,
+    pub(crate) existing: Option<SidecarSet>,
     /// What applying keeps of the set as it is, see [`super::Applied::kept`].
-    pub kept: Vec<String>,
+    pub(crate) kept: Vec<String>,
     /// Hash of the revision of the set that would be applied.
-    pub revision: String,
+    pub(crate) revision: String,
     /// Every pod that the set concerns, by action, reason and name.
-    pub rows: Vec<Row>,
+    pub(crate) rows: Vec<Row>,
     /// Pods that would be patched at once.
-    pub first: Vec<PodKey>,
+    pub(crate) first: Vec<PodKey>,
     /// Pods that would be evicted at once.
-    pub evicted_first: Vec<PodKey>,
+    pub(crate) evicted_first: Vec<PodKey>,
     /// Why no pod is evicted now, if something forbids all evictions.
-    pub hold: Option<&'static str>,
+    pub(crate) hold: Option<&'static str>,
     /// The rollout's numbers before the first patch.
     pub summary: Summary,
     /// What the status would say to them.
-    pub outlook: Outlook,
+    pub(crate) outlook: Outlook,
 }
 
 impl Plan {
     /// True if applying the set would change it.
-    pub fn differs(&self) -> bool {
+    pub(crate) fn differs(&self) -> bool {
         self.existing.as_ref().is_none_or(|existing| existing.spec != self.set.spec)
     }
 }
 
 /// Takes pods, and plans.
 #[derive(Debug)]
-pub struct Planner {
+pub(crate) struct Planner {
     set: SidecarSet,
     name: String,
     world: World,
@@ -182,7 +182,7 @@ impl Planner {
     ///
     /// # Errors
     /// Something that is no pod.
-    pub fn add(&mut self, pod: &Value) -> Result<(), serde_json::Error> {
+    pub(crate) fn add(&mut self, pod: &Value) -> Result<(), serde_json::Error> {
         let view = PodView::new(SlimPod::deserialize(pod)?);
         if view.is_active() && view.marks.contains_key(&self.name) {
             self.index.apply(view, self.now);
@@ -241,7 +241,7 @@ impl Planner {
     }
 
     /// How a pod would look: patched where it stands, or recreated. `None` if nothing happens to it.
-    pub fn outcome(&self, action: Action, pod: &Value) -> Option<Value> {
+    pub(crate) fn outcome(&self, action: Action, pod: &Value) -> Option<Value> {
         let patch = match action {
             Action::Patch => return self.patched(pod).filter(|after| after != pod),
             Action::Evict | Action::LeaveBehind | Action::Inject => self.inject(pod).patch,

@@ -13,11 +13,12 @@ mod tests;
 use std::io::Write;
 use std::process::ExitCode;
 
-pub use apply::{Applied, Manifest};
-pub use decide::{Action, Plan, Planner, Row, World};
+pub(crate) use apply::Applied;
+pub use apply::Manifest;
+pub(crate) use decide::{Plan, Planner, World};
 use k8s_openapi::jiff::Timestamp;
 use kube::{Client, ResourceExt};
-pub use render::{Example, render};
+pub(crate) use render::{Example, render};
 
 use super::cluster::ClusterArgs;
 use super::manifest::{Document, FileArgs, name_of};
@@ -29,10 +30,10 @@ use crate::api::validate::{ValidSidecarSet, conflicts, validate};
 use crate::api::{SidecarSet, keys};
 
 /// Exit code if applying would change something, as `kubectl diff` has it.
-pub const DIFFERENT: u8 = 1;
+pub(crate) const DIFFERENT: u8 = 1;
 
 /// Exit code of an error, an invalid set included, as `kubectl diff` has it.
-pub const FAILURE: u8 = 2;
+pub(crate) const FAILURE: u8 = 2;
 
 /// Show what applying a set would do to the pods of the cluster; nothing is written
 ///

@@ -18,19 +18,19 @@ const CONTEXT: usize = 3;
 
 /// A pod as it is and as it would be.
 #[derive(Clone, Debug)]
-pub struct Example {
+pub(crate) struct Example {
     /// What would happen to it.
-    pub action: Action,
+    pub(crate) action: Action,
     /// The pod.
-    pub pod: PodKey,
+    pub(crate) pod: PodKey,
     /// As it is.
-    pub before: Value,
+    pub(crate) before: Value,
     /// As it would be.
-    pub after: Value,
+    pub(crate) after: Value,
 }
 
 /// The text for a terminal. With `pods`, every pod has a line.
-pub fn render(plan: &Plan, examples: &[Example], pods: bool) -> String {
+pub(crate) fn render(plan: &Plan, examples: &[Example], pods: bool) -> String {
     let mut text = headline(plan);
     if plan.rows.is_empty() {
         text += "\nNo pod is concerned.\n";

@@ -13,18 +13,18 @@ const DEFAULT_TAG: &str = "latest";
 
 /// `name:tag@digest`, taken apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Image<'a> {
+pub(crate) struct Image<'a> {
     /// Registry and repository, as written.
-    pub name: &'a str,
+    pub(crate) name: &'a str,
     /// As written.
-    pub tag: Option<&'a str>,
+    pub(crate) tag: Option<&'a str>,
     /// With its algorithm: `sha256:…`.
-    pub digest: Option<&'a str>,
+    pub(crate) digest: Option<&'a str>,
 }
 
 impl<'a> Image<'a> {
     /// Takes a reference apart. Any text is one: the kubelet is the judge of it.
-    pub fn parse(reference: &'a str) -> Self {
+    pub(crate) fn parse(reference: &'a str) -> Self {
         let (named, digest) = split(reference, '@');
         // A colon in front of a slash is that of a registry's port.
         let path = named.rfind('/').map_or(0, |slash| slash + 1);
@@ -34,12 +34,12 @@ impl<'a> Image<'a> {
     }
 
     /// The tag that is pulled; `None` if only a digest is named.
-    pub fn pulled_tag(&self) -> Option<&'a str> {
+    pub(crate) fn pulled_tag(&self) -> Option<&'a str> {
         self.tag.or(if self.digest.is_none() { Some(DEFAULT_TAG) } else { None })
     }
 
     /// `imagePullPolicy` of a container that names none (`SetDefaults_Container` in `k8s.io/kubernetes/pkg/apis/core/v1`).
-    pub fn default_pull_policy(&self) -> &'static str {
+    pub(crate) fn default_pull_policy(&self) -> &'static str {
         if self.pulled_tag() == Some(DEFAULT_TAG) { "Always" } else { "IfNotPresent" }
     }
 
@@ -60,7 +60,7 @@ impl<'a> Image<'a> {
 /// same as a digest: what it points to changes. Registries and tags are completed as containerd does it.
 ///
 /// Not for what a kubelet does: it restarts a container for each change of the text.
-pub fn same_image(a: &str, b: &str) -> bool {
+pub(crate) fn same_image(a: &str, b: &str) -> bool {
     if a == b {
         return true;
     }

@@ -2,7 +2,7 @@
 
 /// One of the two container lists of a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum List {
+pub(crate) enum List {
     /// `spec.initContainers`
     Init,
     /// `spec.containers`
@@ -11,10 +11,10 @@ pub enum List {
 
 impl List {
     /// Both lists, in the order in which their containers start.
-    pub const ALL: [Self; 2] = [Self::Init, Self::Ordinary];
+    pub(crate) const ALL: [Self; 2] = [Self::Init, Self::Ordinary];
 
     /// Name of the list in the spec of a set and of a pod.
-    pub fn field(self) -> &'static str {
+    pub(crate) fn field(self) -> &'static str {
         match self {
             Self::Init => "initContainers",
             Self::Ordinary => "containers",
@@ -22,7 +22,7 @@ impl List {
     }
 
     /// Name of the list in the status of a pod.
-    pub fn status_field(self) -> &'static str {
+    pub(crate) fn status_field(self) -> &'static str {
         match self {
             Self::Init => "initContainerStatuses",
             Self::Ordinary => "containerStatuses",

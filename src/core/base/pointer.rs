@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 /// From unescaped keys.
-pub fn pointer(keys: &[&str]) -> String {
+pub(crate) fn pointer(keys: &[&str]) -> String {
     let escape = |key: &&str| key.replace('~', "~0").replace('/', "~1");
     keys.iter().flat_map(|key| ["/".to_owned(), escape(key)]).collect()
 }

@@ -12,25 +12,25 @@ use crate::api::quantity::{Quantity, Resource};
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Resources {
+pub(crate) struct Resources {
     /// `limits`
     #[serde(skip_serializing_if = "Amounts::is_empty")]
-    pub limits: Amounts,
+    pub(crate) limits: Amounts,
     /// `requests`
     #[serde(skip_serializing_if = "Amounts::is_empty")]
-    pub requests: Amounts,
+    pub(crate) requests: Amounts,
 }
 
 /// One of the two lists.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Amounts {
+pub(crate) struct Amounts {
     /// Cores.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "cpu", deserialize_with = "amount")]
-    pub cpu: Option<Quantity>,
+    pub(crate) cpu: Option<Quantity>,
     /// Bytes.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "memory", deserialize_with = "amount")]
-    pub memory: Option<Quantity>,
+    pub(crate) memory: Option<Quantity>,
 }
 
 impl Amounts {
@@ -63,20 +63,20 @@ impl Amounts {
 
 /// A change of resources.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Resize {
+pub(crate) struct Resize {
     /// What the container had.
-    pub from: Resources,
+    pub(crate) from: Resources,
     /// What it is to have.
-    pub to: Resources,
+    pub(crate) to: Resources,
 }
 
 /// Why a resize is not done: the condition `PodResizePending`, or `PodResizeInProgress` with an error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResizeTrouble {
     /// `Deferred`, `Infeasible` or `Error`.
-    pub reason: String,
+    pub(crate) reason: String,
     /// The kubelet's words.
-    pub message: String,
+    pub(crate) message: String,
 }
 
 /// A cgroup rounds memory down to pages, the largest of which have 64 Ki.
@@ -85,13 +85,13 @@ const PAGE: &str = "64Ki";
 impl Resources {
     /// Reads the field `resources` of a container in a set, with the requests that the apiserver gives it: those that
     /// are not named are the limits (`SetDefaults_Pod` in `k8s.io/kubernetes/pkg/apis/core/v1`).
-    pub fn of_entry(entry: &Value) -> Self {
+    pub(crate) fn of_entry(entry: &Value) -> Self {
         let named = Self::deserialize(&entry["resources"]).unwrap_or_default();
         Self { requests: named.limits.clone().with(&named.requests), limits: named.limits }
     }
 
     /// List, resource and amount of everything that is named.
-    pub fn named(&self) -> impl Iterator<Item = (&'static str, Resource, Quantity)> {
+    pub(crate) fn named(&self) -> impl Iterator<Item = (&'static str, Resource, Quantity)> {
         let lists = [("limits", &self.limits), ("requests", &self.requests)];
         lists.into_iter().flat_map(|(list, amounts)| {
             Resource::ALL.into_iter().filter_map(move |resource| Some((list, resource, amounts.get(resource)?)))
@@ -100,18 +100,18 @@ impl Resources {
 
     /// These, and what others name in place of them.
     #[must_use]
-    pub fn with(self, others: &Self) -> Self {
+    pub(crate) fn with(self, others: &Self) -> Self {
         Self { limits: self.limits.with(&others.limits), requests: self.requests.with(&others.requests) }
     }
 
     /// Whether limit or request of a resource differ.
-    pub fn differ_in(&self, other: &Self, resource: Resource) -> bool {
+    pub(crate) fn differ_in(&self, other: &Self, resource: Resource) -> bool {
         self.limits.get(resource) != other.limits.get(resource)
             || self.requests.get(resource) != other.requests.get(resource)
     }
 
     /// Whether a kubelet that reports `actual` has put these into effect.
-    pub fn are_applied(&self, actual: &Self) -> bool {
+    pub(crate) fn are_applied(&self, actual: &Self) -> bool {
         let page = Quantity::parse(PAGE).unwrap_or_default();
         let applied = |wanted: Quantity, actual: Option<Quantity>, resource: Resource| {
             !wanted.is_positive()
@@ -127,7 +127,7 @@ impl Resources {
     }
 
     /// The request and the limit of cpu and of memory, as the class of a pod is computed from them.
-    pub fn for_qos(&self) -> [(Option<Quantity>, Option<Quantity>); 2] {
+    pub(crate) fn for_qos(&self) -> [(Option<Quantity>, Option<Quantity>); 2] {
         Resource::ALL.map(|resource| (self.request(resource), self.limits.get(resource)))
     }
 
@@ -138,7 +138,7 @@ impl Resources {
 
 /// Why a running pod cannot be given the resources of `after` in place of those of `before`, two versions of one
 /// container in a set; `None` if it can, or if they are equal.
-pub fn difference(before: &Value, after: &Value) -> Option<&'static str> {
+pub(crate) fn difference(before: &Value, after: &Value) -> Option<&'static str> {
     if before["resources"] == after["resources"] {
         return None;
     }

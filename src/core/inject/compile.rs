@@ -59,17 +59,17 @@ pub(super) struct CompiledTemplate {
 #[derive(Clone, Debug)]
 pub struct CompiledSet {
     /// Name of the set.
-    pub name: String,
+    pub(crate) name: String,
     /// Pods that it wants.
-    pub selector: Selector,
+    pub(crate) selector: Selector,
     /// Their namespaces; `None` for all.
-    pub namespace_selector: Option<Selector>,
+    pub(crate) namespace_selector: Option<Selector>,
     /// What happens to a pod that cannot be injected.
-    pub failure_policy: FailurePolicy,
+    pub(crate) failure_policy: FailurePolicy,
     /// `injectionStrategy.paused`.
-    pub paused: bool,
+    pub(crate) paused: bool,
     /// For a canary, the set whose place it takes.
-    pub base: Option<String>,
+    pub(crate) base: Option<String>,
     usual: Arc<CompiledTemplate>,
     pinned: Option<Pinned>,
     /// Pods that this does not match are not upgraded, and get the stable revision.
@@ -129,7 +129,7 @@ impl CompiledSet {
     }
 
     /// Hash of the revision that pods get to which nothing else applies.
-    pub fn revision(&self) -> &str {
+    pub(crate) fn revision(&self) -> &str {
         &self.usual.revision
     }
 
@@ -137,18 +137,18 @@ impl CompiledSet {
     ///
     /// # Errors
     /// What [`CompiledSet::pinned`] says.
-    pub fn revision_for(&self, labels: &BTreeMap<String, String>) -> Result<&str, &str> {
+    pub(crate) fn revision_for(&self, labels: &BTreeMap<String, String>) -> Result<&str, &str> {
         self.template(labels).map(|template| template.revision.as_str())
     }
 
     /// Hash of the revision that `injectionStrategy.revision` names, or why there is none; `None` if it names none.
-    pub fn pinned(&self) -> Option<Result<&str, &str>> {
+    pub(crate) fn pinned(&self) -> Option<Result<&str, &str>> {
         let pinned = self.pinned.as_ref()?;
         Some(pinned.template.as_ref().map(|template| template.revision.as_str()).map_err(String::as_str))
     }
 
     /// The pods that it wants, to compare with those of others.
-    pub fn reach(&self) -> Reach<'_> {
+    pub(crate) fn reach(&self) -> Reach<'_> {
         let Self { name, base, selector, namespace_selector, .. } = self;
         Reach { name, base: base.as_deref(), selector, namespaces: namespace_selector.as_ref() }
     }
@@ -225,7 +225,7 @@ fn is_named(wanted: &InjectionRevision, set: &str, hash: &str, version: Option<&
 }
 
 /// Why a set that is about to be written cannot pin the revision that it names. `known`: the set as it is served now.
-pub fn unknown_revision(set: &SidecarSet, known: Option<&CompiledSet>) -> Option<String> {
+pub(crate) fn unknown_revision(set: &SidecarSet, known: Option<&CompiledSet>) -> Option<String> {
     let wanted = set.spec.injection_strategy.revision.as_ref()?;
     let name = set.name_any();
     let own = Template::of(&set.spec).hash(collisions(set));

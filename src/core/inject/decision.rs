@@ -23,15 +23,15 @@ pub struct Request<'a> {
 
 /// What one set did, or why it did nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Outcome {
+pub(crate) struct Outcome {
     /// Name of the set.
-    pub set: String,
+    pub(crate) set: String,
     /// The reason.
-    pub reason: Reason,
+    pub(crate) reason: Reason,
     /// One sentence for people; may be empty.
-    pub message: String,
+    pub(crate) message: String,
     /// What was asked for and could not be had, though the sidecars were injected.
-    pub notes: Vec<String>,
+    pub(crate) notes: Vec<String>,
 }
 
 impl Outcome {
@@ -44,11 +44,11 @@ impl Outcome {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Injection {
     /// RFC 6902 operations on the raw pod; empty if nothing differs.
-    pub patch: Patch,
+    pub(crate) patch: Patch,
     /// One entry per set that selects the pod or has left marks on it, by name.
-    pub outcomes: Vec<Outcome>,
+    pub(crate) outcomes: Vec<Outcome>,
     /// Why the pod must be refused: a fail-closed set could not inject.
-    pub refused: Option<String>,
+    pub(crate) refused: Option<String>,
 }
 
 /// Why a set cannot inject into this pod.

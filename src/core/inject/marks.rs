@@ -57,7 +57,7 @@ impl Marks {
 }
 
 /// Whether a container says that it was injected: by this program, or by OpenKruise, which says the same.
-pub fn is_injected(container: &Value) -> bool {
+pub(crate) fn is_injected(container: &Value) -> bool {
     elements(container, &["env"]).any(|e| e["name"] == keys::IS_INJECTED && e["value"] == "true")
 }
 

@@ -28,11 +28,13 @@ mod volumes;
 use std::sync::Arc;
 
 use attempt::attempt;
-pub use compile::{CompiledSet, unknown_revision};
-pub use decision::{Injection, Outcome, Request};
+pub use compile::CompiledSet;
+pub(crate) use compile::unknown_revision;
+pub use decision::Request;
+pub(crate) use decision::{Injection, Outcome};
 use draft::strings;
 use marks::Marks;
-pub use marks::is_injected;
+pub(crate) use marks::is_injected;
 use select::Selection;
 pub(super) use select::{untouchable, without_bases};
 pub use sets::CompiledSets;

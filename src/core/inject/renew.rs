@@ -20,7 +20,7 @@ use crate::core::pod::InjectionRecord;
 /// - a value that `MergePatchJson` made and that others have written into since: nobody can tell whose the members are.
 ///
 /// Not in the mark and so never undone: values that `Overwrite` replaced, members merged into a value of the pod's own.
-pub fn renew(
+pub(crate) fn renew(
     sets: &CompiledSets,
     metadata: &Value,
     set: &str,

@@ -58,7 +58,7 @@ impl CompiledSets {
     }
 
     /// All sets, by name.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<CompiledSet>> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<CompiledSet>> {
         self.sets.iter()
     }
 
@@ -73,7 +73,7 @@ impl CompiledSets {
     }
 
     /// Sets that select a pod with these labels in a namespace with those, by name.
-    pub fn matching(
+    pub(crate) fn matching(
         &self,
         labels: &BTreeMap<String, String>,
         namespace_labels: &BTreeMap<String, String>,

@@ -14,7 +14,7 @@ use crate::core::base::lists::List;
 use crate::core::pod::InjectionRecord;
 
 /// The marks on a pod, by set, as its author may have written them. One that cannot be read lists nothing.
-pub fn marks(pod: &Value) -> BTreeMap<String, InjectionRecord> {
+pub(crate) fn marks(pod: &Value) -> BTreeMap<String, InjectionRecord> {
     let annotations = strings(&pod["metadata"]["annotations"]);
     let marks = annotations.into_iter().filter_map(|(key, mark)| {
         let set = key.strip_prefix(keys::INJECTION_PREFIX)?.to_owned();
@@ -24,7 +24,7 @@ pub fn marks(pod: &Value) -> BTreeMap<String, InjectionRecord> {
 }
 
 /// RFC 6902 operations that take every set's injection back; empty if the pod carries no marks.
-pub fn uninject(pod: &Value) -> Patch {
+pub(crate) fn uninject(pod: &Value) -> Patch {
     let mut draft = Draft::new(pod);
     let added = marks(pod);
     let first_was_sidecar = {

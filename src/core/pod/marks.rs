@@ -17,11 +17,11 @@ use crate::core::pod::injection_record::InjectionRecord;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Mark {
     /// What many pods have in common.
-    pub revision_mark: Arc<RevisionMark>,
+    pub(crate) shared: Arc<RevisionMark>,
     /// Annotation `update.sidecarset.dev/<set>`.
     pub update: Option<Update>,
     /// Annotation `injection.sidecarset.dev/<set>` of a canary set.
-    pub canary: Option<Box<InjectionRecord>>,
+    pub(crate) canary: Option<Box<InjectionRecord>>,
 }
 
 /// Which revision a pod has.
@@ -30,14 +30,14 @@ pub struct RevisionMark {
     /// Label `revision.sidecarset.dev/<set>`.
     pub revision: String,
     /// `hashWithoutImages` of the last update, or else of the injection; empty for pods of a release that did not write it.
-    pub hash_without_images: String,
+    pub(crate) hash_without_images: String,
 }
 
 impl Deref for Mark {
     type Target = RevisionMark;
 
     fn deref(&self) -> &RevisionMark {
-        &self.revision_mark
+        &self.shared
     }
 }
 
@@ -51,49 +51,49 @@ impl Deref for Mark {
 #[serde(rename_all = "camelCase")]
 pub struct Update {
     /// Revision hash.
-    pub revision: String,
+    pub(crate) revision: String,
     /// When the request was made, by the operator's clock.
-    pub at: Timestamp,
+    pub(crate) at: Timestamp,
     /// The pod was ready, or unready only because of an unfinished update before this one.
     pub was_ready: bool,
     /// `metadata.generation` that the request made, or an older one if somebody else changed the pod meanwhile; 0 if it is
     /// not known.
     #[serde(default)]
-    pub generation: i64,
+    pub(crate) generation: i64,
     /// The long-running containers whose image was changed, by name.
-    pub containers: SmallMap<Arc<str>, Replaced>,
+    pub(crate) containers: SmallMap<Arc<str>, Replaced>,
     /// When the containers that are not this set's had last ended, by the node's clock; null for never. Empty if the pod
     /// was not ready.
     #[serde(default, skip_serializing_if = "SmallMap::is_empty")]
-    pub others: SmallMap<Arc<str>, Option<Timestamp>>,
+    pub(crate) others: SmallMap<Arc<str>, Option<Timestamp>>,
     /// [`Template::hash_without_images`](crate::core::revision::Template::hash_without_images) of the revision.
     #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub hash_without_images: String,
+    pub(crate) hash_without_images: String,
     /// The containers whose resources are changed by a request of its own after this one, by name.
     #[serde(default, skip_serializing_if = "SmallMap::is_empty")]
-    pub resizes: SmallMap<String, Resize>,
+    pub(crate) resizes: SmallMap<String, Resize>,
 }
 
 /// The container that an update replaces.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Replaced {
+pub(crate) struct Replaced {
     /// `containerID` at the time of the update, empty if it had never started.
-    pub id: String,
+    pub(crate) id: String,
     /// Its restart count then.
-    pub restart_count: i32,
+    pub(crate) restart_count: i32,
     /// The image that this container runs.
     #[serde(with = "text")]
-    pub image: Arc<str>,
+    pub(crate) image: Arc<str>,
     /// It did not run then. What the kubelet says of it may be about an image before, until a new container runs.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub down: bool,
+    pub(crate) down: bool,
 }
 
 impl Mark {
     /// Shares with other pods what they have in common.
     pub(crate) fn share(&mut self, revisions: &mut Shared<RevisionMark>, texts: &mut Shared<str>) {
-        revisions.share(&mut self.revision_mark);
+        revisions.share(&mut self.shared);
         if let Some(update) = &mut self.update {
             update.containers.share(texts, |replaced, texts| texts.share(&mut replaced.image));
             update.others.share(texts, |_, _| ());
@@ -116,8 +116,8 @@ pub(crate) fn marks(
                 .as_ref()
                 .map_or_else(|| hash_without_images(injection), |update| update.hash_without_images.as_str())
                 .to_owned();
-            let revision_mark = RevisionMark { revision: revision.clone(), hash_without_images: hash };
-            (set, Mark { revision_mark: Arc::new(revision_mark), update, canary: canary(injection) })
+            let shared = RevisionMark { revision: revision.clone(), hash_without_images: hash };
+            (set, Mark { shared: Arc::new(shared), update, canary: canary(injection) })
         })
         .collect()
 }

@@ -22,17 +22,17 @@ use crate::core::base::lists::List;
 use crate::core::base::resources::{ResizeTrouble, Resources};
 use crate::core::base::shared::Shared;
 use crate::core::base::small_map::SmallMap;
-pub use crate::core::pod::injection_record::InjectionRecord;
+pub(crate) use crate::core::pod::injection_record::InjectionRecord;
 use crate::core::pod::marks::marks;
-pub use crate::core::pod::marks::{Mark, Replaced, RevisionMark, Update};
+pub(crate) use crate::core::pod::marks::{Mark, Replaced, RevisionMark, Update};
+pub use crate::core::pod::slim::SlimPod;
 use crate::core::pod::slim::{SlimCondition, SlimContainer, SlimContainerStatus};
-pub use crate::core::pod::slim::{SlimPod, SlimSpec, SlimStatus};
 
 /// Namespace and name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PodKey {
     /// Namespace of the pod.
-    pub namespace: String,
+    pub(crate) namespace: String,
     /// Name of the pod.
     pub name: String,
 }
@@ -47,13 +47,13 @@ impl std::fmt::Display for PodKey {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Owner {
     /// For example `apps/v1`.
-    pub api_version: String,
+    pub(crate) api_version: String,
     /// For example `ReplicaSet`.
-    pub kind: String,
+    pub(crate) kind: String,
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// Its UID.
-    pub uid: String,
+    pub(crate) uid: String,
 }
 
 impl Owner {
@@ -117,9 +117,9 @@ pub struct PodView {
 #[derive(Clone, Debug, PartialEq)]
 pub struct ContainerView {
     /// What the pod's spec says of it: the same in many pods.
-    pub spec: Arc<ContainerSpec>,
+    pub(crate) spec: Arc<ContainerSpec>,
     /// What the kubelet says about it.
-    pub status: Option<ContainerStatus>,
+    pub(crate) status: Option<ContainerStatus>,
 }
 
 impl Deref for ContainerView {
@@ -134,46 +134,46 @@ impl Deref for ContainerView {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ContainerSpec {
     /// The list it stands in.
-    pub list: List,
+    pub(crate) list: List,
     /// Position in that list.
-    pub index: usize,
+    pub(crate) index: usize,
     /// Container name.
-    pub name: String,
+    pub(crate) name: String,
     /// `spec…image`.
     pub image: String,
     /// Seconds between two startup probes, if there is one. Kubernetes' default is 10.
-    pub startup_period: Option<i32>,
+    pub(crate) startup_period: Option<i32>,
     /// cpu and memory; `None` if none are named.
-    pub resources: Option<Box<Resources>>,
+    pub(crate) resources: Option<Box<Resources>>,
     /// `resizePolicy` is `RestartContainer`: for cpu, for memory.
-    pub restarts_on_resize: [bool; 2],
+    pub(crate) restarts_on_resize: [bool; 2],
 }
 
 /// What the kubelet says about a container.
 #[derive(Clone, Debug, PartialEq)]
-pub struct ContainerStatus {
+pub(crate) struct ContainerStatus {
     /// Position in the list of statuses.
-    pub index: usize,
+    pub(crate) index: usize,
     /// `containerID`, empty before the first start.
-    pub id: String,
+    pub(crate) id: String,
     /// The container's own readiness.
-    pub ready: bool,
+    pub(crate) ready: bool,
     /// It runs, and its startupProbe has not succeeded.
-    pub is_starting: bool,
+    pub(crate) is_starting: bool,
     /// Restarts, those we caused included.
-    pub restart_count: i32,
+    pub(crate) restart_count: i32,
     /// When the container started, if it runs.
-    pub running_since: Option<Timestamp>,
+    pub(crate) running_since: Option<Timestamp>,
     /// Reason why it waits, for example `ImagePullBackOff`.
-    pub waiting: Option<String>,
+    pub(crate) waiting: Option<String>,
     /// The message of that reason quotes the image of the spec. Also if there is no message.
-    pub names_image: bool,
+    pub(crate) names_image: bool,
     /// Exit code of the last container that ended here, if it had ever run.
-    pub exit_code: Option<i32>,
+    pub(crate) exit_code: Option<i32>,
     /// When it ended.
-    pub ended_at: Option<Timestamp>,
+    pub(crate) ended_at: Option<Timestamp>,
     /// The container has the resources of its spec; `None` if the kubelet does not say which it has.
-    pub has_resources: Option<bool>,
+    pub(crate) has_resources: Option<bool>,
 }
 
 /// What pods of a workload have in common.
@@ -249,13 +249,13 @@ impl PodView {
     }
 
     /// The `QoS` class that its containers give it, each with the resources that `resources` says.
-    pub fn class<'a>(&'a self, resources: impl Fn(&'a ContainerView) -> Option<&'a Resources>) -> QosClass {
+    pub(crate) fn class<'a>(&'a self, resources: impl Fn(&'a ContainerView) -> Option<&'a Resources>) -> QosClass {
         let nothing = Resources::default();
         QosClass::of(self.containers.iter().flat_map(|container| resources(container).unwrap_or(&nothing).for_qos()))
     }
 
     /// Restarts of all containers.
-    pub fn restarts(&self) -> i32 {
+    pub(crate) fn restarts(&self) -> i32 {
         self.containers.iter().filter_map(|c| c.status.as_ref()).map(|status| status.restart_count).sum()
     }
 }
@@ -351,7 +351,7 @@ fn names(message: &str, image: &str) -> bool {
 }
 
 /// Kubelets from 1.32 on restart a native sidecar for a new image (kubernetes#126525). `None`: not a version.
-pub fn restarts_native_sidecars(kubelet: &str) -> Option<bool> {
+pub(crate) fn restarts_native_sidecars(kubelet: &str) -> Option<bool> {
     let mut parts = kubelet.trim_start_matches('v').split('.');
     let mut number = || parts.next()?.parse::<u32>().ok();
     Some((number()?, number()?) >= (1, 32))

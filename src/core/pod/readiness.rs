@@ -27,7 +27,7 @@ pub(crate) enum Readiness {
 }
 
 impl Readiness {
-    pub(crate) fn of(pod: &PodView, now: Timestamp) -> Self {
+    pub fn of(pod: &PodView, now: Timestamp) -> Self {
         if pod.ready {
             return Self::Ready;
         }

@@ -11,19 +11,19 @@ use crate::core::base::resources::Resources;
 #[resource(inherit = "k8s_openapi::api::core::v1::Pod")]
 pub struct SlimPod {
     /// Without managedFields once it has passed the watch.
-    pub metadata: ObjectMeta,
+    pub(crate) metadata: ObjectMeta,
     /// Containers, node, restart policy.
     #[serde(default)]
-    pub spec: SlimSpec,
+    pub(crate) spec: SlimSpec,
     /// Phase, conditions, container statuses.
     #[serde(default)]
-    pub status: SlimStatus,
+    pub(crate) status: SlimStatus,
 }
 
 /// See [`SlimPod`].
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct SlimSpec {
+pub(crate) struct SlimSpec {
     pub(super) containers: Vec<SlimContainer>,
     pub(super) init_containers: Vec<SlimContainer>,
     pub(super) node_name: Option<String>,
@@ -57,7 +57,7 @@ pub(super) struct SlimProbe {
 /// See [`SlimPod`].
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct SlimStatus {
+pub(crate) struct SlimStatus {
     pub(super) observed_generation: Option<i64>,
     pub(super) phase: Option<String>,
     pub(super) conditions: Vec<SlimCondition>,

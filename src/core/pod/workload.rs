@@ -19,7 +19,7 @@ pub(crate) struct Workload {
 
 impl Workload {
     /// The pod's controller, or the pod itself.
-    pub(crate) fn of(pod: &PodView) -> Self {
+    pub fn of(pod: &PodView) -> Self {
         let (kind, name) = match &pod.owner {
             None => ("Pod", pod.key.name.as_str()),
             // Two ReplicaSets serve one Deployment while it rolls; both are named <deployment>-<hash>, and the pods know the hash.

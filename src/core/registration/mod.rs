@@ -23,10 +23,10 @@ use crate::api::selector::key;
 use crate::api::v1beta1::FailurePolicy;
 
 /// Path of the pod webhook; the version of the sets follows.
-pub const POD_PATH: &str = "/mutate-pods";
+pub(crate) const POD_PATH: &str = "/mutate-pods";
 
 /// Path of the webhook on sets.
-pub const SET_PATH: &str = "/validate-sidecarsets";
+pub(crate) const SET_PATH: &str = "/validate-sidecarsets";
 
 /// Where the apiserver reaches the operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,7 +87,7 @@ impl Params {
 
 /// The configuration for pods, or `None` if no set injects: then no pod is asked about. `version` is that of the sets,
 /// see [`super::inject::Served`].
-pub fn pod_webhooks(sets: &CompiledSets, version: u64, params: &Params) -> Option<MutatingWebhookConfiguration> {
+pub(crate) fn pod_webhooks(sets: &CompiledSets, version: u64, params: &Params) -> Option<MutatingWebhookConfiguration> {
     let entries = entries(sets);
     let names = names(&entries);
     let webhooks: Vec<_> =
@@ -98,7 +98,7 @@ pub fn pod_webhooks(sets: &CompiledSets, version: u64, params: &Params) -> Optio
 
 /// The configuration for sets. It never stands in the way of an emergency: failures are ignored, and a set that is
 /// being paused is not asked about.
-pub fn set_webhook(params: &Params) -> ValidatingWebhookConfiguration {
+pub(crate) fn set_webhook(params: &Params) -> ValidatingWebhookConfiguration {
     let not_paused = "!(has(object.spec.updateStrategy) && has(object.spec.updateStrategy.paused) && object.spec.updateStrategy.paused)";
     let webhook = ValidatingWebhook {
         name: "sets.sidecarset.dev".to_owned(),

@@ -18,7 +18,7 @@ use crate::core::replace::report::{Lack, Wait};
 
 /// Evictions that a status keeps, open ones and those in vain: a few ten kilobytes. When the latter fill it, something
 /// in the cluster takes sidecars away, and nothing more is evicted.
-pub const MAX_KEPT: usize = 100;
+pub(crate) const MAX_KEPT: usize = 100;
 
 /// A pod that lives this long after its recorded eviction was never evicted: the operator died before it had sent the
 /// request, or got no answer. An eviction takes effect with its answer, and no request lasts longer than 10 s.
@@ -26,27 +26,27 @@ const NOT_SENT: SignedDuration = SignedDuration::from_secs(30);
 
 /// A pod of an owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OwnedPod {
+pub(crate) struct OwnedPod {
     /// Namespace and name.
-    pub key: PodKey,
+    pub(crate) key: PodKey,
     /// UID.
-    pub uid: String,
+    pub(crate) uid: String,
     /// Creation time.
-    pub created: Timestamp,
+    pub(crate) created: Timestamp,
     /// Neither ended nor asked to go.
-    pub active: bool,
+    pub(crate) active: bool,
     /// Its Ready condition.
-    pub ready: bool,
+    pub(crate) ready: bool,
     /// Since when that is so; `None` if the pod does not say.
-    pub ready_changed: Option<Timestamp>,
+    pub(crate) ready_changed: Option<Timestamp>,
     /// Why it should be replaced, if it should.
-    pub behind: Option<EvictionCause>,
+    pub(crate) behind: Option<EvictionCause>,
     /// It has its place in a budget already, by an update that is not done: its eviction takes no other.
-    pub held: bool,
+    pub(crate) held: bool,
     /// It is ready, or its absence counts in maxUnavailable already.
-    pub counts: bool,
+    pub(crate) counts: bool,
     /// It is never evicted, see [`exempt`].
-    pub exempt: Option<&'static str>,
+    pub(crate) exempt: Option<&'static str>,
     /// Whose room it takes.
     pub(crate) workload: Workload,
 }
@@ -73,7 +73,7 @@ impl OwnedPod {
 
 /// What to do with the pods of an owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Next<'a> {
+pub(crate) enum Next<'a> {
     /// Evict this one.
     Evict(&'a OwnedPod),
     /// Not now: this is why the pod that is next for this cause waits.
@@ -84,16 +84,16 @@ pub enum Next<'a> {
 
 /// How long a replacement is watched.
 #[derive(Clone, Copy, Debug)]
-pub struct EvictionTimeouts {
+pub(crate) struct EvictionTimeouts {
     /// `updateStrategy.minReadySeconds`: it must have been ready for so long.
-    pub min_ready: SignedDuration,
+    pub(crate) min_ready: SignedDuration,
     /// `updateStrategy.podUpdateTimeoutSeconds`: then it has failed.
-    pub timeout: SignedDuration,
+    pub(crate) timeout: SignedDuration,
 }
 
 /// What became of an eviction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// The owner does not have its ready pods back: the eviction holds its slot.
     Open,
     /// The same, for too long: there is no replacement, or it does not become ready.
@@ -106,7 +106,7 @@ pub enum Verdict {
 
 /// Why such pods are never evicted, if they are not: nobody makes them again, or not elsewhere, or their work would be
 /// lost. `restarts_always`: by their `restartPolicy`, or as far as it is known.
-pub fn exempt(owner: Option<&Owner>, restarts_always: bool) -> Option<&'static str> {
+pub(crate) fn exempt(owner: Option<&Owner>, restarts_always: bool) -> Option<&'static str> {
     match owner.map(|owner| owner.kind.as_str()) {
         None => Some("pods without a controller"),
         Some("Job") => Some("pods of Jobs"),
@@ -119,7 +119,7 @@ pub fn exempt(owner: Option<&Owner>, restarts_always: bool) -> Option<&'static s
 /// Chooses a pod that should be replaced for a cause that is `wanted`: first one that is not ready, which costs nothing,
 /// then the youngest. `replicas` is what the owner should have, `None` if that is not known. A ready pod waits until the
 /// owner has all of its ready pods.
-pub fn next(pods: &[OwnedPod], wanted: impl Fn(EvictionCause) -> bool, replicas: Option<usize>) -> Next<'_> {
+pub(crate) fn next(pods: &[OwnedPod], wanted: impl Fn(EvictionCause) -> bool, replicas: Option<usize>) -> Next<'_> {
     let behind = pods.iter().filter(|pod| pod.active && pod.behind.is_some_and(&wanted));
     let rank = |pod: &OwnedPod| (!pod.ready, pod.created, pod.key.clone());
     let Some(pod) = behind.max_by_key(|pod| rank(pod)) else { return Next::Nothing };
@@ -135,7 +135,7 @@ pub fn next(pods: &[OwnedPod], wanted: impl Fn(EvictionCause) -> bool, replicas:
 /// Judges an eviction by the owner's pods. `replicas` as in [`next`]: where it is not known the slot is held for the
 /// whole timeout. It counts from `gone_at`, when the pod was gone: a pod may take long to end. While the owner does not
 /// have its pods back, or at least a replacement that is ready, the slot is held, whatever else has changed.
-pub fn judge(
+pub(crate) fn judge(
     eviction: &Eviction,
     pods: &[OwnedPod],
     replicas: Option<usize>,
@@ -207,7 +207,7 @@ fn ready(pods: &[OwnedPod]) -> usize {
 
 /// Whether the owner has an open eviction, or one that failed or was in vain for a revision that is `current`. One that
 /// was to bring a revision which is none any more does not keep its owner from getting the next: see [`superseded`].
-pub fn is_blocked(evictions: &[Eviction], owner: &Owner, current: &[&str]) -> bool {
+pub(crate) fn is_blocked(evictions: &[Eviction], owner: &Owner, current: &[&str]) -> bool {
     let is_current = |eviction: &Eviction| current.contains(&eviction.revision.as_str());
     let blocks = |eviction: &&Eviction| match eviction.cause {
         EvictionCause::NotInPlace => is_current(eviction),
@@ -218,13 +218,13 @@ pub fn is_blocked(evictions: &[Eviction], owner: &Owner, current: &[&str]) -> bo
 
 /// The open eviction of the owner that was to bring a revision which is not the target any more. The next one takes its
 /// place, once its pod is gone and if what it brought is not ready.
-pub fn superseded<'a>(evictions: &'a [Eviction], owner: &Owner) -> Option<&'a Eviction> {
+pub(crate) fn superseded<'a>(evictions: &'a [Eviction], owner: &Owner) -> Option<&'a Eviction> {
     evictions.iter().find(|eviction| eviction.owner_uid == owner.uid && !eviction.in_vain)
 }
 
 /// The record that is written before the request is sent, so that a crash between the two frees no slot. `pods` are
 /// all pods of the owner.
-pub fn record(
+pub(crate) fn record(
     pod: &OwnedPod,
     pods: &[OwnedPod],
     cause: EvictionCause,
@@ -255,7 +255,7 @@ pub fn record(
 }
 
 /// The owner in a record.
-pub fn owner(eviction: &Eviction) -> Owner {
+pub(crate) fn owner(eviction: &Eviction) -> Owner {
     Owner {
         api_version: eviction.owner_api_version.clone(),
         kind: eviction.owner_kind.clone(),

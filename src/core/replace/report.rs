@@ -7,7 +7,7 @@ use crate::api::v1beta1::EvictionCause;
 use crate::core::pod::PodKey;
 
 /// Owners or pods that are named in a message.
-pub const NAMED: usize = 3;
+pub(crate) const NAMED: usize = 3;
 
 /// Characters of a text of somebody else that are kept.
 const LONGEST: usize = 300;
@@ -16,22 +16,22 @@ const LONGEST: usize = 300;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EvictionReport {
     /// Why pods are evicted.
-    pub cause: EvictionCause,
+    pub(crate) cause: EvictionCause,
     /// Pods that were evicted, and what their owners lack, where that is known.
-    pub open: Vec<(PodKey, Option<Lack>)>,
+    pub(crate) open: Vec<(PodKey, Option<Lack>)>,
     /// What keeps all pods from being evicted.
-    pub hold: Option<Hold>,
+    pub(crate) hold: Option<Hold>,
     /// Owners whose next pod is not evicted now, and why: `ReplicaSet default/web`.
-    pub waiting: Vec<(String, Wait)>,
+    pub(crate) waiting: Vec<(String, Wait)>,
     /// Owners whose replacement was no better.
-    pub in_vain: Vec<String>,
+    pub(crate) in_vain: Vec<String>,
     /// Kinds of pods that are never evicted, see [`exempt`](super::exempt()).
-    pub exempt: BTreeSet<&'static str>,
+    pub(crate) exempt: BTreeSet<&'static str>,
 }
 
 /// What an open eviction waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Lack {
+pub(crate) enum Lack {
     /// The pod is still there.
     Terminating,
     /// The replacement of this name is not ready.
@@ -46,7 +46,7 @@ pub enum Lack {
 
 /// Why an owner's next pod is not evicted now.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Wait {
+pub(crate) enum Wait {
     /// So many of so many pods are ready.
     Missing(usize, usize),
     /// The owner's last eviction is not over.
@@ -63,7 +63,7 @@ pub enum Wait {
 
 /// What keeps all pods from being evicted for a cause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hold {
+pub(crate) enum Hold {
     /// It is not asked for, or nothing is to be done.
     Idle,
     /// `updateStrategy.paused`.
@@ -80,7 +80,7 @@ pub enum Hold {
 
 impl Wait {
     /// For a text of somebody else, which may be long.
-    pub fn because(mut text: String) -> Self {
+    pub(crate) fn because(mut text: String) -> Self {
         if let Some((end, _)) = text.char_indices().nth(LONGEST) {
             text.truncate(end);
             text.push('…');
@@ -130,7 +130,7 @@ fn open((pod, lack): &(PodKey, Option<Lack>)) -> String {
 }
 
 /// Who is never evicted; `None` if there are no such pods.
-pub fn never<'a>(kinds: impl IntoIterator<Item = &'a str>) -> Option<String> {
+pub(crate) fn never<'a>(kinds: impl IntoIterator<Item = &'a str>) -> Option<String> {
     let kinds: Vec<&str> = kinds.into_iter().collect();
     (!kinds.is_empty()).then(|| format!("never evicted: {}; restart them when it suits", kinds.join(", ")))
 }

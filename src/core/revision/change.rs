@@ -9,7 +9,7 @@ use crate::core::base::resources;
 
 /// Difference between two templates, from the view of a running pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
+pub(crate) enum Change {
     /// A running pod has nothing of what differs, such as the image of a plain init container, which has run its course.
     /// It is left as it is; new pods get the new template.
     Nothing,
@@ -21,7 +21,7 @@ pub enum Change {
 
 impl Template {
     /// What must happen to a pod of this revision to bring it to `target`.
-    pub fn change_to(&self, target: &Self) -> Change {
+    pub(crate) fn change_to(&self, target: &Self) -> Change {
         if let Some(obstacle) = TEMPLATE_FIELDS.iter().find_map(|field| obstacle(self, target, field)) {
             return Change::NotInPlace(obstacle);
         }

@@ -9,7 +9,7 @@ use super::template::Template;
 use crate::api::{SidecarSet, keys};
 
 /// Names that may be taken by other data before something must be wrong.
-pub const MAX_COLLISIONS: i32 = 20;
+pub(crate) const MAX_COLLISIONS: i32 = 20;
 
 /// A stored revision.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,7 +33,7 @@ impl Revision {
     /// # Errors
     /// Why it is to be ignored. Its name says what its data must be: what was written by another hand is never rolled
     /// out or injected.
-    pub fn read(object: &ControllerRevision) -> Result<(String, String, Self), &'static str> {
+    pub(crate) fn read(object: &ControllerRevision) -> Result<(String, String, Self), &'static str> {
         let (set, hash) = set_and_hash(object).ok_or("its name is not that of its set and a hash")?;
         let data = object.data.as_ref().and_then(|data| Template::from_data(&data.0));
         let template = data.ok_or("its data is no template of a SidecarSet")?;
@@ -51,7 +51,7 @@ impl Revision {
 }
 
 /// The histories of all sets, by set; what is to be ignored is left out.
-pub fn histories<'a>(objects: impl IntoIterator<Item = &'a ControllerRevision>) -> BTreeMap<String, History> {
+pub(crate) fn histories<'a>(objects: impl IntoIterator<Item = &'a ControllerRevision>) -> BTreeMap<String, History> {
     let mut histories: BTreeMap<String, History> = BTreeMap::new();
     for (set, hash, revision) in objects.into_iter().flat_map(Revision::read) {
         histories.entry(set).or_default().insert(hash, revision);
@@ -60,19 +60,19 @@ pub fn histories<'a>(objects: impl IntoIterator<Item = &'a ControllerRevision>) 
 }
 
 /// Name of the set and hash of a `ControllerRevision`.
-pub fn set_and_hash(object: &ControllerRevision) -> Option<(String, String)> {
+pub(crate) fn set_and_hash(object: &ControllerRevision) -> Option<(String, String)> {
     let set = object.labels().get(keys::SET)?.clone();
     let hash = object.name_any().strip_prefix(&format!("{set}-"))?.to_owned();
     Some((set, hash))
 }
 
 /// Name of the `ControllerRevision`: `<set>-<hash>`.
-pub fn name(set: &str, hash: &str) -> String {
+pub(crate) fn name(set: &str, hash: &str) -> String {
     format!("{set}-{hash}")
 }
 
 /// `status.collisionCount`, 0 if unset: an argument of [`Template::hash`].
-pub fn collisions(set: &SidecarSet) -> i32 {
+pub(crate) fn collisions(set: &SidecarSet) -> i32 {
     set.status.as_ref().and_then(|status| status.collision_count).unwrap_or(0)
 }
 

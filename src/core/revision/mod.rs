@@ -5,6 +5,8 @@ mod change;
 mod history;
 mod template;
 
-pub use change::Change;
-pub use history::{History, MAX_COLLISIONS, Revision, collisions, histories, name, set_and_hash};
-pub use template::{Sidecar, Template, is_hot, mounted_volumes};
+pub(crate) use change::Change;
+pub use history::{History, Revision};
+pub(crate) use history::{MAX_COLLISIONS, collisions, histories, name, set_and_hash};
+pub use template::Template;
+pub(crate) use template::{Sidecar, is_hot, mounted_volumes};

@@ -20,33 +20,33 @@ pub(super) const TEMPLATE_FIELDS: [&str; 6] =
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sidecar {
     /// Where it stands.
-    pub list: List,
+    pub(crate) list: List,
     /// Container name.
     pub name: String,
     /// Image as written in the set.
     pub image: String,
     /// False for a plain init container, which has ended long before an upgrade.
-    pub long_running: bool,
+    pub(crate) long_running: bool,
     /// Upgraded by handing over to a twin: in the pod stand `<name>-1` and `<name>-2`.
-    pub hot: bool,
+    pub(crate) hot: bool,
     /// Image of the twin that idles; empty if there are no twins.
-    pub idle_image: String,
+    pub(crate) idle_image: String,
 }
 
 impl Sidecar {
     /// Names of its containers in a pod.
-    pub fn container_names(&self) -> Vec<String> {
+    pub(crate) fn container_names(&self) -> Vec<String> {
         keys::container_names(&self.name, self.hot)
     }
 }
 
 /// True for an entry of a template with `upgradeType: HotUpgrade`.
-pub fn is_hot(entry: &Value) -> bool {
+pub(crate) fn is_hot(entry: &Value) -> bool {
     entry["upgradeStrategy"]["upgradeType"] == "HotUpgrade"
 }
 
 /// Names of the volumes that a container mounts, as file systems or block devices.
-pub fn mounted_volumes(container: &Value) -> impl Iterator<Item = &str> {
+pub(crate) fn mounted_volumes(container: &Value) -> impl Iterator<Item = &str> {
     let lists = ["volumeMounts", "volumeDevices"].into_iter().filter_map(|list| container[list].as_array());
     lists.flatten().filter_map(|mount| mount["name"].as_str())
 }
@@ -84,7 +84,7 @@ impl Template {
     }
 
     /// Reads the data of a `ControllerRevision`; `None` if this program did not write it.
-    pub fn from_data(data: &Value) -> Option<Self> {
+    pub(crate) fn from_data(data: &Value) -> Option<Self> {
         data.get("spec").filter(|spec| spec.is_object()).cloned().map(Self::new)
     }
 
@@ -93,7 +93,7 @@ impl Template {
     }
 
     /// The data of a `ControllerRevision`.
-    pub fn data(&self) -> Value {
+    pub(crate) fn data(&self) -> Value {
         json!({ "spec": self.written })
     }
 
@@ -144,12 +144,12 @@ impl Template {
     }
 
     /// One field as written; null if it is absent.
-    pub fn field(&self, field: &str) -> &Value {
+    pub(crate) fn field(&self, field: &str) -> &Value {
         &self.written[field]
     }
 
     /// Whether one field differs in more than its spelling.
-    pub fn differs_in(&self, field: &str, other: &Self) -> bool {
+    pub(crate) fn differs_in(&self, field: &str, other: &Self) -> bool {
         self.canonical.get(field) != other.canonical.get(field)
     }
 

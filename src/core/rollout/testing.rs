@@ -19,7 +19,7 @@ pub(crate) fn at(seconds: i64) -> Timestamp {
     "2026-01-01T00:00:00Z".parse::<Timestamp>().unwrap() + SignedDuration::from_secs(seconds)
 }
 
-pub(crate) fn set(image: &str, update_strategy: Value) -> SidecarSet {
+pub fn set(image: &str, update_strategy: Value) -> SidecarSet {
     serde_json::from_value(json!({
         "apiVersion": "sidecarset.dev/v1beta1", "kind": "SidecarSet", "metadata": {"name": SET, "generation": 1},
         "spec": {
@@ -31,7 +31,7 @@ pub(crate) fn set(image: &str, update_strategy: Value) -> SidecarSet {
     .unwrap()
 }
 
-pub(crate) fn hash(image: &str) -> String {
+pub fn hash(image: &str) -> String {
     Template::of(&set(image, json!({})).spec).hash(0)
 }
 
@@ -47,7 +47,7 @@ pub(crate) fn target(image: &str, update_strategy: Value) -> Target {
 }
 
 /// The same as a rollout of which nothing is persisted.
-pub(crate) fn rollout(image: &str, update_strategy: Value) -> Rollout {
+pub fn rollout(image: &str, update_strategy: Value) -> Rollout {
     let target = target(image, update_strategy);
     Rollout {
         update_revision: target.revision.clone(),
@@ -74,7 +74,7 @@ pub(crate) struct TestPod(pub(crate) Value);
 
 impl TestPod {
     /// A ready pod that was born with `v1`.
-    pub(crate) fn new(name: &str) -> Self {
+    pub fn new(name: &str) -> Self {
         let started = at(-1000).to_string();
         let status = |name: &str| {
             json!({"name": name, "containerID": format!("c://{name}-0"), "ready": true, "restartCount": 0,

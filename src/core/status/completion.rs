@@ -26,7 +26,7 @@ pub(crate) struct Completion {
 
 impl Completion {
     /// On the way forward. `old`: the status as it was.
-    pub(crate) fn of(old: &SidecarSetStatus, rollout: &Rollout, summary: &Summary, now: Timestamp) -> Self {
+    pub fn of(old: &SidecarSetStatus, rollout: &Rollout, summary: &Summary, now: Timestamp) -> Self {
         let is_same = old.update_revision.as_ref() == Some(&rollout.update_revision);
         let kept = |time: &Option<Time>| time.as_ref().filter(|_| is_same).map(|time| time.0);
         let started_at = kept(&old.rollout_started_at).unwrap_or_else(|| whole_seconds(now));

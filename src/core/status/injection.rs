@@ -27,23 +27,23 @@ pub struct InjectionState {
 
 /// What is known about the injection of a set.
 #[derive(Clone, Debug, Default)]
-pub struct InjectionFacts<'a> {
+pub(crate) struct InjectionFacts<'a> {
     /// Validation accepts the spec.
-    pub is_valid: bool,
+    pub(crate) is_valid: bool,
     /// Hash of the revision that `injectionStrategy.revision` names, or why there is none.
-    pub pinned: Option<Result<&'a str, &'a str>>,
+    pub(crate) pinned: Option<Result<&'a str, &'a str>>,
     /// The webhook gets requests for what the set selects now.
-    pub is_registered: bool,
+    pub(crate) is_registered: bool,
     /// What this set and others on the same pods both want.
-    pub conflicts: Vec<String>,
+    pub(crate) conflicts: Vec<String>,
     /// Pods without the sidecars; `None` before the first look.
-    pub uninjected: Option<&'a Found>,
+    pub(crate) uninjected: Option<&'a Found>,
     /// Where evictions of these stand.
-    pub evictions: EvictionReport,
+    pub(crate) evictions: EvictionReport,
 }
 
 /// Words what is known.
-pub fn injection_state(set: &SidecarSet, facts: InjectionFacts<'_>) -> InjectionState {
+pub(crate) fn injection_state(set: &SidecarSet, facts: InjectionFacts<'_>) -> InjectionState {
     let (ready, reason, message) = match facts.pinned {
         _ if !facts.is_valid => (false, Reason::InvalidSpec, "the spec is invalid: no pod is injected"),
         _ if set.spec.injection_strategy.paused => (false, Reason::InjectionPaused, "injectionStrategy.paused is true"),

@@ -9,11 +9,12 @@ mod outlook;
 mod tests;
 mod verdict;
 
-pub use injection::{InjectionFacts, InjectionState, injection_state};
+pub use injection::InjectionState;
+pub(crate) use injection::{InjectionFacts, injection_state};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-pub use outlook::{Outlook, outlook};
-pub use verdict::{Verdict, verdict};
+pub(crate) use outlook::{Outlook, outlook};
+pub(crate) use verdict::{Verdict, verdict};
 
 use super::revision;
 use crate::api::reasons::{Reason, condition};
@@ -26,7 +27,12 @@ use crate::core::status::completion::Completion;
 use crate::core::status::new_pods::injection_revision;
 
 /// Status of a set that cannot be acted on.
-pub fn invalid(set: &SidecarSet, problems: &str, injection: &InjectionState, now: Timestamp) -> SidecarSetStatus {
+pub(crate) fn invalid(
+    set: &SidecarSet,
+    problems: &str,
+    injection: &InjectionState,
+    now: Timestamp,
+) -> SidecarSetStatus {
     let verdict = Verdict::stalled(Reason::InvalidSpec, problems.to_owned());
     let old = set.status.clone().unwrap_or_default();
     let status = SidecarSetStatus { message: Some(verdict.message.clone()), ..old };
@@ -34,7 +40,7 @@ pub fn invalid(set: &SidecarSet, problems: &str, injection: &InjectionState, now
 }
 
 /// Status of a set whose rollout was planned, and when the progress deadline must be looked at.
-pub fn status(
+pub(crate) fn status(
     set: &SidecarSet,
     rollout: &Rollout,
     summary: &Summary,

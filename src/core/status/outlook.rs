@@ -11,17 +11,17 @@ const NAMED_STEPS: usize = 3;
 
 /// Texts without the numbers that `status.message` begins with; empty where there is nothing to say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Outlook {
+pub(crate) struct Outlook {
     /// The revision was given up: why, where pods go instead, and how to try it again.
-    pub given_up: String,
+    pub(crate) given_up: String,
     /// How many steps are reached, how many pods the next ones let go, and what they wait for behind that.
-    pub steps: String,
+    pub(crate) steps: String,
     /// What it waits for, or why it stands.
-    pub waits_for: String,
+    pub(crate) waits_for: String,
 }
 
 /// See [`Outlook`]. `summary` is that of a plan of this rollout.
-pub fn outlook(rollout: &Rollout, summary: &Summary) -> Outlook {
+pub(crate) fn outlook(rollout: &Rollout, summary: &Summary) -> Outlook {
     let stopped = summary.is_halted(&rollout.target);
     Outlook {
         given_up: given_up(rollout, summary),

@@ -32,14 +32,14 @@ use crate::core::status::new_pods::changes_template;
 
 /// The four conditions about the rollout, and the line that explains them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Verdict {
+pub(crate) struct Verdict {
     pub(super) ready: bool,
     pub(super) reconciling: bool,
     pub(super) stalled: bool,
     /// Reason of Ready, and of whichever of Reconciling and Stalled is True.
-    pub reason: Reason,
+    pub(crate) reason: Reason,
     /// `status.message`.
-    pub message: String,
+    pub(crate) message: String,
 }
 
 impl Verdict {
@@ -61,7 +61,7 @@ impl Verdict {
     }
 
     /// The rollout waits for a person or for a pause to end: the progress deadline does not run.
-    pub fn waits(&self) -> bool {
+    pub(crate) fn waits(&self) -> bool {
         is_wait(self.reason)
     }
 }
@@ -72,7 +72,7 @@ pub(super) fn is_wait(reason: Reason) -> bool {
 }
 
 /// Decides the row of the table above, but for the first and the progress deadline.
-pub fn verdict(rollout: &Rollout, summary: &Summary) -> Verdict {
+pub(crate) fn verdict(rollout: &Rollout, summary: &Summary) -> Verdict {
     verdict_of(rollout, summary, rollout.target.is_rolling())
 }
 

@@ -102,7 +102,7 @@ impl Leadership {
     }
 
     /// The instant by which a write that starts now must have ended; `None` if it must not start.
-    pub fn write_deadline(&self) -> Option<Instant> {
+    pub(crate) fn write_deadline(&self) -> Option<Instant> {
         let deadline = self.until.get()?.checked_sub(WRITE_MARGIN)?;
         (Instant::now() < deadline).then_some(deadline)
     }

@@ -14,10 +14,10 @@ use crate::runtime::health::Gate;
 use crate::runtime::shutdown::Shutdown;
 
 /// How long running requests may take after the order to stop; above the webhook's own timeout of 5 s.
-pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long endpoints take to stop sending new connections once readiness is lost; they are still served meanwhile.
-pub const DRAIN_DELAY: Duration = Duration::from_secs(5);
+pub(crate) const DRAIN_DELAY: Duration = Duration::from_secs(5);
 
 /// A client that does not finish its request's head by then is cut off.
 const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(5);

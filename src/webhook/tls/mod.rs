@@ -19,7 +19,7 @@ mod x509;
 pub use secret::SelfSigned;
 
 /// How often the Secret or the files are read again; also the bound on how long replicas differ.
-pub const POLL_INTERVAL: Duration = Duration::from_mins(1);
+pub(crate) const POLL_INTERVAL: Duration = Duration::from_mins(1);
 
 /// Why there is no certificate to serve.
 #[derive(Debug, thiserror::Error)]

@@ -32,10 +32,10 @@ pub struct Applied {
     /// The set, with what the cluster knows of it: its status and generation.
     pub set: SidecarSet,
     /// JSON merge patch (RFC 7386) that makes it from the live object; `None` if there is none.
-    pub patch: Option<Value>,
+    pub(crate) patch: Option<Value>,
     /// Fields that the manifest does not name and that differ from the defaults, as
     /// `spec.updateStrategy.paused=true`.
-    pub kept: Vec<String>,
+    pub(crate) kept: Vec<String>,
 }
 
 impl Manifest {
@@ -48,12 +48,12 @@ impl Manifest {
     }
 
     /// Name of the set.
-    pub fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         self.set.name_any()
     }
 
     /// The object as it is written.
-    pub fn document(&self) -> &Value {
+    pub(crate) fn document(&self) -> &Value {
         &self.document
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+use super::decide::Action;
 use super::*;
 use crate::core::revision::{Revision, Template};
 use crate::core::rollout::testing::{SET, TestPod, at, set};

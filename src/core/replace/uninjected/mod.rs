@@ -26,31 +26,31 @@ const CREATED_WITH: [&str; 5] = ["labels", "annotations", "namespace", "generate
 
 /// The uninjected pods of one set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Found {
+pub(crate) struct Found {
     /// All of them.
-    pub pods: usize,
+    pub(crate) pods: usize,
     /// Of these, created no later than the set. The API keeps whole seconds, and no set is served in its first.
-    pub older: usize,
+    pub(crate) older: usize,
     /// The first owners found, and pods without one.
-    pub groups: Vec<Group>,
+    pub(crate) groups: Vec<Group>,
 }
 
 /// Uninjected pods of one owner, or one without.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Group {
+pub(crate) struct Group {
     /// The first of them.
-    pub example: PodKey,
+    pub(crate) example: PodKey,
     /// The controller that makes them; none for a bare pod.
-    pub owner: Option<Owner>,
+    pub(crate) owner: Option<Owner>,
     /// How many there are.
-    pub pods: usize,
+    pub(crate) pods: usize,
     /// Why the example would come without the sidecars again; empty while that is not known.
-    pub why: String,
+    pub(crate) why: String,
 }
 
 /// Collects the uninjected pods of all sets from one listing, pod by pod: no pod is kept.
 #[derive(Debug)]
-pub struct Finder<'a> {
+pub(crate) struct Finder<'a> {
     sets: &'a CompiledSets,
     excluded: &'a [String],
     /// Creation times of the sets that want to know, and what was found for them.
@@ -70,12 +70,12 @@ impl<'a> Finder<'a> {
     }
 
     /// True if no set wants to know: there is no reason to list pods.
-    pub fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         self.found.is_empty()
     }
 
     /// Looks at one pod that has not ended. Costs as much as the sets that match it.
-    pub fn look(&mut self, pod: &ObjectMeta, namespace_labels: &BTreeMap<String, String>) {
+    pub(crate) fn look(&mut self, pod: &ObjectMeta, namespace_labels: &BTreeMap<String, String>) {
         if pod.deletion_timestamp.is_some() {
             return;
         }
@@ -95,20 +95,20 @@ impl<'a> Finder<'a> {
     }
 
     /// What was found, by set; also for sets without uninjected pods.
-    pub fn finish(self) -> BTreeMap<String, Found> {
+    pub(crate) fn finish(self) -> BTreeMap<String, Found> {
         self.found.into_iter().map(|(set, (_, found))| (set, found)).collect()
     }
 }
 
 /// Whether anybody wants to know of this set's uninjected pods: a paused set injects nothing on purpose.
-pub fn wants(set: &SidecarSet) -> bool {
+pub(crate) fn wants(set: &SidecarSet) -> bool {
     let strategy = &set.spec.injection_strategy;
     strategy.existing_pods != ExistingPods::Ignore && !strategy.paused && set.metadata.deletion_timestamp.is_none()
 }
 
 /// Whether a pod carries no mark of the set, nor of its base, nor of a canary of it: those sidecars are not missing. Half a
 /// mark counts: somebody removed the other half.
-pub fn is_uninjected(pod: &ObjectMeta, set: &CompiledSet, sets: &CompiledSets) -> bool {
+pub(crate) fn is_uninjected(pod: &ObjectMeta, set: &CompiledSet, sets: &CompiledSets) -> bool {
     let annotation = keys::injection_annotation(&set.name);
     let is_annotated = pod.annotations.as_ref().is_some_and(|all| all.contains_key(&annotation));
     !is_annotated && pod.labels.as_ref().is_none_or(|labels| has_no_mark(labels, set, sets))
@@ -132,7 +132,7 @@ fn is_untouchable(pod: &ObjectMeta, namespace_labels: &BTreeMap<String, String>,
 }
 
 /// What injection would do with this pod if it were created now: with the replacement that its owner makes.
-pub fn inject_anew(sets: &CompiledSets, request: &Request<'_>) -> Injection {
+pub(crate) fn inject_anew(sets: &CompiledSets, request: &Request<'_>) -> Injection {
     let mut pod = request.pod.clone();
     if let Some(metadata) = pod["metadata"].as_object_mut() {
         metadata.retain(|field, _| CREATED_WITH.contains(&field.as_str()));
@@ -167,7 +167,7 @@ fn forget_leftovers(pod: &mut Value) {
 }
 
 /// Why the set would not inject into that pod; `None` if it would.
-pub fn obstacle(injection: &Injection, set: &str) -> Option<String> {
+pub(crate) fn obstacle(injection: &Injection, set: &str) -> Option<String> {
     if injection.refused.is_some() {
         return injection.refused.clone();
     }
@@ -203,7 +203,7 @@ impl Found {
     }
 
     /// How many there are, some by name, and why; empty if there are none.
-    pub fn summary(&self) -> String {
+    pub(crate) fn summary(&self) -> String {
         if self.pods == 0 {
             return String::new();
         }

@@ -19,7 +19,7 @@ use crate::core::rollout::target::{Direction, Target};
 const STARTUP_MARGIN_SECONDS: i32 = 2;
 
 /// Judges the update that the pod's annotation records.
-pub fn progress(pod: &PodView, update: &Update, target: &Target, now: Timestamp) -> Progress {
+pub(crate) fn progress(pod: &PodView, update: &Update, target: &Target, now: Timestamp) -> Progress {
     let strategy = &target.strategy;
     let deadline = deadline(update, strategy);
     let mut result = Progress::Done;

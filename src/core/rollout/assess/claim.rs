@@ -2,7 +2,7 @@
 
 /// Ordered: who holds more holds less, too.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Claim {
+pub(crate) enum Claim {
     /// Nothing.
     #[default]
     None,

@@ -8,7 +8,7 @@ use crate::core::rollout::target::strategy::Strategy;
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Progress {
+pub(crate) enum Progress {
     /// Neither done nor failed; look again at this time even if nothing is heard of the pod.
     Undecided(Option<Timestamp>),
     /// Every replaced container is a new one that has stayed ready.
@@ -39,7 +39,7 @@ impl Progress {
 }
 
 /// When an update that is not available has failed.
-pub fn deadline(update: &Update, strategy: &Strategy) -> Timestamp {
+pub(crate) fn deadline(update: &Update, strategy: &Strategy) -> Timestamp {
     after(update.at, seconds(strategy.timeout_seconds))
 }
 

@@ -93,7 +93,7 @@ pub(crate) fn obstacle(pod: &PodView, mark: &Mark, target: &Target, can_resize: 
 }
 
 /// What changes for people to read, for example `agent: limits.memory 64Mi -> 128Mi`.
-pub fn describe(pod: &PodView, target: &Target) -> Vec<String> {
+pub(crate) fn describe(pod: &PodView, target: &Target) -> Vec<String> {
     let pending = pod.marks.get(&target.set).map(|mark| pending(pod, mark, target)).unwrap_or_default();
     let text = |Pending { container, resize: Resize { from, to } }: Pending<'_>| {
         let before: Vec<_> = from.named().collect();

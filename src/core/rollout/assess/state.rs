@@ -2,7 +2,7 @@
 
 /// Where a pod stands in a rollout.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum State {
+pub(crate) enum State {
     /// Behind the target, and can be patched.
     Outdated,
     /// Behind the target, and cannot be patched.
@@ -25,16 +25,16 @@ pub enum State {
 
 /// Why a pod cannot be patched.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Obstacle {
+pub(crate) struct Obstacle {
     /// Whether something can be done about it.
-    pub kind: ObstacleKind,
+    pub(crate) kind: ObstacleKind,
     /// For people, for example `containers[agent].env changed`.
-    pub text: String,
+    pub(crate) text: String,
 }
 
 /// What a pod that cannot be patched suffers from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum ObstacleKind {
+pub(crate) enum ObstacleKind {
     /// The revisions differ in what no running pod can change: new pods are the only way.
     Template,
     /// The pod itself, for example its `restartPolicy` or its node's kubelet.
@@ -44,7 +44,7 @@ pub enum ObstacleKind {
 }
 
 impl Obstacle {
-    pub(crate) fn new(kind: ObstacleKind, text: impl Into<String>) -> Self {
+    pub fn new(kind: ObstacleKind, text: impl Into<String>) -> Self {
         Self { kind, text: text.into() }
     }
 }

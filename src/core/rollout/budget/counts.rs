@@ -39,7 +39,7 @@ enum StateKind {
 }
 
 impl Kind {
-    pub(crate) fn of(pod: &Assessment) -> Self {
+    pub fn of(pod: &Assessment) -> Self {
         let state = match pod.state {
             State::Outdated => StateKind::Outdated,
             State::NotInPlace(_) => StateKind::NotInPlace,
@@ -106,7 +106,7 @@ impl Table {
         *self.0.entry(kind).or_default() += 1;
     }
 
-    pub(crate) fn remove(&mut self, kind: Kind) {
+    pub fn remove(&mut self, kind: Kind) {
         if let Some(pods) = self.0.get_mut(&kind) {
             *pods -= 1;
             if *pods == 0 {
@@ -128,66 +128,66 @@ impl Table {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Pods that belong to the set.
-    pub matched: usize,
+    pub(crate) matched: usize,
     /// Of these, those that run or take something of the budgets: percentages are of them.
-    pub counted: usize,
+    pub(crate) counted: usize,
     /// At the target.
-    pub updated: usize,
+    pub(crate) updated: usize,
     /// At the target or on the way there: what partition counts.
-    pub moved: usize,
+    pub(crate) moved: usize,
     /// Ready, wherever they stand.
-    pub ready: usize,
+    pub(crate) ready: usize,
     /// At the target and available.
-    pub updated_ready: usize,
+    pub(crate) updated_ready: usize,
     /// Update failed, or the patch was refused.
-    pub failed: usize,
+    pub(crate) failed: usize,
     /// At the target, update undecided; also with a reset due, or a patch that may still be carried out.
-    pub undecided: usize,
+    pub(crate) undecided: usize,
     /// Of these, with a reset of a hot sidecar's twin due.
-    pub resets_due: usize,
+    pub(crate) resets_due: usize,
     /// Cannot be patched.
-    pub not_in_place: usize,
+    pub(crate) not_in_place: usize,
     /// Outdated or evictable, but outside `updateStrategy.selector`.
-    pub outside: usize,
+    pub(crate) outside: usize,
     /// Outdated and selected: the candidates.
-    pub outdated: usize,
+    pub(crate) outdated: usize,
     /// What was begun with them is to be completed, whatever partition and steps say; they are selected.
-    pub to_complete: usize,
+    pub(crate) to_complete: usize,
     /// Cost one of maxUnavailable each.
-    pub slots: usize,
+    pub(crate) slots: usize,
     /// At the target and done with their update, which took their readiness, or made with the target: they have until a
     /// deadline to become ready.
-    pub recovering: usize,
+    pub(crate) recovering: usize,
     /// Of these, failed.
-    pub failed_slots: usize,
+    pub(crate) failed_slots: usize,
     /// Were unready when patched, and are undecided or failed.
-    pub capped: usize,
+    pub(crate) capped: usize,
     /// Of these, failed.
-    pub failed_capped: usize,
+    pub(crate) failed_capped: usize,
     /// Matched by `updateStrategy.selector` too: the pods that the rollout is for.
-    pub selected: usize,
+    pub(crate) selected: usize,
     /// Of these, those that run or take something of the budgets.
-    pub selected_counted: usize,
+    pub(crate) selected_counted: usize,
     /// At the target or on the way there: what steps count.
-    pub selected_moved: usize,
+    pub(crate) selected_moved: usize,
     /// Of these, available or failed, or done and not ready for reasons that are older than the update.
-    pub selected_decided: usize,
+    pub(crate) selected_decided: usize,
     /// Selected pods that cannot be patched.
-    pub selected_not_in_place: usize,
+    pub(crate) selected_not_in_place: usize,
     /// Of these, those that may be evicted for it.
-    pub evictable: usize,
+    pub(crate) evictable: usize,
     /// Available, and made of the target's own revision.
-    pub proved: usize,
+    pub(crate) proved: usize,
     /// At the target, done and not ready, for longer than an update has.
-    pub not_ready: usize,
+    pub(crate) not_ready: usize,
     /// When the oldest pod was created that is still to be brought to the target.
-    pub oldest_to_move: Option<Timestamp>,
+    pub(crate) oldest_to_move: Option<Timestamp>,
     /// When the oldest pod was created that may still fail, or work.
-    pub oldest_undecided: Option<Timestamp>,
+    pub(crate) oldest_undecided: Option<Timestamp>,
     /// Candidates in workloads whose room of `maxUnavailablePerWorkload` failed pods fill alone.
-    pub locked_out: usize,
+    pub(crate) locked_out: usize,
     /// Candidates on nodes that could not pull the new images. Each such node is one of `failed`.
-    pub blocked: usize,
+    pub(crate) blocked: usize,
 }
 
 impl Counts {

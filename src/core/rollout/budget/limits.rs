@@ -11,30 +11,30 @@ use crate::core::rollout::target::Target;
 
 impl Target {
     /// False if every pod may be upgraded.
-    pub fn has_partition(&self) -> bool {
+    pub(crate) fn has_partition(&self) -> bool {
         !matches!(&self.strategy.partition, IntOrString::Int(0)) && scaled(&self.strategy.partition, 100) > 0
     }
 
     /// Pods that must stay on the old revision: a percentage is rounded up, but below 100 % at least one of several
     /// pods moves (OpenKruise's rule).
-    pub fn keep_old(&self, pods: usize) -> usize {
+    pub(crate) fn keep_old(&self, pods: usize) -> usize {
         let keep = scaled(&self.strategy.partition, pods).min(pods);
         let all_by_percent = matches!(&self.strategy.partition, IntOrString::String(text) if text != "100%");
         if all_by_percent && keep == pods && pods > 1 { pods - 1 } else { keep }
     }
 
     /// Pods that upgrades may make unavailable at once, at least 1.
-    pub fn max_unavailable(&self, pods: usize) -> usize {
+    pub(crate) fn max_unavailable(&self, pods: usize) -> usize {
         scaled(&self.strategy.max_unavailable, pods).max(1)
     }
 
     /// Pods that were not ready anyway and may be in an undecided or failed update at once.
-    pub fn max_unready(&self, pods: usize) -> usize {
+    pub(crate) fn max_unready(&self, pods: usize) -> usize {
         self.max_unavailable(pods).max(pods.div_ceil(10))
     }
 
     /// Pods whose update may fail before the rollout is aborted.
-    pub fn max_failed(&self, pods: usize) -> usize {
+    pub(crate) fn max_failed(&self, pods: usize) -> usize {
         scaled(&self.strategy.max_failed, pods)
     }
 }

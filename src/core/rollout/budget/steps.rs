@@ -13,18 +13,18 @@ use crate::core::rollout::target::rollout::PersistedProgress;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Gate {
     /// Steps reached.
-    pub reached: usize,
+    pub(crate) reached: usize,
     /// When the last of them was reached.
-    pub reached_at: Option<Timestamp>,
+    pub(crate) reached_at: Option<Timestamp>,
     /// Selected pods that may be at the target now; `None` for all.
-    pub allowed: Option<usize>,
+    pub(crate) allowed: Option<usize>,
     /// Why the next step does not begin.
-    pub wait: Option<Wait>,
+    pub(crate) wait: Option<Wait>,
 }
 
 /// What a reached step waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Wait {
+pub(crate) enum Wait {
     /// A person.
     Approval,
     /// The end of its pause.

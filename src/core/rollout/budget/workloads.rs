@@ -42,7 +42,7 @@ pub(crate) struct Member {
 
 impl Member {
     /// A pod that is not ready, or in an update, counts against its workload, whatever the reason.
-    pub(crate) fn of(pod: &Assessment, waits: bool) -> Self {
+    pub fn of(pod: &Assessment, waits: bool) -> Self {
         let unavailable = !pod.ready || pod.claim != Claim::None;
         Self { unavailable, failed: matches!(pod.state, State::Failed(_)), waits }
     }
@@ -54,7 +54,7 @@ pub(crate) fn needs_room(pod: &Assessment) -> bool {
 }
 
 impl Workloads {
-    pub(crate) fn new(limit: Option<IntOrString>) -> Self {
+    pub fn new(limit: Option<IntOrString>) -> Self {
         Self { limit, pods: HashMap::new(), locked_out: 0 }
     }
 

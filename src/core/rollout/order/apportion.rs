@@ -21,7 +21,7 @@ pub(crate) struct Apportion<T> {
 }
 
 impl<T: Ord> Apportion<T> {
-    pub(crate) fn new(groups: usize, total: usize) -> Self {
+    pub fn new(groups: usize, total: usize) -> Self {
         Self { total, margin: (2 * groups.max(2)) - 2, early: BinaryHeap::new(), due: BinaryHeap::new() }
     }
 

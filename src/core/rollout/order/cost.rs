@@ -17,7 +17,7 @@ pub(crate) enum Cost {
 impl Cost {
     pub(crate) const ALL: [Self; 3] = [Self::Held, Self::Unready, Self::Ready];
 
-    pub(crate) fn of(pod: &Assessment) -> Self {
+    pub fn of(pod: &Assessment) -> Self {
         match pod.next_claim() {
             _ if pod.is_held() => Self::Held,
             Claim::Disruption => Self::Ready,

@@ -17,7 +17,7 @@ pub(crate) struct OrderKey {
 }
 
 impl OrderKey {
-    pub(crate) fn of(pod: &PodView, strategy: &Strategy) -> Self {
+    pub fn of(pod: &PodView, strategy: &Strategy) -> Self {
         Self {
             priority: strategy.order.priority(&pod.labels),
             group: strategy.order.scatter_group(&pod.labels),

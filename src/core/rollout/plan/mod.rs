@@ -21,13 +21,13 @@ use crate::core::rollout::target::rollout::PersistedProgress;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
     /// Requests to send, most urgent first.
-    pub patches: Vec<PodPatch>,
+    pub(crate) patches: Vec<PodPatch>,
     /// What nodes have to pull before the pods of the next batch can be patched.
-    pub pulls: Vec<Pull>,
+    pub(crate) pulls: Vec<Pull>,
     /// What the status says, as if the requests had not been sent.
     pub summary: Summary,
     /// When to plan again even if nothing happens.
-    pub wake_at: Option<Timestamp>,
+    pub(crate) wake_at: Option<Timestamp>,
 }
 
 /// Plans one set. At most `limit` requests are planned at a time, so that a change of mind comes through soon. Nothing is

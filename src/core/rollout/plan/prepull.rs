@@ -14,17 +14,17 @@ use crate::core::rollout::state::set::SetState;
 use crate::core::rollout::target::Target;
 
 /// Nodes that pull for one set at the same time, whatever the size of its batches.
-pub const MOST_AT_ONCE: usize = 32;
+pub(crate) const MOST_AT_ONCE: usize = 32;
 
 /// What messages say about pulls.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Pulling {
+pub(crate) struct Pulling {
     /// Images that are being pulled.
-    pub images: BTreeSet<String>,
+    pub(crate) images: BTreeSet<String>,
     /// Nodes that pull them.
-    pub nodes: Vec<String>,
+    pub(crate) nodes: Vec<String>,
     /// Why nobody could pull, and on how many nodes.
-    pub skipped: Vec<(String, usize)>,
+    pub(crate) skipped: Vec<(String, usize)>,
 }
 
 /// What nodes have to pull for the next batch: one pull per node, and at most so many.

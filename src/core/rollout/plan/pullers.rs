@@ -38,9 +38,9 @@ const TOO_SLOW: &str = "not finished by podUpdateTimeoutSeconds";
 /// The fields of a puller that are decoded.
 #[derive(Clone, Debug, Deserialize, Serialize, kube::Resource)]
 #[resource(inherit = "k8s_openapi::api::core::v1::Pod")]
-pub struct PullerPod {
+pub(crate) struct PullerPod {
     /// Its labels name the set.
-    pub metadata: ObjectMeta,
+    pub(crate) metadata: ObjectMeta,
     #[serde(default)]
     spec: PullerSpec,
     #[serde(default)]
@@ -70,13 +70,13 @@ struct PullerStatus {
 
 impl PullerPod {
     /// Namespace and name.
-    pub fn key(&self) -> PodKey {
+    pub(crate) fn key(&self) -> PodKey {
         let text = |field: &Option<String>| field.clone().unwrap_or_default();
         PodKey { namespace: text(&self.metadata.namespace), name: text(&self.metadata.name) }
     }
 
     /// Its UID.
-    pub fn uid(&self) -> &str {
+    pub(crate) fn uid(&self) -> &str {
         self.metadata.uid.as_deref().unwrap_or_default()
     }
 
@@ -115,7 +115,7 @@ impl PullerPod {
 ///
 /// # Errors
 /// The reason to skip pre-pulling, for people.
-pub fn puller(pull: &Pull, pod: &Pod) -> Result<Pod, String> {
+pub(crate) fn puller(pull: &Pull, pod: &Pod) -> Result<Pod, String> {
     let spec = pod.spec.clone().unwrap_or_default();
     // Users and capabilities are Linux'; a puller without them may be refused by policy, and one with them by Windows.
     if spec.os.as_ref().is_some_and(|os| os.name == "windows") {
@@ -161,7 +161,7 @@ pub fn puller(pull: &Pull, pod: &Pod) -> Result<Pod, String> {
 }
 
 /// Why the apiserver refused a puller, without what differs from one to the next: its name, and how full a quota is.
-pub fn refusal(message: &str, namespace: &str) -> String {
+pub(crate) fn refusal(message: &str, namespace: &str) -> String {
     if message.contains("cannot create resource") {
         return format!("the operator may not create pods in {namespace}");
     }
@@ -171,7 +171,7 @@ pub fn refusal(message: &str, namespace: &str) -> String {
 
 /// The pullers that this leader made. Others with the label are leftovers, or somebody's: what they say counts nothing.
 #[derive(Debug, Default)]
-pub struct Pullers {
+pub(crate) struct Pullers {
     /// By UID.
     open: BTreeMap<String, Open>,
     /// How many vanished, by set and node.
@@ -187,29 +187,29 @@ struct Open {
 
 /// What to do about pullers.
 #[derive(Debug, Default)]
-pub struct Step {
+pub(crate) struct Step {
     /// What was found out, by image.
-    pub results: Vec<(Pull, String, Outcome)>,
+    pub(crate) results: Vec<(Pull, String, Outcome)>,
     /// Pullers to make.
-    pub create: Vec<Pull>,
+    pub(crate) create: Vec<Pull>,
     /// Pullers to delete, with their UIDs.
-    pub delete: Vec<(PodKey, String)>,
+    pub(crate) delete: Vec<(PodKey, String)>,
 }
 
 impl Pullers {
     /// No puller is known to be there.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.open.is_empty()
     }
 
     /// Takes note of a puller that was made.
-    pub fn created(&mut self, pull: Pull, uid: String, now: Timestamp) {
+    pub(crate) fn created(&mut self, pull: Pull, uid: String, now: Timestamp) {
         self.open.insert(uid, Open { pull, created: now, seen: false });
     }
 
     /// Decides what to do, if `wanted` is what plans wait for and `listed` are all pods with the label. A list may be
     /// older than the last creations and deletions.
-    pub fn step(&mut self, wanted: &[Pull], listed: &[PullerPod], now: Timestamp) -> Step {
+    pub(crate) fn step(&mut self, wanted: &[Pull], listed: &[PullerPod], now: Timestamp) -> Step {
         let mut step = Step::default();
         for pod in listed {
             let finished = match self.open.get_mut(pod.uid()) {

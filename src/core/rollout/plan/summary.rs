@@ -16,47 +16,47 @@ pub(crate) const NAMED_PODS: usize = 3;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Summary {
     /// Numbers of pods.
-    pub counts: Counts,
+    pub(crate) counts: Counts,
     /// Pods that partition keeps on the old revision.
-    pub keep_old: usize,
+    pub(crate) keep_old: usize,
     /// maxUnavailable in pods.
-    pub max_unavailable: usize,
+    pub(crate) max_unavailable: usize,
     /// Pods that partition and steps let move, in place or by eviction, now or later; and those whose move is to be
     /// completed.
-    pub remaining: usize,
+    pub(crate) remaining: usize,
     /// Pods that wait for an eviction, whether or not partition and steps let it happen.
-    pub evictable: usize,
+    pub(crate) evictable: usize,
     /// Evictions for the target that are under way.
-    pub evicting: usize,
+    pub(crate) evicting: usize,
     /// Pods that would be evicted if they were others, by kind.
-    pub exempt: Vec<(&'static str, usize)>,
+    pub(crate) exempt: Vec<(&'static str, usize)>,
     /// Where evictions stand. The plan does not know.
-    pub evictions: EvictionReport,
+    pub(crate) evictions: EvictionReport,
     /// At least one of them could be patched now.
-    pub movable: bool,
+    pub(crate) movable: bool,
     /// Some of the pods that hold a slot, and why: `default/web-1 (not ready)`.
-    pub slot_holders: Vec<String>,
+    pub(crate) slot_holders: Vec<String>,
     /// Workloads whose ready pods wait because maxUnavailablePerWorkload leaves no room in them.
-    pub blocked_workloads: usize,
+    pub(crate) blocked_workloads: usize,
     /// Some of these: `Deployment default/web (1 of 1 unavailable)`.
-    pub blocked: Vec<String>,
+    pub(crate) blocked: Vec<String>,
     /// Some of the pods that are updated and not ready.
-    pub unready: Vec<String>,
+    pub(crate) unready: Vec<String>,
     /// Some of the failed pods, and why: `default/web-1 (agent: ImagePullBackOff)`.
-    pub failed: Vec<String>,
+    pub(crate) failed: Vec<String>,
     /// Why pods cannot be patched, and how many.
-    pub not_in_place: Vec<(Obstacle, usize)>,
+    pub(crate) not_in_place: Vec<(Obstacle, usize)>,
     /// Where the rollout stands among its steps.
-    pub gate: Gate,
+    pub(crate) gate: Gate,
     /// Too many pods have failed: the revision is to be given up.
-    pub exceeded: bool,
+    pub(crate) exceeded: bool,
     /// Images that the next batch waits for.
-    pub pulling: Pulling,
+    pub(crate) pulling: Pulling,
 }
 
 impl Summary {
     /// The revision is given up and pods do not go back, or it is about to be.
-    pub fn is_halted(&self, target: &Target) -> bool {
+    pub(crate) fn is_halted(&self, target: &Target) -> bool {
         target.direction == Direction::Halted || self.exceeded
     }
 }

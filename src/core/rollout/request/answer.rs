@@ -26,7 +26,7 @@ pub fn answer(status: &Status) -> Answer {
 }
 
 /// Quota, policy, validation, Pod Security, a missing permission: the same request would be refused again.
-pub fn is_refusal(status: &Status) -> bool {
+pub(crate) fn is_refusal(status: &Status) -> bool {
     matches!(status.code, 400 | 403 | 405 | 413 | 422)
 }
 

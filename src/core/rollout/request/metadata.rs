@@ -16,7 +16,7 @@ use crate::core::rollout::target::changes::MetadataChange;
 impl MetadataChange {
     /// Completes the patch of a pod. `live` is the pod's `metadata` as just read. `None`: the pod is not the one that the
     /// patch was made for, and is to be looked at again.
-    pub fn complete(&self, patch: &Patch, live: &Value, sets: &CompiledSets) -> Option<Patch> {
+    pub(crate) fn complete(&self, patch: &Patch, live: &Value, sets: &CompiledSets) -> Option<Patch> {
         let makes_annotations =
             |op: &PatchOperation| matches!(op, PatchOperation::Add(add) if add.path == *"/metadata/annotations");
         let has_annotations = live["annotations"].as_object().is_some_and(|annotations| !annotations.is_empty());

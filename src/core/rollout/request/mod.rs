@@ -18,7 +18,7 @@ use crate::core::rollout::target::changes::MetadataChange;
 
 /// A request is not sent later than this after it was planned, but planned again: it says when the update begins, and
 /// the pod's deadline counts from then.
-pub const PLAN_HOLDS: Duration = Duration::from_secs(5);
+pub(crate) const PLAN_HOLDS: Duration = Duration::from_secs(5);
 
 /// A request for one pod.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,13 +26,13 @@ pub struct PodPatch {
     /// The pod.
     pub key: PodKey,
     /// Its UID, which the patch also tests.
-    pub uid: String,
+    pub(crate) uid: String,
     /// RFC 6902.
     pub patch: Patch,
     /// It goes to the subresource `resize`.
-    pub resizes: bool,
+    pub(crate) resizes: bool,
     /// To be completed from the pod's live metadata before it is sent.
-    pub metadata: Option<Arc<MetadataChange>>,
+    pub(crate) metadata: Option<Arc<MetadataChange>>,
 }
 
 /// A pod that became ready since the plan would take a slot that the plan did not count.

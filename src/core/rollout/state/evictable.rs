@@ -59,7 +59,7 @@ impl Evictable {
     }
 
     /// Pods of these owners.
-    pub(crate) fn of<'a>(&self, owners: impl Iterator<Item = &'a str>) -> usize {
+    pub fn of<'a>(&self, owners: impl Iterator<Item = &'a str>) -> usize {
         let owners: BTreeSet<&str> = owners.collect();
         owners.iter().filter_map(|owner| self.owners.get(*owner)).map(|behind| behind.pods.len()).sum()
     }

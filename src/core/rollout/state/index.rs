@@ -120,12 +120,12 @@ impl Index {
     }
 
     /// Where a pod stands in the rollout of a set; `None` if it does not belong to the set.
-    pub fn state(&self, set: &str, pod: &PodKey) -> Option<&State> {
+    pub(crate) fn state(&self, set: &str, pod: &PodKey) -> Option<&State> {
         Some(&self.sets.get(set)?.assessment(pod)?.state)
     }
 
     /// The failed pods of a set, and why.
-    pub fn failed(&self, set: &str) -> impl Iterator<Item = (&PodView, &str)> {
+    pub(crate) fn failed(&self, set: &str) -> impl Iterator<Item = (&PodView, &str)> {
         let index = self.sets.get(set).into_iter();
         index.flat_map(|index| index.failed().filter_map(|(key, why)| Some((self.pods.get(key)?.as_ref(), why))))
     }
@@ -143,17 +143,17 @@ impl Index {
     }
 
     /// Revisions that pods of a set carry.
-    pub fn revisions_in_use(&self, set: &str) -> BTreeSet<String> {
+    pub(crate) fn revisions_in_use(&self, set: &str) -> BTreeSet<String> {
         self.pods.revisions(set).cloned().collect()
     }
 
     /// Sets that pods carry marks of, whether or not they exist.
-    pub fn marked_sets(&self) -> Vec<String> {
+    pub(crate) fn marked_sets(&self) -> Vec<String> {
         self.pods.marked_sets().cloned().collect()
     }
 
     /// Takes note of what a set wants. All its pods are due if that concerns them; see [`Index::assess_due`].
-    pub fn set_target(&mut self, target: Target) {
+    pub(crate) fn set_target(&mut self, target: Target) {
         let name = target.set.clone();
         match self.sets.get_mut(&name) {
             Some(set) if *set.target == target => {}
@@ -174,7 +174,7 @@ impl Index {
 
     /// Assesses at most `limit` of the pods that are due: all those of a set that wants something else now, and those of a
     /// node or namespace that changed. True if none is left: before that nothing is planned for the set.
-    pub fn assess_due(&mut self, set: &str, now: Timestamp, limit: usize) -> bool {
+    pub(crate) fn assess_due(&mut self, set: &str, now: Timestamp, limit: usize) -> bool {
         let Some(state) = self.sets.get_mut(set) else { return true };
         let due = state.take_due(limit, |behind, limit| self.pods.of_set(set, behind, limit));
         for key in due {
@@ -184,7 +184,7 @@ impl Index {
     }
 
     /// Forgets a set that is gone.
-    pub fn forget(&mut self, set: &str) {
+    pub(crate) fn forget(&mut self, set: &str) {
         self.sets.remove(set);
         self.in_flight.remove(set);
     }
@@ -216,7 +216,7 @@ impl Index {
     }
 
     /// Takes note of whether the apiserver has the subresource `resize` of pods (Kubernetes 1.33), which is taken as given.
-    pub fn set_can_resize(&mut self, can_resize: bool) {
+    pub(crate) fn set_can_resize(&mut self, can_resize: bool) {
         self.cannot_resize = !can_resize;
     }
 
@@ -240,7 +240,7 @@ impl Index {
     }
 
     /// `None` for a set that is not known, or of which pods are still due.
-    pub(crate) fn set(&self, name: &str) -> Option<&SetState> {
+    pub fn set(&self, name: &str) -> Option<&SetState> {
         self.sets.get(name).filter(|set| set.is_assessed())
     }
 
@@ -260,19 +260,19 @@ impl Index {
     }
 
     /// The evictions of a set: as they are recorded, and one that is about to be.
-    pub fn set_evictions(&mut self, set: &str, evictions: &[Eviction]) {
+    pub(crate) fn set_evictions(&mut self, set: &str, evictions: &[Eviction]) {
         self.in_flight_mut(set).evictions = evictions.to_vec();
     }
 
     /// What was under way when this replica last led is not any more, or is in the status.
-    pub fn forget_in_flight(&mut self) {
+    pub(crate) fn forget_in_flight(&mut self) {
         for in_flight in self.in_flight.values_mut() {
             (in_flight.planned, in_flight.evictions) = (Vec::new(), Vec::new());
         }
     }
 
     /// What became of pulling an image on the node of `pull`.
-    pub fn note_pull(&mut self, pull: &Pull, image: &str, outcome: Outcome, now: Timestamp) {
+    pub(crate) fn note_pull(&mut self, pull: &Pull, image: &str, outcome: Outcome, now: Timestamp) {
         let Some(set) = self.sets.get_mut(&pull.set) else { return };
         set.pulls.note(&set.target, pull, image, outcome, now);
         for key in set.nodes.on(&pull.node) {
@@ -281,7 +281,7 @@ impl Index {
     }
 
     /// Forgets all pulls: another replica leads.
-    pub fn forget_pulls(&mut self) {
+    pub(crate) fn forget_pulls(&mut self) {
         self.sets.values_mut().for_each(SetState::forget_pulls);
     }
 
@@ -308,7 +308,7 @@ impl Index {
     }
 
     /// Time has passed: assesses the pods of a set whose state may have changed with it, and all that are due.
-    pub fn advance(&mut self, set: &str, now: Timestamp) {
+    pub(crate) fn advance(&mut self, set: &str, now: Timestamp) {
         self.assess_due(set, now, usize::MAX);
         let timed = self.sets.get(set).map(|set| set.timed_out(now)).unwrap_or_default();
         for key in timed {

@@ -30,7 +30,7 @@ struct Marked {
 }
 
 impl Pods {
-    pub(crate) fn get(&self, key: &PodKey) -> Option<&Arc<PodView>> {
+    pub fn get(&self, key: &PodKey) -> Option<&Arc<PodView>> {
         self.all.get(key)
     }
 
@@ -59,7 +59,7 @@ impl Pods {
     }
 
     /// Returns the shared key, and the pod as it was.
-    pub(crate) fn remove(&mut self, key: &PodKey) -> Option<(Arc<PodKey>, Arc<PodView>)> {
+    pub fn remove(&mut self, key: &PodKey) -> Option<(Arc<PodKey>, Arc<PodView>)> {
         let (key, old) = self.all.remove_entry(key)?;
         self.file(&key, &old, false);
         Some((key, old))

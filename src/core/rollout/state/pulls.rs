@@ -13,26 +13,26 @@ use crate::core::rollout::target::{Direction, Target};
 
 /// A pull that the next batch waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pull {
+pub(crate) struct Pull {
     /// Name of the set.
-    pub set: String,
+    pub(crate) set: String,
     /// Hash of the revision that has the images.
-    pub revision: String,
+    pub(crate) revision: String,
     /// Where to pull.
-    pub node: String,
+    pub(crate) node: String,
     /// By image, the container of the pod that is to get it.
-    pub images: BTreeMap<String, String>,
+    pub(crate) images: BTreeMap<String, String>,
     /// A pod of the batch on this node: its namespace, pull secrets and service account are used.
-    pub pod: PodKey,
+    pub(crate) pod: PodKey,
     /// Its UID.
-    pub uid: String,
+    pub(crate) uid: String,
     /// Seconds after which a pull that is not finished has failed: `podUpdateTimeoutSeconds`.
-    pub timeout_seconds: i32,
+    pub(crate) timeout_seconds: i32,
 }
 
 impl Pull {
     /// Whether both are the same work, for whichever pod.
-    pub fn is_same(&self, other: &Self) -> bool {
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
         let images = |pull: &Self| pull.images.keys().cloned().collect::<Vec<_>>();
         (&self.set, &self.revision, &self.node) == (&other.set, &other.revision, &other.node)
             && images(self) == images(other)
@@ -41,7 +41,7 @@ impl Pull {
 
 /// What became of pulling one image on one node.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// The node has it.
     Pulled,
     /// It could not be pulled; the text says why. Tried again after `podUpdateTimeoutSeconds`.
@@ -53,7 +53,7 @@ pub enum Outcome {
 /// What is known of the pulls of one set's revision: memory of the leader. A new one pulls again, which is cheap where
 /// the image is there already.
 #[derive(Debug, Default)]
-pub(crate) struct PullResults {
+pub struct PullResults {
     revision: String,
     retried_at: Option<Timestamp>,
     /// By node, then by image.
@@ -62,7 +62,7 @@ pub(crate) struct PullResults {
 
 /// Whether a candidate may go, as far as the images on its node are concerned.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct NodePull {
+pub struct NodePull {
     pub(crate) node: String,
     pub(crate) state: PullState,
 }
@@ -113,7 +113,7 @@ impl PullResults {
     }
 
     /// What a candidate waits for; `None` for one that needs no pull.
-    pub(crate) fn of(&self, pod: &PodView, target: &Target, now: Timestamp) -> Option<NodePull> {
+    pub fn of(&self, pod: &PodView, target: &Target, now: Timestamp) -> Option<NodePull> {
         let node = pod.node.clone().filter(|_| is_used(target))?;
         let images = images_to_pull(pod, target, now);
         if images.is_empty() {

@@ -22,7 +22,7 @@ use crate::core::rollout::target::Target;
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct SetState {
+pub struct SetState {
     pub(crate) target: Arc<Target>,
     due: Due,
     table: Table,
@@ -77,7 +77,7 @@ impl Row {
 
 impl SetState {
     /// All pods of the set are due.
-    pub(crate) fn new(target: Arc<Target>, pulls: PullResults) -> Self {
+    pub fn new(target: Arc<Target>, pulls: PullResults) -> Self {
         Self {
             pulls,
             workloads: Workloads::new(target.strategy.max_unavailable_per_workload.clone()),

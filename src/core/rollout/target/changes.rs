@@ -12,11 +12,11 @@ use crate::core::revision::Template;
 
 /// What a running pod is given besides images.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct NonImageChange {
+pub(crate) struct NonImageChange {
     /// `patchPodMetadata`, if it differs.
-    pub metadata: Option<Arc<MetadataChange>>,
+    pub(crate) metadata: Option<Arc<MetadataChange>>,
     /// Containers whose resources differ, by name in a pod.
-    pub resized: BTreeSet<String>,
+    pub(crate) resized: BTreeSet<String>,
 }
 
 impl NonImageChange {
@@ -29,7 +29,7 @@ impl NonImageChange {
 
 /// From the metadata of one revision of a set to that of another.
 #[derive(Clone, Debug, PartialEq)]
-pub struct MetadataChange {
+pub(crate) struct MetadataChange {
     pub(crate) set: String,
     pub(crate) before: Vec<PatchPodMetadata>,
     pub(crate) after: Vec<PatchPodMetadata>,

@@ -22,25 +22,25 @@ use crate::core::rollout::target::strategy::Strategy;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Target {
     /// Name of the set.
-    pub set: String,
+    pub(crate) set: String,
     /// Pods that belong to the set.
-    pub selector: Selector,
+    pub(crate) selector: Selector,
     /// Their namespaces; `None` for all.
-    pub namespace_selector: Option<Selector>,
+    pub(crate) namespace_selector: Option<Selector>,
     /// Hash of the revision that pods should reach.
     pub revision: String,
     /// Its sidecars.
-    pub sidecars: Vec<Sidecar>,
+    pub(crate) sidecars: Vec<Sidecar>,
     /// What it takes to come from another known revision to this one, by hash.
-    pub changes: BTreeMap<String, Change>,
+    pub(crate) changes: BTreeMap<String, Change>,
     /// [`Template::hash_without_images`] of the target.
-    pub hash_without_images: String,
+    pub(crate) hash_without_images: String,
     /// What changes besides images on the way from another known revision, by hash; no entry if nothing does.
-    pub beside: BTreeMap<String, NonImageChange>,
+    pub(crate) beside: BTreeMap<String, NonImageChange>,
     /// cpu and memory that the target gives to its containers, by name in a pod.
-    pub resources: BTreeMap<String, Resources>,
+    pub(crate) resources: BTreeMap<String, Resources>,
     /// The last revision that was fully rolled out. If it is `revision`, later failures are none of this rollout.
-    pub stable: Option<String>,
+    pub(crate) stable: Option<String>,
     /// Forward to a new revision, nowhere, or back.
     pub direction: Direction,
     /// When a retry was asked for: updates that had failed before are given the whole timeout again.
@@ -97,7 +97,7 @@ impl Target {
 
     /// The way back to the stable revision, after the one of the spec was aborted.
     #[must_use]
-    pub fn going_back(mut self) -> Self {
+    pub(crate) fn going_back(mut self) -> Self {
         self.direction = Direction::Back;
         self.strategy.selector = None;
         self.strategy.partition = IntOrString::Int(0);
@@ -118,28 +118,28 @@ impl Target {
     }
 
     /// Until when what had failed before a retry is not failed; `None` without a retry.
-    pub fn retry_ends(&self) -> Option<Timestamp> {
+    pub(crate) fn retry_ends(&self) -> Option<Timestamp> {
         Some(after(self.retried_at?, SignedDuration::from_secs(self.strategy.timeout_seconds.into())))
     }
 
     /// A pod of this revision has all that the target gives to running pods. It is left as it is, its label too.
-    pub fn is_reached_by(&self, revision: &str) -> bool {
+    pub(crate) fn is_reached_by(&self, revision: &str) -> bool {
         revision == self.revision || self.changes.get(revision) == Some(&Change::Nothing)
     }
 
     /// False if the target gives running pods nothing that they do not have from the stable revision: only new pods can
     /// prove it.
-    pub fn changes_running_pods(&self) -> bool {
+    pub(crate) fn changes_running_pods(&self) -> bool {
         self.stable.as_ref().is_none_or(|stable| stable == &self.revision || !self.is_reached_by(stable))
     }
 
     /// What running pods have of this revision is stable.
-    pub fn is_stable(&self, revision: &str) -> bool {
+    pub(crate) fn is_stable(&self, revision: &str) -> bool {
         self.stable.as_deref() == Some(revision) || (!self.is_rolling() && self.is_reached_by(revision))
     }
 
     /// False once the target was fully rolled out.
-    pub fn is_rolling(&self) -> bool {
+    pub(crate) fn is_rolling(&self) -> bool {
         self.stable.as_ref() != Some(&self.revision)
     }
 }

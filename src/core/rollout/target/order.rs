@@ -12,7 +12,7 @@ const ANY_VALUE: &str = "*";
 
 /// See the module.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Order {
+pub(crate) struct Order {
     priority: PriorityRule,
     scatter: Vec<ScatterTerm>,
 }
@@ -44,7 +44,7 @@ pub(crate) struct ScatterGroup(Box<[(usize, Option<Box<str>>)]>);
 
 impl Order {
     /// Compiles the strategy.
-    pub(crate) fn new(valid: &ValidSidecarSet) -> Self {
+    pub fn new(valid: &ValidSidecarSet) -> Self {
         let update = &valid.set().spec.update_strategy;
         let weights = &valid.selectors().weights;
         let priority = match &update.priority_strategy {

@@ -12,15 +12,15 @@ use crate::core::rollout::target::{Direction, Target};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PersistedProgress {
     /// `status.evictions`.
-    pub evictions: Vec<Eviction>,
+    pub(crate) evictions: Vec<Eviction>,
     /// `status.currentStep`: steps reached so far.
-    pub step: usize,
+    pub(crate) step: usize,
     /// `status.stepReachedAt`.
-    pub step_reached_at: Option<Timestamp>,
+    pub(crate) step_reached_at: Option<Timestamp>,
     /// Annotation `approve`, if it is for this revision: the rollout may go on behind so many steps.
     pub approved: usize,
     /// The spec has changed since the status was written: the steps may be others.
-    pub steps_may_differ: bool,
+    pub(crate) steps_may_differ: bool,
 }
 
 /// See the module.
@@ -31,15 +31,15 @@ pub struct Rollout {
     /// What only status and annotations know.
     pub persisted: PersistedProgress,
     /// Hash of the spec's revision; the rollout's own differs on the way back.
-    pub update_revision: String,
+    pub(crate) update_revision: String,
     /// Hash of the stable revision that pods return to when this one is given up; `None` if it stops instead.
-    pub way_back: Option<String>,
+    pub(crate) way_back: Option<String>,
     /// Why that was given up, if it was: `status.abortedBecause`.
-    pub aborted_because: Option<String>,
+    pub(crate) aborted_because: Option<String>,
     /// The annotation `approve`, if it says nothing about this revision.
-    pub stray_approval: Option<String>,
+    pub(crate) stray_approval: Option<String>,
     /// Value of the annotation that would try it again.
-    pub next_retry: String,
+    pub(crate) next_retry: String,
 }
 
 /// Decides where a rollout goes. `newest` is the revision of the spec, `history` the known ones.
@@ -93,7 +93,7 @@ pub fn rollout(valid: &ValidSidecarSet, newest: (&str, &Template), history: &His
 
 /// Whether requests that were planned for a set as it was are still wanted of the newest one: the same spec, which was not
 /// given up since. The status may say so although the write of it got no answer.
-pub fn still_wanted(planned: &SidecarSet, newest: &SidecarSet) -> bool {
+pub(crate) fn still_wanted(planned: &SidecarSet, newest: &SidecarSet) -> bool {
     let aborted = |set: &SidecarSet| set.status.as_ref().and_then(|status| status.aborted_revision.clone());
     newest.metadata.uid == planned.metadata.uid
         && newest.metadata.generation == planned.metadata.generation

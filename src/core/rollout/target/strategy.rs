@@ -11,11 +11,11 @@ use crate::core::rollout::target::order::Order;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Strategy {
     /// False for type `NotUpdate`.
-    pub enabled: bool,
+    pub(crate) enabled: bool,
     /// `paused`.
-    pub paused: bool,
+    pub(crate) paused: bool,
     /// Only these pods are upgraded.
-    pub selector: Option<Selector>,
+    pub(crate) selector: Option<Selector>,
     /// Pods that stay on the old revision.
     pub partition: IntOrString,
     /// Batches with pauses between them.
@@ -23,30 +23,30 @@ pub struct Strategy {
     /// Pods that may be unavailable because of upgrades.
     pub max_unavailable: IntOrString,
     /// Pods of one workload that may be unavailable.
-    pub max_unavailable_per_workload: Option<IntOrString>,
+    pub(crate) max_unavailable_per_workload: Option<IntOrString>,
     /// Which pods are patched first.
-    pub order: Order,
+    pub(crate) order: Order,
     /// Seconds that a new sidecar must have been ready.
-    pub min_ready_seconds: i32,
+    pub(crate) min_ready_seconds: i32,
     /// Seconds after which an update has failed.
-    pub timeout_seconds: i32,
+    pub(crate) timeout_seconds: i32,
     /// Seconds without progress after which the set is stalled.
-    pub progress_deadline_seconds: i32,
+    pub(crate) progress_deadline_seconds: i32,
     /// Pods that may fail.
-    pub max_failed: IntOrString,
+    pub(crate) max_failed: IntOrString,
     /// What happens when more fail.
-    pub action: FailureAction,
+    pub(crate) action: FailureAction,
     /// Pods that cannot be upgraded in place are evicted.
-    pub evicts: bool,
+    pub(crate) evicts: bool,
     /// That they are left alone is what the spec asks for.
-    pub skips: bool,
+    pub(crate) skips: bool,
     /// Images are pulled before containers are stopped.
-    pub pre_pull: bool,
+    pub(crate) pre_pull: bool,
 }
 
 impl Strategy {
     /// `back`: to the stable revision, which has no old one that pods could stay on.
-    pub(crate) fn new(valid: &ValidSidecarSet, back: bool) -> Self {
+    pub fn new(valid: &ValidSidecarSet, back: bool) -> Self {
         let update = &valid.set().spec.update_strategy;
         let partition = update.partition.clone().filter(|_| !back);
         Self {

@@ -20,7 +20,7 @@ pub(crate) struct World {
 
 impl World {
     /// Pods that run `v1`, the stable revision.
-    pub(crate) fn new(fleet: Fleet, strategy: Value) -> Self {
+    pub fn new(fleet: Fleet, strategy: Value) -> Self {
         let mut set = set("v1", strategy);
         set.status = Some(SidecarSetStatus {
             update_revision: Some(hash("v1")),
@@ -31,7 +31,7 @@ impl World {
         Self { fleet, set }
     }
 
-    pub(crate) fn apply(&mut self, image: &str, strategy: Value) {
+    pub fn apply(&mut self, image: &str, strategy: Value) {
         self.set.spec = set(image, strategy).spec;
         self.set.metadata.generation = self.set.metadata.generation.map(|generation| generation + 1);
     }
@@ -52,7 +52,7 @@ impl World {
         self.status().message.as_deref().unwrap()
     }
 
-    pub(crate) fn plan(&mut self) -> Plan {
+    pub fn plan(&mut self) -> Plan {
         let now = at(self.fleet.now);
         let history: History = ["v1", "v2", "v3", "bad"]
             .map(|image| Template::of(&set(image, json!({})).spec))

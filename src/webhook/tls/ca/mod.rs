@@ -18,13 +18,13 @@ use time::OffsetDateTime;
 use super::x509::{Facts, certificates, signed_by};
 
 /// Life of a CA. A leaf that is issued just before rotation at two thirds still ends before it.
-pub const CA_LIFE: SignedDuration = SignedDuration::from_hours(2 * 365 * 24);
+pub(crate) const CA_LIFE: SignedDuration = SignedDuration::from_hours(2 * 365 * 24);
 
 /// Life of the served certificate.
-pub const LEAF_LIFE: SignedDuration = SignedDuration::from_hours(90 * 24);
+pub(crate) const LEAF_LIFE: SignedDuration = SignedDuration::from_hours(90 * 24);
 
 /// Certificates begin this long before they are made, for clients whose clocks are behind.
-pub const CLOCK_SKEW: SignedDuration = SignedDuration::from_hours(1);
+pub(crate) const CLOCK_SKEW: SignedDuration = SignedDuration::from_hours(1);
 
 /// Time between publishing a CA and using it: replicas look every minute, then the leader writes the registration.
 pub const PUBLISH_DELAY: SignedDuration = SignedDuration::from_hours(1);
@@ -36,15 +36,15 @@ const MAX_BUNDLE: usize = 5;
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Contents {
     /// `ca.crt`: the CA that signs new leaves, PEM.
-    pub ca_crt: Vec<u8>,
+    pub(crate) ca_crt: Vec<u8>,
     /// `ca.key`: its key, PKCS#8 PEM.
-    pub ca_key: Vec<u8>,
+    pub(crate) ca_key: Vec<u8>,
     /// `tls.crt`: the leaf that is served, PEM.
-    pub tls_crt: Vec<u8>,
+    pub(crate) tls_crt: Vec<u8>,
     /// `tls.key`: its key, PKCS#8 PEM.
-    pub tls_key: Vec<u8>,
+    pub(crate) tls_key: Vec<u8>,
     /// `ca-bundle.crt`: the CA and its unexpired predecessors, PEM, newest first.
-    pub ca_bundle: Vec<u8>,
+    pub(crate) ca_bundle: Vec<u8>,
 }
 
 impl std::fmt::Debug for Contents {
@@ -58,7 +58,7 @@ impl Contents {
     const KEYS: [&'static str; 5] = ["ca.crt", "ca.key", "tls.crt", "tls.key", "ca-bundle.crt"];
 
     /// From a Secret's data, by key.
-    pub fn from_data<'a>(get: impl Fn(&str) -> Option<&'a [u8]>) -> Self {
+    pub(crate) fn from_data<'a>(get: impl Fn(&str) -> Option<&'a [u8]>) -> Self {
         let [ca_crt, ca_key, tls_crt, tls_key, ca_bundle] = Self::KEYS.map(|key| get(key).unwrap_or_default().to_vec());
         Self { ca_crt, ca_key, tls_crt, tls_key, ca_bundle }
     }
@@ -90,7 +90,7 @@ pub enum RotationReason {
 
 impl RotationReason {
     /// What is served now may not work, so there is no time for letting another replica go first.
-    pub fn is_urgent(self) -> bool {
+    pub(crate) fn is_urgent(self) -> bool {
         matches!(self, Self::Unusable | Self::Names | Self::LeafUnusable)
     }
 }
@@ -113,7 +113,7 @@ pub enum Plan {
 }
 
 /// What clients are to trust at `now`, PEM: `ca.crt` and the unexpired CAs of the bundle.
-pub fn trusted(contents: &Contents, now: Timestamp) -> Vec<u8> {
+pub(crate) fn trusted(contents: &Contents, now: Timestamp) -> Vec<u8> {
     pem(&bundle(contents, now))
 }
 

@@ -14,9 +14,9 @@ const BACKOFF: (SignedDuration, SignedDuration) = (SignedDuration::from_secs(5),
 
 /// See the module.
 #[derive(Clone, Debug, Default)]
-pub struct EvictionMemory {
+pub(crate) struct EvictionMemory {
     /// `status.evictions` as last written.
-    pub records: Vec<Eviction>,
+    pub(crate) records: Vec<Eviction>,
     /// What open evictions wait for, by UID of the evicted pod.
     pub(super) lacks: HashMap<String, Lack>,
     /// When evicted pods were first seen to be gone, by their UID.
@@ -26,7 +26,7 @@ pub struct EvictionMemory {
     /// UIDs of pods that were evicted for sure: a watch that is late must not say that they never were.
     pub(super) evicted: BTreeSet<String>,
     /// Owners that are said to have pods without sidecars have none.
-    pub found_is_stale: bool,
+    pub(crate) found_is_stale: bool,
     /// What keeps all pods from being evicted, by cause.
     pub(super) holds: [Option<Hold>; 2],
     /// The revision that new pods get, and since when that is known here.
@@ -52,12 +52,12 @@ impl EvictionMemory {
 
     /// As if new pods had got this revision for long.
     #[must_use]
-    pub fn with_given(self, revision: &str) -> Self {
+    pub(crate) fn with_given(self, revision: &str) -> Self {
         Self { given: Some((revision.to_owned(), Timestamp::UNIX_EPOCH)), ..self }
     }
 
     /// The records were written.
-    pub fn recorded(&mut self, records: Vec<Eviction>) {
+    pub(crate) fn recorded(&mut self, records: Vec<Eviction>) {
         self.gone.retain(|pod, _| records.iter().any(|eviction| eviction.pod_uid == *pod));
         self.lacks.retain(|pod, _| records.iter().any(|eviction| eviction.pod_uid == *pod));
         self.evicted.retain(|pod| records.iter().any(|eviction| eviction.pod_uid == *pod));
@@ -65,12 +65,12 @@ impl EvictionMemory {
     }
 
     /// The apiserver has said that it evicted the pod with this UID.
-    pub fn note_evicted(&mut self, pod: &str) {
+    pub(crate) fn note_evicted(&mut self, pod: &str) {
         self.evicted.insert(pod.to_owned());
     }
 
     /// The records but for one.
-    pub fn without(&self, eviction: Option<&Eviction>) -> Vec<Eviction> {
+    pub(crate) fn without(&self, eviction: Option<&Eviction>) -> Vec<Eviction> {
         self.records.iter().filter(|record| Some(*record) != eviction).cloned().collect()
     }
 
@@ -86,7 +86,7 @@ impl EvictionMemory {
     }
 
     /// A pod of this owner is not evicted now. The owner is left alone for a while, and longer each time.
-    pub fn wait(&mut self, cause: EvictionCause, namespace: &str, owner: &Owner, why: Wait, now: Timestamp) {
+    pub(crate) fn wait(&mut self, cause: EvictionCause, namespace: &str, owner: &Owner, why: Wait, now: Timestamp) {
         let (first, longest) = BACKOFF;
         let delay = self.waiting.get(&owner.uid).map_or(first, |last| (last.delay * 2).min(longest));
         let name = format!("{} {namespace}/{}", owner.kind, owner.name);
@@ -94,7 +94,7 @@ impl EvictionMemory {
     }
 
     /// The owner is left alone for no reason of its own any more.
-    pub fn forget_wait(&mut self, owner: &str) {
+    pub(crate) fn forget_wait(&mut self, owner: &str) {
         self.waiting.remove(owner);
     }
 
@@ -108,7 +108,7 @@ impl EvictionMemory {
     }
 
     /// Where evictions for a cause stand.
-    pub fn report(&self, cause: EvictionCause) -> EvictionReport {
+    pub(crate) fn report(&self, cause: EvictionCause) -> EvictionReport {
         let hold = self.holds[usize::from(cause == EvictionCause::NotInPlace)];
         let mut report = EvictionReport { cause, hold, ..EvictionReport::default() };
         for eviction in self.records.iter().filter(|eviction| eviction.cause == cause) {

@@ -33,7 +33,7 @@ const FOLLOW: SignedDuration = SignedDuration::from_secs(1);
 
 /// What to do next.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
+pub(crate) enum Step {
     /// To know this, and ask again.
     Read(Question),
     /// To write these records into the status.
@@ -46,7 +46,7 @@ pub enum Step {
 
 /// What a step has to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Question {
+pub(crate) enum Question {
     /// How many pods should this owner, in this namespace, have?
     Replicas(String, Owner),
     /// Which pods of this namespace that the set selects are not labelled as injected?
@@ -57,17 +57,17 @@ pub enum Question {
 
 /// A pod to evict.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Chosen {
+pub(crate) struct Chosen {
     /// The pod.
-    pub pod: PodKey,
+    pub(crate) pod: PodKey,
     /// Its record.
-    pub record: Eviction,
+    pub(crate) record: Eviction,
     /// The record whose slot it takes over.
-    pub supersedes: Option<Eviction>,
+    pub(crate) supersedes: Option<Eviction>,
 }
 
 /// Evictions for this cause are asked for.
-pub fn is_asked(set: &SidecarSet, cause: EvictionCause) -> bool {
+pub(crate) fn is_asked(set: &SidecarSet, cause: EvictionCause) -> bool {
     match cause {
         EvictionCause::NoSidecars => set.spec.injection_strategy.existing_pods == ExistingPods::Evict,
         EvictionCause::NotInPlace => set.spec.update_strategy.when_not_in_place == Some(WhenNotInPlace::Evict),
@@ -75,7 +75,12 @@ pub fn is_asked(set: &SidecarSet, cause: EvictionCause) -> bool {
 }
 
 /// The next step. A pod that is to be evicted takes its place in the budgets at once.
-pub fn begin_step(index: &mut Index, input: &EvictionInput<'_>, memory: &mut EvictionMemory, facts: &Facts) -> Step {
+pub(crate) fn begin_step(
+    index: &mut Index,
+    input: &EvictionInput<'_>,
+    memory: &mut EvictionMemory,
+    facts: &Facts,
+) -> Step {
     let step = step(index, input, memory, facts);
     if let Step::Evict(chosen) = &step {
         let mut evictions = memory.without(chosen.supersedes.as_ref());
@@ -360,7 +365,7 @@ impl Run<'_> {
 }
 
 /// Where evictions stand after a round: of pods without sidecars, and of upgrades.
-pub fn reports(input: &EvictionInput<'_>, memory: &EvictionMemory) -> [EvictionReport; 2] {
+pub(crate) fn reports(input: &EvictionInput<'_>, memory: &EvictionMemory) -> [EvictionReport; 2] {
     let mut reports = [EvictionCause::NoSidecars, EvictionCause::NotInPlace].map(|cause| memory.report(cause));
     let [uninjected, _] = &mut reports;
     if is_asked(input.set, EvictionCause::NoSidecars) && input.found.pods > 0 {
@@ -373,7 +378,7 @@ pub fn reports(input: &EvictionInput<'_>, memory: &EvictionMemory) -> [EvictionR
 }
 
 /// Why an eviction would not have its pod, as the API has it now, replaced by one of the record's revision.
-pub fn replacement_obstacle(input: &EvictionInput<'_>, record: &Eviction, raw: &Value) -> Option<Wait> {
+pub(crate) fn replacement_obstacle(input: &EvictionInput<'_>, record: &Eviction, raw: &Value) -> Option<Wait> {
     let always = raw["spec"]["restartPolicy"].as_str().is_none_or(|policy| policy == "Always");
     if let Some(kind) = replace::exempt(Some(&replace::owner(record)), always) {
         return Some(Wait::Exempt(kind));

@@ -11,27 +11,27 @@ use crate::core::rollout::state::index::Index;
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EvictionQuota {
+pub(crate) struct EvictionQuota {
     /// Hash of the revision that replacements are to have.
-    pub revision: String,
+    pub(crate) revision: String,
     /// Slots of maxUnavailable that are free.
-    pub slots: usize,
+    pub(crate) slots: usize,
     /// Places that are free under the cap of pods that are not ready.
-    pub unready: usize,
+    pub(crate) unready: usize,
     /// Pods that partition and steps let go because their change cannot be made in place.
-    pub upgrades: usize,
+    pub(crate) upgrades: usize,
 }
 
 impl EvictionQuota {
     /// Whether a place is left for this eviction.
-    pub fn has_place(&self, eviction: &Eviction) -> bool {
+    pub(crate) fn has_place(&self, eviction: &Eviction) -> bool {
         let place = if eviction.unready { self.unready } else { self.slots };
         place > 0 && (eviction.cause == EvictionCause::NoSidecars || self.upgrades > 0)
     }
 }
 
 /// See the module; `None` for a set that was never planned. `uninjected` pods are selected too, and are not in the index.
-pub fn quota(all: &Index, set: &str, uninjected: usize, now: Timestamp) -> Option<EvictionQuota> {
+pub(crate) fn quota(all: &Index, set: &str, uninjected: usize, now: Timestamp) -> Option<EvictionQuota> {
     let (state, in_flight) = (all.set(set)?, all.in_flight(set)?);
     let (target, counts) = (&state.target, state.counts());
     let claims = eviction_claims(all, state, &in_flight.persisted, now);

@@ -34,7 +34,7 @@ fn owner(name: &str) -> Owner {
 }
 
 /// An eviction of a pod that is not in any fleet, for a revision that is not rolled out.
-pub(crate) fn open() -> Eviction {
+pub fn open() -> Eviction {
     let pod = OwnedPod::new(&owned("gone", "ReplicaSet", "other").view(), Some(EvictionCause::NoSidecars));
     replace::record(&pod, &[], EvictionCause::NoSidecars, &owner("other"), "r", at(0))
 }
