@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
@@ -12,7 +11,8 @@ use sidecarset::api::SidecarSet;
 
 use crate::common::eventually;
 use crate::common::world::{World, container, is_ready, reason};
-use crate::uninjected::{FewestReady, app, create, daemon_set, events, message, uids};
+use crate::evictions::strict_disruption_budget;
+use crate::uninjected::{FewestReady, app, daemon_set, events, message, uids};
 
 /// The world's set; a new `value` of the variable is a change that no running pod can follow.
 fn with_env(world: &World, value: &str, strategy: Value) -> Value {
@@ -106,14 +106,7 @@ async fn a_disruption_budget_blocks_an_upgrade_and_is_named() {
     world.apply(&with_env(&world, "old", evict())).await;
     world.deploy(2).await;
     until_updated(&world, 2).await;
-    let spec = json!({"maxUnavailable": 0, "selector": {"matchLabels": {"app": world.name}}});
-    create::<PodDisruptionBudget>(&world, json!({"metadata": {"name": "strict"}, "spec": spec})).await;
-    let budgets: Api<PodDisruptionBudget> = world.api();
-    eventually("the budget is in force", async || {
-        let status = budgets.get("strict").await.unwrap().status.unwrap_or_default();
-        if status.expected_pods == Some(2) { Ok(()) } else { Err(status) }
-    })
-    .await;
+    let budgets = strict_disruption_budget(&world, 2).await;
     let before = uids(&world.pods().await);
 
     world.apply(&with_env(&world, "new", evict())).await;

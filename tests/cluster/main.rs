@@ -10,6 +10,7 @@ mod convert;
 mod crash;
 mod crash_twenty;
 mod evict_upgrade;
+mod evictions;
 mod failures;
 mod features;
 mod hot;

@@ -11,7 +11,6 @@ use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::events::v1::Event as ClusterEvent;
-use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch};
@@ -23,6 +22,7 @@ use crate::common::operator::Operator;
 use crate::common::raw::plugin;
 use crate::common::world::{World, is_ready, names};
 use crate::common::{eventually, shared};
+use crate::evictions::strict_disruption_budget;
 
 /// The world's set, with this `injectionStrategy`.
 fn set(world: &World, injection_strategy: Value) -> Value {
@@ -255,14 +255,7 @@ async fn only_pods_that_their_owner_makes_again_are_evicted_one_by_one() {
 async fn a_disruption_budget_is_waited_for_and_named() {
     let world = World::shared("uninjected-pdb").await;
     world.deploy(2).await;
-    let spec = json!({"maxUnavailable": 0, "selector": {"matchLabels": {"app": world.name}}});
-    create::<PodDisruptionBudget>(&world, json!({"metadata": {"name": "strict"}, "spec": spec})).await;
-    let budgets: Api<PodDisruptionBudget> = world.api();
-    eventually("the budget is in force", async || {
-        let status = budgets.get("strict").await.unwrap().status.unwrap_or_default();
-        if status.expected_pods == Some(2) { Ok(()) } else { Err(status) }
-    })
-    .await;
+    let budgets = strict_disruption_budget(&world, 2).await;
     let before = uids(&world.pods().await);
     world.apply(&evicting(&world)).await;
     let said = message(&until_said(&world, "waiting: ReplicaSet uninjected-pdb/app-").await);
