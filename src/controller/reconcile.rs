@@ -45,7 +45,9 @@ async fn reconcile_valid(context: &Arc<Context>, valid: &ValidSidecarSet) -> Res
     let newest = newest(context, set, &history).await?;
     let rollout = rollout(valid, (&newest.hash, &newest.template), &history, now());
 
-    let round = Round::begin(&mut context.state().index, Arc::clone(set), rollout);
+    let (round, replaced) = Round::begin(&mut context.state().index, Arc::clone(set), rollout);
+    // Not under the lock.
+    drop(replaced);
     while !round.assess(&mut context.state().index, now()) {
         tokio::task::yield_now().await;
     }

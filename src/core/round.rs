@@ -13,6 +13,7 @@ use crate::core::rollout::plan::{Plan, begin_batch};
 use crate::core::rollout::request::{PLAN_HOLDS, PodPatch};
 use crate::core::rollout::state::index::Index;
 use crate::core::rollout::state::pulls::Pull;
+use crate::core::rollout::state::set::SetState;
 use crate::core::rollout::target::rollout::{Rollout, still_wanted};
 use crate::core::status::{self, InjectionState};
 
@@ -48,10 +49,10 @@ pub struct Round {
 }
 
 impl Round {
-    /// Tells the index where the set goes.
-    pub fn begin(index: &mut Index, set: Arc<SidecarSet>, rollout: Rollout) -> Self {
-        index.set_target(rollout.target.clone());
-        Self { set, rollout }
+    /// Tells the index where the set goes. Returns what it does not need any more, see [`Index::set_target`].
+    pub fn begin(index: &mut Index, set: Arc<SidecarSet>, rollout: Rollout) -> (Self, Option<SetState>) {
+        let replaced = index.set_target(rollout.target.clone());
+        (Self { set, rollout }, replaced)
     }
 
     /// Assesses some of the pods for which that means something else. True when none is left; a plan assesses what is. The
@@ -221,7 +222,7 @@ mod tests {
         let pod = TestPod::new("web");
         index.apply(pod.view(), at(0));
         let set = Arc::new(set("v2", json!({})));
-        let round = Round::begin(&mut index, Arc::clone(&set), rollout("v2", json!({})));
+        let (round, _) = Round::begin(&mut index, Arc::clone(&set), rollout("v2", json!({})));
         (index, pod, set, round)
     }
 

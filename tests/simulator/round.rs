@@ -81,7 +81,7 @@ impl Operator {
         let (_, template, hash) = target(&mut self.targets, name, &set);
         world.ensure(name, hash, template, set.metadata.generation.unwrap());
         let rollout = self.rollout(world, name, &set);
-        let round = Round::begin(&mut self.index, set, rollout);
+        let (round, _) = Round::begin(&mut self.index, set, rollout);
         let unconfirmed = self.confirm(world, name, rng, faults);
         let Ok(mut planned) = round.plan(&mut self.index, unconfirmed, world.time()) else {
             self.fail(world, name);

@@ -13,7 +13,7 @@ use crate::core::rollout::assess::state::State;
 use crate::core::rollout::assess::{Assessment, assess};
 use crate::core::rollout::inflight::InFlight;
 use crate::core::rollout::state::pods::Pods;
-use crate::core::rollout::state::pulls::{Outcome, Pull};
+use crate::core::rollout::state::pulls::{Outcome, Pull, PullResults};
 use crate::core::rollout::state::set::SetState;
 use crate::core::rollout::target::Target;
 use crate::core::rollout::target::rollout::PersistedProgress;
@@ -152,17 +152,22 @@ impl Index {
         self.pods.marked_sets().cloned().collect()
     }
 
-    /// Takes note of what a set wants. All its pods are due if that concerns them; see [`Index::assess_due`].
-    pub(crate) fn set_target(&mut self, target: Target) {
-        let name = target.set.clone();
-        match self.sets.get_mut(&name) {
-            Some(set) if *set.target == target => {}
-            Some(set) if set.target.says_the_same_of_pods(&target) => set.target = Arc::new(target),
-            _ => {
-                let pulls = self.sets.remove(&name).map(|set| set.pulls.for_target(&target)).unwrap_or_default();
-                self.sets.insert(name, SetState::new(Arc::new(target), pulls));
-            }
+    /// Takes note of what a set wants. All its pods are due if that concerns them; see [`Index::assess_due`]. Then what was
+    /// known of them is returned: freeing a row per pod takes long, so the caller does it after the lock.
+    pub(crate) fn set_target(&mut self, target: Target) -> Option<SetState> {
+        let Some(set) = self.sets.get_mut(&target.set) else {
+            self.sets.insert(target.set.clone(), SetState::new(Arc::new(target), PullResults::default()));
+            return None;
+        };
+        if *set.target == target {
+            return None;
         }
+        if set.target.says_the_same_of_pods(&target) {
+            set.target = Arc::new(target);
+            return None;
+        }
+        let pulls = std::mem::take(&mut set.pulls).for_target(&target);
+        Some(std::mem::replace(set, SetState::new(Arc::new(target), pulls)))
     }
 
     /// The same, and all pods of the set are assessed at once.
