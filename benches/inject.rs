@@ -23,10 +23,10 @@ use sidecarset::core::revision::History;
 use sidecarset::runtime::events::Events;
 use sidecarset::runtime::metrics::Metrics;
 use sidecarset::runtime::namespaces::Namespaces;
-use sidecarset::runtime::shutdown::{self, Trigger};
 use sidecarset::webhook::pod::Pods;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 const SETS: [usize; 4] = [1, 100, 1_000, 5_000];
@@ -156,7 +156,6 @@ fn review(pod: &Value) -> String {
 
 struct Webhook {
     router: Router,
-    _trigger: Trigger,
 }
 
 impl Webhook {
@@ -164,7 +163,6 @@ impl Webhook {
         let _ = rustls::crypto::ring::default_provider().install_default();
         // Nothing is asked of it: the namespace is known.
         let client = Client::try_from(Config::new("http://127.0.0.1:1".parse().unwrap())).unwrap();
-        let (trigger, stop) = shutdown::channel();
         let served = Served { complete: true, sets, ..Served::default() };
         let (_, served) = watch::channel(Arc::new(served));
         let namespaces = Namespaces::default();
@@ -175,9 +173,9 @@ impl Webhook {
             excluded: Arc::from([]),
             client: client.clone(),
             metrics: Metrics::new(),
-            events: Events::start(client, "bench".to_owned(), stop),
+            events: Events::start(client, "bench".to_owned(), CancellationToken::new()),
         };
-        Self { router: sidecarset::webhook::router(pods, served), _trigger: trigger }
+        Self { router: sidecarset::webhook::router(pods, served) }
     }
 
     /// Sends a review; the length of the answer.

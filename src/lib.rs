@@ -5,7 +5,8 @@
 
 pub mod api;
 pub mod cli;
-pub mod controller;
+mod controller;
 pub mod core;
+pub mod operator;
 pub mod runtime;
 pub mod webhook;

@@ -10,9 +10,9 @@ use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::DeleteParams;
 use kube::{Api, Client};
 use sidecarset::runtime::leader::{Error, Leadership, LeaseParams, State, spawn};
-use sidecarset::runtime::shutdown::{Trigger, channel};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
 
 const NAMESPACE: &str = "default";
 
@@ -21,7 +21,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 
 struct Contender {
     leadership: Leadership,
-    trigger: Trigger,
+    trigger: CancellationToken,
     task: JoinHandle<Result<(), Error>>,
 }
 
@@ -33,8 +33,8 @@ fn contend(client: &Client, lease: &str, identity: &str) -> Contender {
         retry_period: Duration::from_millis(500),
         ..LeaseParams::new(NAMESPACE, lease, identity)
     };
-    let (trigger, shutdown) = channel();
-    let (leadership, task) = spawn(client.clone(), params, shutdown);
+    let trigger = CancellationToken::new();
+    let (leadership, task) = spawn(client.clone(), params, trigger.clone());
     Contender { leadership, trigger, task }
 }
 
@@ -56,7 +56,7 @@ impl Contender {
     }
 
     async fn stop(self) {
-        self.trigger.fire();
+        self.trigger.cancel();
         timeout(LIMIT, self.task).await.expect("does not stop").expect("panicked").expect("no release");
     }
 }

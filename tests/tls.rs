@@ -8,13 +8,13 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
 use sidecarset::runtime::metrics::SecondsGauge;
-use sidecarset::runtime::shutdown::{Shutdown, channel};
 use sidecarset::webhook::tls::{CertificateSource, SelfSigned, TlsState};
+use tokio_util::sync::CancellationToken;
 
 const NAMESPACE: &str = "default";
 const SECRET: &str = "sidecarset-webhook-tls";
 
-async fn start(client: &Client, service: &str, shutdown: &Shutdown) -> TlsState {
+async fn start(client: &Client, service: &str, shutdown: &CancellationToken) -> TlsState {
     let names = SelfSigned::names_of_service(service, NAMESPACE);
     let source = SelfSigned::new(client.clone(), NAMESPACE, SECRET, names);
     let source = CertificateSource::SelfSigned(Box::new(source));
@@ -31,7 +31,7 @@ async fn replicas_share_one_ca_and_repair_what_is_damaged() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let cluster = DevCluster::start().await.expect("a cluster");
     let client = cluster.client();
-    let (_trigger, shutdown) = channel();
+    let shutdown = CancellationToken::new();
 
     // Three replicas start at once: one creates, the others use what it made.
     let replica = || start(&client, "hook", &shutdown);

@@ -20,9 +20,9 @@ use sidecarset::core::revision::History;
 use sidecarset::runtime::events::Events;
 use sidecarset::runtime::metrics::Metrics;
 use sidecarset::runtime::namespaces::Namespaces;
-use sidecarset::runtime::shutdown;
 use sidecarset::webhook::pod::Pods;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 /// Version of the sets that the served state has seen.
@@ -57,7 +57,6 @@ struct Webhook {
     router: Router,
     sender: watch::Sender<Arc<Served>>,
     metrics: Metrics,
-    _trigger: shutdown::Trigger,
 }
 
 fn webhook(failure_policy: &str) -> Webhook {
@@ -70,7 +69,6 @@ fn webhook_of(sets: &[SidecarSet]) -> Webhook {
     let mut config = Config::new("http://127.0.0.1:1".parse().unwrap());
     config.default_retry = false;
     let client = Client::try_from(config).unwrap();
-    let (trigger, stop) = shutdown::channel();
     let (sender, receiver) = watch::channel(Arc::new(served(sets)));
     let (namespaces, metrics) = (Namespaces::default(), Metrics::new());
     namespaces.set("default", Some(BTreeMap::new()));
@@ -80,9 +78,9 @@ fn webhook_of(sets: &[SidecarSet]) -> Webhook {
         excluded: Arc::from(["sidecarset-system".to_owned()]),
         client: client.clone(),
         metrics: metrics.clone(),
-        events: Events::start(client, "test".to_owned(), stop),
+        events: Events::start(client, "test".to_owned(), CancellationToken::new()),
     };
-    Webhook { router: sidecarset::webhook::router(pods, receiver), sender, metrics, _trigger: trigger }
+    Webhook { router: sidecarset::webhook::router(pods, receiver), sender, metrics }
 }
 
 impl Webhook {

@@ -17,6 +17,7 @@ use crate::api::{SidecarSet, keys};
 use crate::core::rollout::state::index::Index;
 use crate::runtime::client::Clients;
 use crate::runtime::events::Events;
+use crate::runtime::health::Readiness;
 use crate::runtime::leader::Leadership;
 use crate::runtime::metrics::Metrics;
 
@@ -27,7 +28,7 @@ pub(super) const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const NOT_LEADER: Duration = Duration::from_secs(1);
 
 /// See the module.
-pub struct Context {
+pub(crate) struct Context {
     pub(super) clients: Clients,
     pub(super) settings: Settings,
     pub(super) writer: Writer,
@@ -39,15 +40,15 @@ pub struct Context {
 
 /// What does not change while the operator runs.
 #[derive(Debug)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Namespace of the operator's own objects.
-    pub namespace: String,
+    pub(crate) namespace: String,
     /// Namespaces besides [`keys::EXCLUDED_NAMESPACES`] that no set reaches.
-    pub excluded: Arc<[String]>,
+    pub(crate) excluded: Arc<[String]>,
     /// Pods written at the same time.
-    pub write_concurrency: usize,
+    pub(crate) write_concurrency: usize,
     /// The apiserver lets resources of running pods be changed.
-    pub can_resize: bool,
+    pub(crate) can_resize: bool,
 }
 
 /// Who may write, and how much at a time.
@@ -78,19 +79,20 @@ impl Writer {
 
 impl Context {
     /// A context with nothing known yet.
-    pub fn new(
+    pub(crate) fn new(
         clients: Clients,
         settings: Settings,
         leadership: Leadership,
         cache: Cache,
         metrics: Metrics,
         events: Events,
+        readiness: Readiness,
     ) -> Arc<Self> {
         let mut index = Index::default();
         index.set_can_resize(settings.can_resize);
         let permits = Semaphore::new(settings.write_concurrency);
         let writer = Writer { leadership, permits, term: AtomicU64::new(0) };
-        Arc::new(Self { clients, settings, writer, cache, metrics, events, shared: SharedState::new(index) })
+        Arc::new(Self { clients, settings, writer, cache, metrics, events, shared: SharedState::new(index, readiness) })
     }
 
     /// Never held across an await.

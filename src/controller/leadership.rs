@@ -8,7 +8,7 @@ use tokio::time::sleep;
 
 use super::context::{Context, WRITE_TIMEOUT, now};
 use super::watch_gaps;
-use super::watched_set::WatchedSet;
+use super::watches::WatchedSet;
 use crate::api::keys;
 use crate::core::pod::{PodView, SlimPod};
 use crate::runtime::leader::State;
@@ -56,7 +56,7 @@ async fn read_sets(context: &Context) {
     let api: &Api<WatchedSet> = &Api::all(context.clients.watch.clone());
     let mut pages = Pages::new(ListParams::default(), PAGE);
     while let Some(page) = pages.next_at_last("sets", |params| async move { api.list(&params).await }).await {
-        for set in page.into_iter().filter_map(|set| set.0.0.ok()) {
+        for set in page.into_iter().filter_map(|set| set.0.ok()) {
             context.cache.apply_answer(set);
         }
     }
@@ -86,6 +86,7 @@ mod tests {
     use kube::client::Body;
     use serde_json::{Value, json};
     use tokio::sync::watch;
+    use tokio_util::sync::CancellationToken;
 
     use super::*;
     use crate::api::validate::Allowed;
@@ -94,10 +95,10 @@ mod tests {
     use crate::core::rollout::testing::TestPod;
     use crate::runtime::client::Clients;
     use crate::runtime::events::Events;
+    use crate::runtime::health::Readiness;
     use crate::runtime::leader::{self, LeaseParams};
     use crate::runtime::metrics::Metrics;
     use crate::runtime::namespaces::Namespaces;
-    use crate::runtime::shutdown;
 
     /// An apiserver with one pod, which has our label or not. It fails the first request for the pod itself.
     struct Server {
@@ -138,8 +139,9 @@ mod tests {
         });
         let client = Client::new(service, "default");
         let clients = Clients { watch: client.clone(), call: client.clone(), lease: client.clone() };
-        let (_, never) = shutdown::channel();
-        let (leadership, _) = leader::spawn(client.clone(), LeaseParams::new("system", "lease", "me"), never.clone());
+        let ended = CancellationToken::new();
+        ended.cancel();
+        let (leadership, _) = leader::spawn(client.clone(), LeaseParams::new("system", "lease", "me"), ended.clone());
         let (cache, _) = Cache::new(Allowed::default(), Namespaces::default(), watch::channel(0).1);
         for set in 0..sets {
             cache.apply_set(
@@ -156,8 +158,8 @@ mod tests {
             write_concurrency: 1,
             can_resize: true,
         };
-        let events = Events::start(client, "me".to_owned(), never);
-        let context = Context::new(clients, settings, leadership, cache, Metrics::new(), events);
+        let events = Events::start(client, "me".to_owned(), ended);
+        let context = Context::new(clients, settings, leadership, cache, Metrics::new(), events, Readiness::new(&[]));
         for cache in ["sidecarsets", "controllerrevisions", "namespaces", "nodes"] {
             context.shared.mark_synced(cache);
         }

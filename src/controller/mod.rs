@@ -1,10 +1,10 @@
 //! Upgrades in the cluster: watches feed the index, a reconcile gathers, plans, applies and reports.
 
 mod apply;
-pub mod cache;
+pub(crate) mod cache;
 mod canaries;
-pub mod context;
-pub mod error;
+pub(crate) mod context;
+pub(crate) mod error;
 mod evict;
 mod eviction;
 mod failure_events;
@@ -17,7 +17,6 @@ mod revisions;
 mod state;
 mod uninjected;
 mod watch_gaps;
-mod watched_set;
 mod watches;
 
 use std::sync::Arc;
@@ -26,22 +25,22 @@ use std::time::Duration;
 use context::Context;
 use error::Error;
 use futures::StreamExt;
+use kube::ResourceExt;
 use kube::runtime::controller::{Action, Controller, Error as ControllerError};
 use kube::runtime::reflector::ObjectRef;
 use tokio::task::JoinSet;
-use watched_set::WatchedSet;
-pub use watches::Gates;
+use tokio_util::sync::CancellationToken;
+use watches::WatchedSet;
 
 use crate::core::round::AFTER_ERROR;
-use crate::runtime::shutdown::Shutdown;
 
 /// Pod events within this time become one reconcile.
 const COLLECT: Duration = Duration::from_millis(20);
 
 /// Runs watches and reconciles until `shutdown`; running reconciles end first.
-pub async fn run(context: Arc<Context>, gates: Gates, shutdown: Shutdown) {
+pub(crate) async fn run(context: Arc<Context>, shutdown: CancellationToken) {
     let mut tasks = JoinSet::new();
-    watches::spawn(&mut tasks, &context, &gates);
+    watches::spawn(&mut tasks, &context);
     tasks.spawn(leadership::run(Arc::clone(&context)));
     tasks.spawn(watch_gaps::search(Arc::clone(&context)));
     tasks.spawn(watch_gaps::run(Arc::clone(&context)));
@@ -50,15 +49,15 @@ pub async fn run(context: Arc<Context>, gates: Gates, shutdown: Shutdown) {
     tasks.spawn(uninjected::run(Arc::clone(&context)));
     tasks.spawn(evict::run(Arc::clone(&context)));
     tasks.spawn(prepull::run(Arc::clone(&context)));
-    let (sets, store) = watches::sets(&context, &gates);
+    let (sets, store) = watches::sets(&context);
     let dirty = futures::stream::unfold(Arc::clone(&context), |context| async move {
         let names = context.shared.queue.take(COLLECT).await;
-        let objects = names.into_iter().map(|name| ObjectRef::<WatchedSet>::new(&name));
+        let objects = names.into_iter().map(|name| ObjectRef::new(&name));
         Some((futures::stream::iter(objects.collect::<Vec<_>>()), context))
     });
     let controller = Controller::for_stream(sets, store)
         .reconcile_on(dirty.flatten().boxed())
-        .graceful_shutdown_on(async move { shutdown.requested().await })
+        .graceful_shutdown_on(shutdown.cancelled_owned())
         .run(reconcile::reconcile, on_error, Arc::clone(&context))
         .for_each(|result| async move {
             match result {
@@ -77,7 +76,7 @@ pub async fn run(context: Arc<Context>, gates: Gates, shutdown: Shutdown) {
 fn on_error(set: Arc<WatchedSet>, error: &Error, context: Arc<Context>) -> Action {
     context.metrics.reconcile(error.name(), 0.0);
     if !matches!(error, Error::NotLeader) {
-        tracing::warn!(set = %set.name(), %error, "reconcile failed");
+        tracing::warn!(set = set.name_any(), %error, "reconcile failed");
     }
     Action::requeue(AFTER_ERROR)
 }

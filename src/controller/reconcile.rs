@@ -11,7 +11,7 @@ use super::context::{Context, now};
 use super::error::Error;
 use super::report::report;
 use super::revisions::{self, UpdateRevision};
-use super::watched_set::WatchedSet;
+use super::watches::WatchedSet;
 use super::{apply, failure_events, prepull};
 use crate::api::validate::ValidSidecarSet;
 use crate::api::{SidecarSet, canary_base};
@@ -22,7 +22,8 @@ use crate::core::status::{self, InjectionFacts, InjectionState, injection_state}
 
 pub(super) async fn reconcile(watched: Arc<WatchedSet>, context: Arc<Context>) -> Result<Action, Error> {
     // The cache may be newer than the object that woke us.
-    let known = context.cache.validated(&watched.name()).filter(|(set, _)| set.metadata.deletion_timestamp.is_none());
+    let known =
+        context.cache.validated(&watched.name_any()).filter(|(set, _)| set.metadata.deletion_timestamp.is_none());
     let Some((set, valid)) = known.filter(|_| context.is_active_leader()) else { return Ok(Action::await_change()) };
     let started = Instant::now();
     let next = match valid {

@@ -5,13 +5,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::core::pod::PodKey;
 use crate::core::replace::report::EvictionReport;
 use crate::core::replace::uninjected::Found;
 use crate::core::rollout::state::index::Index;
 use crate::core::rollout::state::pulls::Pull;
+use crate::runtime::health::Readiness;
 
 /// What a plan is made from.
 const CACHES: [&str; 6] = ["sidecarsets", "controllerrevisions", "namespaces", "nodes", "pods", UNLABELLED];
@@ -115,12 +116,14 @@ pub(super) struct SharedState {
     pub(super) left_watch: Notify,
     /// Counts the lists of injected pods that the watch has made.
     pub(super) pod_lists: watch::Sender<u64>,
-    /// Caches whose first list is not complete.
-    unsynced: watch::Sender<BTreeSet<&'static str>>,
+    /// Waits for the first lists that a plan is made from.
+    lists: Readiness,
+    /// Of the whole replica, which waits for some of them, too.
+    readiness: Readiness,
 }
 
 impl SharedState {
-    pub(super) fn new(index: Index) -> Self {
+    pub(super) fn new(index: Index, readiness: Readiness) -> Self {
         Self {
             state: Mutex::new(State { index, ..State::default() }),
             queue: WorkQueue::default(),
@@ -128,7 +131,8 @@ impl SharedState {
             pulls: Notify::new(),
             left_watch: Notify::new(),
             pod_lists: watch::Sender::new(0),
-            unsynced: watch::Sender::new(CACHES.into()),
+            lists: Readiness::new(&CACHES),
+            readiness,
         }
     }
 
@@ -137,22 +141,22 @@ impl SharedState {
     }
 
     /// The first list of a cache is complete.
-    pub(super) fn mark_synced(&self, cache: &'static str) {
-        self.unsynced.send_if_modified(|unsynced| unsynced.remove(cache));
+    pub(super) fn mark_synced(&self, cache: &str) {
+        self.lists.open(cache);
+        self.readiness.open(cache);
     }
 
     /// The watch of pods has made another list.
     pub(super) fn pods_listed(&self) {
-        self.unsynced.send_if_modified(|unsynced| unsynced.insert(UNLABELLED));
+        self.lists.close(UNLABELLED);
         self.mark_synced("pods");
         self.pod_lists.send_modify(|lists| *lists += 1);
     }
 
     /// Waits until every cache has been listed once, and says for which it waits.
     pub(super) async fn synced(&self) {
-        let mut unsynced = self.unsynced.subscribe();
-        while tokio::time::timeout(REMIND, unsynced.wait_for(BTreeSet::is_empty)).await.is_err() {
-            let missing = unsynced.borrow().clone();
+        while timeout(REMIND, self.lists.ready()).await.is_err() {
+            let missing = self.lists.waiting();
             tracing::warn!(
                 ?missing,
                 "nothing is upgraded before these are listed: are they allowed in the ClusterRole?"

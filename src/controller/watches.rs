@@ -1,13 +1,13 @@
 //! The watches: sets, revisions, pods, namespaces, nodes. All run on every replica, so that a new leader is warm.
 
-use std::collections::HashSet;
-use std::hash::Hash;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use futures::{Stream, StreamExt, TryStreamExt};
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::api::core::v1::{Namespace, Node};
 use kube::api::PartialObjectMeta;
+use kube::core::DeserializeGuard;
 use kube::runtime::reflector::{self, Store};
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch};
@@ -17,95 +17,48 @@ use tokio::task::JoinSet;
 
 use super::context::{Context, now};
 use super::watch_gaps::vanished;
-use super::watched_set::WatchedSet;
-use crate::api::keys;
+use crate::api::{SidecarSet, keys};
 use crate::core::pod::{PodKey, PodView, SlimPod, restarts_native_sidecars};
-use crate::runtime::health::{Gate, Readiness};
 
-/// Keys that a relist names: what is not among them when it ends has vanished without an event.
-struct Relist<K>(Option<HashSet<K>>);
-
-impl<K: Eq + Hash> Relist<K> {
-    fn new() -> Self {
-        Self(None)
-    }
-
-    fn start(&mut self) {
-        self.0 = Some(HashSet::new());
-    }
-
-    /// Notes a key while a list is under way; between lists there is nothing to note.
-    fn note(&mut self, key: K) {
-        if let Some(listed) = &mut self.0 {
-            listed.insert(key);
-        }
-    }
-
-    fn finish(&mut self) -> HashSet<K> {
-        self.0.take().unwrap_or_default()
-    }
-}
-
-/// What readiness waits for; made before readiness is served.
-pub struct Gates {
-    sets: Gate,
-    revisions: Gate,
-    namespaces: Gate,
-    pods: Gate,
-}
-
-impl Gates {
-    /// Closed gates, one per cache.
-    pub fn new(readiness: &Readiness) -> Self {
-        Self {
-            sets: readiness.gate("sidecarsets cache"),
-            revisions: readiness.gate("controllerrevisions cache"),
-            namespaces: readiness.gate("namespaces cache"),
-            pods: readiness.gate("pods cache"),
-        }
-    }
-}
+/// One that cannot be decoded must not break the watch of the others.
+pub(super) type WatchedSet = DeserializeGuard<SidecarSet>;
 
 /// The sets, for the controller and on the way into the cache.
 pub(super) fn sets(
     context: &Arc<Context>,
-    gates: &Gates,
 ) -> (impl Stream<Item = Result<WatchedSet, watcher::Error>> + Send + 'static, Store<WatchedSet>) {
     let (store, writer) = reflector::store();
-    let gate = gates.sets.clone();
-    let context = Arc::clone(context);
-    let mut relist = Relist::new();
-    let api: Api<WatchedSet> = Api::all(context.clients.watch.clone());
-    let stream = watch(api, watcher::Config::default())
+    let (cx, mut listed) = (Arc::clone(context), HashSet::new());
+    let stream = watch(Api::<WatchedSet>::all(context.clients.watch.clone()), watcher::Config::default())
         .default_backoff()
-        .inspect_ok(move |event| on_set(&context, &mut relist, &gate, event))
+        .inspect_ok(move |event| on_set(&cx, &mut listed, event))
         .reflect(writer)
         .touched_objects();
     (stream, store)
 }
 
-fn on_set(context: &Context, relist: &mut Relist<String>, gate: &Gate, event: &Event<WatchedSet>) {
+/// `listed`: names that the list under way has given. What is not among them when it ends has vanished without an event.
+fn on_set(context: &Context, listed: &mut HashSet<String>, event: &Event<WatchedSet>) {
+    if let Event::InitApply(set) = event {
+        listed.insert(set.name_any());
+    }
     match event {
-        Event::Init => relist.start(),
-        Event::InitApply(set) | Event::Apply(set) => {
-            relist.note(set.name());
-            match &set.0.0 {
-                Ok(set) => context.enqueue(context.cache.apply_set(set.clone())),
-                Err(error) => tracing::error!(set = %set.name(), %error, "the set cannot be read and is left alone"),
-            }
-        }
+        Event::Init => listed.clear(),
+        Event::InitApply(set) | Event::Apply(set) => match &set.0 {
+            Ok(known) => context.enqueue(context.cache.apply_set(known.clone())),
+            Err(error) => tracing::error!(set = set.name_any(), %error, "the set cannot be read and is left alone"),
+        },
         Event::InitDone => {
-            for name in context.cache.sets_listed(&relist.finish()) {
+            for name in context.cache.sets_listed(&std::mem::take(listed)) {
                 forget(context, &name);
             }
             context.shared.mark_synced("sidecarsets");
-            gate.open();
         }
         Event::Delete(set) => {
-            if let Ok(set) = &set.0.0 {
+            if let Ok(set) = &set.0 {
                 context.enqueue(context.cache.remove_set(set));
             }
-            forget(context, &set.name());
+            forget(context, &set.name_any());
         }
     }
 }
@@ -117,28 +70,24 @@ fn forget(context: &Context, set: &str) {
 }
 
 /// All other watches.
-pub(super) fn spawn(tasks: &mut JoinSet<()>, context: &Arc<Context>, gates: &Gates) {
+pub(super) fn spawn(tasks: &mut JoinSet<()>, context: &Arc<Context>) {
     let client = || context.clients.watch.clone();
     let everything = watcher::Config::default();
-    let injected = everything.clone().labels(&format!("{}=true", keys::INJECTED));
-    let gate = gates.revisions.clone();
+    let (cx, mut listed) = (Arc::clone(context), HashSet::new());
     let api = Api::<ControllerRevision>::namespaced(client(), &context.settings.namespace);
     let ours = everything.clone().labels(keys::SET);
-    let (cx, mut relist) = (Arc::clone(context), Relist::new());
-    follow(tasks, api, ours, move |event| on_revision(&cx, &mut relist, &gate, event));
+    follow(tasks, api, ours, move |event| on_revision(&cx, &mut listed, event));
 
-    let gate = gates.namespaces.clone();
-    let api = Api::<PartialObjectMeta<Namespace>>::all(client());
-    let (cx, mut relist) = (Arc::clone(context), Relist::new());
-    let mut known = HashSet::new();
-    follow(tasks, api, everything.clone(), move |event| on_namespace(&cx, &mut relist, &mut known, &gate, event));
+    let (cx, mut listed) = (Arc::clone(context), HashSet::new());
+    let namespaces = Api::<PartialObjectMeta<Namespace>>::all(client());
+    follow(tasks, namespaces, everything.clone(), move |event| on_namespace(&cx, &mut listed, event));
 
     let cx = Arc::clone(context);
-    follow(tasks, Api::<SlimNode>::all(client()), everything, move |event| on_node(&cx, event));
+    follow(tasks, Api::<SlimNode>::all(client()), everything.clone(), move |event| on_node(&cx, event));
 
-    let gate = gates.pods.clone();
-    let (cx, mut relist) = (Arc::clone(context), Relist::new());
-    follow(tasks, Api::<SlimPod>::all(client()), injected, move |event| on_pod(&cx, &mut relist, &gate, event));
+    let (cx, mut listed) = (Arc::clone(context), HashSet::new());
+    let injected = everything.labels(&format!("{}=true", keys::INJECTED));
+    follow(tasks, Api::<SlimPod>::all(client()), injected, move |event| on_pod(&cx, &mut listed, event));
 }
 
 fn follow<K>(
@@ -162,58 +111,42 @@ fn follow<K>(
     });
 }
 
-fn on_revision(context: &Context, relist: &mut Relist<String>, gate: &Gate, event: Event<ControllerRevision>) {
-    let set = match event {
-        Event::Init => {
-            relist.start();
-            None
-        }
-        Event::InitApply(revision) | Event::Apply(revision) => {
-            relist.note(revision.name_any());
-            context.cache.apply_revision(&revision)
-        }
+fn on_revision(context: &Context, listed: &mut HashSet<String>, event: Event<ControllerRevision>) {
+    if let Event::InitApply(revision) = &event {
+        listed.insert(revision.name_any());
+    }
+    match event {
+        Event::Init => listed.clear(),
+        Event::InitApply(revision) | Event::Apply(revision) => context.enqueue(context.cache.apply_revision(&revision)),
         Event::InitDone => {
-            context.cache.revisions_listed(&relist.finish());
+            context.cache.revisions_listed(&std::mem::take(listed));
             context.shared.mark_synced("controllerrevisions");
-            gate.open();
-            None
         }
-        Event::Delete(revision) => context.cache.remove_revision(&revision),
-    };
-    context.enqueue(set);
+        Event::Delete(revision) => context.enqueue(context.cache.remove_revision(&revision)),
+    }
 }
 
-fn on_namespace(
-    context: &Context,
-    relist: &mut Relist<String>,
-    known: &mut HashSet<String>,
-    gate: &Gate,
-    event: Event<PartialObjectMeta<Namespace>>,
-) {
-    let set = |name: &str, labels: Option<std::collections::BTreeMap<String, String>>| {
+fn on_namespace(context: &Context, listed: &mut HashSet<String>, event: Event<PartialObjectMeta<Namespace>>) {
+    let set = |name: &str, labels: Option<BTreeMap<String, String>>| {
         context.cache.namespaces.set(name, labels.clone());
         let sets = context.state().index.set_namespace(name, labels);
         context.enqueue(sets);
     };
+    if let Event::InitApply(namespace) = &event {
+        listed.insert(namespace.name_any());
+    }
     match event {
-        Event::Init => relist.start(),
+        Event::Init => listed.clear(),
         Event::InitApply(namespace) | Event::Apply(namespace) => {
-            let name = namespace.name_any();
-            relist.note(name.clone());
-            known.insert(name.clone());
-            set(&name, Some(namespace.metadata.labels.unwrap_or_default()));
+            set(&namespace.name_any(), Some(namespace.metadata.labels.unwrap_or_default()));
         }
         Event::InitDone => {
-            let listed = relist.finish();
-            known.iter().filter(|name| !listed.contains(*name)).for_each(|name| set(name, None));
-            *known = listed;
+            for gone in context.cache.namespaces.others(&std::mem::take(listed)) {
+                set(&gone, None);
+            }
             context.shared.mark_synced("namespaces");
-            gate.open();
         }
-        Event::Delete(namespace) => {
-            known.remove(&namespace.name_any());
-            set(&namespace.name_any(), None);
-        }
+        Event::Delete(namespace) => set(&namespace.name_any(), None),
     }
 }
 
@@ -251,24 +184,26 @@ fn on_node(context: &Context, event: Event<SlimNode>) {
     context.enqueue(sets);
 }
 
-fn on_pod(context: &Arc<Context>, relist: &mut Relist<PodKey>, gate: &Gate, event: Event<SlimPod>) {
+fn on_pod(context: &Context, listed: &mut HashSet<PodKey>, event: Event<SlimPod>) {
+    let is_listed = matches!(event, Event::InitApply(_));
     match event {
-        Event::Init => relist.start(),
+        Event::Init => listed.clear(),
         Event::InitApply(pod) | Event::Apply(pod) => {
             let view = PodView::new(pod);
-            relist.note(view.key.clone());
+            if is_listed {
+                listed.insert(view.key.clone());
+            }
             let sets = context.state().index.apply(view, now());
             super::uninjected::expect_fewer(context, &sets);
             context.enqueue(sets);
         }
         Event::InitDone => {
-            let listed = relist.finish();
+            let listed = std::mem::take(listed);
             let gone: Vec<_> = context.state().index.pods().filter(|pod| !listed.contains(&pod.key)).cloned().collect();
             for pod in gone {
                 vanished(context, &pod.key, &pod.uid, false);
             }
             context.shared.pods_listed();
-            gate.open();
         }
         Event::Delete(pod) => {
             let deleted = pod.metadata.deletion_timestamp.is_some();

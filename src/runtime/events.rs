@@ -9,9 +9,9 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::owners::TopOwners;
-use super::shutdown::Shutdown;
 use crate::api::keys;
 use crate::api::reasons::Reason;
 
@@ -57,7 +57,7 @@ pub(crate) struct Note {
 
 impl Events {
     /// Starts the sender; it ends with `shutdown`.
-    pub fn start(client: Client, instance: String, shutdown: Shutdown) -> Self {
+    pub fn start(client: Client, instance: String, shutdown: CancellationToken) -> Self {
         let (sender, receiver) = mpsc::channel(QUEUE);
         let reporter = Reporter { controller: keys::MANAGER.to_owned(), instance: Some(instance) };
         let owners = TopOwners::new(client.clone());
@@ -87,11 +87,11 @@ async fn send(
     recorder: Recorder,
     mut owners: TopOwners,
     mut queue: mpsc::Receiver<(Note, Address)>,
-    shutdown: Shutdown,
+    shutdown: CancellationToken,
 ) {
     loop {
         let first = tokio::select! {
-            () = shutdown.requested() => return,
+            () = shutdown.cancelled() => return,
             note = queue.recv() => note,
         };
         let Some(first) = first else { return };

@@ -1,14 +1,15 @@
 //! What every long-running part needs: arguments, clients, leadership, shutdown, logs, metrics, health, events.
 
-pub mod args;
-pub mod client;
+pub(crate) mod args;
+pub(crate) mod client;
 pub mod events;
-pub mod health;
+pub(crate) mod health;
+pub(crate) mod http;
 pub mod leader;
 pub mod metrics;
 pub mod namespaces;
 mod owners;
 pub(crate) mod pages;
-pub mod probe;
-pub mod shutdown;
-pub mod telemetry;
+pub(crate) mod probe;
+pub(crate) mod shutdown;
+pub(crate) mod telemetry;

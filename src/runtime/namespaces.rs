@@ -1,6 +1,6 @@
 //! Labels of namespaces, for the webhook and the controller.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock};
 
 type Labels = Arc<BTreeMap<String, String>>;
@@ -13,6 +13,12 @@ impl Namespaces {
     /// The labels of a namespace; `None` if it has not been seen.
     pub fn get(&self, name: &str) -> Option<Labels> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    /// Namespaces that are not among these.
+    pub(crate) fn others(&self, names: &HashSet<String>) -> Vec<String> {
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        known.keys().filter(|name| !names.contains(*name)).cloned().collect()
     }
 
     /// Records a namespace, `None` when it is gone.

@@ -2,9 +2,8 @@
 
 pub mod pod;
 mod raw;
-pub mod registration;
-pub mod server;
-pub mod set;
+pub(crate) mod registration;
+mod set;
 pub mod tls;
 
 use std::sync::Arc;

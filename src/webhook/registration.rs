@@ -8,12 +8,12 @@ use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::{Api, Client};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
+use tokio_util::sync::CancellationToken;
 
 use crate::api::keys;
 use crate::core::inject::{CompiledSets, Served};
 use crate::core::registration::{Params, pod_webhooks, set_webhook};
 use crate::runtime::leader::Leadership;
-use crate::runtime::shutdown::Shutdown;
 
 /// The configuration is written again this often, in case somebody changed it.
 const REAPPLY: Duration = Duration::from_secs(30);
@@ -90,13 +90,13 @@ struct Written {
 
 impl Registration {
     /// Runs until `shutdown`.
-    pub async fn run(mut self, shutdown: Shutdown) {
+    pub async fn run(mut self, shutdown: CancellationToken) {
         let mut leadership = self.leadership.subscribe();
         let mut written = None;
         loop {
             let wait = if self.leadership.is_leader() { self.write(&mut written).await } else { REAPPLY };
             tokio::select! {
-                () = shutdown.requested() => return,
+                () = shutdown.cancelled() => return,
                 () = sleep(wait) => {}
                 Ok(()) = self.served.changed() => {}
                 Ok(()) = self.ca_bundle.changed() => {}

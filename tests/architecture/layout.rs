@@ -31,10 +31,11 @@ const CONTROLLER: Order = &[
     &["error"],
     &["state", "cache"],
     &["context"],
-    &["owners", "watched_set", "watch_gaps", "failure_events", "eviction", "revisions", "report"],
+    &["owners", "watch_gaps", "failure_events", "eviction", "revisions", "report"],
     &["apply", "evict", "prepull", "canaries", "uninjected"],
     &["reconcile"],
-    &["watches", "leadership"],
+    &["watches"],
+    &["leadership"],
     &["mod"],
 ];
 

@@ -20,10 +20,10 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio_util::sync::CancellationToken;
 
 use self::election::{Action, Election};
 pub use self::params::LeaseParams;
-use super::shutdown::Shutdown;
 
 mod election;
 mod params;
@@ -139,7 +139,11 @@ impl Until {
 
 /// Starts to contend. `client` must not retry by itself (`Clients::lease`). `shutdown` fires after the writers have
 /// stopped: the Lease is then given back and a successor starts at once. The task ends only by it, or by wrong `params`.
-pub fn spawn(client: Client, params: LeaseParams, shutdown: Shutdown) -> (Leadership, JoinHandle<Result<(), Error>>) {
+pub fn spawn(
+    client: Client,
+    params: LeaseParams,
+    shutdown: CancellationToken,
+) -> (Leadership, JoinHandle<Result<(), Error>>) {
     let until = Until::new();
     let (sender, state) = watch::channel(State::Follower);
     let contender = Contender {
@@ -206,9 +210,9 @@ enum Round {
 }
 
 impl Contender {
-    async fn run(mut self, shutdown: Shutdown) -> Result<(), Error> {
+    async fn run(mut self, shutdown: CancellationToken) -> Result<(), Error> {
         let mut failures = 0_u32;
-        while !shutdown.is_requested() {
+        while !shutdown.is_cancelled() {
             let began = Instant::now();
             let next = match self.round().await {
                 Round::Done(next) => {
@@ -305,10 +309,10 @@ impl Contender {
         timeout_at(deadline, request).await.map_err(|_| RequestError::Timeout)?.map_err(Into::into)
     }
 
-    async fn pause(&mut self, next: Instant, shutdown: &Shutdown) {
+    async fn pause(&mut self, next: Instant, shutdown: &CancellationToken) {
         let end = self.election.leads_until(Instant::now());
         tokio::select! {
-            () = shutdown.requested() => {}
+            () = shutdown.cancelled() => {}
             () = sleep_until(end.map_or(next, |end| next.min(end))) => {}
         }
         if end.is_some_and(|end| Instant::now() >= end) {

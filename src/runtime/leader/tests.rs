@@ -150,7 +150,7 @@ fn a_lease_taken_by_another_ends_the_claim() {
 async fn wrong_parameters_end_the_task_with_an_error() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let config = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
-    let (_trigger, shutdown) = crate::runtime::shutdown::channel();
+    let shutdown = CancellationToken::new();
     let bad = LeaseParams { renew_deadline: seconds(15), ..params("a") };
     let (leadership, task) = spawn(Client::try_from(config).unwrap(), bad, shutdown);
     assert!(matches!(task.await.unwrap(), Err(Error::Params { .. })));

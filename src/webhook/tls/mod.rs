@@ -7,9 +7,9 @@ use axum_server::tls_rustls::RustlsConfig;
 use k8s_openapi::jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use crate::runtime::metrics::SecondsGauge;
-use crate::runtime::shutdown::Shutdown;
 
 pub mod ca;
 mod files;
@@ -108,7 +108,11 @@ struct Material {
 impl CertificateSource {
     /// Loads (or makes) the first certificate, then follows the source until `shutdown`. `expiry` is kept at the served
     /// certificate's end. A later failure is logged and what is served stays. The process's crypto provider must be installed.
-    pub async fn start(self, expiry: SecondsGauge, shutdown: Shutdown) -> Result<(TlsState, JoinHandle<()>), Error> {
+    pub async fn start(
+        self,
+        expiry: SecondsGauge,
+        shutdown: CancellationToken,
+    ) -> Result<(TlsState, JoinHandle<()>), Error> {
         let origin = self.origin();
         let (material, mut next) = self.load().await?;
         let mut publisher = Publisher::new(origin, material, expiry).await?;
@@ -116,7 +120,7 @@ impl CertificateSource {
         let task = tokio::spawn(async move {
             loop {
                 tokio::select! {
-                    () = shutdown.requested() => return,
+                    () = shutdown.cancelled() => return,
                     () = tokio::time::sleep(next) => {}
                 }
                 next = match self.load().await {

@@ -1,9 +1,10 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use tokio_util::sync::CancellationToken;
+
 use super::ca::{Contents, Plan, plan};
 use super::*;
-use crate::runtime::shutdown;
 
 /// New contents for 127.0.0.1, with a CA of their own.
 pub(crate) fn contents() -> Contents {
@@ -42,7 +43,7 @@ async fn changed_files_are_taken_into_use() {
     let directory = Directory::new("changed");
     let (first, second) = (contents(), contents());
     write(&directory.0, &first);
-    let (_trigger, stop) = shutdown::channel();
+    let stop = CancellationToken::new();
     let expiry = SecondsGauge::default();
     let source = CertificateSource::Files(directory.0.clone());
     let (mut state, _task) = source.start(expiry.clone(), stop).await.unwrap();
@@ -64,7 +65,7 @@ async fn changed_files_are_taken_into_use() {
 #[tokio::test]
 async fn missing_or_foreign_files_are_named() {
     let directory = Directory::new("missing");
-    let (_trigger, stop) = shutdown::channel();
+    let stop = CancellationToken::new();
     let source = || CertificateSource::Files(directory.0.clone());
     let error = source().start(SecondsGauge::default(), stop.clone()).await.unwrap_err().to_string();
     assert!(error.contains("tls.crt"), "{error}");

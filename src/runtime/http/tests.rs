@@ -1,5 +1,5 @@
+use std::future::pending;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::routing::get;
 use rustls::pki_types::pem::PemObject as _;
@@ -10,17 +10,22 @@ use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::runtime::health::Readiness;
-use crate::runtime::shutdown;
 use crate::webhook::tls::ca::Contents;
 use crate::webhook::tls::tests::contents;
 
 const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
-fn at_once() -> Drain {
-    Drain { delay: Duration::ZERO, ..Drain::default() }
+async fn serve(
+    router: Router,
+    tls: RustlsConfig,
+    address: SocketAddr,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> Result<(SocketAddr, JoinHandle<Result<(), Error>>), Error> {
+    Service { purpose: "test", router, tls: Some(tls), stop, drain: Duration::from_secs(10) }.serve(address).await
 }
 
 async fn config(contents: &Contents) -> RustlsConfig {
@@ -69,9 +74,8 @@ fn leaf(contents: &Contents) -> Vec<u8> {
 async fn no_request_fails_while_certificates_rotate() {
     let (old, new) = (contents(), contents());
     let tls = config(&old).await;
-    let (_trigger, stop) = shutdown::channel();
     let router = Router::new().route("/", get(async || "ok"));
-    let (address, _task) = serve(router, tls.clone(), ANY, at_once(), stop).await.unwrap();
+    let (address, _task) = serve(router, tls.clone(), ANY, pending()).await.unwrap();
     let connector = connector(&[&old, &new]);
 
     let mut lived_through = connect(&connector, address).await.unwrap();
@@ -124,18 +128,16 @@ async fn a_running_request_ends_and_readiness_goes_before_the_port() {
         on_finish.notified().await;
         "ok"
     };
-    let (trigger, stop) = shutdown::channel();
-    let readiness = Readiness::default();
-    let gate = readiness.gate("shutdown");
-    gate.open();
-    let drain = Drain { gate: Some(gate), ..at_once() };
+    let order = CancellationToken::new();
+    let readiness = Readiness::new(&[]);
+    let stop = readiness.clone().stop(order.clone(), Duration::ZERO);
     let router = Router::new().route("/slow", get(slow));
-    let (address, task) = serve(router, config(&contents).await, ANY, drain, stop).await.unwrap();
+    let (address, task) = serve(router, config(&contents).await, ANY, stop).await.unwrap();
     let mut stream = connect(&connector(&[&contents]), address).await.unwrap();
     send(&mut stream, "/slow").await;
     started.notified().await;
 
-    trigger.fire();
+    order.cancel();
     // The port is closed once connecting is refused.
     while TcpStream::connect(address).await.is_ok() {
         tokio::task::yield_now().await;
@@ -151,8 +153,7 @@ async fn a_running_request_ends_and_readiness_goes_before_the_port() {
 #[tokio::test]
 async fn an_address_in_use_is_an_error_at_once() {
     let contents = contents();
-    let (_trigger, stop) = shutdown::channel();
     let tls = config(&contents).await;
-    let (address, _task) = serve(Router::new(), tls.clone(), ANY, at_once(), stop.clone()).await.unwrap();
-    assert!(matches!(serve(Router::new(), tls, address, at_once(), stop).await, Err(Error::Bind { .. })));
+    let (address, _task) = serve(Router::new(), tls.clone(), ANY, pending()).await.unwrap();
+    assert!(matches!(serve(Router::new(), tls, address, pending()).await, Err(Error::Bind { .. })));
 }
