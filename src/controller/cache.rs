@@ -17,7 +17,7 @@ use crate::runtime::namespaces::Namespaces;
 
 /// See the module. Clones share it.
 #[derive(Clone, Debug)]
-pub struct Cache {
+pub(crate) struct Cache {
     inner: Arc<Mutex<Inner>>,
     served: Arc<watch::Sender<Arc<Served>>>,
     allowed: Arc<Allowed>,
@@ -52,7 +52,7 @@ struct Known {
 impl Cache {
     /// An empty cache, and what the webhook serves from it. `registered`: version of the sets that the webhook
     /// registration stands for; 0 while there is none.
-    pub fn new(
+    pub(crate) fn new(
         allowed: Allowed,
         namespaces: Namespaces,
         registered: watch::Receiver<u64>,
@@ -73,7 +73,7 @@ impl Cache {
     }
 
     /// The set as last seen.
-    pub fn set(&self, name: &str) -> Option<Arc<SidecarSet>> {
+    pub(crate) fn set(&self, name: &str) -> Option<Arc<SidecarSet>> {
         lock(&self.inner).sets.get(name).map(|known| Arc::clone(&known.set))
     }
 
@@ -157,7 +157,7 @@ impl Cache {
     }
 
     /// Takes note of the answer to a request about a set, unless the watch has said something newer since.
-    pub fn apply_answer(&self, set: SidecarSet) {
+    pub(crate) fn apply_answer(&self, set: SidecarSet) {
         let current = self.set(&set.name_any()).is_some_and(|known| {
             known.metadata.uid == set.metadata.uid && resource_version(&known) <= resource_version(&set)
         });

@@ -7,6 +7,7 @@ use std::time::Duration;
 use k8s_openapi::jiff::Timestamp;
 use kube::Api;
 use kube::api::PatchParams;
+use kube::core::DeserializeGuard;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -26,6 +27,9 @@ pub(super) const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How often a task that only a leader runs asks whether this is one.
 pub(super) const NOT_LEADER: Duration = Duration::from_secs(1);
+
+/// One that cannot be decoded must not break the watch of the others.
+pub(super) type WatchedSet = DeserializeGuard<SidecarSet>;
 
 /// See the module.
 pub(crate) struct Context {

@@ -4,7 +4,7 @@ use crate::core::round::Unconfirmed;
 
 /// What went wrong, with the call and the object.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// A call failed.
     #[error("cannot {action} {object}: {source}")]
     Api {

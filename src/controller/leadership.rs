@@ -6,9 +6,8 @@ use kube::Api;
 use kube::api::ListParams;
 use tokio::time::sleep;
 
-use super::context::{Context, WRITE_TIMEOUT, now};
+use super::context::{Context, WRITE_TIMEOUT, WatchedSet, now};
 use super::watch_gaps;
-use super::watches::WatchedSet;
 use crate::api::keys;
 use crate::core::pod::{PodView, SlimPod};
 use crate::runtime::leader::State;

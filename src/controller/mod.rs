@@ -22,7 +22,7 @@ mod watches;
 use std::sync::Arc;
 use std::time::Duration;
 
-use context::Context;
+use context::{Context, WatchedSet};
 use error::Error;
 use futures::StreamExt;
 use kube::ResourceExt;
@@ -30,7 +30,6 @@ use kube::runtime::controller::{Action, Controller, Error as ControllerError};
 use kube::runtime::reflector::ObjectRef;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use watches::WatchedSet;
 
 use crate::core::round::AFTER_ERROR;
 

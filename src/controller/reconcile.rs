@@ -7,11 +7,10 @@ use kube::ResourceExt;
 use kube::runtime::controller::Action;
 use tokio::time::Instant;
 
-use super::context::{Context, now};
+use super::context::{Context, WatchedSet, now};
 use super::error::Error;
 use super::report::report;
 use super::revisions::{self, UpdateRevision};
-use super::watches::WatchedSet;
 use super::{apply, failure_events, prepull};
 use crate::api::validate::ValidSidecarSet;
 use crate::api::{SidecarSet, canary_base};

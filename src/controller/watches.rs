@@ -7,7 +7,6 @@ use futures::{Stream, StreamExt, TryStreamExt};
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::api::core::v1::{Namespace, Node};
 use kube::api::PartialObjectMeta;
-use kube::core::DeserializeGuard;
 use kube::runtime::reflector::{self, Store};
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch};
@@ -15,13 +14,10 @@ use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::task::JoinSet;
 
-use super::context::{Context, now};
+use super::context::{Context, WatchedSet, now};
 use super::watch_gaps::vanished;
-use crate::api::{SidecarSet, keys};
+use crate::api::keys;
 use crate::core::pod::{PodKey, PodView, SlimPod, restarts_native_sidecars};
-
-/// One that cannot be decoded must not break the watch of the others.
-pub(super) type WatchedSet = DeserializeGuard<SidecarSet>;
 
 /// The sets, for the controller and on the way into the cache.
 pub(super) fn sets(

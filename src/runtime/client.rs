@@ -21,7 +21,7 @@ const WATCH_READ_TIMEOUT: Duration = Duration::from_mins(5);
 
 /// Why no client could be made.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// Neither a kubeconfig nor a pod's service account was found, or it is unreadable.
     #[error("no cluster configuration: {0}")]
     Infer(#[from] InferConfigError),
@@ -37,23 +37,23 @@ pub enum Error {
 
 /// The clients of one cluster; cheap to clone. HTTP/1.1 only: n parallel calls are n connections.
 #[derive(Clone)]
-pub struct Clients {
+pub(crate) struct Clients {
     /// For watches and the lists they begin with: silence up to 300 s is normal, 429/503/504 are retried.
     pub(crate) watch: Client,
     /// For single calls: short timeouts, no retry (the caller decides), at most `call_concurrency` at once.
-    pub call: Client,
+    pub(crate) call: Client,
     /// For the Lease alone: as `call` without the limit, so that a renewal never queues behind slow writes.
-    pub lease: Client,
+    pub(crate) lease: Client,
 }
 
 impl Clients {
     /// Clients of the cluster that `$KUBECONFIG`, `~/.kube/config` or the pod's service account names.
-    pub async fn infer(call_concurrency: usize) -> Result<Self, Error> {
+    pub(crate) async fn infer(call_concurrency: usize) -> Result<Self, Error> {
         Self::new(&Config::infer().await?, call_concurrency)
     }
 
     /// Clients of a given cluster; `call_concurrency` (at least 1) bounds the `call` client's requests in flight.
-    pub fn new(config: &Config, call_concurrency: usize) -> Result<Self, Error> {
+    pub(crate) fn new(config: &Config, call_concurrency: usize) -> Result<Self, Error> {
         let call = call_config(config);
         let limit = ConcurrencyLimitLayer::new(call_concurrency.max(1));
         let error = |purpose| move |source| Error::Build { purpose, source: Box::new(source) };

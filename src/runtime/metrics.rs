@@ -88,7 +88,7 @@ pub struct Metrics {
     /// `leader`: 1 on the replica that holds the lease.
     pub(crate) leader: Gauge,
     /// `webhook_certificate_expiry_seconds`: when the served certificate expires, seconds since 1970.
-    pub webhook_certificate_expiry: SecondsGauge,
+    pub(crate) webhook_certificate_expiry: SecondsGauge,
 }
 
 impl Metrics {

@@ -11,7 +11,7 @@ pub struct Namespaces(Arc<RwLock<HashMap<String, Labels>>>);
 
 impl Namespaces {
     /// The labels of a namespace; `None` if it has not been seen.
-    pub fn get(&self, name: &str) -> Option<Labels> {
+    pub(crate) fn get(&self, name: &str) -> Option<Labels> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 

@@ -19,7 +19,7 @@ pub(crate) struct Pages {
 
 impl Pages {
     /// No resourceVersion may be asked for: with "0" the apiserver ignores the size and sends all at once.
-    pub fn new(params: ListParams, size: u32) -> Self {
+    pub(crate) fn new(params: ListParams, size: u32) -> Self {
         Self { params: params.limit(size), is_done: false }
     }
 

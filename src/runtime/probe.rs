@@ -15,7 +15,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Whether the apiserver keeps `spec.resources` of a pod: a server where the feature is off drops the field. Asked by a
 /// dry-run create. True if that is not known: a set is not refused for a guess.
-pub async fn pod_level_resources(client: &Client, namespace: &str) -> bool {
+pub(crate) async fn pod_level_resources(client: &Client, namespace: &str) -> bool {
     let pod = json!({
         "metadata": {"generateName": "sidecarset-probe-", "labels": {keys::INJECT: "false"}},
         "spec": {
@@ -36,7 +36,7 @@ pub async fn pod_level_resources(client: &Client, namespace: &str) -> bool {
 }
 
 /// As `has_resize`. True if that is not known, as no pod is evicted for a guess.
-pub async fn resize(client: &Client) -> bool {
+pub(crate) async fn resize(client: &Client) -> bool {
     or_yes("running pods can be resized", has_resize(client)).await
 }
 

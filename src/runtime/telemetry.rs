@@ -25,7 +25,7 @@ pub(crate) enum LogFormat {
 
 /// The arguments about logs.
 #[derive(Clone, Debug, clap::Args)]
-pub struct LogArgs {
+pub(crate) struct LogArgs {
     /// Format of the log lines on stderr
     #[arg(long, value_enum, default_value_t)]
     pub(crate) log_format: LogFormat,
@@ -36,7 +36,7 @@ pub struct LogArgs {
 
 /// Why logging could not be set up.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// `--log-level` is no filter.
     #[error("--log-level {filter:?}: {source}")]
     Filter {
@@ -51,7 +51,7 @@ pub enum Error {
 }
 
 /// Installs the process-wide subscriber on stderr and logs what was started. Once per process, first in `main`.
-pub fn init(args: &LogArgs) -> Result<(), Error> {
+pub(crate) fn init(args: &LogArgs) -> Result<(), Error> {
     let filter = filter(&args.log_level)?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -26,3 +26,6 @@ pub fn router(pods: pod::Pods, served: watch::Receiver<Arc<Served>>) -> Router {
         .route(SET_PATH, post(set::check).with_state(served))
         .layer(DefaultBodyLimit::max(MAX_REVIEW))
 }
+
+#[cfg(test)]
+mod tests;

@@ -69,7 +69,7 @@ pub(super) struct ReviewRequest<T> {
 
 /// Why a review gets no answer; the apiserver applies failurePolicy.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// The body is no review of a pod.
     #[error("not an AdmissionReview of a pod: {0}")]
     Body(#[from] serde_json::Error),

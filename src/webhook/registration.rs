@@ -26,7 +26,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Names of the two configuration objects.
 #[derive(Clone, Copy, Debug)]
-pub struct Names {
+pub(crate) struct Names {
     /// `MutatingWebhookConfiguration` on pods.
     pub(crate) pods: &'static str,
     /// `ValidatingWebhookConfiguration` on sets.
@@ -34,14 +34,14 @@ pub struct Names {
 }
 
 /// Of an operator in the cluster.
-pub const IN_CLUSTER: Names = Names { pods: "sidecarset-pods", sets: "sidecarset-sets" };
+pub(crate) const IN_CLUSTER: Names = Names { pods: "sidecarset-pods", sets: "sidecarset-sets" };
 
 /// Of one outside, which removes them when it stops.
-pub const LOCAL: Names = Names { pods: "sidecarset-pods-local", sets: "sidecarset-sets-local" };
+pub(crate) const LOCAL: Names = Names { pods: "sidecarset-pods-local", sets: "sidecarset-sets-local" };
 
 /// Why a configuration is not written.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// The API server refused or could not be reached.
     #[error("cannot {action} {configuration}: {source}")]
     Api {
@@ -63,21 +63,21 @@ pub enum Error {
 }
 
 /// See the module.
-pub struct Registration {
+pub(crate) struct Registration {
     /// Writes the configurations.
-    pub client: Client,
+    pub(crate) client: Client,
     /// Endpoint, exclusions and owner; name and CA bundle are filled in.
-    pub params: Params,
+    pub(crate) params: Params,
     /// Names of the objects.
-    pub names: Names,
+    pub(crate) names: Names,
     /// Follows rotations of the CA.
-    pub ca_bundle: watch::Receiver<Vec<u8>>,
+    pub(crate) ca_bundle: watch::Receiver<Vec<u8>>,
     /// The sets.
-    pub served: watch::Receiver<Arc<Served>>,
+    pub(crate) served: watch::Receiver<Arc<Served>>,
     /// The right to write.
-    pub leadership: Leadership,
+    pub(crate) leadership: Leadership,
     /// Receives the version of the sets that is registered; 0 for none.
-    pub registered: watch::Sender<u64>,
+    pub(crate) registered: watch::Sender<u64>,
 }
 
 /// What was last written, and when.
@@ -90,7 +90,7 @@ struct Written {
 
 impl Registration {
     /// Runs until `shutdown`.
-    pub async fn run(mut self, shutdown: CancellationToken) {
+    pub(crate) async fn run(mut self, shutdown: CancellationToken) {
         let mut leadership = self.leadership.subscribe();
         let mut written = None;
         loop {
@@ -174,7 +174,7 @@ async fn remove(registration: &Registration, api: &Api<MutatingWebhookConfigurat
 }
 
 /// Removes both configurations: an operator outside the cluster that stops must not leave a webhook that nobody answers.
-pub async fn unregister(client: &Client, names: Names) {
+pub(crate) async fn unregister(client: &Client, names: Names) {
     let pods: Api<MutatingWebhookConfiguration> = Api::all(client.clone());
     let sets: Api<ValidatingWebhookConfiguration> = Api::all(client.clone());
     let params = DeleteParams::default();

@@ -34,8 +34,7 @@ const CONTROLLER: Order = &[
     &["owners", "watch_gaps", "failure_events", "eviction", "revisions", "report"],
     &["apply", "evict", "prepull", "canaries", "uninjected"],
     &["reconcile"],
-    &["watches"],
-    &["leadership"],
+    &["watches", "leadership"],
     &["mod"],
 ];
 

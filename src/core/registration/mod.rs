@@ -30,7 +30,7 @@ pub(crate) const SET_PATH: &str = "/validate-sidecarsets";
 
 /// Where the apiserver reaches the operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Endpoint {
+pub(crate) enum Endpoint {
     /// `https://127.0.0.1:9443`, for an operator outside the cluster.
     Url(String),
     /// A Service with port 443.
@@ -44,17 +44,17 @@ pub enum Endpoint {
 
 /// What both configurations need to know.
 #[derive(Clone, Debug)]
-pub struct Params {
+pub(crate) struct Params {
     /// Name of the configuration object.
-    pub name: String,
+    pub(crate) name: String,
     /// Where the apiserver reaches the operator.
-    pub endpoint: Endpoint,
+    pub(crate) endpoint: Endpoint,
     /// PEM certificates that the apiserver trusts.
-    pub ca_bundle: Vec<u8>,
+    pub(crate) ca_bundle: Vec<u8>,
     /// Namespaces that no set reaches, besides [`keys::EXCLUDED_NAMESPACES`].
-    pub excluded: Vec<String>,
+    pub(crate) excluded: Vec<String>,
     /// Owner of an in-cluster configuration: the operator's Namespace.
-    pub owner: Option<OwnerReference>,
+    pub(crate) owner: Option<OwnerReference>,
 }
 
 impl Params {

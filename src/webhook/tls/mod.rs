@@ -92,7 +92,7 @@ pub enum CertificateSource {
 #[derive(Clone, Debug)]
 pub struct TlsState {
     /// For the server; new handshakes use the newest certificate, running connections live on.
-    pub rustls_config: RustlsConfig,
+    pub(crate) rustls_config: RustlsConfig,
     /// PEM for `caBundle`: current and previous CAs. Never empty.
     pub ca_bundle: watch::Receiver<Vec<u8>>,
 }

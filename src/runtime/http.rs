@@ -77,6 +77,3 @@ impl<S: Future<Output = ()> + Send + 'static> Service<S> {
         Ok((address, tokio::spawn(async move { serving.await.map_err(failed) })))
     }
 }
-
-#[cfg(test)]
-mod tests;
