@@ -116,7 +116,7 @@ async fn run(args: &RunArgs) -> Result<()> {
         stop: readiness.clone().stop(parts.clone(), if args.local { Duration::ZERO } else { DRAIN_DELAY }),
         drain: DRAIN,
     };
-    let (address, mut server) = webhook.serve(args.webhook_address()).await?;
+    let (address, mut webhook_server) = webhook.serve(args.webhook_address()).await?;
     readiness.open("shutdown");
 
     let (names, endpoint, owner) = if args.local {
@@ -155,7 +155,7 @@ async fn run(args: &RunArgs) -> Result<()> {
     let ended = tokio::select! {
         () = signal.cancelled() => None,
         _ = &mut election => Some("the leader election"),
-        _ = &mut server => Some("the webhook server"),
+        _ = &mut webhook_server => Some("the webhook server"),
         _ = &mut registration => Some("the registration"),
         _ = &mut controller => Some("the controller"),
         _ = &mut health_server => Some("the health server"),
@@ -168,7 +168,7 @@ async fn run(args: &RunArgs) -> Result<()> {
     if args.local {
         unregister(&clients.call, LOCAL).await;
     }
-    finish(server).await;
+    finish(webhook_server).await;
     last.cancel();
     finish(election).await;
     finish(health_server).await;
