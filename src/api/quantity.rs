@@ -1,7 +1,9 @@
 //! Kubernetes quantities, compared by value: the apiserver rewrites `0.5` as `500m`.
 
+use serde_json::Value;
+
 /// A resource that can be computed with, and that a pod-level budget can hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Resource {
     /// Counted in cores, in steps of 1m.
     Cpu,
@@ -69,6 +71,15 @@ impl Quantity {
         let scaled = nanos.saturating_mul(multiply);
         // What is smaller than 10⁻⁹ is rounded away from zero: who asks for something gets something.
         Some(Self::from_nanos((scaled + scaled.signum() * (divide - 1)) / divide))
+    }
+
+    /// As JSON has it: text, or a number.
+    pub(crate) fn read(value: &Value) -> Option<Self> {
+        match value {
+            Value::String(text) => Self::parse(text),
+            Value::Number(number) => Self::parse(&number.to_string()),
+            _ => None,
+        }
     }
 
     /// From units of 10⁻⁹, at most [`Self::MAX`] away from zero.

@@ -143,7 +143,7 @@ impl World {
         // A pod that is in a crash loop keeps its place under the cap, or its slot, although it was ready for a moment.
         let capped = previous.as_ref().is_some_and(|p| (!p.was_ready && !p.done) || p.done_since.is_none());
         // The operator may count a pod that is not ready as one that was a moment ago; it must keep to it then.
-        let claims = pod.view.marks[set].update.as_ref().is_some_and(|update| update.was_ready);
+        let claims = pod.view.marks.get(set).unwrap().update.as_ref().is_some_and(|update| update.was_ready);
         let is_counted = claims && !had_slot;
         let costs_slot = before.ready || is_counted;
         let mut containers = previous.filter(|p| !p.done).map(|p| p.containers).unwrap_or_default();
@@ -282,7 +282,7 @@ impl World {
     pub fn runs(&self, view: &PodView, set: &str, revision: &str) -> bool {
         let Some(known) = self.history[set].get(revision) else { return false };
         let has = |name: &str, image: &str| view.container(name).is_some_and(|container| container.image == image);
-        view.marks[set].revision == revision && known.template.sidecars().all(|s| has(&s.name, &s.image))
+        view.marks.get(set).unwrap().revision == revision && known.template.sidecars().all(|s| has(&s.name, &s.image))
     }
 }
 

@@ -16,7 +16,6 @@ const DEFAULT_TAG: &str = "latest";
 pub(crate) struct Image<'a> {
     /// Registry and repository, as written.
     pub(crate) name: &'a str,
-    /// As written.
     pub(crate) tag: Option<&'a str>,
     /// With its algorithm: `sha256:…`.
     pub(crate) digest: Option<&'a str>,
@@ -43,7 +42,7 @@ impl<'a> Image<'a> {
         if self.pulled_tag() == Some(DEFAULT_TAG) { "Always" } else { "IfNotPresent" }
     }
 
-    /// Registry and repository, completed.
+    /// Completed.
     fn repository(&self) -> (&'a str, Cow<'a, str>) {
         let (registry, path) = match self.name.split_once('/') {
             Some((LEGACY_REGISTRY, path)) => (DEFAULT_REGISTRY, path),

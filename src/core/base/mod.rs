@@ -1,4 +1,4 @@
-//! What every decision needs: times, percentages, JSON pointers, amounts of resources, references to images, and maps and values that are kept often.
+//! What every decision needs.
 
 pub mod image;
 pub mod lists;

@@ -1,7 +1,9 @@
 //! cpu and memory of a container, and which changes of them Kubernetes lets a running pod have.
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::Value;
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::api::quantity::{Quantity, Resource};
 
@@ -13,50 +15,42 @@ use crate::api::quantity::{Quantity, Resource};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Resources {
-    /// `limits`
     #[serde(skip_serializing_if = "Amounts::is_empty")]
     pub(crate) limits: Amounts,
-    /// `requests`
     #[serde(skip_serializing_if = "Amounts::is_empty")]
     pub(crate) requests: Amounts,
 }
 
-/// One of the two lists.
+/// One of the two lists: cores of cpu, bytes of memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(default)]
-pub(crate) struct Amounts {
-    /// Cores.
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "cpu", deserialize_with = "amount")]
-    pub(crate) cpu: Option<Quantity>,
-    /// Bytes.
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "memory", deserialize_with = "amount")]
-    pub(crate) memory: Option<Quantity>,
+#[serde(from = "BTreeMap<String, Value>", into = "BTreeMap<&'static str, String>")]
+pub(crate) struct Amounts(pub(crate) BTreeMap<Resource, Quantity>);
+
+impl From<BTreeMap<String, Value>> for Amounts {
+    /// What is no quantity is as good as absent: the apiserver has none such, and anybody may write our annotations.
+    fn from(named: BTreeMap<String, Value>) -> Self {
+        let amount = |resource: Resource| Some((resource, Quantity::read(named.get(resource.name())?)?));
+        Self(Resource::ALL.into_iter().filter_map(amount).collect())
+    }
+}
+
+impl From<Amounts> for BTreeMap<&'static str, String> {
+    fn from(amounts: Amounts) -> Self {
+        amounts.0.into_iter().map(|(resource, amount)| (resource.name(), amount.canonical(resource))).collect()
+    }
 }
 
 impl Amounts {
-    fn is_empty(&self) -> bool {
-        self.cpu.is_none() && self.memory.is_none()
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     fn get(&self, resource: Resource) -> Option<Quantity> {
-        match resource {
-            Resource::Cpu => self.cpu,
-            Resource::Memory => self.memory,
-        }
-    }
-
-    fn slot(&mut self, resource: Resource) -> &mut Option<Quantity> {
-        match resource {
-            Resource::Cpu => &mut self.cpu,
-            Resource::Memory => &mut self.memory,
-        }
+        self.0.get(&resource).copied()
     }
 
     fn with(mut self, other: &Self) -> Self {
-        for resource in Resource::ALL {
-            let slot = self.slot(resource);
-            *slot = other.get(resource).or(*slot);
-        }
+        self.0.extend(&other.0);
         self
     }
 }
@@ -64,9 +58,7 @@ impl Amounts {
 /// A change of resources.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Resize {
-    /// What the container had.
     pub(crate) from: Resources,
-    /// What it is to have.
     pub(crate) to: Resources,
 }
 
@@ -93,9 +85,9 @@ impl Resources {
     /// List, resource and amount of everything that is named.
     pub(crate) fn named(&self) -> impl Iterator<Item = (&'static str, Resource, Quantity)> {
         let lists = [("limits", &self.limits), ("requests", &self.requests)];
-        lists.into_iter().flat_map(|(list, amounts)| {
-            Resource::ALL.into_iter().filter_map(move |resource| Some((list, resource, amounts.get(resource)?)))
-        })
+        lists
+            .into_iter()
+            .flat_map(|(list, amounts)| amounts.0.iter().map(move |(resource, amount)| (list, *resource, *amount)))
     }
 
     /// These, and what others name in place of them.
@@ -113,26 +105,22 @@ impl Resources {
     /// Whether a kubelet that reports `actual` has put these into effect.
     pub(crate) fn are_applied(&self, actual: &Self) -> bool {
         let page = Quantity::parse(PAGE).unwrap_or_default();
-        let applied = |wanted: Quantity, actual: Option<Quantity>, resource: Resource| {
-            !wanted.is_positive()
-                || actual.is_some_and(|actual| match resource {
-                    Resource::Cpu => actual == wanted,
-                    Resource::Memory => actual <= wanted && wanted < actual.plus(page),
-                })
-        };
         self.named().all(|(list, resource, wanted)| {
             let amounts = if list == "limits" { &actual.limits } else { &actual.requests };
-            applied(wanted, amounts.get(resource), resource)
+            let applied = |actual: Quantity| match resource {
+                Resource::Cpu => actual == wanted,
+                Resource::Memory => actual <= wanted && wanted < actual.plus(page),
+            };
+            !wanted.is_positive() || amounts.get(resource).is_some_and(applied)
         })
     }
 
-    /// The request and the limit of cpu and of memory, as the class of a pod is computed from them.
+    /// The request, by default the limit, and the limit of cpu and of memory: an argument of `QosClass::of`.
     pub(crate) fn for_qos(&self) -> [(Option<Quantity>, Option<Quantity>); 2] {
-        Resource::ALL.map(|resource| (self.request(resource), self.limits.get(resource)))
-    }
-
-    fn request(&self, resource: Resource) -> Option<Quantity> {
-        self.requests.get(resource).or(self.limits.get(resource))
+        Resource::ALL.map(|resource| {
+            let limit = self.limits.get(resource);
+            (self.requests.get(resource).or(limit), limit)
+        })
     }
 }
 
@@ -156,36 +144,15 @@ pub(crate) fn difference(before: &Value, after: &Value) -> Option<&'static str> 
 }
 
 /// Everything in `resources` but cpu and memory.
-fn others(entry: &Value) -> Value {
-    let mut resources = entry["resources"].clone();
+fn others(entry: &Value) -> Map<String, Value> {
+    let mut resources = entry["resources"].as_object().cloned().unwrap_or_default();
     for list in ["limits", "requests"] {
-        if let Some(amounts) = resources[list].as_object_mut() {
+        if let Some(amounts) = resources.get_mut(list).and_then(Value::as_object_mut) {
             amounts.retain(|name, _| Resource::ALL.iter().all(|resource| resource.name() != name));
         }
     }
-    if let Some(fields) = resources.as_object_mut() {
-        fields.retain(|_, value| !value.as_object().is_some_and(serde_json::Map::is_empty) && !value.is_null());
-    }
-    if resources.as_object().is_some_and(serde_json::Map::is_empty) { Value::Null } else { resources }
-}
-
-#[allow(clippy::ref_option)] // serde calls it so
-fn cpu<S: Serializer>(amount: &Option<Quantity>, serializer: S) -> Result<S::Ok, S::Error> {
-    amount.map(|amount| amount.canonical(Resource::Cpu)).serialize(serializer)
-}
-
-#[allow(clippy::ref_option)] // serde calls it so
-fn memory<S: Serializer>(amount: &Option<Quantity>, serializer: S) -> Result<S::Ok, S::Error> {
-    amount.map(|amount| amount.canonical(Resource::Memory)).serialize(serializer)
-}
-
-/// What is no quantity is as good as absent: the apiserver has none such, and anybody may write our annotations.
-fn amount<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Quantity>, D::Error> {
-    Ok(match Value::deserialize(deserializer)? {
-        Value::String(text) => Quantity::parse(&text),
-        Value::Number(number) => Quantity::parse(&number.to_string()),
-        _ => None,
-    })
+    resources.retain(|_, value| !value.is_null() && value.as_object().is_none_or(|amounts| !amounts.is_empty()));
+    resources
 }
 
 #[cfg(test)]

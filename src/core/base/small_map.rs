@@ -2,9 +2,8 @@
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
-use std::ops::Index;
+use std::ops::Deref;
 use std::sync::Arc;
-use std::{iter, slice};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -14,34 +13,24 @@ use crate::core::base::shared::Shared;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SmallMap<K, V>(Box<[(K, V)]>);
 
-type Iter<'a, K, V> = iter::Map<slice::Iter<'a, (K, V)>, fn(&'a (K, V)) -> (&'a K, &'a V)>;
+impl<K, V> Deref for SmallMap<K, V> {
+    type Target = [(K, V)];
+
+    fn deref(&self) -> &[(K, V)] {
+        &self.0
+    }
+}
 
 impl<K, V> SmallMap<K, V> {
-    /// In the order of the keys.
-    pub(crate) fn iter(&self) -> Iter<'_, K, V> {
-        self.0.iter().map(|(key, value)| (key, value))
-    }
-
-    /// Sorted.
     pub(crate) fn keys(&self) -> impl Iterator<Item = &K> {
         self.iter().map(|(key, _)| key)
-    }
-
-    /// In the order of the keys.
-    pub(crate) fn values(&self) -> impl Iterator<Item = &V> {
-        self.iter().map(|(_, value)| value)
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
     }
 }
 
 impl<K: Borrow<str>, V> SmallMap<K, V> {
     /// The value of a key.
     pub fn get(&self, key: &str) -> Option<&V> {
-        self.position(key).map(|position| &self.0[position].1)
+        self.position(key).map(|position| &self[..][position].1)
     }
 
     /// Whether there is a value of this key.
@@ -50,7 +39,7 @@ impl<K: Borrow<str>, V> SmallMap<K, V> {
     }
 
     fn position(&self, key: &str) -> Option<usize> {
-        self.0.binary_search_by(|(k, _)| k.borrow().cmp(key)).ok()
+        self.binary_search_by(|(k, _)| k.borrow().cmp(key)).ok()
     }
 }
 
@@ -74,24 +63,6 @@ impl<K: Ord, V, T: Into<K>> FromIterator<(T, V)> for SmallMap<K, V> {
     fn from_iter<I: IntoIterator<Item = (T, V)>>(entries: I) -> Self {
         let sorted: BTreeMap<K, V> = entries.into_iter().map(|(key, value)| (key.into(), value)).collect();
         Self(sorted.into_iter().collect())
-    }
-}
-
-impl<'a, K, V> IntoIterator for &'a SmallMap<K, V> {
-    type Item = (&'a K, &'a V);
-    type IntoIter = Iter<'a, K, V>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.iter()
-    }
-}
-
-impl<K: Borrow<str>, V> Index<&str> for SmallMap<K, V> {
-    type Output = V;
-
-    fn index(&self, key: &str) -> &V {
-        // Out of bounds, as other maps are.
-        &self.0[self.position(key).unwrap_or(self.0.len())].1
     }
 }
 

@@ -1,4 +1,4 @@
-//! What sets write on a pod.
+//! What sets write on a pod: which revision it has, what injection added, and the last update.
 
 use std::collections::BTreeMap;
 use std::ops::Deref;
@@ -11,7 +11,6 @@ use crate::api::keys;
 use crate::core::base::resources::Resize;
 use crate::core::base::shared::{Shared, text};
 use crate::core::base::small_map::SmallMap;
-use crate::core::pod::injection_record::InjectionRecord;
 
 /// What one set wrote on a pod.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -41,6 +40,51 @@ impl Deref for Mark {
     }
 }
 
+/// The annotation `injection.sidecarset.dev/<set>`: what this set added to the pod. What the pod had itself, such as an
+/// equal volume, is not in it.
+///
+/// ```json
+/// {"containers":["agent"],"initContainers":[],"volumes":["logs"],"annotations":["example.com/agent"]}
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct InjectionRecord {
+    pub(crate) containers: Vec<String>,
+    pub(crate) init_containers: Vec<String>,
+    pub(crate) volumes: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) image_pull_secrets: Vec<String>,
+    /// Keys of labels from `patchPodMetadata`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) labels: Vec<String>,
+    /// Keys of annotations from `patchPodMetadata`, and those that hot-upgrade twins read.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) annotations: Vec<String>,
+    /// The working twin by container name, for example `{"agent":"agent-1"}`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) hot: BTreeMap<String, String>,
+    /// Base of a canary set: its pods are the base's when the canary goes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) base: Option<String>,
+    /// This set wrote the pod-level `spec.resources`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) resources: bool,
+    /// [`Template::hash_without_images`](crate::core::revision::Template::hash_without_images) of the revision that was
+    /// injected. Updates in place record theirs and leave this one.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) hash_without_images: String,
+}
+
+impl InjectionRecord {
+    pub(crate) fn all_containers(&self) -> impl Iterator<Item = &String> {
+        self.containers.iter().chain(&self.init_containers)
+    }
+
+    pub(crate) fn to_json(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
 /// The last in-place update of a set on a pod, written in the same request as the images.
 ///
 /// ```json
@@ -50,7 +94,6 @@ impl Deref for Mark {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Update {
-    /// Revision hash.
     pub(crate) revision: String,
     /// When the request was made, by the operator's clock.
     pub(crate) at: Timestamp,
@@ -64,13 +107,13 @@ pub struct Update {
     pub(crate) containers: SmallMap<Arc<str>, Replaced>,
     /// When the containers that are not this set's had last ended, by the node's clock; null for never. Empty if the pod
     /// was not ready.
-    #[serde(default, skip_serializing_if = "SmallMap::is_empty")]
+    #[serde(default, skip_serializing_if = "<[_]>::is_empty")]
     pub(crate) others: SmallMap<Arc<str>, Option<Timestamp>>,
     /// [`Template::hash_without_images`](crate::core::revision::Template::hash_without_images) of the revision.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(crate) hash_without_images: String,
     /// The containers whose resources are changed by a request of its own after this one, by name.
-    #[serde(default, skip_serializing_if = "SmallMap::is_empty")]
+    #[serde(default, skip_serializing_if = "<[_]>::is_empty")]
     pub(crate) resizes: SmallMap<String, Resize>,
 }
 
@@ -106,8 +149,7 @@ pub(crate) fn marks(
     labels: &BTreeMap<String, String>,
     annotations: &BTreeMap<String, String>,
 ) -> SmallMap<Arc<str>, Mark> {
-    let revisions = labels.iter().filter_map(|(key, value)| Some((key.strip_prefix(keys::REVISION_PREFIX)?, value)));
-    revisions
+    suffixed(labels, keys::REVISION_PREFIX)
         .map(|(set, revision)| {
             let update: Option<Update> =
                 annotations.get(&keys::update_annotation(set)).and_then(|text| serde_json::from_str(text).ok());
@@ -120,6 +162,14 @@ pub(crate) fn marks(
             (set, Mark { shared: Arc::new(shared), update, canary: canary(injection) })
         })
         .collect()
+}
+
+/// Members of a map whose keys have a prefix, without it.
+pub(crate) fn suffixed<'a>(
+    map: &'a BTreeMap<String, String>,
+    prefix: &'a str,
+) -> impl Iterator<Item = (&'a str, &'a String)> {
+    map.iter().filter_map(move |(key, value)| Some((key.strip_prefix(prefix)?, value)))
 }
 
 /// Out of a mark that is not worth decoding.

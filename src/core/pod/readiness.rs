@@ -15,14 +15,11 @@ const MOMENT: SignedDuration = SignedDuration::from_secs(30);
 /// A container that ended so long before its pod became unready may be the reason.
 const AROUND: SignedDuration = SignedDuration::from_secs(5);
 
-/// See the module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Readiness {
-    /// Its condition says so.
     Ready,
     /// It became unready while all its containers ran on, and counts as ready until then.
     JustLost(Timestamp),
-    /// Neither.
     NotReady,
 }
 

@@ -9,7 +9,7 @@ use crate::core::pod::{Owner, PodView};
 const TEMPLATE_HASHES: [(&str, &str); 2] =
     [("pod-template-hash", "Deployment"), ("rollouts-pod-template-hash", "Rollout")];
 
-/// See the module. Shown as `Deployment default/web`.
+/// Shown as `Deployment default/web`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Workload {
     namespace: String,

@@ -14,7 +14,7 @@ pub(crate) const MAX_COLLISIONS: i32 = 20;
 /// A stored revision.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Revision {
-    /// Its template.
+    /// What its pods get.
     pub template: Template,
     /// `revision`: larger is newer.
     pub number: i64,
@@ -66,7 +66,7 @@ pub(crate) fn set_and_hash(object: &ControllerRevision) -> Option<(String, Strin
     Some((set, hash))
 }
 
-/// Name of the `ControllerRevision`: `<set>-<hash>`.
+/// Of the `ControllerRevision`.
 pub(crate) fn name(set: &str, hash: &str) -> String {
     format!("{set}-{hash}")
 }

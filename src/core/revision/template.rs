@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use super::canonical;
+use super::canonical::canonical;
 use crate::api::{SidecarSetSpec, keys};
 use crate::core::base::lists::List;
 
@@ -19,11 +19,10 @@ pub(super) const TEMPLATE_FIELDS: [&str; 6] =
 /// A sidecar of a template, as far as upgrades look at it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sidecar {
-    /// Where it stands.
     pub(crate) list: List,
-    /// Container name.
+    /// Of the container in the set.
     pub name: String,
-    /// Image as written in the set.
+    /// As written in the set.
     pub image: String,
     /// False for a plain init container, which has ended long before an upgrade.
     pub(crate) long_running: bool,
@@ -40,7 +39,6 @@ impl Sidecar {
     }
 }
 
-/// True for an entry of a template with `upgradeType: HotUpgrade`.
 pub(crate) fn is_hot(entry: &Value) -> bool {
     entry["upgradeStrategy"]["upgradeType"] == "HotUpgrade"
 }
@@ -89,7 +87,7 @@ impl Template {
     }
 
     fn new(written: Value) -> Self {
-        Self { canonical: canonical::canonical(&written), written }
+        Self { canonical: canonical("", &written), written }
     }
 
     /// The data of a `ControllerRevision`.
@@ -174,10 +172,10 @@ fn list<'a>(template: &'a Value, field: &str) -> impl Iterator<Item = &'a Value>
 }
 
 fn hash(canonical: &Value, collisions: i32) -> String {
-    let mut text = String::new();
-    canonical::write(canonical, &mut text);
-    let mut digest = Sha256::new();
-    digest.update(text.as_bytes());
+    let mut canonical = canonical.clone();
+    // They are sorted already, unless a dependency switches on `preserve_order` of serde_json.
+    canonical.sort_all_objects();
+    let mut digest = Sha256::new_with_prefix(canonical.to_string());
     if collisions > 0 {
         digest.update(collisions.to_be_bytes());
     }

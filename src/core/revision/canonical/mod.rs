@@ -43,11 +43,12 @@ const WITH_MODE: [&str; 4] = ["configMap", "downwardAPI", "projected", "secret"]
 /// Lists of containers.
 const CONTAINERS: [&str; 2] = ["containers", "initContainers"];
 
-/// A template without what the apiserver would add to it.
-pub(super) fn canonical(template: &Value) -> Value {
-    let mut template = template.clone();
-    strip("", &mut template);
-    template
+/// The value of a field without what the apiserver would add to it. `field` is `volumes` for one volume, too, and empty
+/// for a whole template.
+pub(crate) fn canonical(field: &str, value: &Value) -> Value {
+    let mut value = value.clone();
+    strip(field, &mut value);
+    value
 }
 
 /// `parent` is the name of the field in which a value stands; elements of a list stand in that of the list.
@@ -98,8 +99,7 @@ fn strip_requests(fields: &mut Map<String, Value>) {
 /// Writes quantities in one way, and of resize policies only those that are not the default.
 fn respell(parent: &str, field: &str, value: &mut Value) {
     if matches!(parent, "limits" | "requests") || matches!(field, "sizeLimit" | "divisor") {
-        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        if let Some(amount) = Quantity::parse(&text) {
+        if let Some(amount) = Quantity::read(value) {
             // In steps of 10⁻³, as the apiserver rounds them.
             *value = json!(amount.rounded_up(Resource::Cpu).canonical(Resource::Cpu));
         }
@@ -175,38 +175,6 @@ fn is_default_text(parent: &str, field: &str, text: &str) -> bool {
         _ => return false,
     };
     text == default
-}
-
-/// Writes JSON with sorted keys: `serde_json` sorts them only without its `preserve_order` feature, which any dependency
-/// may switch on.
-pub(super) fn write(value: &Value, out: &mut String) {
-    match value {
-        Value::Object(map) => {
-            let mut keys: Vec<&String> = map.keys().collect();
-            keys.sort_unstable();
-            out.push('{');
-            for (i, key) in keys.into_iter().enumerate() {
-                if i > 0 {
-                    out.push(',');
-                }
-                out.push_str(&Value::String(key.clone()).to_string());
-                out.push(':');
-                write(&map[key], out);
-            }
-            out.push('}');
-        }
-        Value::Array(list) => {
-            out.push('[');
-            for (i, entry) in list.iter().enumerate() {
-                if i > 0 {
-                    out.push(',');
-                }
-                write(entry, out);
-            }
-            out.push(']');
-        }
-        other => out.push_str(&other.to_string()),
-    }
 }
 
 #[cfg(test)]

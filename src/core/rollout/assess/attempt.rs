@@ -23,7 +23,7 @@ pub(crate) fn progress(pod: &PodView, update: &Update, target: &Target, now: Tim
     let strategy = &target.strategy;
     let deadline = deadline(update, strategy);
     let mut result = Progress::Done;
-    for (name, replaced) in &update.containers {
+    for (name, replaced) in update.containers.iter() {
         let step = match pod.container(name) {
             Some(container) => container_progress(pod, container, replaced, update, target, now),
             None => Progress::Failed(format!("{name}: the pod has no such container")),
@@ -70,7 +70,7 @@ fn crash(pod: &PodView, update: &Update, target: &Target) -> Option<Crash> {
     let latest = deadline(update, strategy).max(after(update.at, seconds(strategy.min_ready_seconds)));
     let soak_ends = soak_ends(pod, update, strategy).unwrap_or(latest).min(latest);
     let replaced = |name: &str| {
-        let mut updates = pod.marks.values().filter_map(|mark| mark.update.as_ref());
+        let mut updates = pod.marks.iter().filter_map(|(_, mark)| mark.update.as_ref());
         updates.any(|update| update.containers.contains_key(name))
     };
     update.others.iter().filter(|(name, _)| !replaced(name)).find_map(|(name, ended_before)| {
@@ -202,7 +202,7 @@ fn is_new(container: &ContainerView, status: &ContainerStatus, replaced: &Replac
 
 /// The containers that an update was to replace run on unharmed.
 pub(crate) fn runs_on(pod: &PodView, update: &Update) -> bool {
-    let same = |(name, replaced): (&Arc<str>, &Replaced)| {
+    let same = |(name, replaced): &(Arc<str>, Replaced)| {
         let status = pod.container(name).and_then(|container| container.status.as_ref());
         status.is_some_and(|status| status.id == replaced.id && status.ready)
     };

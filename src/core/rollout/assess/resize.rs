@@ -36,7 +36,7 @@ impl Pending<'_> {
 
 /// The containers that still have to be resized to reach the target.
 pub(crate) fn pending<'a>(pod: &'a PodView, mark: &Mark, target: &Target) -> Vec<Pending<'a>> {
-    let open = mark.update.iter().flat_map(|update| &update.resizes);
+    let open = mark.update.iter().flat_map(|update| update.resizes.iter());
     let unsent = open.filter(|(name, resize)| pod.container(name).is_some_and(|c| current(c) == resize.from));
     let differing = target.beside.get(&mark.revision).into_iter().flat_map(|beside| &beside.resized);
     let names: BTreeSet<&String> = unsent.map(|(name, _)| name).chain(differing).collect();
@@ -151,7 +151,7 @@ const DEFERRED: &str = "Deferred";
 /// What an unfinished resize waits for, if the kubelet says so.
 pub(crate) fn waits_for(pod: &PodView, update: &Update) -> Option<String> {
     let trouble = pod.resize.as_ref()?;
-    let waiting = |(name, resize): (&String, &Resize)| {
+    let waiting = |(name, resize): &(String, Resize)| {
         pod.container(name).filter(|c| current(c) == resize.to && has_resources(c) == Some(false))
     };
     update.resizes.iter().find_map(waiting).map(|container| said(container, trouble))

@@ -72,7 +72,7 @@ fn record(
     let unfinished = assessed.unfinished;
     // A pod that an earlier update made unready keeps its slot: otherwise each new image would free one.
     let was_ready = assessed.counts_as_ready || assessed.claim == Claim::Disruption;
-    let earlier = previous.iter().flat_map(|update| &update.containers);
+    let earlier = previous.iter().flat_map(|update| update.containers.iter());
     let mut containers: BTreeMap<String, Replaced> = earlier.map(|(name, r)| (name.to_string(), r.clone())).collect();
     containers.retain(|name, replaced| {
         let is_changed = changed.iter().any(|changed| changed.container.name == *name);

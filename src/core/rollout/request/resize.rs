@@ -16,7 +16,7 @@ use crate::core::rollout::target::Target;
 
 /// What an update records: what it is to resize, and what an earlier one has asked for and is not in effect yet.
 pub(crate) fn resizes(pod: &PodView, mark: &Mark, target: &Target) -> BTreeMap<String, Resize> {
-    let earlier = mark.update.iter().flat_map(|update| &update.resizes);
+    let earlier = mark.update.iter().flat_map(|update| update.resizes.iter());
     let on_the_way = earlier.filter(|(name, resize)| {
         let container = pod.container(name);
         container.is_some_and(|container| current(container) == resize.to && has_resources(container) == Some(false))

@@ -104,7 +104,7 @@ impl Pods {
         if let Some(owner) = &pod.owner {
             file(&mut self.by_owner, &owner.uid, key, add);
         }
-        for (set, mark) in &pod.marks {
+        for (set, mark) in pod.marks.iter() {
             let marked = self.by_set.entry(set.to_string()).or_default();
             let count = marked.revisions.entry(mark.revision.clone()).or_default();
             if add {

@@ -22,7 +22,7 @@ pub(super) fn judge(now: i64, edit: impl FnOnce(&mut Value)) -> Progress {
     pod.edit(|pod| pod["status"]["observedGeneration"] = json!(2));
     pod.edit(edit);
     let view = pod.view();
-    progress(&view, view.marks[SET].update.as_ref().unwrap(), &target("v2", json!({})), at(now))
+    progress(&view, view.marks.get(SET).unwrap().update.as_ref().unwrap(), &target("v2", json!({})), at(now))
 }
 
 pub(super) fn agent(pod: &mut Value) -> &mut Value {
@@ -150,7 +150,7 @@ fn judge_in(direction: Direction, before: Value, restarts: i32, now: i64, state:
     pod.edit(|pod| pod["status"]["observedGeneration"] = json!(2));
     pod.edit(down(state));
     let (view, target) = (pod.view(), Target { direction, ..target("v2", json!({})) });
-    progress(&view, view.marks[SET].update.as_ref().unwrap(), &target, at(now))
+    progress(&view, view.marks.get(SET).unwrap().update.as_ref().unwrap(), &target, at(now))
 }
 
 #[test]
@@ -346,7 +346,7 @@ fn a_container_in_its_hold_time_is_still_judged_when_another_one_changes() {
             fleet.kubelets(&sent);
         }
     }
-    let update = fleet.pods.values().next().unwrap().view().marks[SET].update.clone().unwrap();
+    let update = fleet.pods.values().next().unwrap().view().marks.get(SET).unwrap().update.clone().unwrap();
     assert_eq!(update.containers.keys().map(|name| &**name).collect::<Vec<_>>(), ["agent", "other"]);
 }
 

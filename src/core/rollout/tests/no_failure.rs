@@ -171,7 +171,8 @@ fn a_pod_whose_resize_is_refused_has_moved() {
             fleet.index.refuse(SET, &pod, "forbidden: maximum memory".into(), None, at(fleet.now));
         }
     }
-    let labelled = fleet.pods.values().filter(|pod| pod.view().marks[SET].revision == testing::hash("v2")).count();
+    let labelled =
+        fleet.pods.values().filter(|pod| pod.view().marks.get(SET).unwrap().revision == testing::hash("v2")).count();
     assert_eq!(labelled, 2);
 }
 

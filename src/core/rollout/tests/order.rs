@@ -204,7 +204,7 @@ fn workload(pod: &PodView) -> String {
 
 fn is_unavailable(pod: &PodView, now: i64) -> bool {
     let target = target("v1", json!({}));
-    let update = pod.marks[SET].update.as_ref();
+    let update = pod.marks.get(SET).unwrap().update.as_ref();
     !pod.ready || update.is_some_and(|update| progress(pod, update, &target, at(now)) != Progress::Done)
 }
 

@@ -53,13 +53,14 @@ proptest! {
                     let before = plan.summary.counts.slots;
                     let taken = plan.patches.iter().filter(|p| {
                         let view = fleet.pods[&p.key].view();
-                        view.ready && view.marks[SET].update.as_ref().is_none_or(|u| !u.was_ready
+                        view.ready && view.marks.get(SET).unwrap().update.as_ref().is_none_or(|u| !u.was_ready
                             || progress(&view, u, &target("v1", strategy.clone()), at(fleet.now)) == Progress::Done)
                     }).count();
                     prop_assert!(taken == 0 || before + taken <= max, "{before} + {taken} > {max}");
                     fleet.send(&plan);
                     for patch in &plan.patches {
-                        prop_assert_eq!(&fleet.pods[&patch.key].view().marks[SET].revision, &hash(images[image]));
+                        let view = fleet.pods[&patch.key].view();
+                        prop_assert_eq!(&view.marks.get(SET).unwrap().revision, &hash(images[image]));
                     }
                 }
                 Step::Kubelet(i) => fleet.kubelets(&pick(i)),

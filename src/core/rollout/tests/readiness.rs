@@ -16,7 +16,7 @@ fn pods_that_were_ready_a_moment_ago_cost_what_ready_ones_do() {
     let first = fleet.send(&plan);
     assert_eq!((first.len(), plan.wake_at), (1, Some(at(fleet.now + 30))), "a kubelet may have been restarted");
     let pod = fleet.pods.values().find(|pod| first.contains(&pod.view().key.name)).unwrap().view();
-    assert!(pod.marks[SET].update.as_ref().unwrap().was_ready, "it holds the slot");
+    assert!(pod.marks.get(SET).unwrap().update.as_ref().unwrap().was_ready, "it holds the slot");
     fleet.now += 30;
     let plan = fleet.plan("v2", &strategy);
     assert_eq!(fleet.send(&plan).len(), 1, "by now they are not ready: as many as the cap allows");

@@ -206,7 +206,7 @@ impl Sim {
     }
 
     fn updated(&self) -> usize {
-        self.fleet.pods.values().filter(|pod| pod.view().marks[SET].revision == hash("v2")).count()
+        self.fleet.pods.values().filter(|pod| pod.view().marks.get(SET).unwrap().revision == hash("v2")).count()
     }
 
     fn run(&mut self, step: Step) -> Result<(), TestCaseError> {

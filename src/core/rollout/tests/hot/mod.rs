@@ -117,9 +117,9 @@ impl World {
         let set = hot_set(images, &self.strategy);
         let template = Template::of(&set.spec);
         // Nothing but images differs between the revisions of these tests.
-        let label = &self.pod.view().marks[SET].revision;
+        let label = self.pod.view().marks.get(SET).unwrap().revision.clone();
         let mut target = Target::new(&validate(&set).unwrap(), (&template.hash(0), &template), [], None);
-        target.changes.insert(label.clone(), Change::InPlace);
+        target.changes.insert(label, Change::InPlace);
         change(&mut target);
         self.index.configure(target, at(self.now));
         begin_batch(&mut self.index, SET, &PersistedProgress::default(), at(self.now), usize::MAX)
@@ -198,7 +198,7 @@ impl World {
         let view = self.pod.view();
         keys::twins(sidecar).map(|twin| {
             let other = annotations[format!("{}{twin}", keys::VERSION_ALT_PREFIX)].as_str().unwrap();
-            (view.versions[&twin], other.to_owned())
+            (*view.versions.get(&twin).unwrap(), other.to_owned())
         })
     }
 }

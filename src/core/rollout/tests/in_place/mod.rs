@@ -197,7 +197,7 @@ impl TestPod {
 }
 
 fn update(pod: &PodView) -> &crate::core::pod::Update {
-    pod.marks[SET].update.as_ref().unwrap()
+    pod.marks.get(SET).unwrap().update.as_ref().unwrap()
 }
 
 #[test]
