@@ -1,84 +1,67 @@
-//! What copies and forgeries left on a pod and must go: sidecars, volumes, metadata and marks of sets that do not
-//! select it, and containers that their set does not want any more.
+//! Taking back what sets added to a pod, as their records list it.
 
 use std::collections::BTreeSet;
 
-use super::draft::{Draft, PULL_SECRETS, VOLUMES, path, strings};
-use super::marks::{Marks, suffixed};
-use super::select::Selection;
-use super::volumes::is_mounted;
+use serde_json::Value;
+
+use super::patch::{PULL_SECRETS, PatchBuilder, VOLUMES, containers, path, strings};
 use crate::api::keys;
 use crate::core::base::lists::List;
-use crate::core::pod::InjectionRecord;
+use crate::core::pod::{InjectionRecord, suffixed};
+use crate::core::revision::mounted_volumes;
 
-/// Removes them from the pod and from its marks. Returns the sets whose sidecars are gone for good.
-pub(super) fn remove(draft: &mut Draft, marks: &mut Marks, selection: &Selection<'_>) -> Vec<String> {
-    let staying = selection.staying(draft.pod(), marks);
-    let (mut removed, mut changed) = (Vec::new(), BTreeSet::new());
-    for (set, mark) in &mut marks.by_set {
-        let set_stays = staying.contains(set.as_str());
-        let stays = |name: &String| set_stays && selection.wants(set, name);
-        let edits = draft.edits();
-        if !set_stays || !mark.all_containers().all(stays) {
-            changed.insert(set.clone());
-        }
-        for name in mark.all_containers().filter(|name| !stays(name)) {
-            for list in List::ALL {
-                draft.remove_named(&path(list), name);
+/// Removes what these records list. Volumes that other containers still mount stay; returns them.
+pub(super) fn take_back<'a>(patch: &mut PatchBuilder, records: &[&'a InjectionRecord]) -> BTreeSet<&'a str> {
+    for record in records {
+        for (list, names) in [
+            (path(List::Ordinary), &record.containers),
+            (path(List::Init), &record.init_containers),
+            (PULL_SECRETS, &record.image_pull_secrets),
+        ] {
+            for name in names {
+                patch.remove_named(&list, name);
             }
         }
-        mark.containers.retain(stays);
-        mark.init_containers.retain(stays);
-        if !set_stays {
-            if draft.edits() > edits {
-                removed.push(set.clone());
+        for (map, added) in [("labels", &record.labels), ("annotations", &record.annotations)] {
+            for key in added {
+                patch.remove(&["metadata", map, key]);
             }
-            added_around(draft, mark);
+        }
+        if record.resources {
+            patch.remove(&["spec", "resources"]);
         }
     }
     // Now that all containers are gone: one volume may be mounted by those of several sets.
-    for (set, mark) in marks.by_set.iter_mut().filter(|(set, _)| changed.contains(*set)) {
-        mark.volumes.retain(|volume| is_mounted(draft.pod(), volume) || !draft.remove_named(&VOLUMES, volume));
-        if !staying.contains(set.as_str()) {
-            marks.orphans.extend(mark.volumes.iter().cloned());
+    let mut volumes: BTreeSet<&str> = records.iter().flat_map(|record| &record.volumes).map(String::as_str).collect();
+    volumes.retain(|volume| {
+        let stays = is_mounted(patch.pod(), volume);
+        if !stays {
+            patch.remove_named(&VOLUMES, volume);
         }
-    }
-    marks.by_set.retain(|set, _| staying.contains(set.as_str()));
-    remove_marks(draft, &staying);
-    removed
+        stays
+    });
+    volumes
 }
 
-/// Removes what a set added beside containers and volumes.
-pub(super) fn added_around(draft: &mut Draft, mark: &InjectionRecord) {
-    for secret in &mark.image_pull_secrets {
-        draft.remove_named(&PULL_SECRETS, secret);
-    }
-    for (map, added) in [("labels", &mark.labels), ("annotations", &mark.annotations)] {
-        for key in added {
-            draft.remove(&["metadata", map, key]);
-        }
-    }
-    if mark.resources {
-        draft.remove(&["spec", "resources"]);
-    }
+fn is_mounted(pod: &Value, volume: &str) -> bool {
+    containers(pod).any(|(_, container)| mounted_volumes(container).any(|name| name == volume))
 }
 
-/// Removes the marks of sets that do not stay, and records of updates, which a new pod cannot have had.
-fn remove_marks(draft: &mut Draft, staying: &BTreeSet<&str>) {
+/// Removes the marks of sets other than these, and records of updates, which a new pod cannot have had.
+pub(super) fn remove_marks(patch: &mut PatchBuilder, staying: &BTreeSet<&str>) {
     for (map, prefix) in [
         ("labels", keys::REVISION_PREFIX),
         ("annotations", keys::INJECTION_PREFIX),
         ("annotations", keys::UPDATE_PREFIX),
     ] {
-        for key in strings(&draft.pod()["metadata"][map]).into_keys() {
-            let Some(set) = key.strip_prefix(prefix) else { continue };
+        for (set, _) in suffixed(&strings(&patch.pod()["metadata"][map]), prefix) {
             if !staying.contains(set) || prefix == keys::UPDATE_PREFIX {
-                draft.remove(&["metadata", map, &key]);
+                patch.remove(&["metadata", map, &format!("{prefix}{set}")]);
             }
         }
     }
-    let labels = strings(&draft.pod()["metadata"]["labels"]);
-    if labels.contains_key(keys::INJECTED) && suffixed(&labels, keys::REVISION_PREFIX).is_empty() {
-        draft.remove(&["metadata", "labels", keys::INJECTED]);
+    let labels = strings(&patch.pod()["metadata"]["labels"]);
+    if suffixed(&labels, keys::REVISION_PREFIX).next().is_none() {
+        patch.remove(&["metadata", "labels", keys::INJECTED]);
     }
 }

@@ -26,7 +26,7 @@ const ZERO_IS_ABSENT: [&str; 6] =
 
 /// A container as it goes into a pod.
 #[derive(Clone, Debug)]
-pub(super) struct Prepared {
+pub(super) struct CompiledContainer {
     pub(super) list: List,
     pub(super) name: String,
     /// Name in the set, which the twins of a hot upgrade share.
@@ -43,7 +43,7 @@ pub(super) struct Prepared {
 pub(super) struct CompiledTemplate {
     pub(super) revision: String,
     pub(super) hash_without_images: String,
-    pub(super) containers: Vec<Prepared>,
+    pub(super) containers: Vec<CompiledContainer>,
     pub(super) volumes: Vec<Value>,
     pub(super) pull_secrets: Vec<Value>,
     pub(super) metadata: Vec<PatchPodMetadata>,
@@ -58,31 +58,28 @@ pub(super) struct CompiledTemplate {
 /// One set.
 #[derive(Clone, Debug)]
 pub struct CompiledSet {
-    /// Name of the set.
     pub(crate) name: String,
-    /// Pods that it wants.
     pub(crate) selector: Selector,
-    /// Their namespaces; `None` for all.
+    /// `None` for all namespaces.
     pub(crate) namespace_selector: Option<Selector>,
-    /// What happens to a pod that cannot be injected.
     pub(crate) failure_policy: FailurePolicy,
-    /// `injectionStrategy.paused`.
     pub(crate) paused: bool,
     /// For a canary, the set whose place it takes.
     pub(crate) base: Option<String>,
     usual: Arc<CompiledTemplate>,
-    pinned: Option<Pinned>,
-    /// Pods that this does not match are not upgraded, and get the stable revision.
-    outside: Option<(Selector, Arc<CompiledTemplate>)>,
+    /// `injectionStrategy.revision`.
+    pinned: Option<Special>,
+    /// Pods outside `updateStrategy.selector` are not upgraded, and get the stable revision.
+    outside: Option<Special>,
     /// What every known revision can add to a pod: only this can be ours on a pod that says so.
     pub(super) known: Known,
     /// Hashes and `customVersion`s of the history.
     known_revisions: Vec<(String, Option<String>)>,
 }
 
-/// `injectionStrategy.revision`.
+/// A revision that pods get in place of the usual one.
 #[derive(Clone, Debug)]
-struct Pinned {
+struct Special {
     /// The revision, or why there is none.
     template: Result<Arc<CompiledTemplate>, String>,
     /// Only pods that this does not match get it; `None` for every pod.
@@ -122,10 +119,9 @@ impl CompiledSet {
 
     /// The revision that a pod with these labels gets, or why there is none.
     pub(super) fn template(&self, labels: &BTreeMap<String, String>) -> Result<&Arc<CompiledTemplate>, &str> {
-        let pinned = self.pinned.as_ref().filter(|pinned| pinned.except.as_ref().is_none_or(|s| !s.matches(labels)));
-        let outside = self.outside.as_ref().filter(|(selector, _)| !selector.matches(labels));
-        let usual = outside.map_or(&self.usual, |(_, stable)| stable);
-        pinned.map_or(Ok(usual), |pinned| pinned.template.as_ref().map_err(String::as_str))
+        let applies = |special: &&Special| special.except.as_ref().is_none_or(|except| !except.matches(labels));
+        let special = self.pinned.iter().chain(&self.outside).find(applies);
+        special.map_or(Ok(&self.usual), |special| special.template.as_ref().map_err(String::as_str))
     }
 
     /// Hash of the revision that pods get to which nothing else applies.
@@ -155,9 +151,8 @@ impl CompiledSet {
 
     /// Label keys that decide whether, and with what, this set injects.
     pub(super) fn selector_keys(&self) -> impl Iterator<Item = &str> {
-        let except = self.pinned.as_ref().and_then(|pinned| pinned.except.as_ref());
-        let updated = self.outside.as_ref().map(|(selector, _)| selector);
-        [&self.selector].into_iter().chain(except).chain(updated).flat_map(Selector::requirements).map(key)
+        let except = self.pinned.iter().chain(&self.outside).filter_map(|special| special.except.as_ref());
+        [&self.selector].into_iter().chain(except).flat_map(Selector::requirements).map(key)
     }
 }
 
@@ -180,17 +175,18 @@ fn pins_by_partition(set: &SidecarSet) -> bool {
 }
 
 /// `updateStrategy.selector` and the stable revision, where new pods follow the rollout.
-fn outside(valid: &ValidSidecarSet, history: &History) -> Option<(Selector, Arc<CompiledTemplate>)> {
+fn outside(valid: &ValidSidecarSet, history: &History) -> Option<Special> {
     let (set, upgraded) = (valid.set(), valid.selectors().upgraded.clone()?);
     let follows = set.spec.injection_strategy.new_pods != NewPods::Latest;
     if !follows || set.spec.update_strategy.type_ != UpdateType::RollingUpdate {
         return None;
     }
     let hash = set.status.as_ref()?.stable_revision.as_ref()?;
-    Some((upgraded, Arc::new(CompiledTemplate::new(hash, &history.get(hash)?.template))))
+    let stable = Arc::new(CompiledTemplate::new(hash, &history.get(hash)?.template));
+    Some(Special { template: Ok(stable), except: Some(upgraded) })
 }
 
-fn pinned(valid: &ValidSidecarSet, (hash, target): (&str, &Template), history: &History) -> Option<Pinned> {
+fn pinned(valid: &ValidSidecarSet, (hash, target): (&str, &Template), history: &History) -> Option<Special> {
     let set = valid.set();
     let wanted = set.spec.injection_strategy.revision.as_ref()?;
     let partial = wanted.policy == RevisionPolicy::Partial && !set.spec.update_strategy.paused;
@@ -198,7 +194,7 @@ fn pinned(valid: &ValidSidecarSet, (hash, target): (&str, &Template), history: &
         .map(|(hash, template)| Arc::new(CompiledTemplate::new(hash, template)));
     // Without a selector partition decides, and the leader follows it with injectionRevision: no pod is outside.
     let except = partial.then(|| valid.selectors().upgraded.clone().unwrap_or_default());
-    Some(Pinned { template: found.ok_or_else(|| not_found(valid.name(), wanted)), except })
+    Some(Special { template: found.ok_or_else(|| not_found(valid.name(), wanted)), except })
 }
 
 /// The revision that `injectionStrategy.revision` names: of several with one `customVersion` the newest.
@@ -254,8 +250,13 @@ fn not_found(set: &str, wanted: &InjectionRevision) -> String {
 }
 
 impl CompiledTemplate {
+    /// Names of the containers of a list.
+    pub(super) fn names(&self, list: List) -> impl Iterator<Item = &String> {
+        self.containers.iter().filter(move |container| container.list == list).map(|container| &container.name)
+    }
+
     fn new(revision: &str, template: &Template) -> Self {
-        let containers: Vec<Prepared> = List::ALL
+        let containers: Vec<CompiledContainer> = List::ALL
             .into_iter()
             .flat_map(|list| template.entries(list.field()).filter(|e| e.is_object()).map(move |entry| (list, entry)))
             .flat_map(|(list, entry)| prepare(list, entry))
@@ -282,7 +283,7 @@ impl CompiledTemplate {
 }
 
 /// The containers that one entry of a set becomes: one, or the two twins of a hot upgrade.
-fn prepare(list: List, entry: &Value) -> Vec<Prepared> {
+fn prepare(list: List, entry: &Value) -> Vec<CompiledContainer> {
     let name = entry["name"].as_str().unwrap_or_default();
     if !revision::is_hot(entry) {
         return vec![container(list, entry, name)];
@@ -308,7 +309,7 @@ fn prepare(list: List, entry: &Value) -> Vec<Prepared> {
         .collect()
 }
 
-fn container(list: List, entry: &Value, entry_name: &str) -> Prepared {
+fn container(list: List, entry: &Value, entry_name: &str) -> CompiledContainer {
     let mut json = entry.clone();
     if let Some(fields) = json.as_object_mut() {
         for field in OWN_CONTAINER_FIELDS {
@@ -320,7 +321,7 @@ fn container(list: List, entry: &Value, entry_name: &str) -> Prepared {
     let own = env.into_iter().filter(|variable| variable["name"] != keys::IS_INJECTED);
     json["env"] = own.chain([json!({"name": keys::IS_INJECTED, "value": "true"})]).collect();
     let strings = entry["dependsOn"].as_array().into_iter().flatten().filter_map(Value::as_str);
-    Prepared {
+    CompiledContainer {
         list,
         name: json["name"].as_str().unwrap_or_default().to_owned(),
         entry: entry_name.to_owned(),
@@ -329,13 +330,13 @@ fn container(list: List, entry: &Value, entry_name: &str) -> Prepared {
         shares: Shares::of(entry),
         resources: serde_json::from_value(entry["resourcesPolicy"].clone())
             .ok()
-            .and_then(|policy| resources::Policy::new(&policy).ok()),
+            .and_then(|policy| resources::Policy::new(&policy)),
         json,
     }
 }
 
 /// The apiserver hands back objects without these; keeping them would make a re-invocation find differences.
-pub(super) fn drop_zero_values(value: &mut Value) {
+fn drop_zero_values(value: &mut Value) {
     match value {
         Value::Object(fields) => {
             fields.values_mut().for_each(drop_zero_values);

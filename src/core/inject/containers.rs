@@ -1,15 +1,14 @@
 //! The sidecars' containers: what each looks like in this pod, and where it goes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::compile::Prepared;
-use super::converge::converge;
 use super::decision::Failure;
-use super::draft::{Draft, elements, path};
-use super::placement::{PlacedSet, Placement, Sidecar};
-use super::resources::Unfit;
+use super::merge::merge;
+use super::patch::{PatchBuilder, elements, path};
+use super::placement::{Placement, Sidecar};
+use super::resources::ResourcesError;
 use super::share::Sources;
 use crate::api::order::{Block, Node, Order, order};
 use crate::api::reasons::Reason;
@@ -17,19 +16,18 @@ use crate::api::v1beta1::FailurePolicy;
 use crate::core::base::lists::List;
 
 impl<'a> Placement<'a> {
-    /// The start order over all sets; positions are those of [`Self::prepared`].
+    /// The start order over all sets; positions are those of [`Self::containers`].
     pub(super) fn order(&self) -> Result<Order, Failure<'a>> {
-        let prepared = self.prepared();
-        let node = |(set, prepared): &(usize, &'a Prepared)| Node {
+        let containers = self.containers();
+        let nodes = containers.iter().map(|(set, container)| Node {
             set: &self.sets[*set].set.name,
-            name: &prepared.entry,
-            init: prepared.list == List::Init,
-            policy: prepared.policy,
-            depends_on: &prepared.depends_on,
-        };
-        let nodes: Vec<Node<'_>> = prepared.iter().map(node).collect();
-        order(&nodes).map_err(|error| Failure {
-            set: self.sets[prepared[error.node].0].set,
+            name: &container.entry,
+            init: container.list == List::Init,
+            policy: container.policy,
+            depends_on: &container.depends_on,
+        });
+        order(&nodes.collect::<Vec<_>>()).map_err(|error| Failure {
+            set: self.sets[containers[error.node].0].set,
             reason: Reason::OrderConflict,
             message: error.message,
         })
@@ -37,125 +35,99 @@ impl<'a> Placement<'a> {
 
     /// What each sidecar should look like in this pod, with what it takes over and computes from the pod's own containers.
     pub(super) fn render(&mut self, order: &Order) -> Result<Vec<Sidecar<'a>>, Failure<'a>> {
-        let own = self.own_containers();
-        let list = |list: List| own.iter().filter(|(of, _)| *of == list).map(|(_, container)| *container).collect();
+        let list =
+            |list: List| self.own.iter().filter(|(of, _)| *of == list).map(|(_, container)| *container).collect();
         let sources = Sources { containers: list(List::Ordinary), init_containers: list(List::Init) };
-        let targets: Vec<&Value> = own
-            .iter()
-            .filter(|(of, c)| *of == List::Ordinary || c["restartPolicy"] == "Always")
-            .map(|(_, c)| *c)
-            .collect();
+        let is_target = |(list, container): &&(List, &Value)| is_running(*list, container);
+        let targets: Vec<&Value> = self.own.iter().filter(is_target).map(|(_, container)| *container).collect();
         let mut sidecars = Vec::new();
-        for (set, prepared) in self.prepared() {
-            let mut json = prepared.json.clone();
-            let mut notes = prepared.shares.apply(&mut json, self.draft.pod(), &sources);
-            match prepared.resources.as_ref().map(|policy| policy.evaluate(&targets)) {
+        for (set, container) in self.containers() {
+            let mut json = container.json.clone();
+            let mut notes = container.shares.apply(&mut json, self.patch.pod(), &sources);
+            match container.resources.as_ref().map(|policy| policy.evaluate(&targets)) {
                 Some(Ok(evaluated)) => {
                     json["resources"] = evaluated.resources;
-                    notes.extend(evaluated.warnings.iter().map(|warning| format!("{:?}: {warning}", prepared.name)));
+                    notes.extend(evaluated.warnings.iter().map(|warning| format!("{:?}: {warning}", container.name)));
                 }
                 // No pod is refused because a name is missing, unless the set says so.
-                Some(Err(unfit @ Unfit::NoTarget { .. }))
+                Some(Err(error @ ResourcesError::NoTarget { .. }))
                     if self.sets[set].set.failure_policy == FailurePolicy::Ignore =>
                 {
-                    notes.push(format!("{:?} gets no resources: {unfit}", prepared.name));
+                    notes.push(format!("{:?} gets no resources: {error}", container.name));
                 }
-                Some(Err(unfit)) => return Err(self.unfit(set, &unfit)),
+                Some(Err(error)) => return Err(self.resources_failure(set, &error)),
                 None => {}
             }
             self.sets[set].notes.extend(notes);
-            sidecars.push(Sidecar { set, prepared, json });
+            sidecars.push(Sidecar { set, container, json });
         }
         for (node, name) in &order.missing {
-            let Sidecar { set, prepared, .. } = &sidecars[*node];
-            let note = format!("{:?} depends on {name:?}, which this pod does not get", prepared.entry);
+            let Sidecar { set, container, .. } = &sidecars[*node];
+            let note = format!("{:?} depends on {name:?}, which this pod does not get", container.entry);
             self.sets[*set].notes.push(note);
         }
         Ok(sidecars)
     }
 }
 
-/// Puts all sidecars into the pod, each at its place. Returns the positions of the sets for which that changed the pod.
-pub(super) fn place(
-    draft: &mut Draft,
-    sets: &[PlacedSet<'_>],
-    order: &Order,
-    sidecars: &[Sidecar<'_>],
-) -> BTreeSet<usize> {
-    let mut changed = BTreeSet::new();
-    let mut lifted = lift(draft, sets, order, sidecars, &mut changed);
-    // Where the next container in front of the pod's own goes.
-    let mut front: BTreeMap<List, usize> = BTreeMap::new();
-    for (node, block) in &order.sequence {
-        let Sidecar { set, prepared, json } = &sidecars[*node];
-        let edits = draft.edits();
-        let in_front = matches!(block, Block::InitBefore | Block::Before);
-        let at = if in_front { front.get(&prepared.list).copied().unwrap_or(0) } else { usize::MAX };
-        let placed = put(draft, prepared, json, lifted.remove(&prepared.name), at);
-        if in_front {
-            front.insert(prepared.list, placed + 1);
-        }
-        if draft.edits() > edits {
-            changed.insert(*set);
-        }
-    }
-    changed
+/// Not a plain init container.
+fn is_running(list: List, container: &Value) -> bool {
+    list == List::Ordinary || container["restartPolicy"] == "Always"
 }
 
-/// Takes out containers of ours that must be placed anew: those of another revision, as nobody can tell their old
-/// fields from those that others added, and all where they stand in another order. Returns what the latter were.
-fn lift(
-    draft: &mut Draft,
-    sets: &[PlacedSet<'_>],
-    order: &Order,
-    sidecars: &[Sidecar<'_>],
-    changed: &mut BTreeSet<usize>,
-) -> BTreeMap<String, Value> {
+/// Puts all sidecars into the pod, each at its place.
+pub(super) fn place(patch: &mut PatchBuilder, order: &Order, sidecars: &[Sidecar<'_>]) {
+    let sequence: Vec<(&Sidecar<'_>, Block)> =
+        order.sequence.iter().map(|(node, block)| (&sidecars[*node], *block)).collect();
+    let mut lifted = lift(patch, &sequence);
+    // Where the next container in front of the pod's own goes.
+    let mut front: BTreeMap<List, usize> = BTreeMap::new();
+    for (sidecar, block) in sequence {
+        let Sidecar { set, container, json } = sidecar;
+        let list = path(container.list);
+        patch.edit_for(*set);
+        let in_front = matches!(block, Block::InitBefore | Block::Before);
+        let mut at = if in_front { front.get(&container.list).copied().unwrap_or(0) } else { usize::MAX };
+        if let Some(index) = patch.position(&list, &container.name) {
+            at = index;
+            let before = &patch.pod()["spec"][container.list.field()][index];
+            let mut after = before.clone();
+            merge(&mut after, json);
+            if after != *before {
+                patch.replace(&list, index, &after);
+            }
+        } else if let Some(mut before) = lifted.remove(container.name.as_str()) {
+            merge(&mut before, json);
+            patch.insert(&list, at, &before);
+        } else {
+            patch.insert(&list, at, json);
+        }
+        if in_front {
+            front.insert(container.list, at + 1);
+        }
+    }
+}
+
+/// Takes out the sidecars of a list in which they stand in another order. Returns what they were.
+fn lift<'a>(patch: &mut PatchBuilder, sequence: &[(&Sidecar<'a>, Block)]) -> BTreeMap<&'a str, Value> {
     let mut lifted = BTreeMap::new();
     for list in List::ALL {
-        let mut ours: Vec<(&Sidecar<'_>, Block)> = Vec::new();
-        for (sidecar, block) in order.sequence.iter().map(|(node, block)| (&sidecars[*node], *block)) {
-            let Sidecar { set, prepared: container, .. } = sidecar;
-            let there = draft.position(&path(container.list), &container.name).is_some();
-            // Of another revision, or a second one in the other list.
-            let is_outdated = !sets[*set].is_current || container.list != list && there;
-            if is_outdated && draft.remove_named(&path(list), &container.name) {
-                changed.insert(*set);
-            }
-            if container.list == list {
-                ours.push((sidecar, block));
-            }
-        }
+        let of_list = sequence.iter().filter(|(sidecar, _)| sidecar.container.list == list);
         let place =
-            |(sidecar, block): &(&Sidecar<'_>, Block)| (draft.position(&path(list), &sidecar.prepared.name), *block);
-        let places: Vec<(Option<usize>, Block)> = ours.iter().map(place).collect();
+            |(sidecar, block): &(&Sidecar<'_>, Block)| (patch.position(&path(list), &sidecar.container.name), *block);
+        let places: Vec<(Option<usize>, Block)> = of_list.clone().map(place).collect();
         if places.iter().filter_map(|(position, _)| *position).is_sorted() && !is_overtaken(&places) {
             continue;
         }
-        for (Sidecar { set, prepared: Prepared { name, .. }, .. }, _) in ours {
-            let container = elements(draft.pod(), &path(list)).find(|c| c["name"] == name.as_str()).cloned();
-            if let Some(container) = container {
-                lifted.insert(name.clone(), container);
-                draft.remove_named(&path(list), name);
-                changed.insert(*set);
-            }
+        for (sidecar, _) in of_list {
+            let name = sidecar.container.name.as_str();
+            let container = elements(patch.pod(), &path(list)).find(|container| container["name"] == name).cloned();
+            lifted.extend(container.map(|container| (name, container)));
+            patch.edit_for(sidecar.set);
+            patch.remove_named(&path(list), name);
         }
     }
     lifted
-}
-
-/// Puts one container where it belongs; returns where that is.
-fn put(draft: &mut Draft, prepared: &Prepared, wanted: &Value, lifted: Option<Value>, at: usize) -> usize {
-    let list = path(prepared.list);
-    if let Some(index) = draft.position(&list, &prepared.name) {
-        if let Some(converged) = converge(&draft.pod()["spec"][prepared.list.field()][index], wanted) {
-            draft.replace(&list, index, &converged);
-        }
-        return index;
-    }
-    let container = lifted.map(|before| converge(&before, wanted).unwrap_or(before));
-    draft.insert(&list, at, container.as_ref().unwrap_or(wanted));
-    at
 }
 
 /// Behind the pod's own containers a new one goes to the end: it would start after those that are there already.

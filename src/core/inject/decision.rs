@@ -24,9 +24,7 @@ pub struct Request<'a> {
 /// What one set did, or why it did nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Outcome {
-    /// Name of the set.
     pub(crate) set: String,
-    /// The reason.
     pub(crate) reason: Reason,
     /// One sentence for people; may be empty.
     pub(crate) message: String,

@@ -1,67 +1,71 @@
 //! What injection leaves on a pod to say what it added, and how that is believed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::draft::{elements, strings};
+use super::compile::CompiledTemplate;
+use super::patch::{containers, elements, strings};
 use super::sets::CompiledSets;
 use crate::api::keys;
-use crate::core::pod::InjectionRecord;
+use crate::core::base::lists::List;
+use crate::core::pod::{InjectionRecord, suffixed};
 
 /// The marks on a pod as it came, by set. A pod's author can write anything there, so names and keys are believed only if
 /// a revision of that set knows them: a webhook that removed `pod-template-hash` would tear the pod from its owner.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Marks {
-    pub(super) by_set: BTreeMap<String, InjectionRecord>,
-    /// Revision by set, from the labels.
-    pub(super) revisions: BTreeMap<String, String>,
-    /// Volumes of sets that are gone from the pod, which other containers still mount.
-    pub(super) orphans: BTreeSet<String>,
+    pub(super) records: BTreeMap<String, InjectionRecord>,
+    /// From the labels.
+    revisions: BTreeMap<String, String>,
 }
 
 impl Marks {
     pub(super) fn read(pod: &Value, sets: &CompiledSets) -> Self {
-        let mut by_set = BTreeMap::new();
+        let mut records = BTreeMap::new();
         for (name, text) in suffixed(&strings(&pod["metadata"]["annotations"]), keys::INJECTION_PREFIX) {
-            let (Some(set), Ok(mut mark)) = (sets.get(&name), serde_json::from_str::<InjectionRecord>(&text)) else {
+            let (Some(set), Ok(mut record)) = (sets.get(name), serde_json::from_str::<InjectionRecord>(text)) else {
                 continue;
             };
             for (listed, known) in [
-                (&mut mark.containers, &set.known.names),
-                (&mut mark.init_containers, &set.known.names),
-                (&mut mark.volumes, &set.known.names),
-                (&mut mark.image_pull_secrets, &set.known.pull_secrets),
-                (&mut mark.labels, &set.known.labels),
-                (&mut mark.annotations, &set.known.annotations),
+                (&mut record.containers, &set.known.names),
+                (&mut record.init_containers, &set.known.names),
+                (&mut record.volumes, &set.known.names),
+                (&mut record.image_pull_secrets, &set.known.pull_secrets),
+                (&mut record.labels, &set.known.labels),
+                (&mut record.annotations, &set.known.annotations),
             ] {
                 listed.retain(|name| known.contains(name));
             }
-            mark.resources &= set.known.resources;
-            by_set.insert(name, mark);
+            record.resources &= set.known.resources;
+            records.insert(name.to_owned(), record);
         }
-        let revisions = suffixed(&strings(&pod["metadata"]["labels"]), keys::REVISION_PREFIX);
-        Self { by_set, revisions, orphans: BTreeSet::new() }
+        let labels = strings(&pod["metadata"]["labels"]);
+        let revisions = suffixed(&labels, keys::REVISION_PREFIX).map(|(set, hash)| (set.to_owned(), hash.clone()));
+        Self { records, revisions: revisions.collect() }
     }
 
-    /// The set that injected a container.
-    pub(super) fn owner(&self, container: &str) -> Option<&str> {
-        let of = |mark: &InjectionRecord| mark.all_containers().any(|name| name == container);
-        self.by_set.iter().find(|(_, mark)| of(mark)).map(|(set, _)| set.as_str())
+    /// Whether this very revision of a set was injected.
+    pub(super) fn are_of(&self, set: &str, template: &CompiledTemplate) -> bool {
+        let has = |listed: &[String], list: List| listed.iter().eq(template.names(list));
+        self.revisions.get(set) == Some(&template.revision)
+            && self.records.get(set).is_some_and(|record| {
+                has(&record.containers, List::Ordinary) && has(&record.init_containers, List::Init)
+            })
     }
 
-    /// Whether a set's mark lists a name.
-    pub(super) fn lists(&self, set: &str, name: &str, names: impl Fn(&InjectionRecord) -> &Vec<String>) -> bool {
-        self.by_set.get(set).is_some_and(|mark| names(mark).iter().any(|listed| listed == name))
+    /// Whether a set injected a container of this name.
+    pub(super) fn list_container(&self, name: &str) -> bool {
+        self.records.values().any(|record| record.all_containers().any(|listed| listed == name))
     }
+}
+
+/// Whether a container of a record is there.
+pub(super) fn has_sidecars(pod: &Value, record: &InjectionRecord) -> bool {
+    containers(pod).any(|(_, container)| record.all_containers().any(|name| container["name"] == name.as_str()))
 }
 
 /// Whether a container says that it was injected: by this program, or by OpenKruise, which says the same.
 pub(crate) fn is_injected(container: &Value) -> bool {
     elements(container, &["env"]).any(|e| e["name"] == keys::IS_INJECTED && e["value"] == "true")
-}
-
-/// Members of a map whose keys have a prefix, without it.
-pub(super) fn suffixed(map: &BTreeMap<String, String>, prefix: &str) -> BTreeMap<String, String> {
-    map.iter().filter_map(|(key, value)| Some((key.strip_prefix(prefix)?.to_owned(), value.clone()))).collect()
 }

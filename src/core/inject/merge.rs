@@ -21,14 +21,12 @@ const MERGED: [&str; 4] = ["resources", "limits", "requests", "securityContext"]
 /// Fields below which values are quantities: the apiserver respells them.
 const QUANTITIES: [&str; 5] = ["limits", "requests", "sizeLimit", "divisor", "storage"];
 
-/// The container after convergence, or `None` if nothing differs.
-pub(super) fn converge(have: &Value, want: &Value) -> Option<Value> {
-    let mut result = have.clone();
-    merge(&mut result, want, false);
-    (result != *have).then_some(result)
+/// Brings the container `have` to `want`.
+pub(super) fn merge(have: &mut Value, want: &Value) {
+    merge_fields(have, want, false);
 }
 
-fn merge(have: &mut Value, want: &Value, quantities: bool) {
+fn merge_fields(have: &mut Value, want: &Value, quantities: bool) {
     let (Some(have), Some(want)) = (have.as_object_mut(), want.as_object()) else { return };
     for (field, want) in want {
         let quantities = quantities || QUANTITIES.contains(&field.as_str());
@@ -42,7 +40,9 @@ fn merge(have: &mut Value, want: &Value, quantities: bool) {
             Some(Value::Array(list)) if keys.is_some() && want.is_array() => {
                 merge_list(list, want.as_array().map_or(&[], Vec::as_slice), keys.unwrap_or_default());
             }
-            Some(value) if MERGED.contains(&field.as_str()) && value.is_object() => merge(value, want, quantities),
+            Some(value) if MERGED.contains(&field.as_str()) && value.is_object() => {
+                merge_fields(value, want, quantities);
+            }
             Some(value) => *value = want.clone(),
         }
     }
@@ -79,15 +79,9 @@ pub(super) fn covers(have: &Value, want: &Value, quantities: bool) -> bool {
         (Value::Array(have), Value::Array(want)) => {
             have.len() == want.len() && have.iter().zip(want).all(|(have, want)| covers(have, want, quantities))
         }
-        (have, want) => have == want || (quantities && same_quantity(have, want)),
+        (have, want) if quantities && have != want => {
+            Quantity::read(have).is_some_and(|have| Some(have) == Quantity::read(want))
+        }
+        (have, want) => have == want,
     }
-}
-
-fn same_quantity(a: &Value, b: &Value) -> bool {
-    let parse = |value: &Value| match value {
-        Value::String(text) => Quantity::parse(text),
-        Value::Number(number) => Quantity::parse(&number.to_string()),
-        _ => None,
-    };
-    parse(a).is_some_and(|a| Some(a) == parse(b))
 }

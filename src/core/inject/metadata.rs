@@ -2,89 +2,83 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::draft::{Draft, strings};
 use super::marks::Marks;
+use super::patch::{PatchBuilder, strings};
 use super::sets::CompiledSets;
+use crate::api::keys;
 use crate::api::v1beta1::{PatchPodMetadata, PatchPolicy};
 use crate::core::pod::InjectionRecord;
 
-/// One set's wishes.
+/// What one set wants to write.
 pub(super) struct Wishes<'a> {
-    pub(super) set: &'a str,
+    /// Its position.
+    pub(super) set: usize,
     pub(super) patches: &'a [PatchPodMetadata],
-}
-
-/// What a set added, and what it wanted and did not get.
-#[derive(Default)]
-pub(super) struct Written {
-    pub(super) labels: Vec<String>,
-    pub(super) annotations: Vec<String>,
-    pub(super) notes: Vec<String>,
+    /// What the set wrote before: the pod is a copy, or is reviewed again.
+    pub(super) before: Option<&'a InjectionRecord>,
+    /// Gets the keys that the set added.
+    pub(super) record: &'a mut InjectionRecord,
+    /// Gets what it wanted and did not get.
+    pub(super) notes: &'a mut Vec<String>,
 }
 
 /// Writes labels and annotations, all sets by name. Of several that write one key (which admission refuses) the result
 /// is the same however often it is done.
-pub(super) fn write<'a>(
-    draft: &mut Draft,
-    marks: &Marks,
-    all: &CompiledSets,
-    wishes: &[Wishes<'a>],
-) -> BTreeMap<&'a str, Written> {
-    let mut written: BTreeMap<&str, Written> = wishes.iter().map(|wish| (wish.set, Written::default())).collect();
+pub(super) fn write(patch: &mut PatchBuilder, all: &CompiledSets, wishes: &mut [Wishes<'_>]) {
     for map in [Map::Labels, Map::Annotations] {
-        let before = strings(&draft.pod()["metadata"][map.field()]);
-        let mut after = before.clone();
+        let before = strings(&patch.pod()["metadata"][map.field()]);
+        // By key: the last set that writes it, and its value.
+        let mut after: BTreeMap<&str, (usize, String)> = BTreeMap::new();
         let mut added = BTreeSet::new();
-        let keys = wishes.iter().flat_map(|wish| wish.patches.iter().map(|patch| (wish.set, patch)));
-        for (set, key, value, policy) in keys.flat_map(|(set, patch)| {
-            map.values(patch).iter().map(move |(key, value)| (set, key, value, patch.patch_policy))
-        }) {
-            let Some(written) = written.get_mut(set) else { continue };
-            let ours = marks.lists(set, key, |mark| map.keys(mark));
-            let result = match map {
-                Map::Labels if all.select_by(key) => {
-                    Err(format!("label {key} is not set: a SidecarSet selects pods by it"))
+        for Wishes { set, patches, before: recorded, record, notes } in &mut *wishes {
+            for (key, value, policy) in patches.iter().flat_map(|patch| {
+                map.values(patch).iter().map(|(key, value)| (key.as_str(), value, patch.patch_policy))
+            }) {
+                let ours = recorded.is_some_and(|recorded| map.keys(recorded).iter().any(|listed| listed == key));
+                let current = after.get(key).map(|(_, value)| value).or(before.get(key));
+                let result = match map {
+                    Map::Labels if all.select_by(key) => {
+                        Err(format!("label {key} is not set: a SidecarSet selects pods by it"))
+                    }
+                    _ => Wish { map, key, value, policy, ours }.value(current),
+                };
+                let is_there = current.is_some() || matches!(result, Ok(Some(_)));
+                match result {
+                    Ok(Some(value)) => {
+                        after.insert(key, (*set, value));
+                    }
+                    Ok(None) => {}
+                    Err(note) => notes.push(note),
                 }
-                _ => Wish { map, key, value, policy, ours }.value(after.get(key)),
-            };
-            match result {
-                Ok(Some(value)) => {
-                    after.insert(key.clone(), value);
-                }
-                Ok(None) => {}
-                Err(note) => written.notes.push(note),
-            }
-            if (ours || !before.contains_key(key)) && after.contains_key(key) && added.insert(key) {
-                match map {
-                    Map::Labels => written.labels.push(key.clone()),
-                    Map::Annotations => written.annotations.push(key.clone()),
+                if (ours || !before.contains_key(key)) && is_there && added.insert(key) {
+                    map.keys_mut(record).push(key.to_owned());
                 }
             }
         }
-        for (key, value) in after {
-            draft.set(&["metadata", map.field(), &key], &Value::from(value));
+        for (key, (set, value)) in after {
+            patch.edit_for(set);
+            patch.set(&["metadata", map.field(), key], &Value::from(value));
         }
     }
-    written
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Map {
+enum Map {
     Labels,
     Annotations,
 }
 
 impl Map {
-    pub(super) fn field(self) -> &'static str {
+    fn field(self) -> &'static str {
         match self {
             Self::Labels => "labels",
             Self::Annotations => "annotations",
         }
     }
 
-    pub(super) fn values(self, patch: &PatchPodMetadata) -> &BTreeMap<String, String> {
+    fn values(self, patch: &PatchPodMetadata) -> &BTreeMap<String, String> {
         match self {
             Self::Labels => &patch.labels,
             Self::Annotations => &patch.annotations,
@@ -98,7 +92,7 @@ impl Map {
         }
     }
 
-    pub(super) fn keys_mut(self, mark: &mut InjectionRecord) -> &mut Vec<String> {
+    fn keys_mut(self, mark: &mut InjectionRecord) -> &mut Vec<String> {
         match self {
             Self::Labels => &mut mark.labels,
             Self::Annotations => &mut mark.annotations,
@@ -112,7 +106,7 @@ struct Wish<'a> {
     key: &'a str,
     value: &'a str,
     policy: Option<PatchPolicy>,
-    /// The set wrote the key before: the pod is a copy, or is reviewed again.
+    /// The set wrote the key before.
     ours: bool,
 }
 
@@ -144,4 +138,209 @@ fn merged(key: &str, current: &str, patch: &str) -> Result<Option<String>, Strin
     let mut after = before.clone();
     json_patch::merge(&mut after, &patch);
     Ok((after != before).then(|| after.to_string()))
+}
+
+/// Labels and annotations of a pod, its marks among them, as they are with the metadata of another revision: by the
+/// rules of injection, after what the old revision added has been taken back.
+///
+/// `metadata` is the pod's. A key that the old revision names and the mark lists is taken back before the rules of
+/// injection are applied; so a key that the new one does not set is gone, and every other is as in a new pod. Left as
+/// it is, and in the mark:
+/// - a label that some set selects by: removing it would change which sets reach the pod;
+/// - a value that `MergePatchJson` made and that others have written into since: nobody can tell whose the members are.
+///
+/// Not in the mark and so never undone: values that `Overwrite` replaced, members merged into a value of the pod's own.
+pub(crate) fn update_metadata(
+    sets: &CompiledSets,
+    metadata: &Value,
+    set: &str,
+    before: &[PatchPodMetadata],
+    after: &[PatchPodMetadata],
+) -> Value {
+    let pod = json!({"metadata": {"labels": metadata["labels"], "annotations": metadata["annotations"]}});
+    let annotation = keys::injection_annotation(set);
+    let mut record: InjectionRecord = pod["metadata"]["annotations"][&annotation]
+        .as_str()
+        .and_then(|text| serde_json::from_str(text).ok())
+        .unwrap_or_default();
+    let mut believed = Marks::read(&pod, sets).records.remove(set).unwrap_or_default();
+    let mut patch = PatchBuilder::new(&pod);
+    let alone = alone(before);
+    for map in [Map::Labels, Map::Annotations] {
+        let undone = |key: &String| {
+            let selected = map == Map::Labels && sets.select_by(key);
+            let values = [&pod, &alone].map(|pod| pod["metadata"][map.field()][key].as_str());
+            !selected && is_undone(before, map, key, values)
+        };
+        for key in map.keys_mut(&mut believed).extract_if(.., |key| undone(key)) {
+            patch.remove(&["metadata", map.field(), &key]);
+        }
+    }
+    let mut added = InjectionRecord::default();
+    write_alone(&mut patch, sets, after, Some(&believed), &mut added);
+    for map in [Map::Labels, Map::Annotations] {
+        let there = strings(&patch.pod()["metadata"][map.field()]);
+        let added = map.keys(&added);
+        let listed = map.keys_mut(&mut record);
+        listed.retain(|key| there.contains_key(key) && !added.contains(key));
+        listed.splice(..0, added.iter().cloned());
+    }
+    patch.set(&["metadata", "annotations", &annotation], &Value::from(record.to_json()));
+    patch.pod()["metadata"].clone()
+}
+
+/// Writes what one set wants.
+fn write_alone(
+    patch: &mut PatchBuilder,
+    all: &CompiledSets,
+    patches: &[PatchPodMetadata],
+    before: Option<&InjectionRecord>,
+    record: &mut InjectionRecord,
+) {
+    write(patch, all, &mut [Wishes { set: 0, patches, before, record, notes: &mut Vec::new() }]);
+}
+
+/// What the old revision made of a pod that had no metadata.
+fn alone(before: &[PatchPodMetadata]) -> Value {
+    let mut patch = PatchBuilder::new(&json!({}));
+    write_alone(&mut patch, &CompiledSets::default(), before, None, &mut InjectionRecord::default());
+    patch.pod().clone()
+}
+
+/// Whether a key that the mark lists goes, or is set anew. `current`: its value, `alone`: what the set made of nothing.
+fn is_undone(before: &[PatchPodMetadata], map: Map, key: &String, [current, alone]: [Option<&str>; 2]) -> bool {
+    let naming = || before.iter().filter(|patch| map.values(patch).contains_key(key));
+    let json = |text: Option<&str>| text.and_then(|text| serde_json::from_str::<Value>(text).ok());
+    let merged = naming().any(|patch| patch.patch_policy == Some(PatchPolicy::MergePatchJson));
+    naming().next().is_some() && (!merged || json(current) == json(alone))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::api::SidecarSet;
+    use crate::api::validate::validate;
+    use crate::core::inject::uninject::uninject;
+    use crate::core::inject::{CompiledSet, Request, inject};
+    use crate::core::revision::{History, Revision, Template};
+    use crate::core::rollout::testing::remove_hash_without_images;
+
+    fn set(patches: &Value) -> SidecarSet {
+        let set = json!({"apiVersion": "sidecarset.dev/v1beta1", "kind": "SidecarSet", "metadata": {"name": "s"},
+            "spec": {"selector": {"matchLabels": {"app": "web"}}, "containers": [{"name": "agent", "image": "a"}],
+                "patchPodMetadata": patches}});
+        serde_json::from_value(set).unwrap()
+    }
+
+    /// The set with these patches, in whose history are those.
+    fn sets(patches: &Value, before: &Value) -> CompiledSets {
+        let template = Template::of(&set(before).spec);
+        let old = Revision { template, number: 1, owner: None, custom_version: None };
+        let history: History = [(old.template.hash(0), old)].into();
+        CompiledSets::new([Arc::new(CompiledSet::new(&validate(&set(patches)).unwrap(), &history))])
+    }
+
+    fn injected(sets: &CompiledSets, pod: &Value) -> Value {
+        let request = Request { pod, namespace: "default", namespace_labels: &BTreeMap::new(), excluded: &[] };
+        let mut result = pod.clone();
+        json_patch::patch(&mut result, &inject(sets, &request).patch).unwrap();
+        result
+    }
+
+    fn pod(annotations: &Value) -> Value {
+        json!({"metadata": {"labels": {"app": "web", "own": "1"}, "annotations": annotations},
+            "spec": {"containers": [{"name": "app"}]}})
+    }
+
+    fn renewed(pod: &Value, before: &Value, after: &Value) -> Value {
+        let mut pod = pod.clone();
+        let patches = |value: &Value| set(value).spec.patch_pod_metadata;
+        pod["metadata"] =
+            update_metadata(&sets(after, before), &pod["metadata"], "s", &patches(before), &patches(after));
+        pod
+    }
+
+    /// Labels, annotations and mark as in a pod that is injected anew; only the revision is for others to set.
+    fn is_as_new(own: &Value, before: &Value, after: &Value) {
+        let mut result = renewed(&injected(&sets(before, before), &pod(own)), before, after);
+        let mut anew = injected(&sets(after, before), &pod(own));
+        for pod in [&mut result, &mut anew] {
+            pod["metadata"]["labels"].as_object_mut().unwrap().remove("revision.sidecarset.dev/s");
+            remove_hash_without_images(&mut pod["metadata"], "s");
+        }
+        assert_eq!(result["metadata"], anew["metadata"], "{own}: {before} -> {after}");
+        let taken_back = {
+            let mut pod = result.clone();
+            json_patch::patch(&mut pod, &uninject(&result)).unwrap();
+            pod
+        };
+        assert_eq!(taken_back, pod(own), "{before} -> {after}");
+    }
+
+    #[test]
+    fn a_renewed_pod_is_like_a_new_one() {
+        let revisions = [
+            json!([]),
+            json!([{"annotations": {"a": "1"}}]),
+            json!([{"annotations": {"a": "2", "b": "1"}, "labels": {"l": "1"}}]),
+            json!([{"labels": {"l": "2", "own": "2"}, "patchPolicy": "Overwrite"}]),
+            json!([{"annotations": {"j": "{\"x\":1}"}, "patchPolicy": "MergePatchJson"}]),
+            json!([{"annotations": {"j": "{\"y\":{\"z\":1}}"}, "patchPolicy": "MergePatchJson"}, {"annotations": {"a": "1"}}]),
+        ];
+        for before in &revisions {
+            for after in &revisions {
+                is_as_new(&json!({"note": "own"}), before, after);
+            }
+        }
+        for after in &revisions[..3] {
+            is_as_new(&json!({"a": "own"}), &revisions[1], after);
+        }
+    }
+
+    #[test]
+    fn what_was_overwritten_does_not_come_back() {
+        let before = json!([{"annotations": {"a": "1"}, "patchPolicy": "Overwrite"}]);
+        let own = injected(&sets(&before, &before), &pod(&json!({"a": "own"})));
+        assert_eq!(renewed(&own, &before, &json!([]))["metadata"]["annotations"]["a"], "1");
+    }
+
+    #[test]
+    fn members_that_others_merged_stay_and_so_does_the_mark() {
+        let before = json!([{"annotations": {"j": "{\"x\":1}"}, "patchPolicy": "MergePatchJson"}]);
+        let mut shared = injected(&sets(&before, &before), &pod(&json!({"note": "own"})));
+        shared["metadata"]["annotations"]["j"] = json!("{\"x\":1,\"theirs\":2}");
+        let after = renewed(&shared, &before, &json!([]));
+        assert_eq!(after["metadata"], shared["metadata"]);
+    }
+
+    #[test]
+    fn a_label_that_a_set_selects_by_now_stays() {
+        let before = json!([{"labels": {"l": "1"}}]);
+        let pod = injected(&sets(&before, &before), &pod(&json!({"note": "own"})));
+        let patches = set(&before).spec.patch_pod_metadata;
+        let mut selecting = set(&json!([]));
+        selecting.spec.selector = serde_json::from_value(json!({"matchLabels": {"l": "1"}})).unwrap();
+        let history: History = [(
+            "h".to_owned(),
+            Revision { template: Template::of(&set(&before).spec), number: 1, owner: None, custom_version: None },
+        )]
+        .into();
+        let all = CompiledSets::new([Arc::new(CompiledSet::new(&validate(&selecting).unwrap(), &history))]);
+        assert_eq!(update_metadata(&all, &pod["metadata"], "s", &patches, &[]), pod["metadata"]);
+    }
+
+    #[test]
+    fn a_forged_mark_takes_nothing_away() {
+        let before = json!([{"annotations": {"a": "1"}}]);
+        let mut forged = injected(&sets(&before, &before), &pod(&json!({"note": "own"})));
+        let mark = json!({"containers": ["agent"], "labels": ["own", "app"], "annotations": ["a", "note"]});
+        forged["metadata"]["annotations"]["injection.sidecarset.dev/s"] = json!(mark.to_string());
+        let after = renewed(&forged, &before, &json!([]));
+        assert_eq!(after["metadata"]["labels"], forged["metadata"]["labels"]);
+        assert_eq!(after["metadata"]["annotations"]["note"], "own");
+        assert_eq!(after["metadata"]["annotations"].get("a"), None);
+    }
 }

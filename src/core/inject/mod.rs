@@ -3,19 +3,16 @@
 //! The pod stays JSON from end to end, so that a field this program does not know is never lost or moved. Law:
 //! injecting into the result of an injection yields no edits.
 
-mod attempt;
 mod budget;
 mod cleanup;
 mod compile;
-mod conflicts;
 mod containers;
-mod converge;
 mod decision;
-mod draft;
 mod marks;
-mod metadata;
+mod merge;
+pub(crate) mod metadata;
+mod patch;
 mod placement;
-pub mod renew;
 mod resources;
 mod select;
 mod sets;
@@ -27,18 +24,22 @@ mod volumes;
 
 use std::sync::Arc;
 
-use attempt::attempt;
 pub use compile::CompiledSet;
 pub(crate) use compile::unknown_revision;
+use containers::place;
+use decision::Failure;
 pub use decision::Request;
 pub(crate) use decision::{Injection, Outcome};
-use draft::strings;
 use marks::Marks;
 pub(crate) use marks::is_injected;
+use patch::strings;
+use placement::{PlacedSet, Placement};
 use select::Selection;
-pub(super) use select::{untouchable, without_bases};
+pub(super) use select::{exclusion_reason, without_bases};
+use serde_json::Value;
 pub use sets::CompiledSets;
 
+use crate::api::reasons::Reason;
 use crate::api::validate::{Allowed, ValidSidecarSet};
 
 /// What a replica injects from, and how new its knowledge is.
@@ -65,21 +66,51 @@ pub struct Served {
 pub fn inject(sets: &CompiledSets, request: &Request<'_>) -> Injection {
     let labels = strings(&request.pod["metadata"]["labels"]);
     let matching = sets.matching(&labels, request.namespace_labels);
-    if let Some((reason, message)) = untouchable(request, &labels) {
+    if let Some((reason, message)) = exclusion_reason(request, &labels) {
         let outcomes = matching.iter().map(|set| Outcome::new(&set.name, reason, message.clone())).collect();
         return Injection { outcomes, ..Injection::default() };
     }
-    let mut selection = Selection::new(matching, &labels);
     let marks = Marks::read(request.pod, sets);
+    let mut selection = Selection::new(matching, &labels);
     loop {
         if let Some(failure) = selection.refusal() {
             let refused = format!("SidecarSet {:?} cannot inject its sidecars: {}", failure.set.name, failure.message);
             return Injection { refused: Some(refused), outcomes: vec![failure.outcome()], ..Injection::default() };
         }
-        match attempt(sets, request.pod, marks.clone(), &selection) {
+        match attempt(sets, request.pod, &marks, &selection) {
             Ok(injection) => return injection,
             // Again without this set, from the start: what is placed depends on who else is.
             Err(failure) => selection.drop(failure),
         }
     }
+}
+
+/// Places the sidecars of all selected sets, or says which set cannot be placed.
+fn attempt<'a>(
+    all: &CompiledSets,
+    pod: &'a Value,
+    marks: &'a Marks,
+    selection: &Selection<'a>,
+) -> Result<Injection, Failure<'a>> {
+    let mut outcomes = selection.outcomes.clone();
+    outcomes.extend(selection.failures.iter().map(Failure::outcome));
+    let mut placement = Placement::new(pod, marks, selection, &mut outcomes);
+    placement.check_names()?;
+    placement.check_volumes()?;
+    let order = placement.order()?;
+    // Before the containers, which may take names from labels and annotations.
+    placement.write_metadata(all);
+    let mut sidecars = placement.render(&order)?;
+    placement.share_budget(&order, &mut sidecars)?;
+    place(&mut placement.patch, &order, &sidecars);
+    placement.check_resources()?;
+    placement.finish_sets();
+    placement.name_default_container();
+    let Placement { patch, sets, .. } = placement;
+    for (i, PlacedSet { set, notes, .. }) in sets.into_iter().enumerate() {
+        let reason = if patch.has_changed(i) { Reason::Injected } else { Reason::AlreadyInjected };
+        outcomes.push(Outcome { notes, ..Outcome::new(&set.name, reason, "") });
+    }
+    outcomes.sort_by(|a, b| a.set.cmp(&b.set));
+    Ok(Injection { patch: patch.into_patch(), outcomes, refused: None })
 }

@@ -1,7 +1,7 @@
 //! A pod being edited: every edit is recorded as an RFC 6902 operation and applied to a working copy, so that paths are
 //! always those of the pod as the apiserver will see it at that point.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use json_patch::Patch;
 use serde_json::{Map, Value, json};
@@ -17,14 +17,17 @@ pub(super) fn path(list: List) -> [&'static str; 2] {
 }
 
 #[derive(Clone)]
-pub(super) struct Draft {
+pub(super) struct PatchBuilder {
     pod: Value,
     operations: Vec<Value>,
+    /// The set for which edits are made, by its position; none while the pod is cleaned up.
+    set: Option<usize>,
+    changed: BTreeSet<usize>,
 }
 
-impl Draft {
+impl PatchBuilder {
     pub(super) fn new(pod: &Value) -> Self {
-        Self { pod: pod.clone(), operations: Vec::new() }
+        Self { pod: pod.clone(), operations: Vec::new(), set: None, changed: BTreeSet::new() }
     }
 
     /// The pod as edited so far.
@@ -32,9 +35,14 @@ impl Draft {
         &self.pod
     }
 
-    /// Number of edits so far.
-    pub(super) fn edits(&self) -> usize {
-        self.operations.len()
+    /// The edits that follow are made for this set.
+    pub(super) fn edit_for(&mut self, set: usize) {
+        self.set = Some(set);
+    }
+
+    /// Whether an edit was made for this set.
+    pub(super) fn has_changed(&self, set: usize) -> bool {
+        self.changed.contains(&set)
     }
 
     pub(super) fn into_patch(self) -> Patch {
@@ -48,7 +56,7 @@ impl Draft {
             let op = if object.contains_key(*key) { "replace" } else { "add" };
             if object.get(*key) != Some(value) {
                 object.insert((*key).to_owned(), value.clone());
-                self.operations.push(json!({"op": op, "path": pointer(path), "value": value}));
+                self.record(json!({"op": op, "path": pointer(path), "value": value}));
             }
         }
     }
@@ -59,7 +67,7 @@ impl Draft {
             let index = index.min(list.len());
             list.insert(index, value.clone());
             let path = format!("{}/{index}", pointer(path));
-            self.operations.push(json!({"op": "add", "path": path, "value": value}));
+            self.record(json!({"op": "add", "path": path, "value": value}));
         }
     }
 
@@ -68,7 +76,7 @@ impl Draft {
         let path = format!("{}/{index}", pointer(path));
         if let Some(element) = self.pod.pointer_mut(&path) {
             *element = value.clone();
-            self.operations.push(json!({"op": "replace", "path": path, "value": value}));
+            self.record(json!({"op": "replace", "path": path, "value": value}));
         }
     }
 
@@ -77,20 +85,18 @@ impl Draft {
         let Some((key, parents)) = path.split_last() else { return };
         let parent = self.pod.pointer_mut(&pointer(parents)).and_then(Value::as_object_mut);
         if parent.and_then(|object| object.remove(*key)).is_some() {
-            self.operations.push(json!({"op": "remove", "path": pointer(path)}));
+            self.record(json!({"op": "remove", "path": pointer(path)}));
         }
     }
 
-    /// Removes the elements of a list that have this name. Returns whether there were any.
-    pub(super) fn remove_named(&mut self, path: &[&str], name: &str) -> bool {
-        let before = self.edits();
+    /// Removes the elements of a list that have this name.
+    pub(super) fn remove_named(&mut self, path: &[&str], name: &str) {
         while let Some(index) = self.position(path, name) {
             if let Some(list) = self.pod.pointer_mut(&pointer(path)).and_then(Value::as_array_mut) {
                 list.remove(index);
-                self.operations.push(json!({"op": "remove", "path": format!("{}/{index}", pointer(path))}));
+                self.record(json!({"op": "remove", "path": format!("{}/{index}", pointer(path))}));
             }
         }
-        self.edits() > before
     }
 
     /// Where in a list the element of this name stands.
@@ -107,10 +113,15 @@ impl Draft {
                 let (key, above) = path[..depth].split_last()?;
                 let above = self.pod.pointer_mut(&pointer(above))?.as_object_mut()?;
                 above.insert((*key).to_owned(), value.clone());
-                self.operations.push(json!({"op": "add", "path": here, "value": value}));
+                self.record(json!({"op": "add", "path": here, "value": value}));
             }
         }
         self.pod.pointer_mut(&pointer(path))
+    }
+
+    fn record(&mut self, operation: Value) {
+        self.operations.push(operation);
+        self.changed.extend(self.set);
     }
 }
 

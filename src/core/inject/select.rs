@@ -6,15 +6,14 @@ use serde_json::Value;
 
 use super::compile::{CompiledSet, CompiledTemplate};
 use super::decision::{Failure, Outcome, Request};
-use super::draft::containers;
-use super::marks::Marks;
+use super::marks::{Marks, has_sidecars};
 use crate::api::keys;
 use crate::api::reasons::Reason;
 use crate::api::v1beta1::FailurePolicy;
 
 /// A set that injects, and the revision that the pod gets.
 #[derive(Clone, Copy)]
-pub(super) struct Candidate<'a> {
+pub(super) struct SelectedSet<'a> {
     pub(super) set: &'a CompiledSet,
     pub(super) template: &'a CompiledTemplate,
 }
@@ -22,7 +21,7 @@ pub(super) struct Candidate<'a> {
 /// The sets that select a pod.
 pub(super) struct Selection<'a> {
     /// Those that inject, by name.
-    pub(super) candidates: Vec<Candidate<'a>>,
+    pub(super) candidates: Vec<SelectedSet<'a>>,
     /// Those that should and cannot.
     pub(super) failures: Vec<Failure<'a>>,
     /// What the others do.
@@ -40,7 +39,7 @@ impl<'a> Selection<'a> {
         let mut selection = Self { candidates: Vec::new(), failures: Vec::new(), outcomes, paused };
         for set in active {
             match set.template(labels) {
-                Ok(template) => selection.candidates.push(Candidate { set, template }),
+                Ok(template) => selection.candidates.push(SelectedSet { set, template }),
                 Err(message) => {
                     let message = message.to_owned();
                     selection.failures.push(Failure { set, reason: Reason::RevisionNotFound, message });
@@ -63,21 +62,16 @@ impl<'a> Selection<'a> {
 
     /// Sets whose sidecars and marks on this pod stay. A set that could not inject must not look as if it had.
     pub(super) fn staying(&self, pod: &Value, marks: &Marks) -> BTreeSet<&'a str> {
-        let present: BTreeSet<&str> = containers(pod).filter_map(|(_, container)| container["name"].as_str()).collect();
-        let has_sidecars = |set: &str| {
-            let mark = marks.by_set.get(set);
-            mark.is_some_and(|mark| mark.all_containers().any(|name| present.contains(name.as_str())))
-        };
-        let failed = self.failures.iter().map(|failure| failure.set).filter(|set| has_sidecars(&set.name));
+        let failed = self.failures.iter().map(|failure| failure.set);
+        let failed = failed.filter(|set| marks.records.get(&set.name).is_some_and(|record| has_sidecars(pod, record)));
         let injecting = self.candidates.iter().map(|candidate| candidate.set);
         self.paused.iter().copied().chain(injecting).chain(failed).map(|set| set.name.as_str()).collect()
     }
 
-    /// Whether a set that stays wants a container of its own that is there. What is there of a set that is paused or has
-    /// failed stays.
-    pub(super) fn wants(&self, set: &str, container: &str) -> bool {
+    /// Whether what is on the pod of a set that stays is left there: not what a candidate added with another revision.
+    pub(super) fn keeps(&self, set: &str, marks: &Marks) -> bool {
         let candidate = self.candidates.iter().find(|candidate| candidate.set.name == set);
-        candidate.is_none_or(|it| it.template.containers.iter().any(|prepared| prepared.name == container))
+        candidate.is_none_or(|candidate| marks.are_of(set, candidate.template))
     }
 }
 
@@ -93,8 +87,8 @@ pub(in crate::core) fn without_bases(active: Vec<&CompiledSet>) -> (Vec<&Compile
     (active.iter().copied().filter(|set| canary(set).is_none()).collect(), replaced)
 }
 
-/// Pods and namespaces that no set may touch.
-pub(in crate::core) fn untouchable(
+/// Why no set may touch a pod.
+pub(in crate::core) fn exclusion_reason(
     request: &Request<'_>,
     labels: &BTreeMap<String, String>,
 ) -> Option<(Reason, String)> {

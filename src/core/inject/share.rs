@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::draft::{elements, strings};
+use super::patch::{elements, strings};
 use crate::api::v1beta1::TransferEnv;
 use crate::api::validate::field_reference;
 

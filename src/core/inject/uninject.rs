@@ -7,92 +7,53 @@ use std::collections::{BTreeMap, BTreeSet};
 use json_patch::Patch;
 use serde_json::Value;
 
-use super::draft::{Draft, PULL_SECRETS, VOLUMES, elements, path, strings};
-use super::volumes::is_mounted;
+use super::cleanup::{remove_marks, take_back};
+use super::patch::{PULL_SECRETS, PatchBuilder, VOLUMES, elements, path, strings};
 use crate::api::keys;
 use crate::core::base::lists::List;
-use crate::core::pod::InjectionRecord;
+use crate::core::base::pointer::pointer;
+use crate::core::pod::{InjectionRecord, suffixed};
 
 /// The marks on a pod, by set, as its author may have written them. One that cannot be read lists nothing.
 pub(crate) fn marks(pod: &Value) -> BTreeMap<String, InjectionRecord> {
     let annotations = strings(&pod["metadata"]["annotations"]);
-    let marks = annotations.into_iter().filter_map(|(key, mark)| {
-        let set = key.strip_prefix(keys::INJECTION_PREFIX)?.to_owned();
-        Some((set, serde_json::from_str(&mark).unwrap_or_default()))
-    });
-    marks.collect()
+    let records = suffixed(&annotations, keys::INJECTION_PREFIX);
+    records.map(|(set, record)| (set.to_owned(), serde_json::from_str(record).unwrap_or_default())).collect()
 }
 
 /// RFC 6902 operations that take every set's injection back; empty if the pod carries no marks.
 pub(crate) fn uninject(pod: &Value) -> Patch {
-    let mut draft = Draft::new(pod);
+    let mut patch = PatchBuilder::new(pod);
     let added = marks(pod);
-    let first_was_sidecar = {
-        let first = elements(pod, &path(List::Ordinary)).next().and_then(|container| container["name"].as_str());
-        first.is_some_and(|first| added.values().any(|added| added.containers.iter().any(|name| name == first)))
-    };
-    for added in added.values() {
-        remove_all(&mut draft, &path(List::Ordinary), &added.containers);
-        remove_all(&mut draft, &path(List::Init), &added.init_containers);
-        remove_all(&mut draft, &PULL_SECRETS, &added.image_pull_secrets);
-        if added.resources {
-            draft.remove(&["spec", "resources"]);
-        }
+    let first_was_sidecar = first_container(pod)
+        .and_then(Value::as_str)
+        .is_some_and(|first| added.values().any(|added| added.containers.iter().any(|name| name == first)));
+    take_back(&mut patch, &added.values().collect::<Vec<_>>());
+    remove_marks(&mut patch, &BTreeSet::new());
+    // Injection names the application's container where a sidecar stands in front of it; now it is the first again.
+    let default = &patch.pod()["metadata"]["annotations"][keys::DEFAULT_CONTAINER];
+    if first_was_sidecar && first_container(patch.pod()) == Some(default) {
+        patch.remove(&["metadata", "annotations", keys::DEFAULT_CONTAINER]);
     }
-    let volumes: BTreeSet<&String> = added.values().flat_map(|added| &added.volumes).collect();
-    let unused: Vec<&String> = volumes.into_iter().filter(|volume| !is_mounted(draft.pod(), volume)).collect();
-    remove_all(&mut draft, &VOLUMES, unused);
-    remove_metadata(&mut draft, &added);
-    if first_was_sidecar {
-        remove_default_container(&mut draft);
-    }
-    remove_emptied(&mut draft, pod);
-    draft.into_patch()
+    remove_emptied(&mut patch, pod);
+    patch.into_patch()
 }
 
-fn remove_all<'a>(draft: &mut Draft, path: &[&str], names: impl IntoIterator<Item = &'a String>) {
-    for name in names {
-        draft.remove_named(path, name);
-    }
-}
-
-fn remove_metadata(draft: &mut Draft, added: &BTreeMap<String, InjectionRecord>) {
-    let labels: Vec<&String> = added.values().flat_map(|added| &added.labels).collect();
-    let annotations: Vec<&String> = added.values().flat_map(|added| &added.annotations).collect();
-    let is_mark = |key: &str| {
-        key == keys::INJECTED
-            || [keys::REVISION_PREFIX, keys::INJECTION_PREFIX, keys::UPDATE_PREFIX].iter().any(|p| key.starts_with(p))
-    };
-    for (map, listed) in [("labels", labels), ("annotations", annotations)] {
-        for key in strings(&draft.pod()["metadata"][map]).into_keys() {
-            if is_mark(&key) || listed.contains(&&key) {
-                draft.remove(&["metadata", map, &key]);
-            }
-        }
-    }
-}
-
-/// Injection names the application's container where a sidecar stands in front of it; now it is the first again.
-fn remove_default_container(draft: &mut Draft) {
-    let default = &draft.pod()["metadata"]["annotations"][keys::DEFAULT_CONTAINER];
-    let first = elements(draft.pod(), &path(List::Ordinary)).next().map(|container| &container["name"]);
-    if Some(default) == first {
-        draft.remove(&["metadata", "annotations", keys::DEFAULT_CONTAINER]);
-    }
+fn first_container(pod: &Value) -> Option<&Value> {
+    elements(pod, &path(List::Ordinary)).next().map(|container| &container["name"])
 }
 
 /// Removes the lists and maps that are empty now and were not before.
-fn remove_emptied(draft: &mut Draft, before: &Value) {
+fn remove_emptied(patch: &mut PatchBuilder, before: &Value) {
     let init: &[&str] = &path(List::Init);
     for path in [init, &VOLUMES, &PULL_SECRETS, &["metadata", "labels"], &["metadata", "annotations"], &["metadata"]] {
-        let pointer = format!("/{}", path.join("/"));
-        let is_empty = |pod: &Value| match pod.pointer(&pointer) {
+        let is_empty = |pod: &Value| match pod.pointer(&pointer(path)) {
             Some(Value::Array(list)) => list.is_empty(),
             Some(Value::Object(map)) => map.is_empty(),
             _ => false,
         };
-        if is_empty(draft.pod()) && !is_empty(before) {
-            draft.remove(path);
+        if is_empty(patch.pod()) && !is_empty(before) {
+            patch.remove(path);
         }
     }
 }

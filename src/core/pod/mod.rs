@@ -21,8 +21,8 @@ use crate::core::base::lists::List;
 use crate::core::base::resources::{ResizeTrouble, Resources};
 use crate::core::base::shared::Shared;
 use crate::core::base::small_map::SmallMap;
-pub(crate) use crate::core::pod::marks::{InjectionRecord, Mark, Replaced, RevisionMark, Update};
-use crate::core::pod::marks::{marks, suffixed};
+use crate::core::pod::marks::marks;
+pub(crate) use crate::core::pod::marks::{InjectionRecord, Mark, Replaced, RevisionMark, Update, suffixed};
 pub use crate::core::pod::slim::SlimPod;
 use crate::core::pod::slim::{SlimCondition, SlimContainer, SlimContainerStatus};
 

@@ -5,6 +5,7 @@ mod change;
 mod history;
 mod template;
 
+pub(crate) use canonical::canonical;
 pub(crate) use change::Change;
 pub use history::{History, Revision};
 pub(crate) use history::{MAX_COLLISIONS, collisions, histories, name, set_and_hash};

@@ -17,18 +17,17 @@
 
 mod amounts;
 mod policy;
-mod qos;
 mod shared;
 #[cfg(test)]
 mod tests;
 
+pub(super) use amounts::preserve_qos;
 pub(super) use policy::Policy;
-pub(super) use qos::preserve_qos;
 pub(super) use shared::{PodLevel, fits_pod_level, pod_level, shared_resources};
 
 /// Why the sidecars of a set cannot get their resources in this pod.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Unfit {
+pub(super) enum ResourcesError {
     /// `resourcesPolicy` finds no container to compute from.
     #[error(
         "no container of the application has a name that {pattern:?} matches; it has {names}: change resourcesPolicy.targetContainersNameRegex"
@@ -36,7 +35,6 @@ pub(super) enum Unfit {
     NoTarget {
         /// The regular expression, `.*` if the set has none.
         pattern: String,
-        /// The names that there are.
         names: String,
     },
     /// A pod that the apiserver has not seen yet may say anything.

@@ -1,12 +1,16 @@
 //! `resourcesPolicy`: the resources of a sidecar, computed from those of the application's containers.
 
-use regex::Regex;
-use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 
-use super::{Unfit, amounts};
-use crate::api::expression::{Expression, ExpressionError, name_pattern};
+use regex::Regex;
+use serde_json::Value;
+
+use super::ResourcesError;
+use super::amounts::{self, check_quantities};
+use crate::api::expression::{Expression, name_pattern};
 use crate::api::quantity::{Quantity, Resource};
 use crate::api::v1beta1::{ResourcesPolicy, TargetContainersMode};
+use crate::core::base::resources::{Amounts, Resources};
 
 /// A policy, ready to be evaluated.
 #[derive(Clone, Debug)]
@@ -16,22 +20,6 @@ pub(in crate::core::inject) struct Policy {
     mode: TargetContainersMode,
     limits: Vec<(Resource, Expression)>,
     requests: Vec<(Resource, Expression)>,
-}
-
-/// Why a policy cannot be prepared; validation says the same with its full path.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(in crate::core::inject) enum PolicyError {
-    /// The regular expression.
-    #[error("resourcesPolicy.targetContainersNameRegex: {0}")]
-    Pattern(String),
-    /// One of the expressions.
-    #[error("resourcesPolicy.resourcesExpr.{field}: {error}")]
-    Expression {
-        /// `limits.cpu`
-        field: String,
-        /// What is wrong with it.
-        error: ExpressionError,
-    },
 }
 
 /// What a policy gives for one pod.
@@ -45,23 +33,18 @@ pub(in crate::core::inject) struct Evaluated {
 }
 
 impl Policy {
-    pub(in crate::core::inject) fn new(policy: &ResourcesPolicy) -> Result<Self, PolicyError> {
+    /// `None` if the policy is none that validation accepts.
+    pub(in crate::core::inject) fn new(policy: &ResourcesPolicy) -> Option<Self> {
         let ResourcesPolicy { target_containers_mode, target_containers_name_regex, resources_expr } = policy;
-        let targets = target_containers_name_regex.as_deref().map(name_pattern).transpose();
-        let parse = |list: &str, texts: &std::collections::BTreeMap<String, String>| {
-            let named = Resource::ALL.into_iter().filter_map(|r| Some((r, texts.get(r.name())?)));
-            named
-                .map(|(resource, text)| match Expression::parse(text, resource) {
-                    Ok(expression) => Ok((resource, expression)),
-                    Err(error) => Err(PolicyError::Expression { field: format!("{list}.{}", resource.name()), error }),
-                })
-                .collect::<Result<Vec<_>, _>>()
+        let parse = |texts: &BTreeMap<String, String>| -> Option<Vec<(Resource, Expression)>> {
+            let named = Resource::ALL.into_iter().filter_map(|resource| Some((resource, texts.get(resource.name())?)));
+            named.map(|(resource, text)| Some((resource, Expression::parse(text, resource).ok()?))).collect()
         };
-        Ok(Self {
-            targets: targets.map_err(PolicyError::Pattern)?,
+        Some(Self {
+            targets: target_containers_name_regex.as_deref().map(name_pattern).transpose().ok()?,
             mode: *target_containers_mode,
-            limits: parse("limits", &resources_expr.limits)?,
-            requests: parse("requests", &resources_expr.requests)?,
+            limits: parse(&resources_expr.limits)?,
+            requests: parse(&resources_expr.requests)?,
         })
     }
 
@@ -70,27 +53,23 @@ impl Policy {
     ///
     /// A limit that one of the targets lacks is unlimited in sum and in max. An expression that stays unlimited sets no
     /// limit; one that does not depend on the variable is what it says. A missing request counts as 0.
-    pub(in crate::core::inject) fn evaluate(&self, candidates: &[&Value]) -> Result<Evaluated, Unfit> {
+    pub(in crate::core::inject) fn evaluate(&self, candidates: &[&Value]) -> Result<Evaluated, ResourcesError> {
         let targets = self.targets(candidates)?;
+        check_quantities(targets.iter().copied())?;
         let mut warnings = Vec::new();
-        let (mut limits, mut requests) = (Map::new(), Map::new());
-        let mut limited = Vec::new();
+        let mut resources = Resources::default();
+        let Resources { limits: Amounts(limits), requests: Amounts(requests) } = &mut resources;
         for (resource, expression) in &self.limits {
-            let all: Vec<Option<Quantity>> =
-                targets.iter().map(|target| amounts::limit(target, *resource)).collect::<Result<_, _>>()?;
-            let available = all.into_iter().collect::<Option<Vec<_>>>().and_then(|all| self.combine(all));
+            let available: Option<Vec<_>> = targets.iter().map(|target| amounts::limit(target, *resource)).collect();
+            let available = available.and_then(|all| self.combine(all));
             let Some(limit) = expression.evaluate(available) else { continue };
-            let limit = not_negative(limit, "limits", *resource, &mut warnings);
-            limited.push((*resource, limit));
-            limits.insert(resource.name().to_owned(), limit.canonical(*resource).into());
+            limits.insert(*resource, not_negative(limit, "limits", *resource, &mut warnings));
         }
         for (resource, expression) in &self.requests {
-            let all: Vec<Option<Quantity>> =
-                targets.iter().map(|target| amounts::request(target, *resource)).collect::<Result<_, _>>()?;
-            let available = self.combine(all.into_iter().map(Option::unwrap_or_default).collect());
-            let Some(request) = expression.evaluate(available) else { continue };
+            let all = targets.iter().map(|target| amounts::request(target, *resource).unwrap_or_default());
+            let Some(request) = expression.evaluate(self.combine(all.collect())) else { continue };
             let mut request = not_negative(request, "requests", *resource, &mut warnings);
-            if let Some((_, limit)) = limited.iter().find(|(limited, limit)| limited == resource && request > *limit) {
+            if let Some(limit) = limits.get(resource).filter(|limit| request > **limit) {
                 let name = resource.name();
                 let (has, wants) = (limit.canonical(*resource), request.canonical(*resource));
                 warnings.push(format!(
@@ -98,14 +77,12 @@ impl Policy {
                 ));
                 request = *limit;
             }
-            requests.insert(resource.name().to_owned(), request.canonical(*resource).into());
+            requests.insert(*resource, request);
         }
-        let lists = [("limits", limits), ("requests", requests)].into_iter().filter(|(_, list)| !list.is_empty());
-        let resources = lists.map(|(name, list)| (name.to_owned(), Value::Object(list))).collect();
-        Ok(Evaluated { resources: Value::Object(resources), warnings })
+        Ok(Evaluated { resources: serde_json::to_value(resources).unwrap_or_default(), warnings })
     }
 
-    fn targets<'a>(&self, candidates: &[&'a Value]) -> Result<Vec<&'a Value>, Unfit> {
+    fn targets<'a>(&self, candidates: &[&'a Value]) -> Result<Vec<&'a Value>, ResourcesError> {
         let name = |container: &Value| container["name"].as_str().unwrap_or_default().to_owned();
         let wanted = |container: &Value| self.targets.as_ref().is_none_or(|regex| regex.is_match(&name(container)));
         let targets: Vec<&Value> = candidates.iter().copied().filter(|container| wanted(container)).collect();
@@ -113,7 +90,7 @@ impl Policy {
             let pattern = self.targets.as_ref().map_or(".*", Regex::as_str).to_owned();
             let names = candidates.iter().map(|container| name(container)).collect::<Vec<_>>().join(", ");
             let names = if names.is_empty() { "none".to_owned() } else { names };
-            return Err(Unfit::NoTarget { pattern, names });
+            return Err(ResourcesError::NoTarget { pattern, names });
         }
         Ok(targets)
     }

@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::qos::{of_containers, pod_request};
-use super::{Unfit, amounts};
+use super::ResourcesError;
+use super::amounts::{self, Counts, check_quantities, owners, pod_request, qos_of_containers};
 use crate::api::qos::QosClass;
 use crate::api::quantity::{Quantity, Resource};
 
@@ -35,16 +35,17 @@ pub(in crate::core::inject) fn pod_level(
     pod: &Value,
     shares: impl Fn(&str) -> bool,
     ours: bool,
-) -> Result<PodLevel, Unfit> {
+) -> Result<PodLevel, ResourcesError> {
+    check_quantities(owners(pod))?;
     let existing = &pod["spec"]["resources"];
     let has = |list: &str| existing[list].as_object().is_some_and(|list| !list.is_empty());
     if !ours && (has("limits") || has("requests")) {
         return Ok(PodLevel::Keep(existing.clone()));
     }
     if pod["spec"]["os"]["name"] == "windows" {
-        return Err(Unfit::Windows);
+        return Err(ResourcesError::Windows);
     }
-    let counts = |name: &str| !shares(name);
+    let counts: Counts<'_> = &|name| !shares(name);
     let (mut limits, mut requests) = (Map::new(), Map::new());
     let mut positive = false;
     for resource in Resource::ALL {
@@ -52,20 +53,17 @@ pub(in crate::core::inject) fn pod_level(
             positive |= amount.is_positive();
             list.insert(resource.name().to_owned(), amount.rounded_up(resource).canonical(resource).into());
         };
-        let request = amounts::peak(pod, &counts, |container| amounts::request(container, resource))?;
+        let request = amounts::peak(pod, counts, |container| amounts::request(container, resource));
         // A request of 0 is written: it keeps a BestEffort pod BestEffort when a sidecar has a limit, and the apiserver
         // adds it where there are limits.
         insert(&mut requests, request.unwrap_or_default());
-        let mut unlimited = false;
-        for container in amounts::containers(pod, &counts) {
-            unlimited |= amounts::limit(container, resource)?.is_none();
-        }
-        let limit = amounts::peak(pod, &counts, |container| amounts::limit(container, resource))?;
-        if let Some(limit) = limit.filter(|_| !unlimited) {
+        let limit = |container: &Value| amounts::limit(container, resource);
+        let limited = amounts::containers(pod, counts).all(|container| limit(container).is_some());
+        if let Some(limit) = amounts::peak(pod, counts, limit).filter(|_| limited) {
             insert(&mut limits, limit);
         }
     }
-    if !positive && of_containers(amounts::containers(pod, &counts))? != QosClass::BestEffort {
+    if !positive && qos_of_containers(pod, counts) != QosClass::BestEffort {
         // Limits beside explicit requests of 0: pod-level requests of 0 would make the pod BestEffort.
         return Ok(PodLevel::Keep(existing.clone()));
     }
@@ -91,47 +89,49 @@ fn with_defaults(existing: &Value, limits: Map<String, Value>, requests: Map<Str
 /// Both are written out. A request of 0: the apiserver would make it the limit, a `LimitRange` its default, and an HPA
 /// misses one that is absent. The limit: a `LimitRange` would give its own, and the apiserver refuses one above the
 /// pod's. To the kubelet a container without a limit has the pod's anyway.
-pub(in crate::core::inject) fn shared_resources(sidecar: &Value, pod_level: &Value) -> Result<Value, Unfit> {
+pub(in crate::core::inject) fn shared_resources(sidecar: &Value, pod_level: &Value) -> Value {
     let mut resources = if sidecar["resources"].is_object() { sidecar["resources"].clone() } else { json!({}) };
     let pod = json!({"resources": pod_level});
     for resource in Resource::ALL {
-        let own = amounts::limit(sidecar, resource)?;
-        let most = amounts::limit(&pod, resource)?;
+        let own = amounts::limit(sidecar, resource);
+        let most = amounts::limit(&pod, resource);
         if let Some(limit) = most.filter(|most| own.is_none_or(|own| own > *most)) {
             resources["limits"][resource.name()] = limit.canonical(resource).into();
         }
         resources["requests"][resource.name()] = "0".into();
     }
-    Ok(resources)
+    resources
 }
 
 /// Checks a pod that has pod-level resources as the apiserver will (`validatePodResourceConsistency` in
 /// `k8s.io/kubernetes/pkg/apis/core/validation`), so that a set is left out and the pod not refused.
-pub(in crate::core::inject) fn fits_pod_level(pod: &Value) -> Result<(), Unfit> {
+pub(in crate::core::inject) fn fits_pod_level(pod: &Value, counts: Counts<'_>) -> Result<(), ResourcesError> {
     let spec = &pod["spec"];
     if spec["resources"].is_null() {
         return Ok(());
     }
+    check_quantities(owners(pod))?;
     let advice = "lower the sidecars' resources, raise the pod's, or write spec.resources.mode SharedWithPod";
     for resource in Resource::ALL {
         let name = resource.name();
-        let needed = amounts::peak(pod, &|_| true, |container| amounts::request(container, resource))?;
-        if let (Some(needed), Some(most)) = (needed, pod_request(pod, resource)?)
+        let needed = amounts::peak(pod, counts, |container| amounts::request(container, resource));
+        if let (Some(needed), Some(most)) = (needed, pod_request(pod, counts, resource))
             && needed > most
         {
             let (needed, most) = (needed.canonical(resource), most.canonical(resource));
-            return Err(Unfit::PodLevelExceeded(format!(
+            return Err(ResourcesError::PodLevelExceeded(format!(
                 "the containers request {needed} of {name}, the pod-level request is {most}: {advice}"
             )));
         }
+        let Some(most) = amounts::limit(spec, resource) else { continue };
         for container in spec["containers"].as_array().into_iter().flatten() {
-            if let (Some(limit), Some(most)) = (amounts::limit(container, resource)?, amounts::limit(spec, resource)?)
-                && limit > most
+            let container_name = container["name"].as_str().unwrap_or_default();
+            if let Some(limit) = amounts::limit(container, resource).filter(|limit| *limit > most)
+                && counts(container_name)
             {
-                let container = container["name"].as_str().unwrap_or_default();
                 let (limit, most) = (limit.canonical(resource), most.canonical(resource));
-                return Err(Unfit::PodLevelExceeded(format!(
-                    "container {container:?} has the {name} limit {limit}, the pod-level limit is {most}: {advice}"
+                return Err(ResourcesError::PodLevelExceeded(format!(
+                    "container {container_name:?} has the {name} limit {limit}, the pod-level limit is {most}: {advice}"
                 )));
             }
         }

@@ -12,7 +12,7 @@ use crate::api::{SidecarSet, keys};
 use crate::core::base::lists::List;
 use crate::core::inject::uninject::marks;
 use crate::core::inject::{
-    CompiledSet, CompiledSets, Injection, Request, inject, is_injected, untouchable, without_bases,
+    CompiledSet, CompiledSets, Injection, Request, exclusion_reason, inject, is_injected, without_bases,
 };
 use crate::core::pod::{InjectionRecord, Owner, PodKey};
 use crate::core::replace::exempt;
@@ -128,7 +128,7 @@ fn is_untouchable(pod: &ObjectMeta, namespace_labels: &BTreeMap<String, String>,
     let raw = json!({"metadata": {"annotations": {keys::MIRROR_POD: mirror}}});
     let namespace = pod.namespace.as_deref().unwrap_or_default();
     let labels = pod.labels.clone().unwrap_or_default();
-    untouchable(&Request { pod: &raw, namespace, namespace_labels, excluded }, &labels).is_some()
+    exclusion_reason(&Request { pod: &raw, namespace, namespace_labels, excluded }, &labels).is_some()
 }
 
 /// What injection would do with this pod if it were created now: with the replacement that its owner makes.

@@ -98,11 +98,10 @@ fn strip_requests(fields: &mut Map<String, Value>) {
 
 /// Writes quantities in one way, and of resize policies only those that are not the default.
 fn respell(parent: &str, field: &str, value: &mut Value) {
-    if matches!(parent, "limits" | "requests") || matches!(field, "sizeLimit" | "divisor") {
-        if let Some(amount) = Quantity::read(value) {
-            // In steps of 10⁻³, as the apiserver rounds them.
-            *value = json!(amount.rounded_up(Resource::Cpu).canonical(Resource::Cpu));
-        }
+    let is_quantity = matches!(parent, "limits" | "requests") || matches!(field, "sizeLimit" | "divisor");
+    if let Some(amount) = Quantity::read(value).filter(|_| is_quantity) {
+        // In steps of 10⁻³, as the apiserver rounds them.
+        *value = json!(amount.rounded_up(Resource::Cpu).canonical(Resource::Cpu));
     }
     if let ("resizePolicy", Some(policies)) = (field, value.as_array_mut()) {
         policies.retain(|policy| policy["restartPolicy"] != "NotRequired");

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use crate::core::base::pointer::pointer;
 use crate::core::inject::CompiledSets;
-use crate::core::inject::renew::renew;
+use crate::core::inject::metadata::update_metadata;
 use crate::core::rollout::target::changes::MetadataChange;
 
 impl MetadataChange {
@@ -23,7 +23,7 @@ impl MetadataChange {
         if has_annotations == patch.0.iter().any(makes_annotations) {
             return None;
         }
-        let renewed = renew(sets, live, &self.set, &self.before, &self.after);
+        let renewed = update_metadata(sets, live, &self.set, &self.before, &self.after);
         let (mut tests, mut edits) = (Vec::new(), Vec::new());
         for field in ["labels", "annotations"] {
             let changes = changes(field, &live[field], &renewed[field]);

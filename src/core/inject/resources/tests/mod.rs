@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 
+use super::amounts::*;
 use super::policy::*;
-use super::qos::*;
 use super::*;
 use crate::api::qos::QosClass;
 
@@ -46,7 +46,7 @@ fn the_class_is_the_one_that_kubernetes_computes() {
         ("an init container that names nothing", QosClass::Burstable, pod(&[equal()], &[nothing()])),
         ("a native sidecar that names nothing", QosClass::Burstable, pod(&[equal()], &[native(nothing())])),
     ] {
-        assert_eq!(qos(&pod), Ok(expected), "{what}");
+        assert_eq!(qos(&pod, &|_| true), expected, "{what}");
     }
 }
 
@@ -67,7 +67,7 @@ fn pod_level_resources_decide_the_class_alone() {
     ] {
         let mut pod = pod(&[container("a", "-/-", "500m/-"), container("b", "100m/-", "0/0")], &[]);
         pod["spec"]["resources"] = resources.clone();
-        assert_eq!(qos(&pod), Ok(expected), "{resources}");
+        assert_eq!(qos(&pod, &|_| true), expected, "{resources}");
     }
 }
 
@@ -129,7 +129,7 @@ fn a_value_of_the_pods_own_is_kept_and_one_of_ours_computed_again() {
 fn pods_that_cannot_share_say_why() {
     let mut windows = pod(&[container("app", "1/1Gi", "-/-")], &[]);
     windows["spec"]["os"] = json!({"name": "windows"});
-    assert_eq!(pod_level(&windows, |_| false, false), Err(Unfit::Windows));
+    assert_eq!(pod_level(&windows, |_| false, false), Err(ResourcesError::Windows));
     let odd = pod(&[container("app", "many/1Gi", "-/-")], &[]);
     let error = pod_level(&odd, |_| false, false).unwrap_err().to_string();
     assert_eq!(error, r#"container "app": resources.limits.cpu: "many" is not a quantity: write 100m or 64Mi"#);
@@ -139,7 +139,7 @@ fn pods_that_cannot_share_say_why() {
 fn requests_of_zero_beside_a_limit_do_not_make_the_pod_best_effort() {
     let pod = pod(&[container("a", "1/-", "0/-"), json!({"name": "b"})], &[]);
     assert_eq!(pod_level(&pod, |_| false, false), Ok(PodLevel::Keep(Value::Null)));
-    assert_eq!(qos(&pod), Ok(QosClass::Burstable));
+    assert_eq!(qos(&pod, &|_| true), QosClass::Burstable);
 }
 
 #[test]
@@ -156,11 +156,11 @@ fn a_sidecar_that_shares_requests_nothing_and_has_no_higher_limit() {
         ("zero is no limit", json!({"limits": {"cpu": "0"}, "requests": {"cpu": "1"}}), json!({"cpu": "1"})),
     ] {
         let expected = json!({"limits": limits, "requests": {"cpu": "0", "memory": "0"}});
-        assert_eq!(shared_resources(&json!({"name": "s", "resources": own}), &level), Ok(expected), "{what}");
+        assert_eq!(shared_resources(&json!({"name": "s", "resources": own}), &level), expected, "{what}");
     }
     let other =
         json!({"resources": {"limits": {"ephemeral-storage": "1Gi"}, "requests": {"ephemeral-storage": "1Mi"}}});
-    let resources = shared_resources(&other, &Value::Null).unwrap();
+    let resources = shared_resources(&other, &Value::Null);
     assert_eq!(resources["limits"], json!({"ephemeral-storage": "1Gi"}));
     assert_eq!(resources["requests"], json!({"ephemeral-storage": "1Mi", "cpu": "0", "memory": "0"}));
 }
@@ -179,10 +179,10 @@ fn what_the_apiserver_would_refuse_is_found_before() {
         ("too high a limit", container("s", "-/2Gi", "-/0"), Some(r#"container "s" has the memory limit 2Gi"#)),
     ] {
         let mut pod = pod(&[app.clone(), sidecar], &[]);
-        assert_eq!(fits_pod_level(&pod), Ok(()), "{what}: without pod-level resources");
+        assert_eq!(fits_pod_level(&pod, &|_| true), Ok(()), "{what}: without pod-level resources");
         let both = json!({"cpu": "1", "memory": "1Gi"});
         pod["spec"]["resources"] = json!({"limits": both, "requests": both});
-        let result = fits_pod_level(&pod).map_err(|error| error.to_string());
+        let result = fits_pod_level(&pod, &|_| true).map_err(|error| error.to_string());
         match says {
             None => assert_eq!(result, Ok(()), "{what}"),
             Some(says) => assert!(result.clone().unwrap_err().contains(says), "{what}: {result:?}"),

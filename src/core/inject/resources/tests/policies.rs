@@ -92,13 +92,10 @@ fn corrections_are_reported() {
 
 #[test]
 fn a_policy_that_validation_refuses_cannot_be_prepared() {
-    for (policy, says) in [
-        (json!({"targetContainersNameRegex": "("}), "targetContainersNameRegex: \"(\" is not a regular expression"),
-        (json!({"resourcesExpr": {"limits": {"cpu": "cpu*cpu"}}}), "resourcesExpr.limits.cpu: at byte 3: an amount"),
-    ] {
+    for policy in [json!({"targetContainersNameRegex": "("}), json!({"resourcesExpr": {"limits": {"cpu": "cpu*cpu"}}})]
+    {
         let mut all = json!({"targetContainersMode": "sum", "resourcesExpr": {}});
         json_patch::merge(&mut all, &policy);
-        let error = Policy::new(&serde_json::from_value(all).unwrap()).unwrap_err().to_string();
-        assert!(error.contains(says), "{error}");
+        assert!(Policy::new(&serde_json::from_value(all).unwrap()).is_none(), "{policy}");
     }
 }
