@@ -4,17 +4,20 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use k8s_openapi::jiff::SignedDuration;
+use kube::api::ListParams;
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config};
+use kube::{Api, Client, Config};
+use serde::de::DeserializeOwned;
 
 use super::error::Error;
+use crate::runtime::pages::{PAGE, Pages};
 
 /// Longest wait for a connection; kubectl waits 30 s, a person does not.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// kubectl's flags that choose the cluster, the user and the namespace.
 #[derive(Clone, Debug, clap::Args)]
-pub struct ClusterArgs {
+pub(crate) struct ClusterArgs {
     /// Path of the kubeconfig file
     #[arg(long, global = true, value_name = "FILE", help_heading = "Cluster")]
     pub(crate) kubeconfig: Option<PathBuf>,
@@ -35,7 +38,6 @@ pub struct ClusterArgs {
 /// A client, and the namespace of objects that name none.
 #[derive(Clone)]
 pub(crate) struct Cluster {
-    /// The client.
     pub(crate) client: Client,
     /// `--namespace`, or that of the context.
     pub(crate) namespace: String,
@@ -69,12 +71,25 @@ impl ClusterArgs {
     }
 }
 
+/// All objects, in pages.
+pub(super) async fn list<K>(api: &Api<K>, params: ListParams) -> Result<Vec<K>, Error>
+where
+    K: Clone + std::fmt::Debug + DeserializeOwned,
+{
+    let mut pages = Pages::new(params, PAGE);
+    let mut all = Vec::new();
+    while let Some(page) = pages.next(|params| async move { api.list(&params).await }).await? {
+        all.extend(page);
+    }
+    Ok(all)
+}
+
 fn timeout(text: &str) -> Result<Duration, String> {
-    let wrong = || "write seconds, or a number with a unit such as 1s, 2m, 3h".to_owned();
     if let Ok(seconds) = text.parse() {
         return Ok(Duration::from_secs(seconds));
     }
-    text.parse::<SignedDuration>().ok().and_then(|duration| duration.try_into().ok()).ok_or_else(wrong)
+    let duration = text.parse::<SignedDuration>().ok().and_then(|duration| duration.try_into().ok());
+    duration.ok_or_else(|| "write seconds, or a number with a unit such as 1s, 2m, 3h".to_owned())
 }
 
 #[cfg(test)]

@@ -1,23 +1,23 @@
 //! Manifests as kubectl takes and gives them: files, folders and stdin, YAML with several documents or JSON.
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use serde::Serialize;
 use serde_json::Value;
 
 use super::error::Error;
 use super::ordered::Ordered;
+use super::output::write;
 
 /// What kubectl takes from a folder.
 const EXTENSIONS: [&str; 3] = ["json", "yaml", "yml"];
 
-/// One document of the input.
 #[derive(Clone, Debug)]
 pub(crate) struct Document {
     /// The file that it is from; `-` is stdin.
     pub(crate) path: String,
-    /// What it says.
     pub(crate) body: Ordered,
 }
 
@@ -61,21 +61,19 @@ impl FileArgs {
 pub(crate) fn read(name: &str, recursive: bool) -> Result<Vec<Document>, Error> {
     let mut documents = Vec::new();
     for path in files(name, recursive)? {
-        documents.extend(read_file(&path)?);
+        let text = read_text(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
+        let bodies = parse(&text).map_err(|message| Error::Parse { path: path.clone(), message })?;
+        documents.extend(bodies.into_iter().map(|body| Document { path: path.clone(), body }));
     }
     Ok(documents)
 }
 
-fn read_file(path: &str) -> Result<Vec<Document>, Error> {
-    let error = |source| Error::Read { path: path.to_owned(), source };
-    let mut text = String::new();
-    if path == "-" {
-        std::io::stdin().read_to_string(&mut text).map_err(error)?;
-    } else {
-        text = std::fs::read_to_string(path).map_err(error)?;
+fn read_text(path: &str) -> std::io::Result<String> {
+    if path != "-" {
+        return std::fs::read_to_string(path);
     }
-    let bodies = parse(&text).map_err(|message| Error::Parse { path: path.to_owned(), message })?;
-    Ok(bodies.into_iter().map(|body| Document { path: path.to_owned(), body }).collect())
+    let mut text = String::new();
+    std::io::stdin().read_to_string(&mut text).map(|_| text)
 }
 
 /// Documents that are not empty. Read as kubectl does: `yes` is true and `0644` is octal unless quoted.
@@ -94,11 +92,7 @@ fn files(name: &str, recursive: bool) -> Result<Vec<String>, Error> {
     if name == "-" || !path.is_dir() {
         return Ok(vec![name.to_owned()]);
     }
-    let all = |recursive| {
-        let mut found = Vec::new();
-        let read = collect(path, recursive, &mut found);
-        read.map(|()| found).map_err(|source| Error::Read { path: name.to_owned(), source })
-    };
+    let all = |recursive| collect(path, recursive).map_err(|source| Error::Read { path: name.to_owned(), source });
     let mut found = all(recursive)?;
     if found.is_empty() {
         let hint = if all(true)?.is_empty() { "" } else { "; its subfolders do: add -R" };
@@ -108,51 +102,42 @@ fn files(name: &str, recursive: bool) -> Result<Vec<String>, Error> {
     Ok(found.iter().map(|path| path.to_string_lossy().into_owned()).collect())
 }
 
-fn collect(folder: &Path, recursive: bool, found: &mut Vec<PathBuf>) -> std::io::Result<()> {
+fn collect(folder: &Path, recursive: bool) -> std::io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
         if path.is_dir() {
             if recursive {
-                collect(&path, recursive, found)?;
+                found.extend(collect(&path, recursive)?);
             }
         } else if path.extension().is_some_and(|extension| EXTENSIONS.iter().any(|known| extension == *known)) {
             found.push(path);
         }
     }
-    Ok(())
+    Ok(found)
 }
 
 /// Writes objects to stdout, so that kubectl reads back what they are.
-pub(crate) fn print<'a, T: Serialize + 'a>(
-    objects: impl IntoIterator<Item = &'a T>,
-    format: Format,
-) -> Result<(), Error> {
-    let text = render(objects, format)?;
-    std::io::stdout().write_all(text.as_bytes()).map_err(|error| Error::Write(error.to_string()))
+pub(crate) fn print<T: Serialize>(objects: &[T], format: Format) -> Result<ExitCode, Error> {
+    write(&render(objects, format)?)?;
+    Ok(ExitCode::SUCCESS)
 }
 
-fn render<'a, T: Serialize + 'a>(objects: impl IntoIterator<Item = &'a T>, format: Format) -> Result<String, Error> {
+fn render<T: Serialize>(objects: &[T], format: Format) -> Result<String, Error> {
     // A long line stays one line: folding is where YAML readers differ.
     let options = || serde_saphyr::ser_options! { folded_wrap_chars: usize::MAX };
-    let mut texts = Vec::new();
-    for object in objects {
-        texts.push(match format {
-            Format::Yaml => serde_saphyr::to_string_with_options(object, options())
-                .map_err(|error| Error::Write(error.to_string()))?,
-            Format::Json => {
-                let text = serde_json::to_string_pretty(object).map_err(|error| Error::Write(error.to_string()))?;
-                text + "\n"
-            }
-        });
-    }
+    let texts = objects.iter().map(|object| match format {
+        Format::Yaml => serde_saphyr::to_string_with_options(object, options()).map_err(|error| error.to_string()),
+        Format::Json => serde_json::to_string_pretty(object).map(|text| text + "\n").map_err(|error| error.to_string()),
+    });
+    let texts: Vec<String> = texts.collect::<Result<_, _>>().map_err(Error::Write)?;
     Ok(texts.join(if format == Format::Yaml { "---\n" } else { "" }))
 }
 
 /// `deployment/web`, as kubectl names objects.
 pub(crate) fn name_of(object: &Value) -> String {
-    let text = |value: &Value| value.as_str().map(str::to_owned);
     let metadata = &object["metadata"];
-    let name = text(&metadata["name"]).or_else(|| text(&metadata["generateName"])).unwrap_or_default();
+    let name = metadata["name"].as_str().or(metadata["generateName"].as_str()).unwrap_or_default();
     format!("{}/{name}", object["kind"].as_str().unwrap_or_default().to_lowercase())
 }
 
@@ -231,7 +216,7 @@ mod tests {
         after["spec"]["containers"] =
             json!([{"name": "new", "image": "i"}, {"args": ["x"], "image": "a", "name": "app"}]);
         after["spec"]["a"] = json!(1);
-        let text = render([&before.arrange(after)], Format::Yaml).unwrap();
+        let text = render(&[before.arrange(after)], Format::Yaml).unwrap();
         assert_eq!(
             text,
             "spec:\n  containers:\n  - image: i\n    name: new\n  - name: app\n    image: a\n    args:\n    - x\n  a: 1\n"

@@ -1,29 +1,27 @@
 //! `kubectl sidecarset`: the verbs of the kubectl plugin, with kubectl's flags, messages and exit codes.
 
-pub mod cluster;
+mod cluster;
 pub mod convert;
 mod error;
 mod explain;
 mod inject;
-pub mod manifest;
+mod manifest;
 mod ordered;
+mod output;
 pub mod plan;
 mod schema;
-pub mod sets;
-mod table;
+mod sets;
 mod uninject;
 mod unmark;
-pub mod workloads;
+mod workloads;
 
 use std::ffi::OsString;
-use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
 use cluster::ClusterArgs;
-pub(crate) use error::Error;
-pub(crate) use ordered::Ordered;
+use error::Error;
 
 /// Looks at sidecars from outside the operator: what sets do to manifests and did to pods.
 #[derive(Debug, clap::Parser)]
@@ -37,27 +35,12 @@ struct Cli {
 
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
-    Inject(inject::InjectArgs),
-    Uninject(uninject::UninjectArgs),
-    Explain(explain::ExplainArgs),
+    Inject(inject::Args),
+    Uninject(uninject::Args),
+    Explain(explain::Args),
     Plan(plan::Args),
-    Unmark(unmark::UnmarkArgs),
+    Unmark(unmark::Args),
     Convert(convert::Args),
-}
-
-/// How a line on stderr begins; errors are the last line and come from [`Error`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Say {
-    /// As it is.
-    Note,
-    /// `Warning: `, as kubectl prints those of the API server.
-    Warning,
-}
-
-/// Writes a line to stderr, so that stdout stays what `kubectl apply -f -` reads.
-pub(crate) fn say(kind: Say, line: &str) {
-    let prefix = if kind == Say::Warning { "Warning: " } else { "" };
-    let _ = writeln!(std::io::stderr(), "{prefix}{line}");
 }
 
 /// Runs the plugin. Exit code 0 if everything was done, 1 for every error, as kubectl's; `plan` has those of
@@ -66,39 +49,27 @@ pub async fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let cli = match parse(&arguments) {
         Ok(cli) => cli,
-        Err(help) if !help.use_stderr() => {
-            let _ = help.print();
-            return ExitCode::SUCCESS;
-        }
-        Err(error) => {
-            let _ = error.print();
-            return ExitCode::FAILURE;
+        Err(usage) => {
+            let _ = usage.print();
+            return if usage.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
         }
     };
-    let failure = cli.verb.failure();
+    let failure = if matches!(cli.verb, Verb::Plan(_)) { plan::FAILURE } else { 1 };
     cli.verb.run(&cli.cluster).await.unwrap_or_else(|error| {
-        let _ = writeln!(std::io::stderr(), "{error}");
-        failure
+        output::note(error);
+        ExitCode::from(failure)
     })
 }
 
 impl Verb {
     async fn run(self, cluster: &ClusterArgs) -> Result<ExitCode, Error> {
         match self {
-            Self::Inject(args) => inject::run(args, cluster).await.map(|()| ExitCode::SUCCESS),
-            Self::Uninject(args) => uninject::run(&args).map(|()| ExitCode::SUCCESS),
-            Self::Explain(args) => explain::run(args, cluster).await.map(|()| ExitCode::SUCCESS),
+            Self::Inject(args) => inject::run(&args, cluster).await,
+            Self::Uninject(args) => uninject::run(&args),
+            Self::Explain(args) => explain::run(&args, cluster).await,
             Self::Plan(args) => plan::run(&args, cluster).await,
             Self::Unmark(args) => unmark::run(&args, cluster).await,
             Self::Convert(args) => convert::run(&args),
-        }
-    }
-
-    /// Exit code of an error.
-    fn failure(&self) -> ExitCode {
-        match self {
-            Self::Plan(_) => ExitCode::from(plan::FAILURE),
-            _ => ExitCode::FAILURE,
         }
     }
 }

@@ -13,14 +13,10 @@ use crate::api::validate::{FieldError, validate};
 /// Where the schema of `spec` stands in the CRD.
 const SPEC: &str = "/spec/versions/0/schema/openAPIV3Schema/properties/spec";
 
-/// The set that a file holds, if it is valid by itself.
-///
-/// # Errors
-/// Fields that the schema does not know; what its rules and validation refuse.
+/// The set that a file holds, if it is valid by itself and every field is one that the schema knows.
 pub(super) fn read(document: &Value) -> Result<SidecarSet, String> {
     let misfits = Schema::of_spec().fit(&mut document["spec"].clone());
-    let misfits = misfits.into_iter().map(|misfit| FieldError::new(misfit.path, misfit.message));
-    decode(document, misfits.chain(broken_rules(document)).collect())
+    decode(document, misfits.into_iter().map(|misfit| misfit.error).chain(broken_rules(document)).collect())
 }
 
 /// The set in an object that the apiserver has taken, if validation takes it. Fields that the schema does not know are
@@ -33,26 +29,16 @@ fn decode(document: &Value, mut errors: Vec<FieldError>) -> Result<SidecarSet, S
     let name = document["metadata"]["name"].as_str().unwrap_or_default();
     let mut document = document.clone();
     Schema::of_spec().fit(&mut document["spec"]);
-    match serde_json::from_value::<SidecarSet>(document) {
-        Ok(set) => {
-            errors.extend(validate(&set).err().into_iter().flat_map(|problems| problems.errors));
-            if errors.is_empty() { Ok(set) } else { Err(invalid(name, &errors)) }
-        }
-        Err(error) => {
-            errors.push(FieldError::new("spec", error.to_string()));
-            Err(invalid(name, &errors))
-        }
+    let set = serde_json::from_value::<SidecarSet>(document);
+    match &set {
+        Ok(set) => errors.extend(validate(set).err().into_iter().flat_map(|problems| problems.errors)),
+        Err(error) => errors.push(FieldError::new("spec", error.to_string())),
     }
+    set.ok().filter(|_| errors.is_empty()).ok_or_else(|| invalid(name, &errors))
 }
 
 /// The rules of the CRD that a file can break.
 fn broken_rules(document: &Value) -> Vec<FieldError> {
-    let is_empty = |value: &Value| match value {
-        Value::Object(fields) => fields.is_empty(),
-        Value::Array(list) => list.is_empty(),
-        Value::String(text) => text.is_empty(),
-        value => value.is_null(),
-    };
     let (spec, selector) = (&document["spec"], &document["spec"]["selector"]);
     let rules = [
         (is_empty(&document["metadata"]["name"]), "metadata.name", "is required"),
@@ -70,23 +56,28 @@ fn broken_rules(document: &Value) -> Vec<FieldError> {
     rules.into_iter().filter(|(broken, ..)| *broken).map(|(_, path, message)| FieldError::new(path, message)).collect()
 }
 
+/// Null, and what has no member, entry or letter.
+pub(super) fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Object(fields) => fields.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        Value::String(text) => text.is_empty(),
+        value => value.is_null(),
+    }
+}
+
 /// Says what is wrong with a set, one line for each field.
 pub(super) fn invalid(name: &str, errors: &[FieldError]) -> String {
     let lines: Vec<String> = errors.iter().map(|error| format!("  {error}")).collect();
     format!("SidecarSet {name:?} is invalid:\n{}", lines.join("\n"))
 }
 
-/// The schema of `spec`.
-#[derive(Debug)]
 pub(super) struct Schema(Value);
 
 /// A value that does not fit.
 #[derive(Debug)]
 pub(super) struct Misfit {
-    /// The field.
-    pub(super) path: String,
-    /// What is wrong.
-    pub(super) message: String,
+    pub(super) error: FieldError,
     /// It was taken out; otherwise it still stands there.
     pub(super) removed: bool,
 }
@@ -109,17 +100,17 @@ impl Schema {
 
 /// False if the value must go.
 fn fit(value: &mut Value, schema: &Value, path: &str, misfits: &mut Vec<Misfit>) -> bool {
-    let mut say = |path: String, message: String, removed| misfits.push(Misfit { path, message, removed });
+    let misfit = |message: String, removed| Misfit { error: FieldError::new(path, message), removed };
     write_as_string(value, schema);
     if let Some(expected) = mismatch(value, schema) {
-        say(path.to_owned(), format!("is {}, and must be {expected}", kind(value)), false);
+        misfits.push(misfit(format!("is {}, and must be {expected}", kind(value)), false));
         return true;
     }
     if let Some(allowed) = schema["enum"].as_array()
         && !allowed.contains(value)
     {
         let allowed: Vec<&str> = allowed.iter().filter_map(Value::as_str).collect();
-        say(path.to_owned(), format!("{value} is none of {}", allowed.join(", ")), true);
+        misfits.push(misfit(format!("{value} is none of {}", allowed.join(", ")), true));
         return false;
     }
     match value {
@@ -129,8 +120,8 @@ fn fit(value: &mut Value, schema: &Value, path: &str, misfits: &mut Vec<Misfit>)
                 Some(_) if field.is_null() => false,
                 Some(schema) => fit(field, schema, &path, misfits),
                 None => {
-                    let message = "is not a field of a SidecarSet: look for a typo".to_owned();
-                    misfits.push(Misfit { path, message, removed: true });
+                    let error = FieldError::new(path, "is not a field of a SidecarSet: look for a typo");
+                    misfits.push(Misfit { error, removed: true });
                     false
                 }
             }

@@ -5,16 +5,16 @@ use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::api::core::v1::Namespace;
-use kube::Api;
 use kube::api::{ListParams, PartialObjectMeta};
+use kube::{Api, Client};
 use serde_json::Value;
 
-use super::cluster::Cluster;
+use super::cluster::{Cluster, list};
 use super::error::Error;
-use super::manifest::{self, Document};
+use super::manifest;
+use super::output::warn;
 use super::schema::{invalid, read};
-use super::workloads::for_each_object;
-use super::{Say, say};
+use super::workloads::objects;
 use crate::api::validate::{ValidSidecarSet, conflicts, validate};
 use crate::api::{SidecarSet, keys};
 use crate::core::inject::{CompiledSet, CompiledSets};
@@ -35,14 +35,14 @@ pub(crate) struct Sets {
 }
 
 /// Where the operator runs, and what it leaves alone.
-#[derive(Clone, Debug, clap::Args)]
+#[derive(Debug, clap::Args)]
 pub(crate) struct OperatorArgs {
     /// Namespace of the operator: revisions are kept there, and no set reaches it
     #[arg(long, default_value = "sidecarset-system", value_name = "NAMESPACE")]
-    pub(crate) operator_namespace: String,
+    operator_namespace: String,
     /// Namespaces that the operator was told to leave alone
     #[arg(long, value_delimiter = ',', value_name = "NAMESPACE")]
-    pub(crate) exclude_namespace: Vec<String>,
+    exclude_namespace: Vec<String>,
 }
 
 impl OperatorArgs {
@@ -55,12 +55,8 @@ impl OperatorArgs {
 impl Sets {
     /// Compiles what the webhook would serve; a set that validation refuses is not in it.
     pub(crate) fn compile(&self) -> CompiledSets {
-        let none = History::new();
-        let valid = self.all.iter().filter_map(|set| validate(set).ok());
-        let served = valid.filter(|valid| valid.set().metadata.deletion_timestamp.is_none());
-        CompiledSets::new(
-            served.map(|valid| Arc::new(CompiledSet::new(&valid, self.revisions.get(valid.name()).unwrap_or(&none)))),
-        )
+        let served = self.all.iter().filter(|set| set.metadata.deletion_timestamp.is_none());
+        compile(served.filter_map(|set| validate(set).ok()), &self.revisions)
     }
 
     /// The sets of files and folders. Each must be what the API server and the operator would take.
@@ -68,47 +64,55 @@ impl Sets {
         let (mut all, mut refused) = (Vec::new(), Vec::new());
         for path in paths {
             let before = all.len() + refused.len();
-            for Document { path, body } in manifest::read(path, recursive)? {
-                for_each_object(&body.value(), &mut |object| {
-                    if is_set(object) {
-                        match read(object) {
-                            Ok(set) => all.push(set),
-                            Err(why) => refused.push(format!("{path}: {why}")),
-                        }
+            for document in manifest::read(path, recursive)? {
+                for object in objects(&document.body.value()).into_iter().filter(|object| is_set(object)) {
+                    match read(object) {
+                        Ok(set) => all.push(set),
+                        Err(why) => refused.push(format!("{}: {why}", document.path)),
                     }
-                });
+                }
             }
             if all.len() + refused.len() == before {
                 return Err(Error::Input(format!("{path} has no SidecarSet of {}/v1beta1", keys::GROUP)));
             }
         }
-        refuse(refused)?;
+        refuse(&refused)?;
         check(&all)?;
         Ok(Self { all, ..Self::default() })
     }
 
     /// The sets of a cluster, with the revisions that the operator keeps.
     pub(crate) async fn fetch(cluster: &Cluster, operator: &OperatorArgs) -> Result<Self, Error> {
-        let all = Api::<SidecarSet>::all(cluster.client.clone()).list(&ListParams::default()).await?.items;
-        let api: Api<ControllerRevision> = Api::namespaced(cluster.client.clone(), &operator.operator_namespace);
-        let mut unread_revisions = None;
-        let stored = match api.list(&ListParams::default().labels(keys::SET)).await {
-            Ok(list) => list.items,
-            Err(kube::Error::Api(status)) if status.is_forbidden() => {
-                say(Say::Warning, &format!("old revisions are not known: {}", status.message));
-                unread_revisions = Some(status.message.clone());
-                Vec::new()
+        let all = list(&Api::all(cluster.client.clone()), ListParams::default()).await?;
+        let api = Api::namespaced(cluster.client.clone(), &operator.operator_namespace);
+        match fetch_revisions(&api).await {
+            Ok(revisions) => Ok(Self { all, revisions, unread_revisions: None }),
+            Err(Error::Api(kube::Error::Api(status))) if status.is_forbidden() => {
+                warn(format_args!("old revisions are not known: {}", status.message));
+                Ok(Self { all, unread_revisions: Some(status.message.clone()), ..Self::default() })
             }
-            Err(error) => return Err(error.into()),
-        };
-        Ok(Self { all, revisions: histories(&stored), unread_revisions })
+            Err(error) => Err(error),
+        }
     }
 }
 
+pub(super) async fn fetch_revisions(api: &Api<ControllerRevision>) -> Result<BTreeMap<String, History>, Error> {
+    Ok(histories(&list(api, ListParams::default().labels(keys::SET)).await?))
+}
+
+/// Sets as the webhook serves them.
+pub(super) fn compile(
+    sets: impl IntoIterator<Item = ValidSidecarSet>,
+    revisions: &BTreeMap<String, History>,
+) -> CompiledSets {
+    let none = History::new();
+    let history = |set: &ValidSidecarSet| revisions.get(set.name()).unwrap_or(&none);
+    CompiledSets::new(sets.into_iter().map(|set| Arc::new(CompiledSet::new(&set, history(&set)))))
+}
+
 /// Labels of a namespace; one that does not exist yet will have its name as label.
-pub(crate) async fn fetch_namespace(cluster: &Cluster, name: &str) -> Result<BTreeMap<String, String>, Error> {
-    let api: Api<Namespace> = Api::all(cluster.client.clone());
-    let found: Option<PartialObjectMeta<Namespace>> = api.get_metadata_opt(name).await?;
+pub(crate) async fn fetch_namespace(client: &Client, name: &str) -> Result<BTreeMap<String, String>, Error> {
+    let found: Option<PartialObjectMeta<Namespace>> = Api::all(client.clone()).get_metadata_opt(name).await?;
     Ok(found.map_or_else(|| name_label(name), |namespace| namespace.metadata.labels.unwrap_or_default()))
 }
 
@@ -123,21 +127,24 @@ pub(super) fn is_set(object: &Value) -> bool {
 
 /// What the operator's webhook says about sets beside each other, and its warnings.
 fn check(sets: &[SidecarSet]) -> Result<(), Error> {
-    let mut refused = Vec::new();
     let valid: Vec<ValidSidecarSet> = sets.iter().filter_map(|set| validate(set).ok()).collect();
-    for set in &valid {
-        for warning in set.warnings() {
-            say(Say::Warning, &format!("SidecarSet {:?}: {warning}", set.name()));
-        }
-        let errors = conflicts(set, &valid);
-        if !errors.is_empty() {
-            refused.push(invalid(set.name(), &errors));
-        }
-    }
-    refuse(refused)
+    valid.iter().for_each(tell_warnings);
+    refuse(&valid.iter().filter_map(|set| conflict(set, &valid)).collect::<Vec<_>>())
 }
 
-fn refuse(why: Vec<String>) -> Result<(), Error> {
+pub(super) fn tell_warnings(set: &ValidSidecarSet) {
+    for warning in set.warnings() {
+        warn(format_args!("SidecarSet {:?}: {warning}", set.name()));
+    }
+}
+
+/// Why the operator's webhook would refuse a set beside the others.
+pub(super) fn conflict(set: &ValidSidecarSet, others: &[ValidSidecarSet]) -> Option<String> {
+    let errors = conflicts(set, others);
+    (!errors.is_empty()).then(|| invalid(set.name(), &errors))
+}
+
+fn refuse(why: &[String]) -> Result<(), Error> {
     if why.is_empty() { Ok(()) } else { Err(Error::Input(why.join("\nerror: "))) }
 }
 

@@ -1,18 +1,19 @@
 //! `uninject`: manifests without what injection added to them.
 
+use std::process::ExitCode;
+
 use super::error::Error;
 use super::manifest::{FileArgs, Format, print};
-use super::ordered::Ordered;
-use super::workloads::for_each_pod;
-use super::{Say, say};
+use super::output::note;
+use super::workloads::pods;
 use crate::core::inject::uninject::{marks, uninject};
 
 /// Remove injected sidecars from manifests.
 ///
 /// Works by the marks that injection leaves in labels and annotations, for the output of `inject` as for pods that the
 /// operator injected. Comments of the input are lost.
-#[derive(Clone, Debug, clap::Args)]
-pub(crate) struct UninjectArgs {
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
     #[command(flatten)]
     files: FileArgs,
     /// Output format
@@ -20,22 +21,17 @@ pub(crate) struct UninjectArgs {
     output: Format,
 }
 
-/// Runs the verb.
-pub fn run(args: &UninjectArgs) -> Result<(), Error> {
+pub(super) fn run(args: &Args) -> Result<ExitCode, Error> {
     let mut bodies = Vec::new();
     for document in args.files.read("uninject")? {
-        bodies.push(without_sidecars(&document.body)?);
+        let mut value = document.body.value();
+        for (owner, pod) in pods(&mut value) {
+            for set in marks(pod).keys() {
+                note(format_args!("{owner}: {set} Removed"));
+            }
+            json_patch::patch(pod, &uninject(pod)).map_err(|error| Error::Input(format!("{owner}: {error}")))?;
+        }
+        bodies.push(document.body.arrange(value));
     }
     print(&bodies, args.output)
-}
-
-fn without_sidecars(body: &Ordered) -> Result<Ordered, Error> {
-    let mut value = body.value();
-    for_each_pod(&mut value, &mut |owner, pod| {
-        for set in marks(pod).keys() {
-            say(Say::Note, &format!("{owner}: {set} Removed"));
-        }
-        json_patch::patch(pod, &uninject(pod)).map_err(|error| Error::Input(format!("{owner}: {error}")))
-    })?;
-    Ok(body.arrange(value))
 }

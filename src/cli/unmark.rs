@@ -1,11 +1,9 @@
 //! `unmark`: pods of a deleted set without the marks that it left.
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use futures::{StreamExt, stream};
-use json_patch::jsonptr::PointerBuf;
-use json_patch::{Patch as JsonPatch, PatchOperation, RemoveOperation, TestOperation};
+use json_patch::Patch as JsonPatch;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{ListParams, PartialObjectMeta, Patch, PatchParams};
 use kube::core::ObjectMeta;
@@ -14,11 +12,10 @@ use serde_json::{Value, json};
 
 use super::cluster::{Cluster, ClusterArgs};
 use super::error::Error;
-use super::{Say, say};
+use super::output::{note, write};
 use crate::api::{SidecarSet, keys};
-
-/// Pods per page, and per look whether the set has come again.
-const PAGE: u32 = 500;
+use crate::core::base::pointer::{pointer, test};
+use crate::runtime::pages::{PAGE, Pages};
 
 /// Requests at once.
 const CONCURRENCY: usize = 16;
@@ -26,8 +23,8 @@ const CONCURRENCY: usize = 16;
 /// Remove the marks of a deleted SidecarSet from its pods.
 ///
 /// The sidecars run on. A set of that name that is created again does not adopt such pods: it counts them as uninjected.
-#[derive(Clone, Debug, clap::Args)]
-pub(crate) struct UnmarkArgs {
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
     /// NAME of the deleted SidecarSet
     #[arg(value_name = "SET")]
     set: String,
@@ -39,35 +36,33 @@ pub(crate) struct UnmarkArgs {
     dry_run: bool,
 }
 
-/// Runs the verb. Exit code 1 if a pod keeps its marks.
-pub async fn run(args: &UnmarkArgs, cluster: &ClusterArgs) -> Result<ExitCode, Error> {
+/// Exit code 1 if a pod keeps its marks.
+pub(super) async fn run(args: &Args, cluster: &ClusterArgs) -> Result<ExitCode, Error> {
     let Cluster { client, namespace } = cluster.connect().await?;
-    let pods: Api<Pod> =
-        if args.all_namespaces { Api::all(client.clone()) } else { Api::namespaced(client.clone(), &namespace) };
-    let mut params = ListParams::default().labels(&keys::revision_label(&args.set)).limit(PAGE);
+    let pods: &Api<Pod> =
+        &if args.all_namespaces { Api::all(client.clone()) } else { Api::namespaced(client.clone(), &namespace) };
+    let mut pages = Pages::new(ListParams::default().labels(&keys::revision_label(&args.set)), PAGE);
     let (mut unmarked, mut kept) = (0, 0);
-    loop {
+    while let Some(page) = pages.next(|params| async move { pods.list_metadata(&params).await }).await? {
+        // It may have come again since the page before.
         refuse_if_it_exists(&client, &args.set).await?;
-        let page = pods.list_metadata(&params).await?;
-        let requests = page.items.into_iter().map(|pod| unmark(&client, args, pod));
+        let requests = page.into_iter().map(|pod| unmark(&client, args, pod));
         let mut answers = stream::iter(requests).buffer_unordered(CONCURRENCY);
         while let Some((pod, answer)) = answers.next().await {
             match answer {
                 Ok(()) => {
                     unmarked += 1;
-                    print(&format!("{pod} {}", done(args.dry_run)))?;
+                    write(&format!("{pod} {}\n", done(args.dry_run)))?;
                 }
-                Err(error) if is_gone(&error) => {}
+                Err(kube::Error::Api(status)) if status.is_not_found() => {}
                 Err(error) => {
                     kept += 1;
-                    say(Say::Note, &format!("{pod}: {error}"));
+                    note(format_args!("{pod}: {}", Error::from(error)));
                 }
             }
         }
-        let Some(token) = page.metadata.continue_.filter(|token| !token.is_empty()) else { break };
-        params = params.continue_token(&token);
     }
-    print(&summary(&args.set, unmarked, kept, args.dry_run))?;
+    write(&(summary(&args.set, unmarked, kept, args.dry_run) + "\n"))?;
     Ok(if kept == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -79,52 +74,37 @@ async fn refuse_if_it_exists(client: &Client, set: &str) -> Result<(), Error> {
     Err(Error::Input(format!("SidecarSet {set} exists and needs the marks of its pods: delete it first")))
 }
 
-async fn unmark(client: &Client, args: &UnmarkArgs, pod: PartialObjectMeta<Pod>) -> (String, Result<(), Error>) {
+async fn unmark(client: &Client, args: &Args, pod: PartialObjectMeta<Pod>) -> (String, kube::Result<()>) {
     let (namespace, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
     let api: Api<Pod> = Api::namespaced(client.clone(), &namespace);
     let params = PatchParams { dry_run: args.dry_run, ..PatchParams::default() };
     let patch = Patch::<()>::Json(without_marks(&args.set, &pod.metadata));
     let answer = api.patch_metadata(&name, &params, &patch).await;
-    (format!("pod/{name} -n {namespace}"), answer.map(drop).map_err(Error::from))
-}
-
-fn is_gone(error: &Error) -> bool {
-    matches!(error, Error::Api(kube::Error::Api(status)) if status.is_not_found())
+    (format!("pod/{name} -n {namespace}"), answer.map(drop))
 }
 
 /// Takes the marks of one set from this very pod. The label of injected pods goes with the last set's marks.
 fn without_marks(set: &str, pod: &ObjectMeta) -> JsonPatch {
+    let remove = |map: &str, key: &str| json!({"op": "remove", "path": pointer(&["metadata", map, key])});
+    let (labels, annotations) = (pod.labels.clone().unwrap_or_default(), pod.annotations.clone().unwrap_or_default());
+    let mut operations = vec![test("/metadata/uid", pod.uid.as_deref().unwrap_or_default())];
     let label = keys::revision_label(set);
-    let mut operations = vec![test(&["metadata", "uid"], json!(pod.uid))];
-    if let Some(revision) = pod.labels.as_ref().and_then(|labels| labels.get(&label)) {
-        operations.push(test(&["metadata", "labels", &label], json!(revision)));
-        operations.push(remove(&["metadata", "labels", &label]));
+    if let Some(revision) = labels.get(&label) {
+        operations.push(test(&pointer(&["metadata", "labels", &label]), revision));
+        operations.push(remove("labels", &label));
     }
-    let annotations = pod.annotations.as_ref();
     for key in [keys::injection_annotation(set), keys::update_annotation(set)] {
-        if annotations.is_some_and(|annotations| annotations.contains_key(&key)) {
-            operations.push(remove(&["metadata", "annotations", &key]));
+        if annotations.contains_key(&key) {
+            operations.push(remove("annotations", &key));
         }
     }
-    let is_labelled = pod.labels.as_ref().is_some_and(|labels| labels.contains_key(keys::INJECTED));
-    if is_labelled && !has_marks_of_others(set, pod) {
-        operations.push(remove(&["metadata", "labels", keys::INJECTED]));
+    let by_label = labels.keys().filter_map(|key| key.strip_prefix(keys::REVISION_PREFIX));
+    let by_annotation = annotations.keys().filter_map(|key| key.strip_prefix(keys::INJECTION_PREFIX));
+    let is_last = by_label.chain(by_annotation).all(|marked| marked == set);
+    if is_last && labels.contains_key(keys::INJECTED) {
+        operations.push(remove("labels", keys::INJECTED));
     }
-    JsonPatch(operations)
-}
-
-fn has_marks_of_others(set: &str, pod: &ObjectMeta) -> bool {
-    let labels = pod.labels.iter().flatten().map(|(key, _)| (key, keys::REVISION_PREFIX));
-    let annotations = pod.annotations.iter().flatten().map(|(key, _)| (key, keys::INJECTION_PREFIX));
-    labels.chain(annotations).any(|(key, prefix)| key.strip_prefix(prefix).is_some_and(|other| other != set))
-}
-
-fn test(path: &[&str], value: Value) -> PatchOperation {
-    PatchOperation::Test(TestOperation { path: PointerBuf::from_tokens(path.iter().copied()), value })
-}
-
-fn remove(path: &[&str]) -> PatchOperation {
-    PatchOperation::Remove(RemoveOperation { path: PointerBuf::from_tokens(path.iter().copied()) })
+    serde_json::from_value(Value::Array(operations)).unwrap_or_default()
 }
 
 fn done(dry_run: bool) -> &'static str {
@@ -138,10 +118,6 @@ fn summary(set: &str, unmarked: usize, kept: usize, dry_run: bool) -> String {
     let noun = if unmarked == 1 { "pod" } else { "pods" };
     let failed = if kept == 0 { String::new() } else { format!(", {kept} not: the command can be repeated") };
     format!("{unmarked} {noun} {}{failed}", done(dry_run))
-}
-
-fn print(line: &str) -> Result<(), Error> {
-    writeln!(std::io::stdout(), "{line}").map_err(|error| Error::Write(error.to_string()))
 }
 
 #[cfg(test)]

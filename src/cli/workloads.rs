@@ -1,8 +1,11 @@
 //! Where pods are described in a manifest: pods, every built-in pod template, and lists of these.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde_json::Value;
+
+use super::manifest::name_of;
 
 /// Kinds with a pod template, and where it is.
 const TEMPLATES: [(&str, &str, &str); 10] = [
@@ -20,7 +23,7 @@ const TEMPLATES: [(&str, &str, &str); 10] = [
 
 /// The object that a pod description stands in.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Owner {
+pub(crate) struct Owner {
     /// For example `deployment/web`.
     pub(crate) name: String,
     /// As written; `None` if the manifest names none.
@@ -35,40 +38,35 @@ impl fmt::Display for Owner {
     }
 }
 
-/// Calls `edit` for the object, or for each object of a `List`, with its pod or pod template; other kinds have none.
-pub(crate) fn for_each_pod<E>(
-    object: &mut Value,
-    edit: &mut impl FnMut(&Owner, &mut Value) -> Result<(), E>,
-) -> Result<(), E> {
+/// The pod or pod template of the object, or of each object of a `List`; other kinds have none.
+pub(crate) fn pods(object: &mut Value) -> Vec<(Owner, &mut Value)> {
     if is_list(object) {
-        for item in object["items"].as_array_mut().into_iter().flatten() {
-            for_each_pod(item, edit)?;
-        }
-        return Ok(());
+        return object["items"].as_array_mut().into_iter().flatten().flat_map(pods).collect();
     }
-    let owner = Owner { name: super::manifest::name_of(object), namespace: text(&object["metadata"]["namespace"]) };
+    let namespace = object["metadata"]["namespace"].as_str().filter(|namespace| !namespace.is_empty());
+    let owner = Owner { name: name_of(object), namespace: namespace.map(str::to_owned) };
     let place = TEMPLATES.iter().find(|(version, kind, _)| object["apiVersion"] == *version && object["kind"] == *kind);
-    match place.and_then(|(_, _, pointer)| object.pointer_mut(pointer)) {
-        Some(pod) => edit(&owner, pod),
-        None => Ok(()),
+    let pod = place.and_then(|(_, _, pointer)| object.pointer_mut(pointer));
+    pod.map(|pod| (owner, pod)).into_iter().collect()
+}
+
+/// The object, or each object of a `List`.
+pub(crate) fn objects(object: &Value) -> Vec<&Value> {
+    match object["items"].as_array() {
+        Some(items) if is_list(object) => items.iter().flat_map(objects).collect(),
+        _ => vec![object],
     }
 }
 
-/// Calls `look` for the object, or for each object of a `List`.
-pub(crate) fn for_each_object(object: &Value, look: &mut impl FnMut(&Value)) {
-    match object["items"].as_array() {
-        Some(items) if is_list(object) => items.iter().for_each(|item| for_each_object(item, look)),
-        _ => look(object),
-    }
+/// Labels of an object.
+pub(crate) fn labels(object: &Value) -> BTreeMap<String, String> {
+    let labels = object["metadata"]["labels"].as_object().into_iter().flatten();
+    labels.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
 }
 
 /// `List`, and what `kubectl get --raw` gives, such as `SidecarSetList`.
 fn is_list(object: &Value) -> bool {
     object["kind"].as_str().is_some_and(|kind| kind.ends_with("List")) && object["items"].is_array()
-}
-
-fn text(value: &Value) -> Option<String> {
-    value.as_str().filter(|text| !text.is_empty()).map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -86,18 +84,16 @@ mod tests {
                 json!({"apiVersion": "v1", "kind": "List", "items": [object.clone(), {"kind": "ConfigMap"}]});
             let mut found = Vec::new();
             for object in [&mut object, &mut list] {
-                for_each_pod::<()>(object, &mut |owner, pod| {
-                    found.push(owner.clone());
+                for (owner, pod) in pods(object) {
+                    found.push(owner);
                     pod["seen"] = json!(true);
-                    Ok(())
-                })
-                .unwrap();
+                }
             }
             let owner = Owner { name: format!("{}/x", kind.to_lowercase()), namespace: Some("n".into()) };
             assert_eq!(found, [owner.clone(), owner]);
             assert_eq!(object.pointer(&format!("{pointer}/seen")), Some(&json!(true)), "{kind}");
         }
         let mut other = json!({"apiVersion": "example.com/v1", "kind": "Deployment", "spec": {"template": {}}});
-        for_each_pod::<String>(&mut other, &mut |owner, _| Err(owner.name.clone())).unwrap();
+        assert_eq!(pods(&mut other), []);
     }
 }

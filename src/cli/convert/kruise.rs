@@ -6,9 +6,9 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
-use super::notes::Notes;
-use super::{Draft, entries, take, valid_name};
+use super::{Draft, Notes, entries, take, valid_name};
 use crate::api::keys;
+use crate::cli::schema::is_empty;
 
 pub(super) const V1ALPHA1: &str = "apps.kruise.io/v1alpha1";
 pub(super) const V1BETA1: &str = "apps.kruise.io/v1beta1";
@@ -39,6 +39,46 @@ const CONVENTIONS: [(&str, &str); 2] = [
     ),
 ];
 
+/// Of which specs something is said.
+type Applies = fn(&Value) -> bool;
+
+/// What is said of a field that keeps its place and means something else here.
+const DIFFERENCES: [(&str, Applies, &str); 6] = [
+    (
+        "spec.initContainers",
+        |spec| !list(spec, "initContainers").map(|container| container["name"].as_str()).is_sorted(),
+        "start in the order of the list; OpenKruise sorts them by name",
+    ),
+    (
+        "spec.patchPodMetadata",
+        |spec| !is_empty(&spec["patchPodMetadata"]),
+        "the operator's options say which keys are allowed; the ConfigMap kruise-configuration is not read",
+    ),
+    (
+        "spec.injectionStrategy.failurePolicy",
+        |_| true,
+        "is Ignore by default: a pod starts without the sidecars when they cannot be injected; write Fail to refuse it, as \
+         OpenKruise does",
+    ),
+    (
+        "spec.injectionStrategy.newPods",
+        |spec| spec["injectionStrategy"]["revision"].is_null(),
+        "is FollowRollout by default: during a rollout a new pod may get the stable revision; write Latest to give it the \
+         newest, as OpenKruise does",
+    ),
+    (
+        "spec.updateStrategy.type",
+        |spec| spec["updateStrategy"]["type"] == "NotUpdate" && has_native_sidecar(spec),
+        "native sidecars are upgraded in place here: write RollingUpdate if you want that",
+    ),
+    (
+        "spec.updateStrategy.failurePolicy",
+        |spec| spec["updateStrategy"]["type"] != "NotUpdate",
+        "is by default action Pause: a rollout stops when more than 10 % of the pods fail, or when failed pods fill \
+         maxUnavailable; write action Ignore to go on, as OpenKruise does",
+    ),
+];
+
 /// Limits of our schema.
 const HISTORY: std::ops::RangeInclusive<i64> = 1..=1000;
 
@@ -60,13 +100,23 @@ pub(super) fn convert(object: &Value) -> Draft {
             container(sidecar, &format!("spec.{list}[{i}]"), &mut notes);
         }
     }
-    order_of_init_containers(&spec, &mut notes);
-    pull_secrets(&mut spec);
+    unique_pull_secrets(&mut spec);
     pod_metadata(&mut spec, &mut notes);
     history_limit(&mut spec, &mut notes);
-    injection(&mut spec, &mut notes);
+    revision(&mut spec, &mut notes);
     update(&mut spec, &mut notes);
+    for (path, _, message) in DIFFERENCES.iter().filter(|(_, applies, _)| applies(&spec)) {
+        notes.say(*path, *message);
+    }
     Draft { metadata, spec: Some(spec), notes }
+}
+
+fn list<'a>(object: &'a Value, field: &str) -> impl Iterator<Item = &'a Value> {
+    object[field].as_array().into_iter().flatten()
+}
+
+fn has_native_sidecar(spec: &Value) -> bool {
+    list(spec, "initContainers").any(|container| container["restartPolicy"] == "Always")
 }
 
 /// The name, and those labels and annotations that mean something here.
@@ -75,17 +125,18 @@ fn metadata(object: &Value, name: &str, alpha: bool, spec: &mut Value, notes: &m
     for list in ["labels", "annotations"] {
         let mut kept = Map::new();
         for (key, value) in object["metadata"][list].as_object().into_iter().flatten() {
-            let path = || format!("metadata.{list}[{key}]");
+            let path = format!("metadata.{list}[{key}]");
             if let Some((_, ours)) = CANARY.iter().find(|(theirs, _)| key == theirs && list == "annotations") {
                 kept.insert((*ours).to_owned(), value.clone());
-                notes.say(path(), format!("is {ours} now"));
+                notes.say(path, format!("is {ours} now"));
             } else if alpha && list == "labels" && key == CUSTOM_VERSION {
                 spec["customVersion"] = value.clone();
-                notes.say(path(), "is spec.customVersion now");
-            } else if !is_kruise(key) && !WRITTEN_BY_PROGRAMS.contains(&key.as_str()) {
+                notes.say(path, "is spec.customVersion now");
+            } else if WRITTEN_BY_PROGRAMS.contains(&key.as_str()) {
+            } else if is_kruise(key) {
+                notes.say(path, "is OpenKruise's and has no meaning here: dropped");
+            } else {
                 kept.insert(key.clone(), value.clone());
-            } else if !WRITTEN_BY_PROGRAMS.contains(&key.as_str()) {
-                notes.say(path(), "is OpenKruise's and has no meaning here: dropped");
             }
         }
         if !kept.is_empty() {
@@ -111,8 +162,7 @@ fn namespace(spec: &mut Value, alpha: bool, notes: &mut Notes) {
             let message = "spec.namespace is set too and wins, as it does in OpenKruise: the selector is dropped";
             notes.say("spec.namespaceSelector", message);
         }
-        let message = format!("is a namespaceSelector on the label {} now", keys::NAMESPACE_NAME);
-        notes.say("spec.namespace", message);
+        notes.say("spec.namespace", format!("is a namespaceSelector on the label {} now", keys::NAMESPACE_NAME));
         spec["namespaceSelector"] = json!({"matchLabels": {keys::NAMESPACE_NAME: namespace}});
     }
     let named = &spec["namespaceSelector"]["matchLabels"][keys::NAMESPACE_NAME];
@@ -136,31 +186,29 @@ fn container(sidecar: &mut Value, path: &str, notes: &mut Notes) {
 
 /// Anything but `enabled` means disabled to `OpenKruise`.
 fn share_policy(sidecar: &mut Value, field: &str, path: &str, notes: &mut Notes) {
-    let type_ = sidecar[field]["type"].as_str().unwrap_or_default().to_owned();
-    match type_.as_str() {
+    match sidecar[field]["type"].as_str().unwrap_or_default() {
         "enabled" if field == "shareVolumePolicy" => {
             let message = "shares the mounts of the application's init containers too, which OpenKruise does not";
             notes.say(format!("{path}.{field}"), message);
         }
         "enabled" | "disabled" => {}
-        _ => {
-            take(sidecar, field);
-            if !type_.is_empty() {
+        other => {
+            if !other.is_empty() {
                 notes.say(format!("{path}.{field}.type"), "is neither enabled nor disabled: dropped");
             }
+            take(sidecar, field);
         }
     }
 }
 
 fn upgrade_strategy(sidecar: &mut Value, path: &str, notes: &mut Notes) {
-    let hot = sidecar["upgradeStrategy"]["upgradeType"] == "HotUpgrade";
     let Some(strategy) = sidecar.get_mut("upgradeStrategy") else { return };
+    let is_hot = strategy["upgradeType"] == "HotUpgrade";
     if strategy["upgradeType"] == "" {
         take(strategy, "upgradeType");
     }
-    if !hot && take(strategy, "hotUpgradeEmptyImage").is_some_and(|image| image != "") {
-        let message = "is used by HotUpgrade only: dropped";
-        notes.say(format!("{path}.upgradeStrategy.hotUpgradeEmptyImage"), message);
+    if !is_hot && take(strategy, "hotUpgradeEmptyImage").is_some_and(|image| image != "") {
+        notes.say(format!("{path}.upgradeStrategy.hotUpgradeEmptyImage"), "is used by HotUpgrade only: dropped");
     }
     if strategy.as_object().is_some_and(Map::is_empty) {
         take(sidecar, "upgradeStrategy");
@@ -170,34 +218,26 @@ fn upgrade_strategy(sidecar: &mut Value, path: &str, notes: &mut Notes) {
 /// A name that stands twice is legal in a pod, where the last one counts; our list is keyed by name.
 fn environment(sidecar: &mut Value, path: &str, notes: &mut Notes) {
     let Some(env) = sidecar.get_mut("env").and_then(Value::as_array_mut) else { return };
+    let name = |variable: &Value| variable["name"].as_str().unwrap_or_default().to_owned();
     let mut seen = BTreeSet::new();
-    let mut kept = Vec::new();
-    for variable in std::mem::take(env).into_iter().rev() {
-        let name = variable["name"].as_str().unwrap_or_default().to_owned();
-        if seen.insert(name.clone()) {
-            kept.push(variable);
-        } else {
-            notes.say(format!("{path}.env[{name}]"), "stands twice: the last one counts and is kept");
+    env.reverse();
+    env.retain(|variable| {
+        let is_last = seen.insert(name(variable));
+        if !is_last {
+            notes.say(format!("{path}.env[{}]", name(variable)), "stands twice: the last one counts and is kept");
         }
-    }
-    kept.reverse();
-    for name in kept.iter().filter_map(|variable| variable["name"].as_str()) {
+        is_last
+    });
+    env.reverse();
+    for name in env.iter().map(name) {
         for (_, message) in CONVENTIONS.iter().filter(|(prefix, _)| name.starts_with(prefix)) {
             notes.say(format!("{path}.env[{name}]"), *message);
         }
     }
-    *env = kept;
-}
-
-fn order_of_init_containers(spec: &Value, notes: &mut Notes) {
-    let names = spec["initContainers"].as_array().into_iter().flatten().map(|c| c["name"].as_str().unwrap_or_default());
-    if !names.is_sorted() {
-        notes.say("spec.initContainers", "start in the order of the list; OpenKruise sorts them by name");
-    }
 }
 
 /// Kubernetes merges equal names; our list is keyed by name.
-fn pull_secrets(spec: &mut Value) {
+fn unique_pull_secrets(spec: &mut Value) {
     if let Some(secrets) = spec.get_mut("imagePullSecrets").and_then(Value::as_array_mut) {
         let mut seen = BTreeSet::new();
         secrets.retain(|secret| seen.insert(secret["name"].as_str().unwrap_or_default().to_owned()));
@@ -223,44 +263,24 @@ fn pod_metadata(spec: &mut Value, notes: &mut Notes) {
         }
         true
     });
-    if !patches.is_empty() {
-        let message =
-            "the operator's options say which keys are allowed; the ConfigMap kruise-configuration is not read";
-        notes.say("spec.patchPodMetadata", message);
-    }
 }
 
 fn history_limit(spec: &mut Value, notes: &mut Notes) {
     let Some(limit) = spec["revisionHistoryLimit"].as_i64() else { return };
-    let clamped = limit.clamp(*HISTORY.start(), *HISTORY.end());
-    if clamped != limit {
+    let (least, most) = (*HISTORY.start(), *HISTORY.end());
+    if !HISTORY.contains(&limit) {
+        let clamped = limit.clamp(least, most);
         spec["revisionHistoryLimit"] = json!(clamped);
-        let message = format!("{limit} is outside {} to {}: it is {clamped} now", HISTORY.start(), HISTORY.end());
-        notes.say("spec.revisionHistoryLimit", message);
-    }
-}
-
-fn injection(spec: &mut Value, notes: &mut Notes) {
-    notes.say(
-        "spec.injectionStrategy.failurePolicy",
-        "is Ignore by default: a pod starts without the sidecars when they cannot be injected; \
-         write Fail to refuse it, as OpenKruise does",
-    );
-    let fixed = !spec["injectionStrategy"]["revision"].is_null();
-    if fixed {
-        revision(spec, notes);
-    } else {
-        notes.say(
-            "spec.injectionStrategy.newPods",
-            "is FollowRollout by default: during a rollout a new pod may get the stable revision; \
-             write Latest to give it the newest, as OpenKruise does",
-        );
+        notes.say("spec.revisionHistoryLimit", format!("{limit} is outside {least} to {most}: it is {clamped} now"));
     }
 }
 
 /// A revision is found by its customVersion; the names of OpenKruise's `ControllerRevision`s mean nothing here.
 fn revision(spec: &mut Value, notes: &mut Notes) {
     const PATH: &str = "spec.injectionStrategy.revision";
+    if spec["injectionStrategy"]["revision"].is_null() {
+        return;
+    }
     let percent = spec["updateStrategy"]["partition"].is_string();
     let strategy = &mut spec["injectionStrategy"];
     if strategy["revision"]["policy"] == "Partial" && percent {
@@ -287,13 +307,19 @@ fn revision(spec: &mut Value, notes: &mut Notes) {
 }
 
 fn update(spec: &mut Value, notes: &mut Notes) {
-    let native =
-        spec["initContainers"].as_array().into_iter().flatten().any(|container| container["restartPolicy"] == "Always");
     if spec["updateStrategy"].is_null() {
         spec["updateStrategy"] = json!({});
     }
     let strategy = &mut spec["updateStrategy"];
-    update_type(strategy, native, notes);
+    match strategy["type"].as_str() {
+        None | Some("NotUpdate" | "RollingUpdate") => {}
+        Some("") => _ = take(strategy, "type"),
+        Some(other) => {
+            let message = format!("{other:?} acts as RollingUpdate in OpenKruise: that is what it is now");
+            notes.say("spec.updateStrategy.type", message);
+            strategy["type"] = json!("RollingUpdate");
+        }
+    }
     partition(strategy, notes);
     max_unavailable(strategy, notes);
     if strategy.as_object().is_some_and(Map::is_empty) {
@@ -301,48 +327,18 @@ fn update(spec: &mut Value, notes: &mut Notes) {
     }
 }
 
-fn update_type(strategy: &mut Value, native: bool, notes: &mut Notes) {
-    const PATH: &str = "spec.updateStrategy.type";
-    match strategy["type"].as_str() {
-        Some("NotUpdate") => {
-            if native {
-                let message = "native sidecars are upgraded in place here: write RollingUpdate if you want that";
-                notes.say(PATH, message);
-            }
-            return;
-        }
-        None | Some("RollingUpdate") => {}
-        Some("") => _ = take(strategy, "type"),
-        Some(other) => {
-            let message = format!("{other:?} acts as RollingUpdate in OpenKruise: that is what it is now");
-            strategy["type"] = json!("RollingUpdate");
-            notes.say(PATH, message);
-        }
-    }
-    notes.say(
-        "spec.updateStrategy.failurePolicy",
-        "is by default action Pause: a rollout stops when more than 10 % of the pods fail, or when failed pods fill \
-         maxUnavailable; write action Ignore to go on, as OpenKruise does",
-    );
-}
-
 /// 0 is the same as absent, and must be absent beside a selector.
 fn partition(strategy: &mut Value, notes: &mut Notes) {
-    const PATH: &str = "spec.updateStrategy.partition";
-    let selected = !strategy["selector"].is_null();
-    match strategy["partition"].clone() {
-        Value::Number(number) if number.as_i64() == Some(0) => _ = take(strategy, "partition"),
-        Value::Null => {}
-        _ if selected => {
-            take(strategy, "partition");
-            notes.say(PATH, "selector and partition exclude each other: the partition is dropped");
-        }
-        value => share(strategy, "partition", PATH, &value, notes),
+    if strategy["partition"] == 0 {
+        take(strategy, "partition");
+    } else if !strategy["selector"].is_null() && take(strategy, "partition").is_some() {
+        let message = "selector and partition exclude each other: the partition is dropped";
+        notes.say("spec.updateStrategy.partition", message);
     }
+    share(strategy, "partition", notes);
 }
 
 fn max_unavailable(strategy: &mut Value, notes: &mut Notes) {
-    const PATH: &str = "spec.updateStrategy.maxUnavailable";
     let value = strategy["maxUnavailable"].clone();
     if value == 0 || percentage(&value) == Some(0) {
         take(strategy, "maxUnavailable");
@@ -351,18 +347,18 @@ fn max_unavailable(strategy: &mut Value, notes: &mut Notes) {
             "{value} is paused: true now; OpenKruise goes on with pods that are not ready, here nothing moves until \
              paused is false"
         );
-        notes.say(PATH, message);
-    } else if !value.is_null() {
-        share(strategy, "maxUnavailable", PATH, &value, notes);
+        notes.say("spec.updateStrategy.maxUnavailable", message);
     }
+    share(strategy, "maxUnavailable", notes);
 }
 
 /// More than everything is everything; what is no number and no percentage has no effect.
-fn share(strategy: &mut Value, field: &str, path: &str, value: &Value, notes: &mut Notes) {
-    if percentage(value).is_some_and(|percent| percent > 100) {
+fn share(strategy: &mut Value, field: &str, notes: &mut Notes) {
+    let (path, value) = (format!("spec.updateStrategy.{field}"), strategy[field].clone());
+    if percentage(&value).is_some_and(|percent| percent > 100) {
         strategy[field] = json!("100%");
         notes.say(path, format!("{value} is \"100%\" now"));
-    } else if value.as_i64().is_none_or(|number| number < 0) && percentage(value).is_none() {
+    } else if !value.is_null() && value.as_i64().is_none_or(|number| number < 0) && percentage(&value).is_none() {
         take(strategy, field);
         notes.say(path, format!("{value} is neither a number of pods nor a percentage: dropped"));
     }

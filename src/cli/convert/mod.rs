@@ -1,27 +1,44 @@
 //! `convert`: the manifests of other sidecar injectors become `SidecarSet`s of this operator.
 //!
-//! Values in, values out. What has no equivalent here, or another meaning, is said in a note: one line that names the
-//! field and what to do.
+//! What has no equivalent here, or another meaning, is said in a note: one line that names the field and what to do.
 
 mod kruise;
-mod notes;
 #[cfg(test)]
 mod tests;
 mod tumblr;
-mod verb;
+
+use std::fmt;
+use std::process::ExitCode;
 
 use kube::Resource;
-pub(crate) use notes::Note;
-use notes::Notes;
 use serde_json::{Map, Value, json};
-pub(crate) use verb::{Args, run};
 
+use super::error::Error;
+use super::manifest::{FileArgs, Format, print};
+use super::ordered::Ordered;
+use super::output;
 use super::schema::{Misfit, Schema};
+use super::workloads::objects;
 use crate::api::SidecarSet;
-use crate::api::validate::{Problems, validate};
+use crate::api::validate::validate;
+
+/// The longest name of a set: it becomes part of a label key.
+const MAX_NAME: usize = 63;
+
+/// Convert sets of OpenKruise and configurations of Tumblr's k8s-sidecar-injector
+///
+/// Notes on what has no equivalent go to stderr. Exit code 1: something could not be converted, or would be refused.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    files: FileArgs,
+    /// Format of the output
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Format,
+}
 
 /// One document of the input.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Document {
     /// The file it stands in; Tumblr's `inherits` is a path relative to it.
     pub file: String,
@@ -30,7 +47,7 @@ pub struct Document {
 }
 
 /// What came out.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Debug, Default)]
 pub struct Conversion {
     /// `sidecarset.dev/v1beta1` objects, those that were refused included.
     pub sets: Vec<Value>,
@@ -40,55 +57,93 @@ pub struct Conversion {
     pub(crate) failed: bool,
 }
 
-/// Why there is nothing to convert.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
-    /// A document of another kind.
-    #[error(
-        "{file}: cannot convert {found}; convert reads SidecarSets of apps.kruise.io/v1alpha1 and v1beta1, \
-         configurations of Tumblr's k8s-sidecar-injector (with `name` at the top), ConfigMaps of such configurations, \
-         and Lists of all these"
-    )]
-    Kind {
-        /// The file of the document.
-        file: String,
-        /// Its kind, or what stands in its place.
-        found: String,
-    },
-    /// A name that Tumblr's injector refuses too.
-    #[error("{file}: name: {name:?} is neither `name` nor `name:version`")]
-    Name {
-        /// The file of the document.
-        file: String,
-        /// The name.
-        name: String,
-    },
+/// One line: `SidecarSet/log-agent: spec.namespace: what was done with the field, and what to do`.
+#[derive(Debug)]
+pub(crate) struct Note {
+    subject: String,
+    /// The field, in the source or in the result.
+    path: String,
+    message: String,
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}: {}", self.subject, self.path, self.message)
+    }
+}
+
+/// The notes about one subject, in the order of its fields.
+struct Notes {
+    subject: String,
+    list: Vec<Note>,
+    /// The result is not usable as it stands.
+    failed: bool,
+}
+
+impl Notes {
+    fn about(subject: String) -> Self {
+        Self { subject, list: Vec::new(), failed: false }
+    }
+
+    fn say(&mut self, path: impl Into<String>, message: impl Into<String>) {
+        self.list.push(Note { subject: self.subject.clone(), path: path.into(), message: message.into() });
+    }
+
+    fn refuse(&mut self, path: impl Into<String>, message: impl Into<String>) {
+        self.failed = true;
+        self.say(path, message);
+    }
+}
+
+/// The output is there also when something could not be converted.
+pub(super) fn run(args: &Args) -> Result<ExitCode, Error> {
+    let documents = args.files.read("convert")?.into_iter();
+    let documents: Vec<Document> =
+        documents.map(|document| Document { file: document.path, value: document.body.value() }).collect();
+    let conversion = convert(&documents).map_err(Error::Input)?;
+    let sets: Vec<Ordered> = conversion.sets.into_iter().map(Ordered::from).collect();
+    print(&sets, args.output)?;
+    conversion.notes.iter().for_each(output::note);
+    Ok(if conversion.failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 /// Converts all documents. Tumblr configurations may inherit from each other, whatever their order.
 ///
 /// # Errors
-/// A document that is none of the accepted kinds; nothing is converted then.
-pub fn convert(documents: &[Document]) -> Result<Conversion, Error> {
-    let mut drafts = Vec::new();
-    let mut configurations = Vec::new();
-    let mut notes = Vec::new();
-    for Document { file, value } in documents.iter().flat_map(flatten) {
-        let kind = (value["apiVersion"].as_str().unwrap_or_default(), value["kind"].as_str().unwrap_or_default());
-        match kind {
-            (kruise::V1ALPHA1 | kruise::V1BETA1, "SidecarSet") => drafts.push(kruise::convert(&value)),
-            ("v1", "ConfigMap") => configurations.extend(tumblr::of_config_map(&file, &value, &mut notes)?),
-            ("", "") if value["name"].is_string() => configurations.push(tumblr::Configuration::new(&file, value)?),
-            _ => return Err(Error::Kind { file, found: found(&value) }),
+/// A document that is none of the accepted kinds, or has a name that its injector refuses; nothing is converted then.
+pub fn convert(documents: &[Document]) -> Result<Conversion, String> {
+    let (mut drafts, mut configurations, mut conversion) = (Vec::new(), Vec::new(), Conversion::default());
+    let objects =
+        documents.iter().flat_map(|Document { file, value }| objects(value).into_iter().map(move |o| (file, o)));
+    for (file, object) in objects {
+        let version = object["apiVersion"].as_str().unwrap_or_default();
+        match (version, object["kind"].as_str().unwrap_or_default()) {
+            (kruise::V1ALPHA1 | kruise::V1BETA1, "SidecarSet") => drafts.push(kruise::convert(object)),
+            ("v1", "ConfigMap") => configurations.extend(tumblr::of_config_map(file, object, &mut conversion.notes)?),
+            ("", "") if object["name"].is_string() => {
+                configurations.push(tumblr::Configuration::new(file, object.clone())?);
+            }
+            ("", _) | (_, "") if object.is_object() => {
+                return Err(not_convertible(file, "a document without apiVersion and kind"));
+            }
+            ("", _) | (_, "") => return Err(not_convertible(file, "a document that is no object")),
+            (version, kind) => return Err(not_convertible(file, &format!("{kind} of {version}"))),
         }
     }
     drafts.extend(tumblr::convert(&configurations));
-    let mut conversion = Conversion { notes, ..Conversion::default() };
     let schema = Schema::of_spec();
     for draft in drafts {
         finish(draft, &schema, &mut conversion);
     }
     Ok(conversion)
+}
+
+fn not_convertible(file: &str, found: &str) -> String {
+    format!(
+        "{file}: cannot convert {found}; convert reads SidecarSets of apps.kruise.io/v1alpha1 and v1beta1, configurations \
+         of Tumblr's k8s-sidecar-injector (with `name` at the top), ConfigMaps of such configurations, and Lists of all \
+         these"
+    )
 }
 
 /// A set as far as one source's rules made it.
@@ -103,21 +158,20 @@ struct Draft {
 fn finish(draft: Draft, schema: &Schema, conversion: &mut Conversion) {
     let Draft { metadata, spec, mut notes } = draft;
     if let Some(mut spec) = spec {
-        for Misfit { path, message, removed } in schema.fit(&mut spec) {
+        for Misfit { error, removed } in schema.fit(&mut spec) {
             if removed {
-                notes.say(path, format!("{message}; dropped"));
+                notes.say(error.path, format!("{}; dropped", error.message));
             } else {
-                notes.refuse(path, message);
+                notes.refuse(error.path, error.message);
             }
         }
-        let set = json!({
-            "apiVersion": SidecarSet::api_version(&()), "kind": SidecarSet::kind(&()), "metadata": metadata, "spec": spec,
-        });
+        let (version, kind) = (SidecarSet::api_version(&()), SidecarSet::kind(&()));
+        let set = json!({"apiVersion": version, "kind": kind, "metadata": metadata, "spec": spec});
         judge(&set, &mut notes);
         conversion.sets.push(set);
     }
     conversion.failed |= notes.failed;
-    conversion.notes.extend(notes.into_list());
+    conversion.notes.extend(notes.list);
 }
 
 fn judge(set: &Value, notes: &mut Notes) {
@@ -125,49 +179,23 @@ fn judge(set: &Value, notes: &mut Notes) {
         Ok(set) => set,
         Err(error) => return notes.refuse("spec", format!("is not a SidecarSet: {error}")),
     };
-    let Problems { errors, warnings } = match validate(&set) {
-        Ok(valid) => Problems { errors: Vec::new(), warnings: valid.warnings().to_vec() },
-        Err(problems) => problems,
+    let warnings = match validate(&set) {
+        Ok(valid) => valid.warnings().to_vec(),
+        Err(problems) => {
+            problems.errors.into_iter().for_each(|error| notes.refuse(error.path, error.message));
+            problems.warnings
+        }
     };
-    for error in errors {
-        notes.refuse(error.path, error.message);
-    }
     for warning in warnings {
-        match warning.split_once(": ") {
-            Some((path, message)) => notes.say(path, message),
-            None => notes.say("spec", warning),
-        }
+        let (path, message) = warning.split_once(": ").unwrap_or(("spec", &warning));
+        notes.say(path, message);
     }
 }
-
-/// The members of a List, or the document itself.
-fn flatten(document: &Document) -> Vec<Document> {
-    let is_list = document.value["kind"].as_str().is_some_and(|kind| kind.ends_with("List"));
-    match &document.value["items"] {
-        Value::Array(items) if is_list => {
-            let one = |item: &Value| Document { file: document.file.clone(), value: item.clone() };
-            items.iter().map(one).flat_map(|item| flatten(&item)).collect()
-        }
-        _ => vec![document.clone()],
-    }
-}
-
-fn found(value: &Value) -> String {
-    match (value["apiVersion"].as_str(), value["kind"].as_str()) {
-        (Some(version), Some(kind)) => format!("{kind} of {version}"),
-        _ if value.is_object() => "a document without apiVersion and kind".to_owned(),
-        _ => "a document that is no object".to_owned(),
-    }
-}
-
-/// The longest name of a set: it becomes part of a label key.
-const MAX_NAME: usize = 63;
 
 /// A name that Kubernetes accepts for an object, and for the second part of a label key.
 fn valid_name(text: &str) -> String {
-    let lower = text.to_lowercase();
     let legal = |c: char| if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '-' };
-    let name: String = lower.chars().map(legal).collect();
+    let name: String = text.to_lowercase().chars().map(legal).collect();
     name.trim_matches('-').chars().take(MAX_NAME).collect::<String>().trim_end_matches('-').to_owned()
 }
 

@@ -329,12 +329,12 @@ fn lists_are_unpacked_and_other_kinds_are_refused() {
         ("[1]", "a document that is no object"),
         ("{apiVersion: v1, kind: ConfigMap, metadata: {name: x}, data: {a: 'b: c'}}", "ConfigMap \"x\" without"),
     ] {
-        let error = convert(&[document("a.yaml", yaml)]).unwrap_err().to_string();
+        let error = convert(&[document("a.yaml", yaml)]).unwrap_err();
         assert!(error.starts_with(&format!("a.yaml: cannot convert {found}")), "{error}");
         assert!(error.contains("apps.kruise.io/v1alpha1 and v1beta1"), "{error}");
     }
     let error = convert(&[document("a.yaml", "{name: 'a:b:c', containers: []}")]).unwrap_err();
-    assert_eq!(error.to_string(), "a.yaml: name: \"a:b:c\" is neither `name` nor `name:version`");
+    assert_eq!(error, "a.yaml: name: \"a:b:c\" is neither `name` nor `name:version`");
 }
 
 #[test]

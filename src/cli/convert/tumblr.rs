@@ -7,9 +7,9 @@ use std::path::{Component, Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use super::notes::{Note, Notes};
-use super::{Draft, Error, entries, take, valid_name};
+use super::{Draft, MAX_NAME, Note, Notes, entries, not_convertible, take, valid_name};
 use crate::cli::manifest::parse;
+use crate::cli::schema::is_empty;
 
 /// Annotation by which a pod asks for a configuration, and the label that takes its place.
 pub(super) const REQUEST: &str = "injector.tumblr.com/request";
@@ -33,8 +33,6 @@ const ON_THE_APPLICATION: [(&str, &str); 6] = [
 /// Every other field that a configuration may have.
 const KNOWN: [&str; 5] = ["name", "inherits", "containers", "initContainers", "volumes"];
 
-/// One configuration.
-#[derive(Clone, Debug)]
 pub(super) struct Configuration {
     file: String,
     name: String,
@@ -45,11 +43,11 @@ pub(super) struct Configuration {
 
 impl Configuration {
     /// Reads `name` and its version.
-    pub(super) fn new(file: &str, value: Value) -> Result<Self, Error> {
+    pub(super) fn new(file: &str, value: Value) -> Result<Self, String> {
         let full_name = value["name"].as_str().unwrap_or_default();
         let (name, version) = full_name.split_once(':').unwrap_or((full_name, LATEST));
         if valid_name(name).is_empty() || version.contains(':') {
-            return Err(Error::Name { file: file.to_owned(), name: full_name.to_owned() });
+            return Err(format!("{file}: name: {full_name:?} is neither `name` nor `name:version`"));
         }
         let version = if version.is_empty() { LATEST } else { version };
         // The injector compares names without regard to case.
@@ -57,21 +55,17 @@ impl Configuration {
         Ok(Self { file: file.to_owned(), name, version, value })
     }
 
-    fn full_name(&self) -> String {
-        format!("{}:{}", self.name, self.version)
-    }
-
     /// The value of the label that takes the place of the annotation: `:` is not legal in one.
     fn label(&self) -> String {
         let text = if self.version == LATEST { self.name.clone() } else { format!("{}-{}", self.name, self.version) };
         let legal = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') { c } else { '-' };
-        let label: String = text.chars().map(legal).take(super::MAX_NAME).collect();
+        let label: String = text.chars().map(legal).take(MAX_NAME).collect();
         label.trim_matches(|c: char| !c.is_ascii_alphanumeric()).to_owned()
     }
 }
 
 /// The configurations in the values of a `ConfigMap`; what is none is skipped, with a note.
-pub(super) fn of_config_map(file: &str, map: &Value, notes: &mut Vec<Note>) -> Result<Vec<Configuration>, Error> {
+pub(super) fn of_config_map(file: &str, map: &Value, notes: &mut Vec<Note>) -> Result<Vec<Configuration>, String> {
     let name = map["metadata"]["name"].as_str().unwrap_or_default();
     let mut found = Vec::new();
     let mut skipped = Notes::about(format!("ConfigMap/{name}"));
@@ -83,12 +77,10 @@ pub(super) fn of_config_map(file: &str, map: &Value, notes: &mut Vec<Note>) -> R
         }
     }
     if found.is_empty() {
-        return Err(Error::Kind {
-            file: file.to_owned(),
-            found: format!("ConfigMap {name:?} without a configuration of k8s-sidecar-injector"),
-        });
+        let what = format!("ConfigMap {name:?} without a configuration of k8s-sidecar-injector");
+        return Err(not_convertible(file, &what));
     }
-    notes.extend(skipped.into_list());
+    notes.extend(skipped.list);
     Ok(found)
 }
 
@@ -110,7 +102,7 @@ fn draft(configuration: &Configuration, all: &[Configuration]) -> Draft {
         }
     }
     for (field, message) in ON_THE_APPLICATION {
-        if !is_empty(&value[field]) {
+        if !is_empty(&value[field]) && value[field] != false {
             notes.say(field, message);
         }
     }
@@ -133,9 +125,9 @@ fn spec(configuration: &Configuration, mut value: Value, notes: &mut Notes) -> O
     notes.say(
         "spec.selector",
         format!(
-            "selectors do not see the annotation {REQUEST}: {}; put the label {REQUEST}: {label} on the pod templates \
+            "selectors do not see the annotation {REQUEST}: {}:{}; put the label {REQUEST}: {label} on the pod templates \
              (another key if the injector runs with its own --annotation-namespace)",
-            configuration.full_name()
+            configuration.name, configuration.version
         ),
     );
     notes.say(
@@ -169,17 +161,15 @@ fn inherited(
     };
     let path = clean(&Path::new(&configuration.file).with_file_name(parent));
     heirs.push(configuration.file.clone());
-    match all.iter().find(|other| clean(Path::new(&other.file)) == path) {
-        Some(found) if !heirs.contains(&found.file) => merge(inherited(found, all, heirs, notes), &configuration.value),
-        Some(_) => {
-            notes.refuse("inherits", format!("{parent} inherits from itself in the end: remove one of the two"));
-            configuration.value.clone()
+    let why = match all.iter().find(|other| clean(Path::new(&other.file)) == path) {
+        Some(found) if !heirs.contains(&found.file) => {
+            return merge(inherited(found, all, heirs, notes), &configuration.value);
         }
-        None => {
-            notes.refuse("inherits", format!("{} is not in the input: add -f {0}", path.display()));
-            configuration.value.clone()
-        }
-    }
+        Some(_) => format!("{parent} inherits from itself in the end: remove one of the two"),
+        None => format!("{} is not in the input: add -f {0}", path.display()),
+    };
+    notes.refuse("inherits", why);
+    configuration.value.clone()
 }
 
 /// As the injector merges: entries of equal names are replaced, others follow; host settings are the parent's.
@@ -212,15 +202,6 @@ fn add_by_name(container: &mut Value, field: &str, added: &[Value]) {
     let all: Vec<Value> = present.iter().chain(missing).cloned().collect();
     if !all.is_empty() {
         container[field] = Value::Array(all);
-    }
-}
-
-fn is_empty(value: &Value) -> bool {
-    match value {
-        Value::Null | Value::Bool(false) => true,
-        Value::Array(list) => list.is_empty(),
-        Value::String(text) => text.is_empty(),
-        _ => false,
     }
 }
 

@@ -3,7 +3,7 @@
 mod order;
 mod outcomes;
 
-use std::io::Write;
+use std::process::ExitCode;
 
 use kube::api::GetParams;
 use kube::core::Request;
@@ -15,14 +15,14 @@ use serde_json::Value;
 use super::cluster::ClusterArgs;
 use super::error::Error;
 use super::manifest::{Format, print};
+use super::output::{table, write};
 use super::sets::{OperatorArgs, Sets, fetch_namespace};
-use super::table::table;
 
 /// Explain the sidecars of a pod: which sets match, what each did or why not, and the start order.
 ///
 /// The reasons are those of the operator's webhook, found by asking the same code about the pod as it was created.
-#[derive(Clone, Debug, clap::Args)]
-pub(crate) struct ExplainArgs {
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
     /// NAME or pod/NAME
     #[arg(value_name = "POD")]
     pod: String,
@@ -37,7 +37,7 @@ pub(crate) struct ExplainArgs {
 }
 
 /// All that is to be said about a pod.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Explanation {
     namespace: String,
@@ -46,33 +46,28 @@ struct Explanation {
     start_order: Vec<Start>,
 }
 
-/// Runs the verb.
-pub async fn run(args: ExplainArgs, cluster: &ClusterArgs) -> Result<(), Error> {
+pub(super) async fn run(args: &Args, cluster: &ClusterArgs) -> Result<ExitCode, Error> {
     let name = pod_name(&args.pod)?;
     let cluster = cluster.connect().await?;
-    let namespace = cluster.namespace.clone();
+    let (client, namespace) = (&cluster.client, cluster.namespace.clone());
     let request = Request::new(format!("/api/v1/namespaces/{namespace}/pods"));
     let request = request.get(name, &GetParams::default()).map_err(|error| Error::Input(error.to_string()))?;
-    let pod: Value = cluster.client.request(request).await?;
+    let pod: Value = client.request(request).await?;
     let sets = Sets::fetch(&cluster, &args.operator).await?;
-    let namespace_labels = fetch_namespace(&cluster, &namespace).await?;
     let view = View {
         pod: &pod,
         namespace: &namespace,
-        namespace_labels: &namespace_labels,
+        namespace_labels: &fetch_namespace(client, &namespace).await?,
         sets: &sets,
         excluded: &args.operator.excluded(),
     };
-    let explanation = Explanation {
-        sets: outcomes::explain(&view, args.all),
-        start_order: order::start_order(&pod, &sets.all),
-        pod: name.to_owned(),
-        namespace: namespace.clone(),
-    };
+    let (lines, start_order) = (outcomes::explain(&view, args.all), order::start_order(&pod, &sets.all));
+    let explanation = Explanation { pod: name.to_owned(), sets: lines, start_order, namespace };
     if let Some(format) = args.output {
-        return print([&explanation], format);
+        return print(&[explanation], format);
     }
-    std::io::stdout().write_all(text(&explanation).as_bytes()).map_err(|error| Error::Write(error.to_string()))
+    write(&text(&explanation))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn pod_name(argument: &str) -> Result<&str, Error> {
@@ -88,41 +83,25 @@ fn pod_name(argument: &str) -> Result<&str, Error> {
 
 fn text(explanation: &Explanation) -> String {
     let Explanation { namespace, pod, sets, start_order } = explanation;
-    let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "<none>".to_owned());
-    let mut parts = Vec::new();
-    if sets.is_empty() {
-        parts.push(format!("No SidecarSet selects pod {pod} in namespace {namespace}; --all shows why.\n"));
+    let or_none = |text: Option<&String>| text.cloned().unwrap_or_else(|| "<none>".to_owned());
+    let of_set = |line: &SetLine| {
+        let (revision, target) = (or_none(line.revision.as_ref()), or_none(line.target.as_ref()));
+        [line.set.clone(), line.reason.to_string(), revision, target, line.message.clone()]
+    };
+    let of_container = |(i, start): (usize, &Start)| {
+        let depends_on = start.describe_dependencies(start_order);
+        let depends_on = or_none(Some(&depends_on).filter(|names| !names.is_empty()));
+        let (number, kind, set) = ((i + 1).to_string(), start.kind.describe(start.hot), or_none(start.set.as_ref()));
+        [number, start.container.clone(), kind, set, start.next_starts_when.to_owned(), depends_on]
+    };
+    let rows: Vec<_> = sets.iter().map(of_set).collect();
+    let sets = if rows.is_empty() {
+        format!("No SidecarSet selects pod {pod} in namespace {namespace}; --all shows why.\n")
     } else {
-        let rows: Vec<_> = sets
-            .iter()
-            .map(|line| {
-                [
-                    line.set.clone(),
-                    line.reason.to_string(),
-                    or_none(&line.revision),
-                    or_none(&line.target),
-                    line.message.clone(),
-                ]
-            })
-            .collect();
-        parts.push(table(["SET", "RESULT", "REVISION", "TARGET", "MESSAGE"], &rows));
-    }
-    let rows: Vec<_> = start_order
-        .iter()
-        .enumerate()
-        .map(|(i, start)| {
-            [
-                (i + 1).to_string(),
-                start.container.clone(),
-                start.kind.describe(start.hot),
-                or_none(&start.set),
-                start.next_starts_when.to_owned(),
-                or_none(&(!start.depends_on.is_empty()).then(|| start.describe_dependencies(start_order))),
-            ]
-        })
-        .collect();
-    parts.push(table(["START", "CONTAINER", "TYPE", "SET", "NEXT STARTS WHEN", "DEPENDS ON"], &rows));
-    parts.join("\n")
+        table(["SET", "RESULT", "REVISION", "TARGET", "MESSAGE"], &rows)
+    };
+    let rows: Vec<_> = start_order.iter().enumerate().map(of_container).collect();
+    sets + "\n" + &table(["START", "CONTAINER", "TYPE", "SET", "NEXT STARTS WHEN", "DEPENDS ON"], &rows)
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use crate::core::inject::uninject::marks;
 use crate::core::pod::InjectionRecord;
 
 /// One container.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Start {
     pub(super) container: String,
@@ -25,27 +25,23 @@ pub(super) struct Start {
     pub(super) next_starts_when: &'static str,
     /// `dependsOn` as the set has it now.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(super) depends_on: Vec<String>,
+    depends_on: Vec<String>,
     /// The part that a twin of a hot container plays.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) hot: Option<Hot>,
 }
 
-/// How the kubelet treats a container.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize)]
 pub(super) enum Kind {
     /// An init container that ends.
     Init,
-    /// An init container with `restartPolicy: Always`.
     NativeSidecar,
     /// One of `spec.containers`.
     Container,
 }
 
-/// The part of a hot container's twin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub(super) enum Hot {
-    /// It runs the sidecar.
     Working,
     /// It waits for the next upgrade.
     Waiting,
@@ -61,12 +57,13 @@ impl Kind {
             Self::NativeSidecar => "native sidecar",
             Self::Container => "container",
         };
-        match hot {
-            Some(Hot::Working) => format!("{kind}, hot (working)"),
-            Some(Hot::Waiting) => format!("{kind}, hot (waiting)"),
-            Some(Hot::TakingOver) => format!("{kind}, hot (taking over)"),
-            None => kind.to_owned(),
-        }
+        let hot = match hot {
+            Some(Hot::Working) => ", hot (working)",
+            Some(Hot::Waiting) => ", hot (waiting)",
+            Some(Hot::TakingOver) => ", hot (taking over)",
+            None => "",
+        };
+        format!("{kind}{hot}")
     }
 }
 
@@ -86,7 +83,7 @@ pub(super) fn start_order(pod: &Value, sets: &[SidecarSet]) -> Vec<Start> {
     for list in List::ALL {
         for container in pod["spec"][list.field()].as_array().into_iter().flatten() {
             let name = container["name"].as_str().unwrap_or_default();
-            let owner = marks.iter().find(|(_, added)| listed(added, list).iter().any(|listed| listed == name));
+            let owner = marks.iter().find(|(_, added)| added.all_containers().any(|listed| listed == name));
             let kind = match list {
                 List::Init if container["restartPolicy"] == "Always" => Kind::NativeSidecar,
                 List::Init => Kind::Init,
@@ -100,18 +97,11 @@ pub(super) fn start_order(pod: &Value, sets: &[SidecarSet]) -> Vec<Start> {
                 set: owner.map(|(set, _)| set.clone()),
                 next_starts_when: next_starts_when(kind, container),
                 depends_on: owner.map(|(set, _)| depends_on(sets, set, base)).unwrap_or_default(),
-                hot: owner.and_then(|(_, added)| hot(pod, added, name)),
+                hot: owner.and_then(|(_, added)| hot(pod, added, base, name)),
             });
         }
     }
     order
-}
-
-fn listed(added: &InjectionRecord, list: List) -> &[String] {
-    match list {
-        List::Init => &added.init_containers,
-        List::Ordinary => &added.containers,
-    }
 }
 
 /// What the kubelet does: init containers end first, native sidecars are started, ordinary containers do not wait.
@@ -126,15 +116,13 @@ fn next_starts_when(kind: Kind, container: &Value) -> &'static str {
     }
 }
 
-/// Name of a container in its set: twins of a hot container are `c-1` and `c-2`.
 fn base_name<'a>(added: &'a InjectionRecord, name: &'a str) -> &'a str {
-    let twin = added.hot.keys().find(|base| name == format!("{base}-1") || name == format!("{base}-2"));
+    let twin = added.hot.keys().find(|base| keys::twins(base).iter().any(|twin| twin == name));
     twin.map_or(name, String::as_str)
 }
 
 /// The versions say it; the mark says who worked first.
-fn hot(pod: &Value, added: &InjectionRecord, name: &str) -> Option<Hot> {
-    let base = base_name(added, name);
+fn hot(pod: &Value, added: &InjectionRecord, base: &str, name: &str) -> Option<Hot> {
     let first = added.hot.get(base)?;
     let version = |twin: &str| -> Option<u64> {
         pod["metadata"]["annotations"][format!("{}{twin}", keys::VERSION_PREFIX)].as_str()?.parse().ok()

@@ -4,14 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
-use kube::core::{Expression, SelectorExt};
+use kube::core::SelectorExt;
 use serde::Serialize;
 use serde_json::Value;
 
 use super::super::sets::Sets;
+use super::super::workloads::labels;
 use crate::api::reasons::Reason;
 use crate::api::selector::{Selector, key};
-use crate::api::validate::{Selectors, ValidSidecarSet, validate};
+use crate::api::validate::{ValidSidecarSet, validate};
 use crate::api::{SidecarSet, keys};
 use crate::core::inject::uninject::uninject;
 use crate::core::inject::{CompiledSets, Injection, Request};
@@ -28,7 +29,7 @@ pub(super) struct View<'a> {
 }
 
 /// One set and the pod.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct SetLine {
     pub(super) set: String,
@@ -47,38 +48,32 @@ pub(super) struct SetLine {
 /// A line for every set that left marks or selects the pod, with `all` for every set, by name.
 pub(super) fn explain(view: &View<'_>, all: bool) -> Vec<SetLine> {
     let compiled = view.sets.compile();
-    let carried = carried_revisions(view.pod);
-    let labels = labels_of(view.pod);
+    let labels = labels(view.pod);
+    let revision = |label: &str| Some((label.strip_prefix(keys::REVISION_PREFIX)?.to_owned(), labels[label].clone()));
+    let carried: BTreeMap<String, String> = labels.keys().filter_map(|label| revision(label)).collect();
     let selected = compiled.matching(&labels, view.namespace_labels);
     let selected: BTreeSet<&str> = selected.into_iter().map(|set| set.name.as_str()).collect();
     let wanted = as_created(view, &compiled);
     let sets: BTreeMap<String, &SidecarSet> = view.sets.all.iter().map(|set| (set.name_any(), set)).collect();
     let names: BTreeSet<&String> = sets.keys().chain(carried.keys()).collect();
     let lines = names.into_iter().filter_map(|name| {
-        let set = sets.get(name).copied();
+        let (set, revision) = (sets.get(name).copied(), carried.get(name));
         let target = set.and_then(|set| target(set, &compiled));
-        let line = |reason: Reason, message: String| SetLine {
-            set: name.clone(),
-            reason,
-            revision: carried.get(name).cloned(),
-            target: target.clone(),
-            message,
-        };
         let is_selected = selected.contains(name.as_str());
-        if let Some(revision) = carried.get(name) {
-            let message = marked(view, set, revision, target.as_deref(), is_selected);
-            return Some(line(Reason::Injected, message));
-        }
-        let set = set?;
-        let valid = match validate(set) {
-            Ok(valid) => valid,
-            Err(problems) => return Some(line(Reason::InvalidSpec, problems.to_string())),
+        let (reason, message) = match (revision, set.map(validate)) {
+            (Some(_), None) => (Reason::Injected, "the set does not exist any more".to_owned()),
+            (Some(_), Some(Ok(valid))) if !is_selected => {
+                let unmet = unmet(&valid, &labels, view.namespace_labels);
+                (Reason::Injected, format!("the set does not select the pod any more: {unmet}"))
+            }
+            (Some(revision), Some(_)) => (Reason::Injected, compare(view, name, revision, target.as_deref())),
+            (None, None) => return None,
+            (None, Some(Err(problems))) => (Reason::InvalidSpec, problems.to_string()),
+            (None, Some(Ok(valid))) if is_selected => unmarked(view, valid.set(), &wanted),
+            (None, Some(Ok(_))) if !all => return None,
+            (None, Some(Ok(valid))) => (Reason::NotSelected, unmet(&valid, &labels, view.namespace_labels)),
         };
-        if is_selected {
-            let (reason, message) = unmarked(view, set, &wanted);
-            return Some(line(reason, message));
-        }
-        all.then(|| line(Reason::NotSelected, unmet(&valid, &labels, view.namespace_labels)))
+        Some(SetLine { set: name.clone(), reason, revision: revision.cloned(), target, message })
     });
     lines.collect()
 }
@@ -98,28 +93,18 @@ fn target(set: &SidecarSet, compiled: &CompiledSets) -> Option<String> {
     reported.or_else(|| compiled.get(&set.name_any()).map(|set| set.revision().to_owned()))
 }
 
-fn marked(
-    view: &View<'_>,
-    set: Option<&SidecarSet>,
-    revision: &str,
-    target: Option<&str>,
-    is_selected: bool,
-) -> String {
-    let Some(set) = set else { return "the set does not exist any more".to_owned() };
-    if let Some(valid) = validate(set).ok().filter(|_| !is_selected) {
-        return format!(
-            "the set does not select the pod any more: {}",
-            unmet(&valid, &labels_of(view.pod), view.namespace_labels)
-        );
-    }
-    let template = |hash: &str| Some(&view.sets.revisions.get(&set.name_any())?.get(hash)?.template);
+/// How the revision that a pod carries stands to the target.
+fn compare(view: &View<'_>, set: &str, revision: &str, target: Option<&str>) -> String {
+    let template = |hash: &str| Some(&view.sets.revisions.get(set)?.get(hash)?.template);
     let change = template(revision).zip(target.and_then(template)).map(|(from, to)| from.change_to(to));
     match target {
         Some(target) if target == revision => "current".to_owned(),
         Some(_) if change == Some(Change::Nothing) => "current: only new pods get what differs".to_owned(),
         Some(_) if template(revision).is_some() => "behind: the target is another revision".to_owned(),
-        _ if let Some(refusal) = &view.sets.unread_revisions => format!("behind; {}", unread(refusal)),
-        _ => "behind: the pod's revision is not known any more".to_owned(),
+        _ => match &view.sets.unread_revisions {
+            Some(refusal) => format!("behind; {}", unread(refusal)),
+            None => "behind: the pod's revision is not known any more".to_owned(),
+        },
     }
 }
 
@@ -127,24 +112,24 @@ fn unread(refusal: &str) -> String {
     format!("revisions cannot be read: {refusal}")
 }
 
+/// Why a pod that the set selects carries no marks of it.
 fn unmarked(view: &View<'_>, set: &SidecarSet, wanted: &Injection) -> (Reason, String) {
-    let pod = view.pod;
-    match wanted.outcomes.iter().find(|outcome| outcome.set == set.name_any()) {
-        Some(outcome) if outcome.reason != Reason::Injected => {
-            if let (Reason::RevisionNotFound, Some(refusal)) = (outcome.reason, &view.sets.unread_revisions) {
-                return (outcome.reason, unread(refusal));
-            }
-            (outcome.reason, outcome.message.clone())
+    let Some(outcome) = wanted.outcomes.iter().find(|outcome| outcome.set == set.name_any()) else {
+        return (Reason::PodRefused, wanted.refused.clone().unwrap_or_default());
+    };
+    match (outcome.reason, &view.sets.unread_revisions) {
+        (Reason::Injected, _) => {
+            let created = view.pod["metadata"]["creationTimestamp"].as_str();
+            let created: Option<Timestamp> = created.and_then(|time| time.parse().ok());
+            let why = if created < set.metadata.creation_timestamp.as_ref().map(|time| time.0) {
+                "the pod is older than the set:"
+            } else {
+                "the webhook did not inject it: the operator was not reached, or the set or the pod's labels have changed since;"
+            };
+            (Reason::Uninjected, format!("{why} it gets the sidecars when it is created again"))
         }
-        None => (Reason::PodRefused, wanted.refused.clone().unwrap_or_default()),
-        Some(_) if created(pod) < set.metadata.creation_timestamp.as_ref().map(|time| time.0) => (
-            Reason::Uninjected,
-            "the pod is older than the set: it gets the sidecars when it is created again".to_owned(),
-        ),
-        Some(_) => {
-            let message = "the webhook did not inject it: the operator was not reached, or the set or the pod's labels have changed since; it gets the sidecars when it is created again";
-            (Reason::Uninjected, message.to_owned())
-        }
+        (Reason::RevisionNotFound, Some(refusal)) => (outcome.reason, unread(refusal)),
+        _ => (outcome.reason, outcome.message.clone()),
     }
 }
 
@@ -154,40 +139,21 @@ fn unmet(
     labels: &BTreeMap<String, String>,
     namespace_labels: &BTreeMap<String, String>,
 ) -> String {
-    let Selectors { pods, namespaces, .. } = valid.selectors();
-    let selectors = [
-        ("spec.selector", Some(pods), "the pod", labels),
-        ("spec.namespaceSelector", namespaces.as_ref(), "the namespace", namespace_labels),
-    ];
-    for (path, selector, whose, labels) in selectors {
+    let selectors = valid.selectors();
+    for (path, selector, whose, labels) in [
+        ("spec.selector", Some(&selectors.pods), "the pod", labels),
+        ("spec.namespaceSelector", selectors.namespaces.as_ref(), "the namespace", namespace_labels),
+    ] {
         let mut requirements = selector.into_iter().flat_map(Selector::requirements);
         if let Some(requirement) = requirements.find(|requirement| !requirement.matches(labels)) {
-            return format!("{path} wants {requirement}, {}", found(requirement, whose, labels));
+            let key = key(requirement);
+            return match labels.get(key) {
+                Some(value) => format!("{path} wants {requirement}, {whose} has {key}={value}"),
+                None => format!("{path} wants {requirement}, {whose} has no label {key}"),
+            };
         }
     }
     "the set is being deleted".to_owned()
-}
-
-fn found(requirement: &Expression, whose: &str, labels: &BTreeMap<String, String>) -> String {
-    let key = key(requirement);
-    match labels.get(key) {
-        Some(value) => format!("{whose} has {key}={value}"),
-        None => format!("{whose} has no label {key}"),
-    }
-}
-
-fn carried_revisions(pod: &Value) -> BTreeMap<String, String> {
-    let labels = labels_of(pod).into_iter();
-    labels.filter_map(|(key, value)| Some((key.strip_prefix(keys::REVISION_PREFIX)?.to_owned(), value))).collect()
-}
-
-fn labels_of(pod: &Value) -> BTreeMap<String, String> {
-    let labels = pod["metadata"]["labels"].as_object().into_iter().flatten();
-    labels.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
-}
-
-fn created(pod: &Value) -> Option<Timestamp> {
-    pod["metadata"]["creationTimestamp"].as_str().and_then(|time| time.parse().ok())
 }
 
 #[cfg(test)]

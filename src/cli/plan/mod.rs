@@ -10,36 +10,35 @@ mod render;
 #[cfg(test)]
 mod tests;
 
-use std::io::Write;
 use std::process::ExitCode;
 
-pub(crate) use apply::Applied;
+use apply::Applied;
 pub use apply::Manifest;
-pub(crate) use decide::{Plan, Planner, World};
+use decide::{Plan, Planner, World};
 use k8s_openapi::jiff::Timestamp;
-use kube::{Client, ResourceExt};
-pub(crate) use render::{Example, render};
+use kube::api::ListParams;
+use kube::{Api, Client, ResourceExt};
+use render::{Example, render};
 
-use super::cluster::ClusterArgs;
+use super::cluster::{ClusterArgs, list};
+use super::error::Error;
 use super::manifest::{Document, FileArgs, name_of};
+use super::output::{note, write};
 use super::schema::invalid;
-use super::sets::is_set;
-use super::workloads::for_each_object;
-use super::{Error, Say, say};
-use crate::api::validate::{ValidSidecarSet, conflicts, validate};
+use super::sets::{conflict, is_set, tell_warnings};
+use super::workloads::objects;
+use crate::api::validate::{ValidSidecarSet, validate};
 use crate::api::{SidecarSet, keys};
 
-/// Exit code if applying would change something, as `kubectl diff` has it.
-pub(crate) const DIFFERENT: u8 = 1;
-
-/// Exit code of an error, an invalid set included, as `kubectl diff` has it.
-pub(crate) const FAILURE: u8 = 2;
+/// Exit codes as `kubectl diff` has them: applying would change something; an error, an invalid set included.
+const DIFFERENT: u8 = 1;
+pub(super) const FAILURE: u8 = 2;
 
 /// Show what applying a set would do to the pods of the cluster; nothing is written
 ///
 /// Exit code 0: applying changes nothing; 1: it changes something; 2: an error, or an invalid set.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     #[command(flatten)]
     files: FileArgs,
     /// Give every pod a line
@@ -48,15 +47,16 @@ pub struct Args {
 }
 
 /// Plans each set of the files, beside the others of the files.
-pub async fn run(args: &Args, cluster: &ClusterArgs) -> Result<ExitCode, Error> {
+pub(super) async fn run(args: &Args, cluster: &ClusterArgs) -> Result<ExitCode, Error> {
     let manifests = manifests(&args.files.read("plan")?)?;
     let client = cluster.connect().await?.client;
     let mut differs = false;
     for manifest in &manifests {
-        let beside: Vec<&Manifest> = manifests.iter().filter(|other| other.name() != manifest.name()).collect();
+        let name = manifest.set.name_any();
+        let beside: Vec<&Manifest> = manifests.iter().filter(|other| other.set.name_any() != name).collect();
         let (plan, text) = plan(&client, manifest, &beside, Timestamp::now(), args.pods).await?;
         differs |= plan.differs();
-        std::io::stdout().write_all(text.as_bytes()).map_err(|error| Error::Write(error.to_string()))?;
+        write(&text)?;
     }
     Ok(if differs { ExitCode::from(DIFFERENT) } else { ExitCode::SUCCESS })
 }
@@ -65,15 +65,15 @@ pub async fn run(args: &Args, cluster: &ClusterArgs) -> Result<ExitCode, Error> 
 fn manifests(documents: &[Document]) -> Result<Vec<Manifest>, Error> {
     let mut sets = Vec::new();
     for Document { path, body } in documents {
-        for_each_object(&body.value(), &mut |object| {
+        for object in objects(&body.value()) {
             if object["kind"].as_str().is_none_or(str::is_empty) {
                 sets.push(Err(Error::Input(format!("{path}: a document has no kind"))));
             } else if is_set(object) {
                 sets.push(Manifest::read(object));
             } else {
-                say(Say::Note, &format!("skipped {}", name_of(object)));
+                note(format_args!("skipped {}", name_of(object)));
             }
-        });
+        }
     }
     if sets.is_empty() {
         return Err(Error::Input(format!("plan reads SidecarSets of {}/v1beta1, and the input has none", keys::GROUP)));
@@ -82,34 +82,30 @@ fn manifests(documents: &[Document]) -> Result<Vec<Manifest>, Error> {
 }
 
 /// Plans one set as if the others of the input were applied, too. With `pods`, the text has a line for every pod.
-///
-/// # Errors
-/// A set that conflicts with others, or a cluster that does not answer or refuses the set.
-pub async fn plan(
+async fn plan(
     client: &Client,
     manifest: &Manifest,
     beside: &[&Manifest],
     now: Timestamp,
     pods: bool,
 ) -> Result<(Plan, String), Error> {
-    let sets = gather::sets(client).await?;
-    let apply = |manifest: &Manifest| manifest.applied_to(sets.iter().find(|set| set.name_any() == manifest.name()));
-    let Applied { set, patch, kept } = apply(manifest)?;
-    let valid = validate(&set).map_err(|problems| Error::Input(invalid(&manifest.name(), &problems.errors)))?;
-    for warning in valid.warnings() {
-        say(Say::Warning, &format!("SidecarSet {:?}: {warning}", valid.name()));
-    }
-    let beside: Vec<SidecarSet> = beside.iter().map(|other| Ok(apply(other)?.set)).collect::<Result<_, Error>>()?;
+    let sets: Vec<SidecarSet> = list(&Api::all(client.clone()), ListParams::default()).await?;
+    let live = |manifest: &Manifest| sets.iter().find(|set| set.name_any() == manifest.set.name_any());
+    let Applied { set, patch, kept } = manifest.applied_to(live(manifest))?;
+    let valid = validate(&set).map_err(|problems| Error::Input(invalid(&set.name_any(), &problems.errors)))?;
+    tell_warnings(&valid);
+    let beside = beside.iter().map(|other| Ok(other.applied_to(live(other))?.set));
+    let beside: Vec<SidecarSet> = beside.collect::<Result<_, Error>>()?;
     let mut world = gather::world(client, &set, sets).await?;
     let fits_as_it_is = check(&valid, &world).is_ok();
     world.suppose(&beside);
     check(&valid, &world)?;
     let answer = gather::dry_run(client, manifest, patch.as_ref()).await;
     // The file alone does not show what the apiserver refuses then.
-    let tell = |_: &Error| kept.iter().for_each(|field| say(Say::Note, &format!("kept from the live object: {field}")));
+    let tell = |_: &Error| kept.iter().for_each(|field| note(format_args!("kept from the live object: {field}")));
     let remark = remark(answer, fits_as_it_is).inspect_err(tell)?;
     let mut planner = Planner::new(&valid, world, now);
-    gather::pods(client, &mut planner).await?;
+    gather::pods(client, &mut planner, &set).await?;
     let plan = Plan { kept, ..planner.plan() };
     let examples = gather::examples(client, &planner, &plan).await?;
     let text = remark + &render(&plan, &examples, pods);
@@ -131,6 +127,5 @@ fn remark(answer: Result<Option<String>, Error>, fits_as_it_is: bool) -> Result<
 
 /// The set beside the other sets.
 fn check(set: &ValidSidecarSet, world: &World) -> Result<(), Error> {
-    let errors = conflicts(set, &world.valid_others());
-    if errors.is_empty() { Ok(()) } else { Err(Error::Input(invalid(set.name(), &errors))) }
+    conflict(set, &world.valid_others()).map_or(Ok(()), |why| Err(Error::Input(why)))
 }

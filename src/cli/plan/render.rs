@@ -8,6 +8,8 @@ use serde_json::{Value, json};
 use similar::TextDiff;
 
 use super::decide::{Action, Plan, Row};
+use crate::api::SidecarSet;
+use crate::cli::output::table;
 use crate::core::pod::PodKey;
 
 /// Pods named in the line about the first batch; the rest is counted.
@@ -17,26 +19,20 @@ const NAMED_PODS: usize = 3;
 const CONTEXT: usize = 3;
 
 /// A pod as it is and as it would be.
-#[derive(Clone, Debug)]
-pub(crate) struct Example {
-    /// What would happen to it.
-    pub(crate) action: Action,
-    /// The pod.
-    pub(crate) pod: PodKey,
-    /// As it is.
-    pub(crate) before: Value,
-    /// As it would be.
-    pub(crate) after: Value,
+pub(super) struct Example {
+    pub(super) action: Action,
+    pub(super) pod: PodKey,
+    pub(super) before: Value,
+    pub(super) after: Value,
 }
 
 /// The text for a terminal. With `pods`, every pod has a line.
-pub(crate) fn render(plan: &Plan, examples: &[Example], pods: bool) -> String {
+pub(super) fn render(plan: &Plan, examples: &[Example], pods: bool) -> String {
     let mut text = headline(plan);
     if plan.rows.is_empty() {
         text += "\nNo pod is concerned.\n";
     } else {
-        let rows = if pods { every_pod(&plan.rows) } else { by_reason(&plan.rows) };
-        let _ = write!(text, "\n{}", table(&rows));
+        let _ = write!(text, "\n{}", if pods { every_pod(&plan.rows) } else { by_reason(&plan.rows) });
     }
     text += &first_batch(plan);
     text += &set_diff(plan);
@@ -63,27 +59,19 @@ fn headline(plan: &Plan) -> String {
     text
 }
 
-fn by_reason(rows: &[Row]) -> Vec<[String; 3]> {
+fn by_reason(rows: &[Row]) -> String {
     let mut counts: BTreeMap<(Action, &str), usize> = BTreeMap::new();
     for row in rows {
         *counts.entry((row.action, &row.why)).or_default() += 1;
     }
-    let line =
-        |((action, why), pods): ((Action, &str), usize)| [action.as_str().to_owned(), pods.to_string(), why.to_owned()];
-    [["ACTION", "PODS", "WHY"].map(str::to_owned)].into_iter().chain(counts.into_iter().map(line)).collect()
+    let lines =
+        counts.into_iter().map(|((action, why), pods)| [action.as_str().to_owned(), pods.to_string(), why.to_owned()]);
+    table(["ACTION", "PODS", "WHY"], &lines.collect::<Vec<_>>())
 }
 
-fn every_pod(rows: &[Row]) -> Vec<[String; 3]> {
-    let line = |row: &Row| [row.action.as_str().to_owned(), row.pod.to_string(), row.why.clone()];
-    [["ACTION", "POD", "WHY"].map(str::to_owned)].into_iter().chain(rows.iter().map(line)).collect()
-}
-
-/// Columns as kubectl prints them: aligned, three spaces between.
-fn table(rows: &[[String; 3]]) -> String {
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let (first, second) = (width(0), width(1));
-    let line = |[a, b, c]: &[String; 3]| format!("{a:first$}   {b:second$}   {c}").trim_end().to_owned() + "\n";
-    rows.iter().map(line).collect()
+fn every_pod(rows: &[Row]) -> String {
+    let lines = rows.iter().map(|row| [row.action.as_str().to_owned(), row.pod.to_string(), row.why.clone()]);
+    table(["ACTION", "POD", "WHY"], &lines.collect::<Vec<_>>())
 }
 
 /// What would be patched and evicted at once, and how it goes on. Empty if nothing would be.
@@ -129,7 +117,7 @@ fn named(pods: &[PodKey]) -> String {
 }
 
 fn set_diff(plan: &Plan) -> String {
-    let spec = |set: &crate::api::SidecarSet| json!({ "spec": set.spec });
+    let spec = |set: &SidecarSet| json!({ "spec": set.spec });
     let before = plan.existing.as_ref().map_or(Value::Null, spec);
     diff(&format!("SidecarSet {}", plan.set.name_any()), "now", "planned", &before, &spec(&plan.set))
 }

@@ -7,8 +7,10 @@ use serde_json::{Value, json};
 
 use crate::api::SidecarSet;
 use crate::api::validate::validate;
-use crate::core::pod::{PodView, SlimPod};
+use crate::core::pod::{PodKey, PodView, SlimPod};
 use crate::core::revision::Template;
+use crate::core::rollout::assess::state::State;
+use crate::core::rollout::state::index::Index;
 use crate::core::rollout::target::Target;
 use crate::core::rollout::target::rollout::{PersistedProgress, Rollout};
 
@@ -33,6 +35,13 @@ pub fn set(image: &str, update_strategy: Value) -> SidecarSet {
 
 pub fn hash(image: &str) -> String {
     Template::of(&set(image, json!({})).spec).hash(0)
+}
+
+impl Index {
+    /// Where a pod stands in the rollout of a set; `None` if it does not belong to the set.
+    pub(crate) fn state(&self, set: &str, pod: &PodKey) -> Option<&State> {
+        Some(&self.set(set)?.assessment(pod)?.state)
+    }
 }
 
 /// A rollout to `image`, from images `v1`, `v2`, `v3` and `bad`.

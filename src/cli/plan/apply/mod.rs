@@ -8,7 +8,7 @@ use kube::ResourceExt;
 use serde_json::{Map, Value, json};
 
 use crate::api::SidecarSet;
-use crate::cli::Error;
+use crate::cli::error::Error;
 use crate::cli::schema::{read, read_stored};
 
 /// Where kubectl keeps the manifest that it applied last.
@@ -21,9 +21,9 @@ const SHOWN_VALUE: usize = 60;
 #[derive(Clone, Debug)]
 pub struct Manifest {
     /// As it is written.
-    document: Value,
+    pub(super) document: Value,
     /// By itself, with defaults.
-    set: SidecarSet,
+    pub(super) set: SidecarSet,
 }
 
 /// The set after the manifest is applied.
@@ -40,32 +40,11 @@ pub struct Applied {
 
 impl Manifest {
     /// Reads a set that is valid by itself.
-    ///
-    /// # Errors
-    /// Fields that the schema does not know; what its rules and validation refuse.
     pub fn read(document: &Value) -> Result<Self, Error> {
         Ok(Self { set: read(document).map_err(Error::Input)?, document: document.clone() })
     }
 
-    /// Name of the set.
-    pub(crate) fn name(&self) -> String {
-        self.set.name_any()
-    }
-
-    /// The object as it is written.
-    pub(crate) fn document(&self) -> &Value {
-        &self.document
-    }
-
-    /// The set by itself.
-    pub fn set(&self) -> &SidecarSet {
-        &self.set
-    }
-
-    /// What applying it makes of the live object, if there is one.
-    ///
-    /// # Errors
-    /// The two together are invalid.
+    /// What applying it makes of the live object, if there is one. An error if the two together are invalid.
     pub fn applied_to(&self, live: Option<&SidecarSet>) -> Result<Applied, Error> {
         let Some(live) = live else {
             return Ok(Applied { set: self.set.clone(), patch: None, kept: Vec::new() });
@@ -105,8 +84,8 @@ fn part(document: &Value) -> Value {
 
 /// kubectl's merge patch. A null in the manifest removes what is there, unless it was applied before.
 fn three_way(applied: &Value, live: &Value, file: &Value) -> Map<String, Value> {
-    let (none, mut patch) = (Map::new(), Map::new());
-    let members = |value: &'_ Value| value.as_object().cloned().unwrap_or_else(|| none.clone());
+    let mut patch = Map::new();
+    let members = |value: &Value| value.as_object().cloned().unwrap_or_default();
     for (key, wanted) in members(file) {
         let (before, now) = (applied.get(&key), live.get(&key));
         match now {

@@ -9,7 +9,6 @@ use crate::api::v1beta1::Eviction;
 use crate::core::pod::{PodKey, PodView};
 use crate::core::rollout::assess::context::PodContext;
 use crate::core::rollout::assess::refusal::Refusal;
-use crate::core::rollout::assess::state::State;
 use crate::core::rollout::assess::{Assessment, assess};
 use crate::core::rollout::inflight::InFlight;
 use crate::core::rollout::state::pods::Pods;
@@ -117,11 +116,6 @@ impl Index {
     /// The pod as last seen.
     pub fn get(&self, key: &PodKey) -> Option<Arc<PodView>> {
         self.pods.get(key).cloned()
-    }
-
-    /// Where a pod stands in the rollout of a set; `None` if it does not belong to the set.
-    pub(crate) fn state(&self, set: &str, pod: &PodKey) -> Option<&State> {
-        Some(&self.sets.get(set)?.assessment(pod)?.state)
     }
 
     /// The failed pods of a set, and why.

@@ -1,7 +1,26 @@
-//! Tables as kubectl prints them.
+//! What a verb writes: its result to stdout, which `kubectl apply -f -` may read, and all else to stderr.
+
+use std::fmt::Display;
+use std::io::Write;
+
+use super::error::Error;
 
 /// Spaces between two columns.
 const GAP: usize = 3;
+
+pub(super) fn write(text: &str) -> Result<(), Error> {
+    std::io::stdout().write_all(text.as_bytes()).map_err(|error| Error::Write(error.to_string()))
+}
+
+/// Writes a line to stderr.
+pub(super) fn note(line: impl Display) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// The same as kubectl prints the warnings of the API server.
+pub(super) fn warn(line: impl Display) {
+    note(format_args!("Warning: {line}"));
+}
 
 /// Rows under their headings, every column as wide as its longest cell.
 pub(super) fn table<const N: usize>(headings: [&str; N], rows: &[[String; N]]) -> String {
