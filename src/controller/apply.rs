@@ -15,6 +15,7 @@ use crate::core::pod::{PodKey, PodView, SlimPod};
 use crate::core::rollout::request::PodPatch;
 use crate::core::rollout::request::answer::{Answer, answer};
 use crate::core::round::{Answers, Planned};
+use crate::runtime::call::{CallError, Cause};
 
 /// What became of one request; also its metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,24 +82,25 @@ async fn send(context: &Arc<Context>, set: &str, request: &PodPatch) -> Outcome 
         context.write("patch", || format!("pod {key}"), api.patch(&key.name, &params, &patch)).await
     };
     match result {
-        Ok(pod) => return answered(context, set, request, before, PodView::new(pod)),
-        Err(Error::NotLeader) => return Outcome::Withdrawn,
-        Err(Error::Api { source, .. }) => match verdict(&source) {
+        Ok(pod) => answered(context, set, request, before, PodView::new(pod)),
+        Err(CallError { cause: Cause::NotLeader, .. }) => Outcome::Withdrawn,
+        Err(CallError { cause, .. }) => match cause.status().map_or(Answer::Unknown, answer) {
             Answer::LookAgain => {
                 note_unconfirmed(context, set, key);
                 look_again(context, set, key).await;
-                return Outcome::Stale;
+                Outcome::Stale
             }
             Answer::Refused(message) => {
                 tracing::warn!(pod = %key, message, "the apiserver refuses to patch a pod");
                 refuse(context, set, key, message);
-                return Outcome::Refused;
+                Outcome::Refused
             }
-            Answer::Unknown => unanswered(context, set, key, &source.to_string()).await,
+            Answer::Unknown => {
+                unanswered(context, set, key, &cause.to_string()).await;
+                Outcome::Unknown
+            }
         },
-        Err(error) => unanswered(context, set, key, &error.to_string()).await,
     }
-    Outcome::Unknown
 }
 
 /// The operations to send. Metadata is completed from the pod as it is now; `None` if it cannot be read, or has changed
@@ -168,11 +170,6 @@ fn refuse(context: &Context, set: &str, key: &PodKey, message: String) {
     if let Some(pod) = index.get(key) {
         index.refuse(set, &pod, message, None, now());
     }
-}
-
-fn verdict(error: &kube::Error) -> Answer {
-    let kube::Error::Api(status) = error else { return Answer::Unknown };
-    answer(status)
 }
 
 fn label(outcome: Outcome) -> &'static str {

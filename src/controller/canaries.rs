@@ -6,15 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use k8s_openapi::api::core::v1::Pod;
-use kube::Api;
-use kube::api::Patch;
 use serde_json::{Value, json};
 
-use super::context::{Context, patch_params};
-use super::error::Error;
+use super::context::Context;
 use crate::api::keys;
 use crate::core::pod::{InjectionRecord, PodView};
+use crate::runtime::call::CallError;
 
 /// How often pods of deleted canaries are looked for.
 const EVERY: Duration = Duration::from_secs(10);
@@ -70,17 +67,16 @@ fn lives(context: &Context, set: &str) -> bool {
     context.cache.set(set).is_some_and(|set| set.metadata.deletion_timestamp.is_none())
 }
 
-async fn pass_to_base(context: &Context, canary: &str, pods: &[Left]) -> Result<(), Error> {
+async fn pass_to_base(context: &Context, canary: &str, pods: &[Left]) -> Result<(), CallError> {
     let mut result = Ok(());
     for batch in pods.chunks(BATCH) {
-        let live = context.sets_api().get_opt(canary).await;
-        if live.map_err(Error::api("get", format!("SidecarSet {canary}")))?.is_some() {
+        if context.live_set(canary).await?.is_some() {
             return Ok(());
         }
         tracing::info!(canary, pods = batch.len(), "pods of a deleted canary pass to its base");
         let patches = batch.iter().cloned();
         let patches = patches.map(|(pod, base)| async move { mark_as_base(context, canary, &base, &pod).await });
-        let answers: Vec<Result<(), Error>> =
+        let answers: Vec<Result<(), CallError>> =
             futures::stream::iter(patches).buffer_unordered(context.settings.write_concurrency).collect().await;
         // A pod that cannot be patched does not keep the others from it.
         result = answers.into_iter().fold(result, Result::and);
@@ -88,28 +84,23 @@ async fn pass_to_base(context: &Context, canary: &str, pods: &[Left]) -> Result<
     result
 }
 
-async fn mark_as_base(context: &Context, canary: &str, base: &str, pod: &PodView) -> Result<(), Error> {
+async fn mark_as_base(context: &Context, canary: &str, base: &str, pod: &PodView) -> Result<(), CallError> {
     let Some(marks) = marks_of_base(canary, base, pod) else { return Ok(()) };
-    let api: Api<Pod> = Api::namespaced(context.clients.call.clone(), &pod.key.namespace);
-    let (params, patch) = (patch_params(), Patch::Merge(marks));
-    let call = api.patch(&pod.key.name, &params, &patch);
-    match context.write("mark", || format!("pod {}", pod.key), call).await {
+    match context.patch_metadata("mark", &pod.key, marks).await {
         // Changed or gone meanwhile: the next look sees what it is now.
-        Err(Error::Api { source, .. }) if matches!(&*source, kube::Error::Api(status) if status.is_conflict() || status.is_not_found()) => {
-            Ok(())
-        }
-        result => result.map(drop),
+        Err(error) if !error.is_stale() => Err(error),
+        _ => Ok(()),
     }
 }
 
-/// A merge patch that applies only to this version of the pod.
+/// Metadata of a merge patch that applies only to this version of the pod.
 fn marks_of_base(canary: &str, base: &str, pod: &PodView) -> Option<Value> {
     let mark = pod.marks.get(canary)?;
     // The record of updates goes, and with it whether all of its resizes were made.
     let open = mark.update.as_ref().is_some_and(|update| !update.resizes.is_empty());
     let hash_without_images = if open { String::new() } else { mark.hash_without_images.clone() };
     let injection = InjectionRecord { base: None, hash_without_images, ..mark.canary.as_deref()?.clone() };
-    Some(json!({"metadata": {
+    Some(json!({
         "resourceVersion": pod.resource_version.to_string(),
         "labels": {
             (keys::revision_label(canary)): null,
@@ -120,5 +111,5 @@ fn marks_of_base(canary: &str, base: &str, pod: &PodView) -> Option<Value> {
             (keys::update_annotation(canary)): null,
             (keys::injection_annotation(base)): injection.to_json(),
         },
-    }}))
+    }))
 }

@@ -4,18 +4,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
 use kube::Api;
-use kube::api::PatchParams;
+use kube::api::{Patch, PatchParams};
 use kube::core::DeserializeGuard;
+use serde_json::{Value, json};
 use tokio::sync::Semaphore;
-use tokio::time::Instant;
 
 use super::cache::Cache;
-use super::error::Error;
 use super::state::{SharedState, State};
 use crate::api::{SidecarSet, keys};
+use crate::core::pod::PodKey;
 use crate::core::rollout::state::index::Index;
+use crate::runtime::call::CallError;
 use crate::runtime::client::Clients;
 use crate::runtime::events::Events;
 use crate::runtime::health::Readiness;
@@ -117,19 +119,39 @@ impl Context {
         &self,
         action: &'static str,
         object: impl FnOnce() -> String,
-        call: impl Future<Output = Result<T, kube::Error>>,
-    ) -> Result<T, Error> {
-        let lease_ends = self.writer.leadership.write_deadline().ok_or(Error::NotLeader)?;
-        let deadline = lease_ends.min(Instant::now() + WRITE_TIMEOUT);
-        match tokio::time::timeout_at(deadline, call).await {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(source)) => Err(Error::Api { action, object: object(), source: Box::new(source) }),
-            Err(_) => Err(Error::Timeout { action, object: object() }),
-        }
+        call: impl Future<Output = kube::Result<T>>,
+    ) -> Result<T, CallError> {
+        self.writer.leadership.write(action, object, WRITE_TIMEOUT, call).await
     }
 
-    /// The sets as the API has them.
-    pub(super) fn sets_api(&self) -> Api<SidecarSet> {
+    /// Changes the status of a set, and takes note of the answer.
+    pub(super) async fn patch_status(&self, name: &str, patch: Value) -> Result<(), CallError> {
+        let (api, params, patch) = (self.sets_api(), patch_params(), Patch::Merge(patch));
+        let call = api.patch_status(name, &params, &patch);
+        let written = self.write("patch status of", || format!("SidecarSet {name}"), call).await?;
+        self.cache.apply_answer(written);
+        Ok(())
+    }
+
+    /// Changes a pod's metadata.
+    pub(super) async fn patch_metadata(
+        &self,
+        action: &'static str,
+        key: &PodKey,
+        metadata: Value,
+    ) -> Result<(), CallError> {
+        let api: Api<Pod> = Api::namespaced(self.clients.call.clone(), &key.namespace);
+        let (params, patch) = (patch_params(), Patch::Merge(json!({"metadata": metadata})));
+        let call = api.patch_metadata(&key.name, &params, &patch);
+        self.write(action, || format!("pod {key}"), call).await.map(drop)
+    }
+
+    /// A set as the API has it: the cache may lag behind the last leader's writes.
+    pub(super) async fn live_set(&self, name: &str) -> Result<Option<SidecarSet>, CallError> {
+        self.sets_api().get_opt(name).await.map_err(CallError::api("get", format!("SidecarSet {name}")))
+    }
+
+    fn sets_api(&self) -> Api<SidecarSet> {
         Api::all(self.clients.call.clone())
     }
 }

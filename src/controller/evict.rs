@@ -9,22 +9,23 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use k8s_openapi::api::core::v1::ObjectReference;
-use kube::api::Patch;
-use kube::{Resource, ResourceExt};
+use k8s_openapi::api::core::v1::{ObjectReference, Pod};
+use kube::api::PostParams;
+use kube::core::Status;
+use kube::{Api, Resource, ResourceExt};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::context::{Context, now, patch_params};
+use super::context::{Context, now};
 use super::error::Error;
-use super::eviction::{Answer, evict as send};
 use super::owners::{replicas, uninjected_pods};
 use super::uninjected::{raw_pod, why};
 use crate::api::SidecarSet;
 use crate::api::reasons::Reason;
 use crate::api::v1beta1::{Eviction, EvictionCause};
 use crate::core::inject::{CompiledSet, CompiledSets};
+use crate::core::pod::PodKey;
 use crate::core::replace;
 use crate::core::replace::report::Wait;
 use crate::core::replace::uninjected::Found;
@@ -32,6 +33,7 @@ use crate::core::rollout::plan::evict::input::{EvictionInput, Facts};
 use crate::core::rollout::plan::evict::memory::EvictionMemory;
 use crate::core::rollout::plan::evict::{Chosen, Question, Step, begin_step, is_asked, replacement_obstacle, reports};
 use crate::core::rollout::target::rollout::still_wanted;
+use crate::runtime::call::{CallError, Cause};
 use crate::runtime::events::Note;
 
 /// How often open evictions are judged and new ones begun: a pod takes seconds to be replaced.
@@ -115,9 +117,7 @@ async fn load(context: &Context, term: u64, set: &SidecarSet, kept: Option<Kept>
     if !is_asked && recorded(set).is_none() {
         return Ok(None);
     }
-    // Not from the cache, which may lag behind the last leader's writes.
-    let live = context.sets_api().get_opt(&name).await.map_err(Error::api("get", format!("SidecarSet {name}")))?;
-    let live = live.filter(|live| live.uid().as_ref() == Some(&uid));
+    let live = context.live_set(&name).await?.filter(|live| live.uid().as_ref() == Some(&uid));
     let memory = |live: SidecarSet| EvictionMemory::new(recorded(&live).unwrap_or_default());
     Ok(live.map(|live| Kept { term, uid, memory: memory(live) }))
 }
@@ -263,10 +263,7 @@ impl Round<'_> {
         let recorded = Some(&evictions).filter(|evictions| !evictions.is_empty());
         // The UID: not into the status of a later set of that name.
         let patch = json!({"metadata": {"uid": self.kept.uid}, "status": {"evictions": recorded}});
-        let (api, params, patch) = (self.context.sets_api(), patch_params(), Patch::Merge(&patch));
-        let call = api.patch_status(name, &params, &patch);
-        let written = self.context.write("patch status of", || format!("SidecarSet {name}"), call).await?;
-        self.context.cache.apply_answer(written);
+        self.context.patch_status(name, patch).await?;
         self.context.state().index.set_evictions(name, &evictions);
         self.context.enqueue([name.to_owned()]);
         self.kept.memory.recorded(evictions);
@@ -293,6 +290,70 @@ fn obstacle(context: &Context, moment: &Moment, chosen: &Chosen, raw: Option<Val
     match why(context, &moment.sets, &moment.compiled.name, &raw) {
         Some(why) => Some(Wait::because(why)),
         None => replacement_obstacle(&moment.input(), &chosen.record, &raw),
+    }
+}
+
+/// Through the Eviction API, so that `PodDisruptionBudgets` decide.
+async fn send(context: &Context, pod: &PodKey, uid: &str) -> Result<Answer, Error> {
+    // Not `Api::evict`: it misspells deleteOptions, and the apiserver would evict a later pod of that name.
+    let body = json!({
+        "apiVersion": "policy/v1", "kind": "Eviction",
+        "metadata": {"name": pod.name, "namespace": pod.namespace},
+        "deleteOptions": {"preconditions": {"uid": uid}},
+    });
+    let api: Api<Pod> = Api::namespaced(context.clients.call.clone(), &pod.namespace);
+    let params = PostParams::default();
+    let call = api.create_subresource::<_, Status>("eviction", &pod.name, &params, &body);
+    match context.write("evict", || format!("pod {pod}"), call).await {
+        Ok(_) => Ok(Answer::Evicted),
+        Err(CallError { cause: Cause::NotLeader, .. }) => Err(Error::NotLeader),
+        Err(error) => Ok(error.status().map_or_else(|| Answer::Unknown(error.to_string()), verdict)),
+    }
+}
+
+/// What the apiserver said to a request to evict a pod.
+#[derive(Debug, PartialEq, Eq)]
+enum Answer {
+    Evicted,
+    /// The pod is gone, or another one has its name.
+    Gone,
+    /// A `PodDisruptionBudget` does not allow it now.
+    Blocked(String),
+    /// It will not be evicted.
+    Refused(String),
+    /// It may have been evicted.
+    Unknown(String),
+}
+
+impl Answer {
+    fn label(&self) -> &'static str {
+        match self {
+            Self::Evicted => "evicted",
+            Self::Gone => "gone",
+            Self::Blocked(_) => "blocked",
+            Self::Refused(_) => "refused",
+            Self::Unknown(_) => "unknown",
+        }
+    }
+
+    fn why(self) -> Option<String> {
+        match self {
+            Self::Evicted | Self::Gone => None,
+            Self::Blocked(why) | Self::Refused(why) | Self::Unknown(why) => Some(why),
+        }
+    }
+}
+
+fn verdict(status: &Status) -> Answer {
+    // The budget is named in the causes.
+    let causes = status.details.iter().flat_map(|details| &details.causes).map(|cause| cause.message.as_str());
+    let text = std::iter::once(status.message.as_str()).chain(causes).collect::<Vec<_>>().join(" ");
+    match status.code {
+        404 | 409 => Answer::Gone,
+        429 => Answer::Blocked(text),
+        // 500 is the answer where two budgets select one pod.
+        503 | 504 => Answer::Unknown(text),
+        _ => Answer::Refused(text),
     }
 }
 

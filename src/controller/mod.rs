@@ -6,7 +6,6 @@ mod canaries;
 pub(crate) mod context;
 pub(crate) mod error;
 mod evict;
-mod eviction;
 mod failure_events;
 mod leadership;
 mod owners;

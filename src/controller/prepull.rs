@@ -16,7 +16,6 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::context::{Context, NOT_LEADER, now};
-use super::error::Error;
 use crate::api::keys;
 use crate::api::reasons::Reason;
 use crate::core::pod::PodKey;
@@ -220,21 +219,13 @@ async fn make(context: &Arc<Context>, pull: &Pull) -> Answer {
     let call = api.create(&params, &puller);
     match context.write("create", || format!("a pod that pulls images on node {}", pull.node), call).await {
         Ok(created) => Answer::Created(created.uid().unwrap_or_default()),
-        Err(Error::Api { ref source, .. }) if let Some(said) = refused(source) => {
-            Answer::Refused(refusal(said, namespace))
-        }
-        Err(error) => {
-            tracing::warn!(%error, "images are not pulled yet");
-            Answer::Later
-        }
-    }
-}
-
-/// What the apiserver says of a request that it would refuse again.
-fn refused(error: &kube::Error) -> Option<&str> {
-    match error {
-        kube::Error::Api(status) if is_refusal(status) => Some(&status.message),
-        _ => None,
+        Err(error) => match error.status().filter(|status| is_refusal(status)) {
+            Some(status) => Answer::Refused(refusal(&status.message, namespace)),
+            None => {
+                tracing::warn!(%error, "images are not pulled yet");
+                Answer::Later
+            }
+        },
     }
 }
 
@@ -244,11 +235,11 @@ async fn remove(context: &Arc<Context>, key: &PodKey, uid: String) {
     let preconditions = Preconditions { uid: Some(uid), resource_version: None };
     let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
     match context.write("delete", || format!("pod {key}"), api.delete(&key.name, &params)).await {
-        Ok(_) => {}
-        Err(Error::Api { source, .. }) if matches!(&*source, kube::Error::Api(status) if status.is_not_found() || status.is_conflict()) =>
-            {}
         // Listed again in the next round; its deadline and its owner end it anyway.
-        Err(error) => tracing::warn!(%error, "a pod that pulled images is left for the next round"),
+        Err(error) if !error.is_stale() => {
+            tracing::warn!(%error, "a pod that pulled images is left for the next round")
+        }
+        _ => {}
     }
 }
 

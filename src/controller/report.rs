@@ -2,16 +2,15 @@
 
 use std::time::Duration;
 
-use kube::api::Patch;
 use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::context::{Context, patch_params};
-use super::error::Error;
+use super::context::Context;
 use crate::api::reasons::{Reason, condition};
 use crate::api::{SidecarSet, SidecarSetStatus};
 use crate::core::round::{WriteStatus, write_status};
+use crate::runtime::call::CallError;
 use crate::runtime::events::Note;
 
 /// Reasons whose event is a warning.
@@ -32,7 +31,7 @@ pub(super) async fn report(
     context: &Context,
     set: &SidecarSet,
     status: SidecarSetStatus,
-) -> Result<Option<Duration>, Error> {
+) -> Result<Option<Duration>, CallError> {
     let name = set.name_any();
     gauges(context, &name, &status);
     let old = set.status.clone().unwrap_or_default();
@@ -43,17 +42,12 @@ pub(super) async fn report(
         WriteStatus::Now => {}
     }
     let event = status_change_event(&old, &status);
-    let api = context.sets_api();
-    let patch = changes(&old, &status);
-    let (params, patch) = (patch_params(), Patch::Merge(&patch));
-    let call = api.patch_status(&name, &params, &patch);
-    let written = match context.write("patch status of", || format!("SidecarSet {name}"), call).await {
+    match context.patch_status(&name, changes(&old, &status)).await {
         // Deleted meanwhile.
         Err(error) if error.is_not_found() => return Ok(None),
         answer => answer?,
-    };
+    }
     context.state().set_mut(&name).status_written = Some(Instant::now());
-    context.cache.apply_answer(written);
     if let Some(note) = event {
         tracing::info!(set = %set.name_any(), reason = %note.reason, message = %note.message, "rollout");
         context.events.publish(Note { about: set.object_ref(&()), ..note });

@@ -5,13 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::runtime::RawExtension;
-use kube::api::PostParams;
+use kube::api::{DeleteParams, PostParams};
+use kube::core::Status;
 use kube::{Api, Resource, ResourceExt};
 
 use super::context::Context;
 use super::error::Error;
 use crate::api::{SidecarSet, keys};
 use crate::core::revision::{self, History, MAX_COLLISIONS, Revision, Template, collisions};
+use crate::runtime::call::CallError;
 
 /// The revision that a set's spec describes.
 pub(super) struct UpdateRevision {
@@ -60,7 +62,7 @@ pub(super) async fn ensure(context: &Context, set: &SidecarSet, known: &History)
 
 /// Puts a canary's revision into its base's history, as the oldest: when the canary goes, its pods are the base's, which
 /// must know what they run to bring them back.
-pub(super) async fn lend(context: &Context, base: &SidecarSet, canary: &UpdateRevision) -> Result<(), Error> {
+pub(super) async fn lend(context: &Context, base: &SidecarSet, canary: &UpdateRevision) -> Result<(), CallError> {
     if context.cache.revisions(&base.name_any()).contains_key(&canary.hash) {
         return Ok(());
     }
@@ -76,7 +78,7 @@ async fn create(
     hash: &str,
     template: &Template,
     number: i64,
-) -> Result<Stored, Error> {
+) -> Result<Stored, CallError> {
     let name = revision::name(&set.name_any(), hash);
     let object = ControllerRevision {
         metadata: ObjectMeta {
@@ -96,7 +98,7 @@ async fn create(
             context.cache.apply_revision(&created);
             Ok(Stored::New)
         }
-        Err(Error::Api { source, .. }) if is_already_exists(&source) => {
+        Err(error) if error.status().is_some_and(Status::is_already_exists) => {
             let existing = context.write("get", describe, api.get(&name)).await?;
             context.cache.apply_revision(&existing);
             let known = context.cache.revisions(&set.name_any()).remove(hash);
@@ -110,7 +112,7 @@ async fn create(
 /// with `<` as `\u003c`, and then refuse it as a change of an immutable field (seen on 1.36). False if it is gone: the
 /// cache may know it longer than the server.
 #[allow(clippy::disallowed_methods)] // no field of the object is unknown to this program
-async fn renew(context: &Context, set: &SidecarSet, hash: &str, number: i64) -> Result<bool, Error> {
+async fn renew(context: &Context, set: &SidecarSet, hash: &str, number: i64) -> Result<bool, CallError> {
     let name = revision::name(&set.name_any(), hash);
     let describe = || format!("ControllerRevision {name}");
     let api = api(context);
@@ -138,14 +140,14 @@ pub(super) async fn truncate(
     set: &SidecarSet,
     known: &History,
     in_use: &BTreeSet<String>,
-) -> Result<(), Error> {
+) -> Result<(), CallError> {
     let mut unused: Vec<(&String, &Revision)> = known.iter().filter(|(hash, _)| !in_use.contains(*hash)).collect();
     unused.sort_by_key(|(_, revision)| revision.number);
     let limit = usize::try_from(set.spec.revision_history_limit).unwrap_or(0);
     let api = api(context);
     for (hash, _) in unused.iter().take(unused.len().saturating_sub(limit)) {
         let name = revision::name(&set.name_any(), hash);
-        let params = kube::api::DeleteParams::default();
+        let params = DeleteParams::default();
         let call = api.delete(&name, &params);
         deleted(context.write("delete", || format!("ControllerRevision {name}"), call).await)?;
         // The watch tells it later; the next round would delete it again.
@@ -155,7 +157,7 @@ pub(super) async fn truncate(
 }
 
 /// What is gone already needs no deletion.
-fn deleted<T>(answer: Result<T, Error>) -> Result<(), Error> {
+fn deleted<T>(answer: Result<T, CallError>) -> Result<(), CallError> {
     match answer {
         Err(error) if !error.is_not_found() => Err(error),
         _ => Ok(()),
@@ -166,26 +168,22 @@ fn api(context: &Context) -> Api<ControllerRevision> {
     Api::namespaced(context.clients.call.clone(), &context.settings.namespace)
 }
 
-fn is_already_exists(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if status.is_already_exists())
-}
-
 #[cfg(test)]
 mod tests {
-    use kube::core::Status;
-
     use super::*;
+    use crate::runtime::call::Cause;
 
-    fn refused(code: u16, reason: &str) -> Error {
+    fn refused(code: u16, reason: &str) -> CallError {
         let status = Status::failure("no", reason).with_code(code);
-        Error::Api { action: "delete", object: "x".to_owned(), source: Box::new(kube::Error::Api(status.boxed())) }
+        CallError::api("delete", "x")(kube::Error::Api(status.boxed()))
     }
 
     #[test]
     fn a_revision_that_is_gone_already_is_deleted() {
+        let not_leader = CallError { action: "delete", object: "x".to_owned(), cause: Cause::NotLeader };
         assert!(deleted(Ok(())).is_ok());
         assert!(deleted::<()>(Err(refused(404, "NotFound"))).is_ok());
         assert!(deleted::<()>(Err(refused(409, "Conflict"))).is_err());
-        assert!(deleted::<()>(Err(Error::NotLeader)).is_err());
+        assert!(deleted::<()>(Err(not_leader)).is_err());
     }
 }

@@ -13,13 +13,13 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 use super::context::{Context, NOT_LEADER};
-use super::error::Error;
 use crate::api::reasons::Reason;
 use crate::api::{SidecarSet, keys};
 use crate::core::inject::{CompiledSets, Request};
 use crate::core::pod::PodKey;
 use crate::core::replace::report::NAMED;
 use crate::core::replace::uninjected::{Finder, Found, inject_anew, obstacle};
+use crate::runtime::call::CallError;
 use crate::runtime::events::Note;
 use crate::runtime::pages::Pages;
 
@@ -78,7 +78,7 @@ pub(super) async fn run(context: Arc<Context>) {
     }
 }
 
-async fn look(context: &Context) -> Result<(), Error> {
+async fn look(context: &Context) -> Result<(), CallError> {
     let sets = context.cache.compiled();
     let names = context.cache.names();
     let specs: Vec<Arc<SidecarSet>> = names.iter().filter_map(|name| context.cache.set(name)).collect();
@@ -92,7 +92,7 @@ async fn look(context: &Context) -> Result<(), Error> {
     Ok(())
 }
 
-async fn list(context: &Context, finder: &mut Finder<'_>) -> Result<(), Error> {
+async fn list(context: &Context, finder: &mut Finder<'_>) -> Result<(), CallError> {
     let api: &Api<Pod> = &Api::all(context.clients.watch.clone());
     let params = ListParams::default()
         .labels(&format!("{}!=false", keys::INJECT))
@@ -101,7 +101,7 @@ async fn list(context: &Context, finder: &mut Finder<'_>) -> Result<(), Error> {
     while let Some(page) = pages
         .next(|params| async move { api.list_metadata(&params).await })
         .await
-        .map_err(Error::api("list", "pods"))?
+        .map_err(CallError::api("list", "pods"))?
     {
         for PartialObjectMeta { metadata, .. } in page {
             // A namespace that is not known yet is known at the next look.
@@ -139,10 +139,10 @@ pub(super) fn why(context: &Context, sets: &CompiledSets, set: &str, pod: &Value
 }
 
 /// A pod as the webhook would see it, every field included.
-pub(super) async fn raw_pod(context: &Context, key: &PodKey) -> Result<Option<Value>, Error> {
+pub(super) async fn raw_pod(context: &Context, key: &PodKey) -> Result<Option<Value>, CallError> {
     let resource = ApiResource::erase::<Pod>(&());
     let api: Api<DynamicObject> = Api::namespaced_with(context.clients.call.clone(), &key.namespace, &resource);
-    let pod = api.get_opt(&key.name).await.map_err(Error::api("get", format!("pod {key}")))?;
+    let pod = api.get_opt(&key.name).await.map_err(CallError::api("get", format!("pod {key}")))?;
     Ok(pod.and_then(|pod| serde_json::to_value(pod).ok()))
 }
 

@@ -8,9 +8,10 @@ use futures::StreamExt;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use kube::api::{ListParams, PartialObjectMeta};
 use kube::{Api, Resource};
+use serde_json::json;
 use tokio::time::{interval, sleep};
 
-use super::context::{Context, now, patch_params};
+use super::context::{Context, now};
 use super::state::UNLABELLED;
 use crate::api::keys;
 use crate::api::reasons::Reason;
@@ -148,12 +149,8 @@ fn gone(context: &Context, key: &PodKey, uid: &str) {
 
 /// Gives a pod our label back, and tells somebody. False while it has not got it.
 async fn label_again(context: &Context, about: ObjectReference, key: &PodKey, uid: &str) -> bool {
-    let api: Api<Pod> = Api::namespaced(context.clients.call.clone(), &key.namespace);
-    let label = serde_json::json!({"metadata": {"uid": uid, "labels": {keys::INJECTED: "true"}}});
-    let patch = kube::api::Patch::Merge(&label);
-    let params = patch_params();
-    let call = api.patch(&key.name, &params, &patch);
-    if let Err(error) = context.write("label", || format!("pod {key}"), call).await {
+    let label = json!({"uid": uid, "labels": {keys::INJECTED: "true"}});
+    if let Err(error) = context.patch_metadata("label", key, label).await {
         tracing::debug!(pod = %key, %error, "an injected pod lost its label");
         return false;
     }

@@ -3,20 +3,18 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::encoding::text;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Metric, Registry};
 
 use super::telemetry::{COMMIT, VERSION};
 
 /// The `Content-Type` of [`Metrics::encode`].
 pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
-const PREFIX: &str = "sidecarset";
 
 /// Seconds. An injection is pure work of microseconds; the upper end is the webhook's timeout of 5 s.
 const INJECTION_BUCKETS: [f64; 12] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0, 2.0, 5.0];
@@ -24,45 +22,8 @@ const INJECTION_BUCKETS: [f64; 12] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.
 /// Seconds. A reconcile makes API calls, each of up to 10 s.
 const RECONCILE_BUCKETS: [f64; 11] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0];
 
-/// Labels of `injection_total`; `reason` is one of the API's reasons.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(crate) struct InjectionLabels {
-    /// Name of the set.
-    pub(crate) set: String,
-    /// What became of the pod: `injected`, `skipped`, `refused`, `error`.
-    pub(crate) result: &'static str,
-    /// Why.
-    pub(crate) reason: &'static str,
-}
-
-/// Labels of `pods`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(crate) struct PodLabels {
-    /// Name of the set.
-    pub(crate) set: String,
-    /// Which of the status' counters, such as `matched` or `updated`.
-    pub(crate) state: &'static str,
-}
-
-/// Labels of `pod_patch_total` and `evictions_total`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(crate) struct PatchLabels {
-    /// Name of the set.
-    pub(crate) set: String,
-    /// Of patches `ok`, `conflict`, `refused`, `unknown`, `withdrawn`; of evictions `evicted`, `blocked`, `gone`,
-    /// `refused`, `unknown`.
-    pub(crate) result: &'static str,
-}
-
-/// Labels of `reconcile_total`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(crate) struct ResultLabels {
-    /// `ok`, or the error's name.
-    pub(crate) result: &'static str,
-}
-
-/// A histogram of seconds that every clone shares.
-type Seconds = Histogram;
+/// Names and values.
+type Labels<const N: usize> = [(&'static str, String); N];
 
 /// A gauge of seconds, fractions included.
 pub type SecondsGauge = Gauge<f64, AtomicU64>;
@@ -71,111 +32,80 @@ pub type SecondsGauge = Gauge<f64, AtomicU64>;
 #[derive(Clone, Debug)]
 pub struct Metrics {
     registry: Arc<Registry>,
-    /// `injection_total{set,result,reason}`: decisions of the webhook, one per set and pod.
-    pub(crate) injections: Family<InjectionLabels, Counter>,
-    /// `injection_duration_seconds`: from the request read to the response ready.
-    pub(crate) injection_duration: Seconds,
-    /// `pods{set,state}`: the status' counters.
-    pub(crate) pods: Family<PodLabels, Gauge>,
-    /// `pod_patch_total{set,result}`: writes to pods.
-    pub(crate) pod_patches: Family<PatchLabels, Counter>,
-    /// `evictions_total{set,result}`: requests to evict a pod.
-    pub(crate) evictions: Family<PatchLabels, Counter>,
-    /// `reconcile_total{result}`.
-    pub(crate) reconciles: Family<ResultLabels, Counter>,
-    /// `reconcile_duration_seconds`.
-    pub(crate) reconcile_duration: Seconds,
-    /// `leader`: 1 on the replica that holds the lease.
+    injections: Family<Labels<3>, Counter>,
+    pub(crate) injection_duration: Histogram,
+    pods: Family<Labels<2>, Gauge>,
+    pod_patches: Family<Labels<2>, Counter>,
+    evictions: Family<Labels<2>, Counter>,
+    reconciles: Family<Labels<1>, Counter>,
+    reconcile_duration: Histogram,
     pub(crate) leader: Gauge,
-    /// `webhook_certificate_expiry_seconds`: when the served certificate expires, seconds since 1970.
     pub(crate) webhook_certificate_expiry: SecondsGauge,
 }
 
 impl Metrics {
     /// All metrics, registered, at zero.
     pub fn new() -> Self {
-        let mut registry = Registry::with_prefix(PREFIX);
-        let injections = Family::default();
-        let injection_duration = Histogram::new(INJECTION_BUCKETS);
-        let pods = Family::default();
-        let pod_patches = Family::default();
-        let evictions = Family::default();
-        let reconciles = Family::default();
-        let reconcile_duration = Histogram::new(RECONCILE_BUCKETS);
-        let leader = Gauge::default();
-        let webhook_certificate_expiry = SecondsGauge::default();
-
-        registry.register("injection", "Decisions of the webhook per set and pod", injections.clone());
-        registry.register(
-            "injection_duration_seconds",
-            "Time to answer an admission request for a pod",
-            injection_duration.clone(),
-        );
-        registry.register("pods", "Pods of a set by state", pods.clone());
-        registry.register("pod_patch", "Writes to pods by outcome", pod_patches.clone());
-        registry.register("evictions", "Requests to evict a pod by outcome", evictions.clone());
-        registry.register("reconcile", "Reconciliations by outcome", reconciles.clone());
-        registry.register("reconcile_duration_seconds", "Time of one reconciliation", reconcile_duration.clone());
-        registry.register("leader", "1 if this replica holds the lease", leader.clone());
-        registry.register(
-            "webhook_certificate_expiry_seconds",
-            "Expiry of the served webhook certificate in seconds since 1970",
-            webhook_certificate_expiry.clone(),
-        );
+        let mut registry = Registry::with_prefix("sidecarset");
         // An info metric is encoded with the suffix `_info`.
         registry.register("build", "The version that runs", Info::new(vec![("version", VERSION), ("commit", COMMIT)]));
-
+        let all = &mut registry;
+        let (injecting, reconciling) = (Histogram::new(INJECTION_BUCKETS), Histogram::new(RECONCILE_BUCKETS));
+        let expiry = "Expiry of the served webhook certificate in seconds since 1970";
         Self {
+            injections: add(all, "injection", "Decisions of the webhook per set and pod", Family::default()),
+            injection_duration: add(
+                all,
+                "injection_duration_seconds",
+                "Time to answer an admission request for a pod",
+                injecting,
+            ),
+            pods: add(all, "pods", "Pods of a set by state", Family::default()),
+            pod_patches: add(all, "pod_patch", "Writes to pods by outcome", Family::default()),
+            evictions: add(all, "evictions", "Requests to evict a pod by outcome", Family::default()),
+            reconciles: add(all, "reconcile", "Reconciliations by outcome", Family::default()),
+            reconcile_duration: add(all, "reconcile_duration_seconds", "Time of one reconciliation", reconciling),
+            leader: add(all, "leader", "1 if this replica holds the lease", Gauge::default()),
+            webhook_certificate_expiry: add(all, "webhook_certificate_expiry_seconds", expiry, Gauge::default()),
             registry: Arc::new(registry),
-            injections,
-            injection_duration,
-            pods,
-            pod_patches,
-            evictions,
-            reconciles,
-            reconcile_duration,
-            leader,
-            webhook_certificate_expiry,
         }
     }
 
-    /// Counts one decision of the webhook.
-    pub(crate) fn injection(&self, set: &str, result: &'static str, reason: &'static str) {
-        let labels = InjectionLabels { set: set.to_owned(), result, reason };
+    /// A decision of the webhook. `result`: `injected`, `skipped` or `refused`.
+    pub(crate) fn injection(&self, set: &str, result: &str, reason: &str) {
+        let labels = [label("set", set), label("result", result), label("reason", reason)];
         self.injections.get_or_create(&labels).inc();
     }
 
-    /// Counts one write to a pod.
-    pub(crate) fn pod_patch(&self, set: &str, result: &'static str) {
-        let labels = PatchLabels { set: set.to_owned(), result };
-        self.pod_patches.get_or_create(&labels).inc();
+    /// A write to a pod. `result`: `ok`, `conflict`, `refused`, `unknown` or `withdrawn`.
+    pub(crate) fn pod_patch(&self, set: &str, result: &str) {
+        self.pod_patches.get_or_create(&[label("set", set), label("result", result)]).inc();
     }
 
-    /// Counts one request to evict a pod.
-    pub(crate) fn eviction(&self, set: &str, result: &'static str) {
-        self.evictions.get_or_create(&PatchLabels { set: set.to_owned(), result }).inc();
+    /// A request to evict a pod. `result`: `evicted`, `blocked`, `gone`, `refused` or `unknown`.
+    pub(crate) fn eviction(&self, set: &str, result: &str) {
+        self.evictions.get_or_create(&[label("set", set), label("result", result)]).inc();
     }
 
-    /// Counts one reconciliation that took `seconds`.
-    pub(crate) fn reconcile(&self, result: &'static str, seconds: f64) {
-        self.reconciles.get_or_create(&ResultLabels { result }).inc();
+    /// A reconciliation. `result`: `ok`, or the error's name.
+    pub(crate) fn reconcile(&self, result: &str, seconds: f64) {
+        self.reconciles.get_or_create(&[label("result", result)]).inc();
         self.reconcile_duration.observe(seconds);
     }
 
-    /// Sets one of a set's pod counters.
-    pub(crate) fn set_pods(&self, set: &str, state: &'static str, count: i64) {
-        let labels = PodLabels { set: set.to_owned(), state };
-        self.pods.get_or_create(&labels).set(count);
+    /// One of a set's counters of pods.
+    pub(crate) fn set_pods(&self, set: &str, state: &str, count: i64) {
+        self.pods.get_or_create(&[label("set", set), label("state", state)]).set(count);
     }
 
     /// Drops a deleted set's gauges; its counters stay, as counters must.
-    pub(crate) fn forget_pods(&self, set: &str, states: &[&'static str]) {
+    pub(crate) fn forget_pods(&self, set: &str, states: &[&str]) {
         for state in states {
-            self.pods.remove(&PodLabels { set: set.to_owned(), state });
+            self.pods.remove(&[label("set", set), label("state", state)]);
         }
     }
 
-    /// All metrics in the `OpenMetrics` text format, see [`CONTENT_TYPE`].
+    /// All metrics in the `OpenMetrics` text format.
     pub fn encode(&self) -> Result<String, std::fmt::Error> {
         let mut text = String::new();
         text::encode(&mut text, &self.registry)?;
@@ -187,6 +117,15 @@ impl Default for Metrics {
     fn default() -> Self {
         Self::new()
     }
+}
+
+fn add<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
+    registry.register(name, help, metric.clone());
+    metric
+}
+
+fn label(name: &'static str, value: &str) -> (&'static str, String) {
+    (name, value.to_owned())
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What every long-running part needs: arguments, clients, leadership, shutdown, logs, metrics, health, events.
 
 pub(crate) mod args;
+pub(crate) mod call;
 pub(crate) mod client;
 pub mod events;
 pub(crate) mod health;

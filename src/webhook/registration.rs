@@ -7,12 +7,13 @@ use k8s_openapi::api::admissionregistration::v1::{MutatingWebhookConfiguration, 
 use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::{Api, Client};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::keys;
 use crate::core::inject::{CompiledSets, Served};
 use crate::core::registration::{Params, pod_webhooks, set_webhook};
+use crate::runtime::call::CallError;
 use crate::runtime::leader::Leadership;
 
 /// The configuration is written again this often, in case somebody changed it.
@@ -38,29 +39,6 @@ pub(crate) const IN_CLUSTER: Names = Names { pods: "sidecarset-pods", sets: "sid
 
 /// Of one outside, which removes them when it stops.
 pub(crate) const LOCAL: Names = Names { pods: "sidecarset-pods-local", sets: "sidecarset-sets-local" };
-
-/// Why a configuration is not written.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
-    /// The API server refused or could not be reached.
-    #[error("cannot {action} {configuration}: {source}")]
-    Api {
-        /// `apply` or `delete`.
-        action: &'static str,
-        /// Name of the object.
-        configuration: String,
-        /// What it said.
-        source: Box<kube::Error>,
-    },
-    /// No answer in time, or the lease was lost.
-    #[error("cannot {action} {configuration} in time")]
-    Timeout {
-        /// `apply` or `delete`.
-        action: &'static str,
-        /// Name of the object.
-        configuration: String,
-    },
-}
 
 /// See the module.
 pub(crate) struct Registration {
@@ -94,7 +72,7 @@ impl Registration {
         let mut leadership = self.leadership.subscribe();
         let mut written = None;
         loop {
-            let wait = if self.leadership.is_leader() { self.write(&mut written).await } else { REAPPLY };
+            let wait = if self.leadership.is_leader() { self.follow(&mut written).await } else { REAPPLY };
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = sleep(wait) => {}
@@ -106,7 +84,7 @@ impl Registration {
     }
 
     /// Writes both configurations if they differ from what was written; returns when to look again.
-    async fn write(&mut self, written: &mut Option<Written>) -> Duration {
+    async fn follow(&mut self, written: &mut Option<Written>) -> Duration {
         let served = Arc::clone(&self.served.borrow_and_update());
         let ca_bundle = self.ca_bundle.borrow_and_update().clone();
         // Without a complete list an empty one would remove the webhook.
@@ -130,46 +108,31 @@ impl Registration {
         REAPPLY
     }
 
-    async fn apply(&self, served: &Served) -> Result<(), Error> {
-        let sets = set_webhook(&Params { name: self.names.sets.to_owned(), ..self.params.clone() });
-        let pods = Params { name: self.names.pods.to_owned(), ..self.params.clone() };
+    async fn apply(&self, served: &Served) -> Result<(), CallError> {
+        let Names { pods, sets } = self.names;
+        let params = |name: &str| Params { name: name.to_owned(), ..self.params.clone() };
+        let apply = PatchParams::apply(keys::MANAGER).force();
         let api: Api<ValidatingWebhookConfiguration> = Api::all(self.client.clone());
-        let params = PatchParams::apply(keys::MANAGER).force();
-        self.call("apply", self.names.sets, api.patch(self.names.sets, &params, &Patch::Apply(&sets))).await?;
+        let wanted = Patch::Apply(set_webhook(&params(sets)));
+        self.write("apply", sets, api.patch(sets, &apply, &wanted)).await?;
         let api: Api<MutatingWebhookConfiguration> = Api::all(self.client.clone());
-        match pod_webhooks(&served.sets, served.version, &pods) {
-            Some(pods) => {
-                self.call("apply", self.names.pods, api.patch(self.names.pods, &params, &Patch::Apply(&pods))).await?;
-            }
-            None => remove(self, &api).await?,
+        if let Some(wanted) = pod_webhooks(&served.sets, served.version, &params(pods)) {
+            self.write("apply", pods, api.patch(pods, &apply, &Patch::Apply(wanted))).await?;
+            return Ok(());
         }
-        Ok(())
+        match self.write("delete", pods, api.delete(pods, &DeleteParams::default())).await {
+            Err(error) if !error.is_not_found() => Err(error),
+            _ => Ok(()),
+        }
     }
 
-    async fn call<T>(
+    async fn write<T>(
         &self,
         action: &'static str,
-        configuration: &str,
-        call: impl Future<Output = Result<T, kube::Error>>,
-    ) -> Result<T, Error> {
-        let timeout = || Error::Timeout { action, configuration: configuration.to_owned() };
-        let deadline = self.leadership.write_deadline().ok_or_else(timeout)?.min(Instant::now() + WRITE_TIMEOUT);
-        timeout_at(deadline, call).await.map_err(|_| timeout())?.map_err(|source| Error::Api {
-            action,
-            configuration: configuration.to_owned(),
-            source: Box::new(source),
-        })
-    }
-}
-
-async fn remove(registration: &Registration, api: &Api<MutatingWebhookConfiguration>) -> Result<(), Error> {
-    let name = registration.names.pods;
-    match registration.call("delete", name, api.delete(name, &DeleteParams::default())).await {
-        Ok(_) => Ok(()),
-        Err(Error::Api { source, .. }) if matches!(&*source, kube::Error::Api(status) if status.is_not_found()) => {
-            Ok(())
-        }
-        Err(error) => Err(error),
+        name: &str,
+        call: impl Future<Output = kube::Result<T>>,
+    ) -> Result<T, CallError> {
+        self.leadership.write(action, || name.to_owned(), WRITE_TIMEOUT, call).await
     }
 }
 

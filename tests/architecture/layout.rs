@@ -31,7 +31,7 @@ const CONTROLLER: Order = &[
     &["error"],
     &["state", "cache"],
     &["context"],
-    &["owners", "watch_gaps", "failure_events", "eviction", "revisions", "report"],
+    &["owners", "watch_gaps", "failure_events", "revisions", "report"],
     &["apply", "evict", "prepull", "canaries", "uninjected"],
     &["reconcile"],
     &["watches", "leadership"],

@@ -8,10 +8,10 @@
 //! started in that gap and has never seen it takes it for free.
 
 use std::hash::{BuildHasher as _, RandomState};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+pub use election::LeaseParams;
+use election::{Action, Election};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams, PostParams};
@@ -19,14 +19,12 @@ use kube::{Api, Client};
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use self::election::{Action, Election};
-pub use self::params::LeaseParams;
+use super::call::{CallError, Cause, until};
 
 mod election;
-mod params;
 #[cfg(test)]
 mod tests;
 
@@ -47,31 +45,12 @@ const CONFLICT_PAUSE: Duration = Duration::from_millis(50);
 pub enum Error {
     /// The durations are not ordered, or the identity is empty.
     #[error(
-        "lease: need 0 < retry period < renew deadline < lease duration (whole seconds) and an identity, got {params:?}"
+        "lease: need 0 < retry period < renew deadline < lease duration (whole seconds) and an identity, got {0:?}"
     )]
-    Params {
-        /// What was given.
-        params: Box<LeaseParams>,
-    },
+    Params(Box<LeaseParams>),
     /// At shutdown the Lease could not be given back; a successor waits for its expiry.
-    #[error("cannot release lease {lease}: {source}")]
-    Release {
-        /// Namespace and name.
-        lease: String,
-        /// What went wrong.
-        source: RequestError,
-    },
-}
-
-/// Why a request about the Lease failed.
-#[derive(Debug, thiserror::Error)]
-pub enum RequestError {
-    /// The API server refused or could not be reached.
     #[error(transparent)]
-    Kube(#[from] kube::Error),
-    /// No answer in time.
-    #[error("no answer in time")]
-    Timeout,
+    Release(CallError),
 }
 
 /// Whether this process leads.
@@ -81,8 +60,8 @@ pub enum State {
     Follower,
     /// This one does.
     Leader {
-        /// Since the request that won it was sent.
-        since: Instant,
+        /// The end, unless the Lease is renewed before. Receivers are not told of renewals.
+        until: Instant,
         /// The Lease was free or already ours. If not, it was taken from a holder that may still have writes on the way.
         clean: bool,
     },
@@ -90,50 +69,45 @@ pub enum State {
 
 /// The right to write, as every writer holds it. Cheap to clone and to ask.
 #[derive(Clone, Debug)]
-pub struct Leadership {
-    until: Until,
-    state: watch::Receiver<State>,
-}
+pub struct Leadership(watch::Receiver<State>);
 
 impl Leadership {
     /// Whether this process may write now; asked before every single write.
     pub fn is_leader(&self) -> bool {
-        self.until.get().is_some()
-    }
-
-    /// The instant by which a write that starts now must have ended; `None` if it must not start.
-    pub(crate) fn write_deadline(&self) -> Option<Instant> {
-        let deadline = self.until.get()?.checked_sub(WRITE_MARGIN)?;
-        (Instant::now() < deadline).then_some(deadline)
+        self.until().is_some()
     }
 
     /// A receiver of its own of the states (for single writes ask [`Self::is_leader`]); an error from it means that the task is gone, and this replica never leads again.
     pub fn subscribe(&self) -> watch::Receiver<State> {
-        self.state.clone()
-    }
-}
-
-/// An instant that one task writes and many read without a lock: nanoseconds after `base`, 0 = none.
-#[derive(Clone, Debug)]
-struct Until {
-    base: Instant,
-    nanos: Arc<AtomicU64>,
-}
-
-impl Until {
-    fn new() -> Self {
-        Self { base: Instant::now(), nanos: Arc::default() }
+        self.0.clone()
     }
 
-    fn set(&self, until: Option<Instant>) {
-        let nanos = until.map_or(0, |until| until.saturating_duration_since(self.base).as_nanos());
-        self.nanos.store(u64::try_from(nanos).unwrap_or_default(), Ordering::SeqCst);
+    /// Runs one write: only while this process leads, and ending before another may lead, after `limit` at the latest.
+    pub(crate) async fn write<T>(
+        &self,
+        action: &'static str,
+        object: impl FnOnce() -> String,
+        limit: Duration,
+        call: impl Future<Output = kube::Result<T>>,
+    ) -> Result<T, CallError> {
+        let answer = match self.write_deadline() {
+            Some(deadline) => until(deadline.min(Instant::now() + limit), call).await,
+            None => Err(Cause::NotLeader),
+        };
+        answer.map_err(|cause| CallError { action, object: object(), cause })
     }
 
-    /// The instant, while it lies ahead.
-    fn get(&self) -> Option<Instant> {
-        let until = self.base + Duration::from_nanos(self.nanos.load(Ordering::SeqCst));
-        (Instant::now() < until).then_some(until)
+    /// The instant by which a write that starts now must have ended; `None` if it must not start.
+    fn write_deadline(&self) -> Option<Instant> {
+        let deadline = self.until()?.checked_sub(WRITE_MARGIN)?;
+        (Instant::now() < deadline).then_some(deadline)
+    }
+
+    fn until(&self) -> Option<Instant> {
+        match *self.0.borrow() {
+            State::Leader { until, .. } if Instant::now() < until => Some(until),
+            _ => None,
+        }
     }
 }
 
@@ -144,7 +118,6 @@ pub fn spawn(
     params: LeaseParams,
     shutdown: CancellationToken,
 ) -> (Leadership, JoinHandle<Result<(), Error>>) {
-    let until = Until::new();
     let (sender, state) = watch::channel(State::Follower);
     let contender = Contender {
         api: Api::namespaced(client, &params.namespace),
@@ -152,38 +125,37 @@ pub fn spawn(
         election: Election::new(params.clone()),
         lease: format!("{}/{}", params.namespace, params.name),
         name: params.name.clone(),
-        signal: Signal { until: until.clone(), state: sender },
+        signal: Signal(sender),
     };
     let task = tokio::spawn(async move {
         if !params.are_valid() {
-            return Err(Error::Params { params: Box::new(params) });
+            return Err(Error::Params(Box::new(params)));
         }
         contender.run(shutdown).await
     });
-    (Leadership { until, state }, task)
+    (Leadership(state), task)
 }
 
 /// Tells the writers. Dropped with the task, also by a panic or an abort: then nobody leads here any more.
-struct Signal {
-    until: Until,
-    state: watch::Sender<State>,
-}
+struct Signal(watch::Sender<State>);
 
 impl Signal {
-    fn lead(&self, until: Instant, since: Instant, clean: bool) {
-        self.until.set(Some(until));
-        self.state.send_if_modified(|state| {
-            let won = *state == State::Follower;
-            if won {
-                *state = State::Leader { since, clean };
+    fn lead(&self, until: Instant, clean: bool) {
+        self.0.send_if_modified(|state| match state {
+            State::Leader { until: end, .. } => {
+                *end = until;
+                false
             }
-            won
+            State::Follower => {
+                *state = State::Leader { until, clean };
+                true
+            }
         });
     }
 
-    fn follow(&self) {
-        self.until.set(None);
-        self.state.send_if_modified(|state| std::mem::replace(state, State::Follower) != State::Follower);
+    /// Whether this process has led.
+    fn follow(&self) -> bool {
+        self.0.send_if_modified(|state| std::mem::replace(state, State::Follower) != State::Follower)
     }
 }
 
@@ -252,10 +224,8 @@ impl Contender {
                 self.won(stored, sent);
                 Round::Done(sent + self.retry_period)
             }
-            Err(RequestError::Kube(kube::Error::Api(status)))
-                if status.is_conflict() || status.is_already_exists() || status.is_not_found() =>
-            {
-                tracing::debug!(lease = self.lease, %status, "the lease has changed");
+            Err(cause) if cause.is_lost_race() => {
+                tracing::debug!(lease = self.lease, %cause, "the lease has changed");
                 self.election.conflicted();
                 Round::Conflict
             }
@@ -270,21 +240,20 @@ impl Contender {
             return self.step_down("the renewal took too long");
         };
         let clean = self.election.clean();
-        if *self.signal.state.borrow() == State::Follower {
+        if *self.signal.0.borrow() == State::Follower {
             tracing::info!(lease = self.lease, clean, "leading");
         }
-        self.signal.lead(until, sent, clean);
+        self.signal.lead(until, clean);
     }
 
     fn step_down(&mut self, why: &str) {
-        let led = *self.signal.state.borrow() != State::Follower;
-        self.signal.follow();
+        let led = self.signal.follow();
         if self.election.step_down() || led {
             tracing::warn!(lease = self.lease, "stopped leading: {why}");
         }
     }
 
-    fn failed(&mut self, what: &str, error: &RequestError) -> Round {
+    fn failed(&mut self, what: &str, error: &Cause) -> Round {
         tracing::warn!(lease = self.lease, %error, "cannot {what} the lease");
         if self.election.leads_until(Instant::now()).is_none() {
             self.step_down("not renewed in time");
@@ -292,7 +261,7 @@ impl Contender {
         Round::Failed
     }
 
-    async fn write(&self, lease: &Lease) -> Result<Lease, RequestError> {
+    async fn write(&self, lease: &Lease) -> Result<Lease, Cause> {
         let Some(version) = &lease.metadata.resource_version else {
             return self.request(self.api.create(&PostParams::default(), lease)).await;
         };
@@ -302,11 +271,11 @@ impl Contender {
     }
 
     /// A request ends with the claim at the latest, so that its loss is signalled at once.
-    async fn request<T>(&self, request: impl Future<Output = kube::Result<T>>) -> Result<T, RequestError> {
+    async fn request<T>(&self, request: impl Future<Output = kube::Result<T>>) -> Result<T, Cause> {
         let now = Instant::now();
         let limit = now + REQUEST_TIMEOUT;
         let deadline = self.election.leads_until(now).map_or(limit, |until| limit.min(until));
-        timeout_at(deadline, request).await.map_err(|_| RequestError::Timeout)?.map_err(Into::into)
+        until(deadline, request).await
     }
 
     async fn pause(&mut self, next: Instant, shutdown: &CancellationToken) {
@@ -341,10 +310,10 @@ impl Contender {
                 Ok(())
             }
             // Whoever changed it has it.
-            Err(RequestError::Kube(kube::Error::Api(status))) if status.is_conflict() || status.is_not_found() => {
-                Ok(())
+            Err(cause) if cause.is_lost_race() => Ok(()),
+            Err(cause) => {
+                Err(Error::Release(CallError { action: "release", object: format!("lease {}", self.lease), cause }))
             }
-            Err(source) => Err(Error::Release { lease: self.lease, source }),
         }
     }
 }

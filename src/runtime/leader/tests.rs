@@ -153,21 +153,22 @@ async fn wrong_parameters_end_the_task_with_an_error() {
     let shutdown = CancellationToken::new();
     let bad = LeaseParams { renew_deadline: seconds(15), ..params("a") };
     let (leadership, task) = spawn(Client::try_from(config).unwrap(), bad, shutdown);
-    assert!(matches!(task.await.unwrap(), Err(Error::Params { .. })));
+    assert!(matches!(task.await.unwrap(), Err(Error::Params(_))));
     assert!(!leadership.is_leader());
 }
 
 #[tokio::test(start_paused = true)]
 async fn leadership_ends_by_itself_and_a_write_ends_before() {
-    let (until, (sender, state)) = (Until::new(), watch::channel(State::Follower));
-    let signal = Signal { until: until.clone(), state: sender };
-    let leadership = Leadership { until, state };
+    let (sender, state) = watch::channel(State::Follower);
+    let (signal, leadership) = (Signal(sender), Leadership(state));
     let mut states = leadership.subscribe();
     assert_eq!(leadership.write_deadline(), None);
     let now = Instant::now();
-    signal.lead(now + seconds(10), now, true);
+    signal.lead(now + seconds(5), true);
     states.changed().await.unwrap();
-    assert_eq!(*states.borrow_and_update(), State::Leader { since: now, clean: true });
+    signal.lead(now + seconds(10), false);
+    assert!(!states.has_changed().unwrap(), "a renewal is no news");
+    assert_eq!(*states.borrow_and_update(), State::Leader { until: now + seconds(10), clean: true });
     assert_eq!(leadership.write_deadline(), Some(now + seconds(10) - WRITE_MARGIN));
     tokio::time::advance(Duration::from_millis(9_600)).await;
     assert!(leadership.is_leader() && leadership.write_deadline().is_none());

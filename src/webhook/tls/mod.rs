@@ -1,6 +1,6 @@
 //! The webhook's certificates: where they come from, and how a new one is taken into use without a restart.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use axum_server::tls_rustls::RustlsConfig;
@@ -9,10 +9,10 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::runtime::call::CallError;
 use crate::runtime::metrics::SecondsGauge;
 
 pub mod ca;
-mod files;
 mod secret;
 mod x509;
 
@@ -21,63 +21,27 @@ pub use secret::SelfSigned;
 /// How often the Secret or the files are read again; also the bound on how long replicas differ.
 pub(crate) const POLL_INTERVAL: Duration = Duration::from_mins(1);
 
-/// Why there is no certificate to serve.
+/// Why there is no certificate to serve. The first part is the file, Secret, directory or names.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A mounted file is missing or unreadable.
-    #[error("cannot read {}: {source}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the operating system said.
-        source: std::io::Error,
-    },
+    #[error("cannot read {path}: {1}", path = .0.display())]
+    Read(PathBuf, std::io::Error),
     /// Certificate and key do not make a TLS configuration, for example because they do not belong together.
-    #[error("certificate from {origin} cannot be served: {source}")]
-    Unusable {
-        /// The Secret or the directory.
-        origin: String,
-        /// What rustls said.
-        source: std::io::Error,
-    },
+    #[error("certificate from {0} cannot be served: {1}")]
+    Unusable(String, std::io::Error),
     /// A certificate cannot be parsed.
-    #[error("certificate from {origin} is malformed")]
-    Malformed {
-        /// The Secret or the directory.
-        origin: String,
-    },
+    #[error("certificate from {0} is malformed")]
+    Malformed(String),
     /// No new certificate could be made.
-    #[error("cannot issue a certificate for {names:?}: {source}")]
-    Issue {
-        /// The names it was for.
-        names: Vec<String>,
-        /// What rcgen said.
-        source: rcgen::Error,
-    },
+    #[error("cannot issue a certificate for {0:?}: {1}")]
+    Issue(Vec<String>, rcgen::Error),
     /// The Secret could not be read or written.
-    #[error("cannot {verb} secret {secret}: {source}")]
-    Api {
-        /// `read` or `write`.
-        verb: &'static str,
-        /// Namespace and name.
-        secret: String,
-        /// What the API server said.
-        source: Box<kube::Error>,
-    },
-    /// No answer in time.
-    #[error("cannot {verb} secret {secret}: no answer in time")]
-    Timeout {
-        /// `read` or `write`.
-        verb: &'static str,
-        /// Namespace and name.
-        secret: String,
-    },
+    #[error(transparent)]
+    Call(#[from] CallError),
     /// Other replicas kept writing first.
-    #[error("secret {secret} kept changing while it was read")]
-    Contended {
-        /// Namespace and name.
-        secret: String,
-    },
+    #[error("secret {0} kept changing while it was read")]
+    Contended(String),
 }
 
 /// Where certificates come from.
@@ -113,10 +77,9 @@ impl CertificateSource {
         expiry: SecondsGauge,
         shutdown: CancellationToken,
     ) -> Result<(TlsState, JoinHandle<()>), Error> {
-        let origin = self.origin();
         let (material, mut next) = self.load().await?;
-        let mut publisher = Publisher::new(origin, material, expiry).await?;
-        let state = publisher.state();
+        let mut publisher = Publisher::new(self.origin(), material, expiry).await?;
+        let (rustls_config, ca_bundle) = (publisher.rustls_config.clone(), publisher.ca_bundle.subscribe());
         let task = tokio::spawn(async move {
             loop {
                 tokio::select! {
@@ -137,7 +100,7 @@ impl CertificateSource {
                 };
             }
         });
-        Ok((state, task))
+        Ok((TlsState { rustls_config, ca_bundle }, task))
     }
 
     fn origin(&self) -> String {
@@ -151,9 +114,19 @@ impl CertificateSource {
     async fn load(&self) -> Result<(Material, Duration), Error> {
         match self {
             Self::SelfSigned(source) => source.load().await,
-            Self::Files(directory) => Ok((files::read(directory).await?, POLL_INTERVAL)),
+            Self::Files(directory) => Ok((files(directory).await?, POLL_INTERVAL)),
         }
     }
+}
+
+/// Reads the three files. A swap of the volume between two of them gives a key that does not fit, which is refused
+/// later and read again at the next look.
+async fn files(directory: &Path) -> Result<Material, Error> {
+    let read = async |name: &str| {
+        let path = directory.join(name);
+        tokio::fs::read(&path).await.map_err(|source| Error::Read(path, source))
+    };
+    Ok(Material { certificate: read("tls.crt").await?, key: read("tls.key").await?, bundle: read("ca.crt").await? })
 }
 
 /// Hands new material to the server and to the registration.
@@ -170,15 +143,11 @@ impl Publisher {
         let end = expires(&origin, &material)?;
         let rustls_config = RustlsConfig::from_pem(material.certificate.clone(), material.key.clone())
             .await
-            .map_err(|source| Error::Unusable { origin: origin.clone(), source })?;
-        let (ca_bundle, _) = watch::channel(material.bundle.clone());
+            .map_err(|source| Error::Unusable(origin.clone(), source))?;
+        let ca_bundle = watch::Sender::new(material.bundle.clone());
         let publisher = Self { origin, current: material, rustls_config, ca_bundle, expiry };
         publisher.report(end, "serving the webhook certificate");
         Ok(publisher)
-    }
-
-    fn state(&self) -> TlsState {
-        TlsState { rustls_config: self.rustls_config.clone(), ca_bundle: self.ca_bundle.subscribe() }
     }
 
     /// Uses `material` from now on; on an error all stays as it was and the next look tries again.
@@ -190,12 +159,10 @@ impl Publisher {
         self.rustls_config
             .reload_from_pem(material.certificate.clone(), material.key.clone())
             .await
-            .map_err(|source| Error::Unusable { origin: self.origin.clone(), source })?;
-        self.ca_bundle.send_if_modified(|bundle| {
-            let changed = *bundle != material.bundle;
-            bundle.clone_from(&material.bundle);
-            changed
-        });
+            .map_err(|source| Error::Unusable(self.origin.clone(), source))?;
+        if material.bundle != self.current.bundle {
+            self.ca_bundle.send_replace(material.bundle.clone());
+        }
         self.current = material;
         self.report(end, "serving a new webhook certificate");
         Ok(())
@@ -210,15 +177,11 @@ impl Publisher {
 }
 
 fn expires(origin: &str, material: &Material) -> Result<Timestamp, Error> {
-    let malformed = || Error::Malformed { origin: origin.to_owned() };
-    if x509::certificates(&material.bundle).is_empty() {
-        return Err(malformed());
+    let served = x509::certificates(&material.certificate);
+    match served.first() {
+        Some(served) if !x509::certificates(&material.bundle).is_empty() => Ok(served.not_after),
+        _ => Err(Error::Malformed(origin.to_owned())),
     }
-    x509::certificates(&material.certificate)
-        .first()
-        .and_then(|der| x509::Facts::of(der))
-        .map(|facts| facts.not_after)
-        .ok_or_else(malformed)
 }
 
 #[cfg(test)]

@@ -10,9 +10,11 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::json;
+use tokio::time::{Instant, sleep};
 
 use super::ca::{self, Contents, Plan, RotationReason};
 use super::{Error, Material, POLL_INTERVAL};
+use crate::runtime::call::{CallError, until};
 
 /// A request about the Secret that takes longer is left to the next look.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -36,17 +38,11 @@ pub struct SelfSigned {
 
 impl SelfSigned {
     /// The CA kept in Secret `namespace`/`name`, for a leaf with exactly `names` (DNS names and IP addresses).
-    pub fn new(
-        client: Client,
-        namespace: impl Into<String>,
-        name: impl Into<String>,
-        names: impl IntoIterator<Item = String>,
-    ) -> Self {
-        let namespace = namespace.into();
+    pub fn new(client: Client, namespace: &str, name: &str, names: impl IntoIterator<Item = String>) -> Self {
         Self {
-            api: Api::namespaced(client, &namespace),
-            namespace,
-            name: name.into(),
+            api: Api::namespaced(client, namespace),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
             names: names.into_iter().collect(),
         }
     }
@@ -69,45 +65,39 @@ impl SelfSigned {
     pub(super) async fn load(&self) -> Result<(Material, Duration), Error> {
         let mut yielded = false;
         for _ in 0..MAX_ATTEMPTS {
-            let secret = self.read().await?;
-            let contents = contents(secret.as_ref());
+            let secret = self.call("read", self.api.get_opt(&self.name)).await?;
+            let data = secret.as_ref().and_then(|secret| secret.data.as_ref());
+            let contents = Contents::from_data(|key| Some(data?.get(key)?.0.as_slice()));
             let now = Timestamp::now();
-            let (next, reason) = match self.plan(&contents, now)? {
+            let issue = |source| Error::Issue(self.names.iter().cloned().collect(), source);
+            let (next, reason) = match ca::plan(&contents, now, &self.names).map_err(issue)? {
                 Plan::Keep { next_check } => {
-                    return Ok((material(contents, now), until(now, next_check)));
+                    let bundle = ca::trusted(&contents, now);
+                    let material = Material { certificate: contents.tls_crt, key: contents.tls_key, bundle };
+                    return Ok((material, wait(now, next_check)));
                 }
                 Plan::Rotate { contents, reason } => (contents, reason),
             };
             if !reason.is_urgent() && !yielded {
                 yielded = true;
-                tokio::time::sleep(random_up_to(ROTATION_JITTER_MAX)).await;
+                sleep(random_up_to(ROTATION_JITTER_MAX)).await;
                 continue;
             }
             if !self.write(secret, next, reason).await? {
-                tokio::time::sleep(random_up_to(ATTEMPT_PAUSE_MAX)).await;
+                sleep(random_up_to(ATTEMPT_PAUSE_MAX)).await;
             }
         }
-        Err(Error::Contended { secret: self.secret() })
-    }
-
-    fn plan(&self, contents: &Contents, now: Timestamp) -> Result<Plan, Error> {
-        ca::plan(contents, now, &self.names)
-            .map_err(|source| Error::Issue { names: self.names.iter().cloned().collect(), source })
-    }
-
-    async fn read(&self) -> Result<Option<Secret>, Error> {
-        self.request("read", self.api.get_opt(&self.name)).await?.map_err(|source| self.api_error("read", source))
+        Err(Error::Contended(self.secret()))
     }
 
     /// Whether the write was ours; `false` if the Secret has changed since it was read.
     async fn write(&self, secret: Option<Secret>, contents: Contents, reason: RotationReason) -> Result<bool, Error> {
-        let data: BTreeMap<_, _> =
-            contents.into_data().into_iter().map(|(key, part)| (key, ByteString(part))).collect();
-        let version = secret.and_then(|secret| secret.metadata.resource_version);
-        let written = if let Some(version) = version {
+        let parts = contents.into_data().into_iter();
+        let data: BTreeMap<_, _> = parts.map(|(key, part)| (key, ByteString(part))).collect();
+        let written = if let Some(version) = secret.and_then(|secret| secret.metadata.resource_version) {
             // Keys and labels that are not ours stay.
             let patch = Patch::Merge(json!({"metadata": {"resourceVersion": version}, "data": data}));
-            self.request("write", self.api.patch(&self.name, &PatchParams::default(), &patch)).await?
+            self.call("write", self.api.patch(&self.name, &PatchParams::default(), &patch)).await
         } else {
             let secret = Secret {
                 metadata: ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() },
@@ -115,45 +105,32 @@ impl SelfSigned {
                 data: Some(data),
                 ..Secret::default()
             };
-            self.request("write", self.api.create(&PostParams::default(), &secret)).await?
+            self.call("write", self.api.create(&PostParams::default(), &secret)).await
         };
         match written {
             Ok(_) => {
                 tracing::info!(secret = self.secret(), ?reason, "webhook certificates rotated");
                 Ok(true)
             }
-            Err(kube::Error::Api(status))
-                if status.is_conflict() || status.is_already_exists() || status.is_not_found() =>
-            {
-                // A missing namespace is a 404 as well, and no race: its kind says which it is.
-                let namespace = status.details.as_ref().is_some_and(|details| details.kind == "namespaces");
-                if namespace { Err(self.api_error("write", kube::Error::Api(status))) } else { Ok(false) }
-            }
-            Err(source) => Err(self.api_error("write", source)),
+            Err(error) if error.cause.is_lost_race() && !is_about_namespace(&error) => Ok(false),
+            Err(error) => Err(error.into()),
         }
     }
 
-    async fn request<T>(&self, verb: &'static str, request: impl Future<Output = T>) -> Result<T, Error> {
-        tokio::time::timeout(REQUEST_TIMEOUT, request).await.map_err(|_| Error::Timeout { verb, secret: self.secret() })
-    }
-
-    fn api_error(&self, verb: &'static str, source: kube::Error) -> Error {
-        Error::Api { verb, secret: self.secret(), source: Box::new(source) }
+    async fn call<T>(&self, action: &'static str, call: impl Future<Output = kube::Result<T>>) -> Result<T, CallError> {
+        let answer = until(Instant::now() + REQUEST_TIMEOUT, call).await;
+        answer.map_err(|cause| CallError { action, object: format!("secret {}", self.secret()), cause })
     }
 }
 
-fn contents(secret: Option<&Secret>) -> Contents {
-    let data = secret.and_then(|secret| secret.data.as_ref());
-    Contents::from_data(|key| data?.get(key).map(|bytes| bytes.0.as_slice()))
-}
-
-fn material(contents: Contents, now: Timestamp) -> Material {
-    let bundle = ca::trusted(&contents, now);
-    Material { certificate: contents.tls_crt, key: contents.tls_key, bundle }
+/// A missing namespace is a 404 as well, and no race.
+fn is_about_namespace(error: &CallError) -> bool {
+    let details = error.status().and_then(|status| status.details.as_ref());
+    details.is_some_and(|details| details.kind == "namespaces")
 }
 
 /// The next look: when something is due, but within the poll interval, for another replica may write before.
-fn until(now: Timestamp, due: Timestamp) -> Duration {
+fn wait(now: Timestamp, due: Timestamp) -> Duration {
     Duration::try_from(due.duration_since(now)).unwrap_or_default().clamp(Duration::from_secs(1), POLL_INTERVAL)
 }
 

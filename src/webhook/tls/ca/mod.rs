@@ -12,10 +12,9 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, PublicKeyData as _,
 };
-use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
 
-use super::x509::{Facts, certificates, signed_by};
+use super::x509::{Certificate, certificates};
 
 /// Life of a CA. A leaf that is issued just before rotation at two thirds still ends before it.
 pub(crate) const CA_LIFE: SignedDuration = SignedDuration::from_hours(2 * 365 * 24);
@@ -32,18 +31,16 @@ pub const PUBLISH_DELAY: SignedDuration = SignedDuration::from_hours(1);
 /// Bound on the bundle, whatever happens to the Secret; rotation alone never has more than two.
 const MAX_BUNDLE: usize = 5;
 
-/// The parts of the Secret. A part that is missing is empty.
+/// The parts of the Secret, all PEM. A part that is missing is empty.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Contents {
-    /// `ca.crt`: the CA that signs new leaves, PEM.
+    /// The CA that signs new leaves.
     pub(crate) ca_crt: Vec<u8>,
-    /// `ca.key`: its key, PKCS#8 PEM.
     pub(crate) ca_key: Vec<u8>,
-    /// `tls.crt`: the leaf that is served, PEM.
+    /// The leaf that is served.
     pub(crate) tls_crt: Vec<u8>,
-    /// `tls.key`: its key, PKCS#8 PEM.
     pub(crate) tls_key: Vec<u8>,
-    /// `ca-bundle.crt`: the CA and its unexpired predecessors, PEM, newest first.
+    /// The CA and its unexpired predecessors, newest first.
     pub(crate) ca_bundle: Vec<u8>,
 }
 
@@ -121,114 +118,80 @@ pub(crate) fn trusted(contents: &Contents, now: Timestamp) -> Vec<u8> {
 /// thing that is not a function of the arguments is the new keys.
 pub fn plan(contents: &Contents, now: Timestamp, names: &BTreeSet<String>) -> Result<Plan, rcgen::Error> {
     let bundle = bundle(contents, now);
-    let leaf = Leaf::read(contents, &bundle, now);
-    let Some(ca) = Ca::read(contents, now) else {
-        return match leaf {
-            Some(leaf) if leaf.facts.names == *names => publish(contents, &bundle, now),
-            _ => everything(&bundle, now, names),
-        };
+    let leaf = leaf(contents, &bundle, now);
+    let Some(ca) = Ca::read(contents, now).filter(|ca| now < ca.certificate.two_thirds()) else {
+        let (ca, ca_crt, ca_key) = Ca::create(now)?;
+        // What is left of the bundle stays: another replica may still serve a leaf of an old CA.
+        let published = Contents { ca_crt, ca_key, ca_bundle: ca.pem_with(&bundle), ..contents.clone() };
+        if leaf.is_some_and(|leaf| leaf.names == *names) {
+            return Ok(Plan::Rotate { contents: published, reason: RotationReason::NewCa });
+        }
+        let (tls_crt, tls_key) = ca.issue(now, names)?;
+        let contents = Contents { tls_crt, tls_key, ..published };
+        return Ok(Plan::Rotate { contents, reason: RotationReason::Unusable });
     };
-    if now >= two_thirds(&ca.facts) {
-        return match leaf {
-            Some(leaf) if leaf.facts.names == *names => publish(contents, &bundle, now),
-            _ => everything(&bundle, now, names),
-        };
-    }
     let issue = |reason| -> Result<Plan, rcgen::Error> {
         let (tls_crt, tls_key) = ca.issue(now, names)?;
-        let ca_bundle = pem(&with_first(&ca.der, &bundle));
-        Ok(Plan::Rotate { contents: Contents { tls_crt, tls_key, ca_bundle, ..contents.clone() }, reason })
+        let contents = Contents { tls_crt, tls_key, ca_bundle: ca.pem_with(&bundle), ..contents.clone() };
+        Ok(Plan::Rotate { contents, reason })
     };
     let Some(leaf) = leaf else {
         return issue(RotationReason::LeafUnusable);
     };
-    if leaf.facts.names != *names {
+    if leaf.names != *names {
         return issue(RotationReason::Names);
     }
-    let signed_by_current = signed_by(&leaf.der, &ca.der);
+    let signed_by_current = leaf.is_signed_by(&ca.certificate);
     let due = if signed_by_current {
-        two_thirds(&leaf.facts)
+        leaf.two_thirds()
     } else {
         // The old leaf may be due meanwhile; it serves on, for the new CA is not yet known everywhere.
-        (ca.facts.not_before + CLOCK_SKEW + PUBLISH_DELAY).min(leaf.facts.not_after)
+        (ca.certificate.not_before + CLOCK_SKEW + PUBLISH_DELAY).min(leaf.not_after)
     };
     if now >= due {
         return issue(if signed_by_current { RotationReason::LeafAge } else { RotationReason::UseNewCa });
     }
-    Ok(Plan::Keep { next_check: due.min(two_thirds(&ca.facts)) })
+    Ok(Plan::Keep { next_check: due.min(ca.certificate.two_thirds()) })
 }
 
-/// Phase 1: a new CA, known to all before it signs anything.
-fn publish(contents: &Contents, bundle: &[CertificateDer<'static>], now: Timestamp) -> Result<Plan, rcgen::Error> {
-    let (ca, ca_crt, ca_key) = Ca::create(now)?;
-    let ca_bundle = pem(&with_first(&ca.der, bundle));
-    let contents = Contents { ca_crt, ca_key, ca_bundle, ..contents.clone() };
-    Ok(Plan::Rotate { contents, reason: RotationReason::NewCa })
+/// The leaf if it can be served: valid now, with its key, and trusted through the bundle.
+fn leaf(contents: &Contents, bundle: &[Certificate], now: Timestamp) -> Option<Certificate> {
+    let (leaf, _) = with_key(&contents.tls_crt, &contents.tls_key, now)?;
+    bundle.iter().any(|ca| leaf.is_signed_by(ca)).then_some(leaf)
 }
 
-/// CA and leaf at once. What is left of the bundle stays: another replica may still serve a leaf of an old CA.
-fn everything(
-    bundle: &[CertificateDer<'static>],
-    now: Timestamp,
-    names: &BTreeSet<String>,
-) -> Result<Plan, rcgen::Error> {
-    let (ca, ca_crt, ca_key) = Ca::create(now)?;
-    let (tls_crt, tls_key) = ca.issue(now, names)?;
-    let ca_bundle = pem(&with_first(&ca.der, bundle));
-    let contents = Contents { ca_crt, ca_key, tls_crt, tls_key, ca_bundle };
-    Ok(Plan::Rotate { contents, reason: RotationReason::Unusable })
-}
-
-struct Leaf {
-    der: CertificateDer<'static>,
-    facts: Facts,
-}
-
-impl Leaf {
-    /// The leaf if it can be served: valid now, with its key, and trusted through the bundle.
-    fn read(contents: &Contents, bundle: &[CertificateDer<'static>], now: Timestamp) -> Option<Self> {
-        let der = certificates(&contents.tls_crt).into_iter().next()?;
-        let facts = Facts::of(&der)?;
-        let usable = facts.not_before <= now
-            && now < facts.not_after
-            && key(&contents.tls_key)?.subject_public_key_info() == facts.public_key
-            && bundle.iter().any(|ca| signed_by(&der, ca));
-        usable.then_some(Self { der, facts })
-    }
+/// The first certificate and its key, if it is valid now and the key is its own.
+fn with_key(certificate: &[u8], key: &[u8], now: Timestamp) -> Option<(Certificate, KeyPair)> {
+    let certificate = certificates(certificate).into_iter().next()?;
+    let key = KeyPair::from_pem(std::str::from_utf8(key).ok()?).ok()?;
+    let usable = certificate.is_valid(now) && key.subject_public_key_info() == certificate.public_key;
+    usable.then_some((certificate, key))
 }
 
 struct Ca {
-    der: CertificateDer<'static>,
-    facts: Facts,
+    certificate: Certificate,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Ca {
-    /// The CA if it can sign: valid now, with its key.
+    /// The CA if it can sign.
     fn read(contents: &Contents, now: Timestamp) -> Option<Self> {
-        let der = certificates(&contents.ca_crt).into_iter().next()?;
-        let facts = Facts::of(&der)?;
-        let key = key(&contents.ca_key)?;
-        let usable = facts.is_ca
-            && facts.not_before <= now
-            && now < facts.not_after
-            && key.subject_public_key_info() == facts.public_key;
-        let issuer = Issuer::from_ca_cert_der(&der, key).ok()?;
-        usable.then_some(Self { der, facts, issuer })
+        let (certificate, key) = with_key(&contents.ca_crt, &contents.ca_key, now)?;
+        let issuer = Issuer::from_ca_cert_der(&certificate.der, key).ok()?;
+        certificate.is_ca.then_some(Self { certificate, issuer })
     }
 
+    /// A new one, and its `ca.crt` and `ca.key`.
     fn create(now: Timestamp) -> Result<(Self, Vec<u8>, Vec<u8>), rcgen::Error> {
         // A name of its own per CA: a verifier then finds the right one of the bundle at the first try.
         let mut params = params(format!("sidecarset-webhook-ca-{}", now.as_second()), now, CA_LIFE)?;
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
         let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
-        let certificate = params.self_signed(&key)?;
-        let key_pem = key.serialize_pem().into_bytes();
-        let der = certificate.der().clone();
-        let facts = Facts::of(&der).ok_or(rcgen::Error::CouldNotParseCertificate)?;
-        let issuer = Issuer::new(params, key);
-        Ok((Self { der, facts, issuer }, certificate.pem().into_bytes(), key_pem))
+        let made = params.self_signed(&key)?;
+        let (crt, key_pem) = (made.pem().into_bytes(), key.serialize_pem().into_bytes());
+        let certificate = Certificate::read(made.der().clone()).ok_or(rcgen::Error::CouldNotParseCertificate)?;
+        Ok((Self { certificate, issuer: Issuer::new(params, key) }, crt, key_pem))
     }
 
     /// A new leaf and its key, both PEM.
@@ -244,6 +207,12 @@ impl Ca {
         let certificate = params.signed_by(&key, &self.issuer)?;
         Ok((certificate.pem().into_bytes(), key.serialize_pem().into_bytes()))
     }
+
+    /// The bundle with this CA in front, PEM.
+    fn pem_with(&self, bundle: &[Certificate]) -> Vec<u8> {
+        let others = bundle.iter().filter(|other| **other != self.certificate);
+        pem(std::iter::once(&self.certificate).chain(others).take(MAX_BUNDLE))
+    }
 }
 
 fn params(name: String, now: Timestamp, life: SignedDuration) -> Result<CertificateParams, rcgen::Error> {
@@ -256,37 +225,23 @@ fn params(name: String, now: Timestamp, life: SignedDuration) -> Result<Certific
     Ok(params)
 }
 
-fn key(pem: &[u8]) -> Option<KeyPair> {
-    KeyPair::from_pem(std::str::from_utf8(pem).ok()?).ok()
-}
-
 /// The CAs of the bundle that are still valid, without duplicates. `ca.crt` belongs to it whatever the bundle says.
-fn bundle(contents: &Contents, now: Timestamp) -> Vec<CertificateDer<'static>> {
-    let listed = [&contents.ca_crt, &contents.ca_bundle].into_iter().flat_map(|pem| certificates(pem));
-    let mut bundle = Vec::new();
-    for der in listed {
-        let valid = Facts::of(&der).is_some_and(|facts| facts.is_ca && now < facts.not_after);
-        if valid && !bundle.contains(&der) {
-            bundle.push(der);
+fn bundle(contents: &Contents, now: Timestamp) -> Vec<Certificate> {
+    let mut bundle = certificates(&contents.ca_crt);
+    for listed in certificates(&contents.ca_bundle) {
+        if !bundle.contains(&listed) {
+            bundle.push(listed);
         }
     }
+    bundle.retain(|certificate| certificate.is_ca && now < certificate.not_after);
     bundle
 }
 
-fn with_first(first: &CertificateDer<'static>, rest: &[CertificateDer<'static>]) -> Vec<CertificateDer<'static>> {
-    let rest = rest.iter().filter(|der| *der != first);
-    std::iter::once(first).chain(rest).take(MAX_BUNDLE).cloned().collect()
-}
-
-fn pem(bundle: &[CertificateDer<'static>]) -> Vec<u8> {
-    let blocks: Vec<_> = bundle.iter().map(|der| pem::Pem::new("CERTIFICATE", der.to_vec())).collect();
+fn pem<'a>(bundle: impl IntoIterator<Item = &'a Certificate>) -> Vec<u8> {
+    let block = |certificate: &Certificate| pem::Pem::new("CERTIFICATE", certificate.der.to_vec());
+    let blocks: Vec<_> = bundle.into_iter().map(block).collect();
     let config = pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF);
     pem::encode_many_config(&blocks, config).into_bytes()
-}
-
-fn two_thirds(facts: &Facts) -> Timestamp {
-    let life = facts.not_after.duration_since(facts.not_before);
-    facts.not_before + life * 2 / 3
 }
 
 #[cfg(test)]
