@@ -375,12 +375,10 @@ fn tell(context: &Context, set: &SidecarSet, record: &Eviction) {
             format!("a pod is replaced to upgrade its sidecars to revision {revision}, which cannot be done in place")
         }
     };
-    context.events.publish_to_top_owner(Note {
-        about,
+    let message = format!("SidecarSet {:?}: {message}", set.name_any());
+    context.events.publish(Note {
+        to_top_owner: true,
         related: Some(set.object_ref(&())),
-        warning: false,
-        reason: Reason::EvictedForSidecars,
-        action: "Evict",
-        message: format!("SidecarSet {:?}: {message}", set.name_any()),
+        ..Note::new(about, Reason::EvictedForSidecars, "Evict", message)
     });
 }

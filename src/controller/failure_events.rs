@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use kube::Resource;
+use kube::runtime::reflector::ObjectRef;
 use tokio::time::Instant;
 
 use super::context::Context;
@@ -56,19 +57,8 @@ pub(super) fn publish(context: &Context, set: &SidecarSet, revision: &str) -> Op
 }
 
 fn note(set: &SidecarSet, name: &str, revision: &str, pod: &PodView, why: &str) -> Note {
-    Note {
-        about: ObjectReference {
-            api_version: Some(Pod::api_version(&()).into_owned()),
-            kind: Some(Pod::kind(&()).into_owned()),
-            namespace: Some(pod.key.namespace.clone()),
-            name: Some(pod.key.name.clone()),
-            uid: Some(pod.uid.clone()),
-            ..ObjectReference::default()
-        },
-        related: Some(set.object_ref(&())),
-        warning: true,
-        reason: Reason::SidecarUpgradeFailed,
-        action: "Upgrade",
-        message: format!("SidecarSet {name:?}, revision {revision}: {why}"),
-    }
+    let reference = ObjectRef::<Pod>::new(&pod.key.name).within(&pod.key.namespace);
+    let about = ObjectReference { uid: Some(pod.uid.clone()), ..reference.into() };
+    let message = format!("SidecarSet {name:?}, revision {revision}: {why}");
+    Note { related: Some(set.object_ref(&())), ..Note::new(about, Reason::SidecarUpgradeFailed, "Upgrade", message) }
 }

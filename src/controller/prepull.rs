@@ -186,14 +186,8 @@ fn note(context: &Context, memory: &mut Memory, pull: &Pull, image: &str, outcom
             tracing::warn!(set = pull.set, node = pull.node, image, why, "nobody can pull the image before a batch");
         }
         if let Some(set) = context.cache.set(&pull.set).filter(|_| first) {
-            context.events.publish(Note {
-                about: set.object_ref(&()),
-                related: None,
-                warning: true,
-                reason: Reason::PrePullSkipped,
-                action: "PrePull",
-                message: format!("pods on node {} are updated without pulling {image} first: {why}", pull.node),
-            });
+            let message = format!("pods on node {} are updated without pulling {image} first: {why}", pull.node);
+            context.events.publish(Note::new(set.object_ref(&()), Reason::PrePullSkipped, "PrePull", message));
         }
     }
     context.state().index.note_pull(pull, image, outcome, now());

@@ -13,16 +13,6 @@ use crate::core::round::{WriteStatus, write_status};
 use crate::runtime::call::CallError;
 use crate::runtime::events::Note;
 
-/// Reasons whose event is a warning.
-const WARNING_REASONS: [Reason; 6] = [
-    Reason::FailureBudgetExceeded,
-    Reason::InvalidSpec,
-    Reason::PodsFailed,
-    Reason::ProgressDeadlineExceeded,
-    Reason::RolledBack,
-    Reason::RollingBack,
-];
-
 /// States of the gauge `sidecarset_pods`.
 pub(super) const POD_STATES: [&str; 6] = ["matched", "updated", "ready", "updated_ready", "failed", "not_in_place"];
 
@@ -41,16 +31,16 @@ pub(super) async fn report(
         WriteStatus::After(wait) => return Ok(Some(wait)),
         WriteStatus::Now => {}
     }
-    let event = status_change_event(&old, &status);
+    let event = new_reason(&old, &status);
     match context.patch_status(&name, changes(&old, &status)).await {
         // Deleted meanwhile.
         Err(error) if error.is_not_found() => return Ok(None),
         answer => answer?,
     }
     context.state().set_mut(&name).status_written = Some(Instant::now());
-    if let Some(note) = event {
-        tracing::info!(set = %set.name_any(), reason = %note.reason, message = %note.message, "rollout");
-        context.events.publish(Note { about: set.object_ref(&()), ..note });
+    if let Some((reason, message)) = event {
+        tracing::info!(set = name, %reason, message, "rollout");
+        context.events.publish(Note::new(set.object_ref(&()), reason, "Rollout", message));
     }
     Ok(None)
 }
@@ -67,22 +57,14 @@ fn changes(old: &SidecarSetStatus, new: &SidecarSetStatus) -> Value {
     json!({"status": new})
 }
 
-/// What people want to hear of: a new reason of Ready.
-fn status_change_event(old: &SidecarSetStatus, new: &SidecarSetStatus) -> Option<Note> {
+/// What people want to hear of: a new reason of Ready, and its message.
+fn new_reason(old: &SidecarSetStatus, new: &SidecarSetStatus) -> Option<(Reason, String)> {
     let ready = |status: &SidecarSetStatus| status.conditions.iter().find(|c| c.type_ == condition::READY).cloned();
     let (before, after) = (ready(old), ready(new)?);
     if before.is_some_and(|before| before.status == after.status && before.reason == after.reason) {
         return None;
     }
-    let reason = Reason::named(&after.reason)?;
-    Some(Note {
-        about: k8s_openapi::api::core::v1::ObjectReference::default(),
-        related: None,
-        warning: WARNING_REASONS.contains(&reason),
-        reason,
-        action: "Rollout",
-        message: after.message,
-    })
+    Some((Reason::named(&after.reason)?, after.message))
 }
 
 fn gauges(context: &Context, set: &str, status: &SidecarSetStatus) {

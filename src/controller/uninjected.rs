@@ -174,12 +174,5 @@ fn tell(context: &Context, name: &str, before: Option<usize>, found: &Found) {
         return;
     }
     tracing::info!(set = name, pods = found.pods, older = found.older, "pods without sidecars");
-    context.events.publish(Note {
-        about: set.object_ref(&()),
-        related: None,
-        warning: true,
-        reason: Reason::UninjectedPods,
-        action: "List",
-        message: found.summary(),
-    });
+    context.events.publish(Note::new(set.object_ref(&()), Reason::UninjectedPods, "List", found.summary()));
 }

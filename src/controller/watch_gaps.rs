@@ -154,13 +154,7 @@ async fn label_again(context: &Context, about: ObjectReference, key: &PodKey, ui
         tracing::debug!(pod = %key, %error, "an injected pod lost its label");
         return false;
     }
-    context.events.publish(Note {
-        about,
-        related: None,
-        warning: true,
-        reason: Reason::LabelRestored,
-        action: "Label",
-        message: format!("the label {} was removed from an injected pod and is set again", keys::INJECTED),
-    });
+    let message = format!("the label {} was removed from an injected pod and is set again", keys::INJECTED);
+    context.events.publish(Note::new(about, Reason::LabelRestored, "Label", message));
     true
 }

@@ -9,7 +9,6 @@ pub(crate) mod http;
 pub mod leader;
 pub mod metrics;
 pub mod namespaces;
-mod owners;
 pub(crate) mod pages;
 pub(crate) mod probe;
 pub(crate) mod shutdown;

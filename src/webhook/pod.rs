@@ -10,8 +10,8 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{Namespace, ObjectReference};
-use kube::api::PartialObjectMeta;
-use kube::{Api, Client, Resource};
+use kube::runtime::reflector::ObjectRef;
+use kube::{Api, Client};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -21,6 +21,7 @@ use super::raw::RawPod;
 use crate::api::SidecarSet;
 use crate::api::reasons::Reason;
 use crate::core::inject::{Injection, Outcome, Request, Served, inject};
+use crate::runtime::call::{CallError, until};
 use crate::runtime::events::{Events, Note};
 use crate::runtime::metrics::Metrics;
 use crate::runtime::namespaces::Namespaces;
@@ -75,25 +76,16 @@ pub(crate) enum Error {
     Body(#[from] serde_json::Error),
     /// This replica has not seen all sets that are registered.
     #[error("this replica has not seen version {wanted} of the SidecarSets yet")]
-    Behind {
-        /// What the registration was made from.
-        wanted: u64,
-    },
-    /// The namespace could not be read.
-    #[error("cannot read namespace {namespace}: {reason}")]
-    Namespace {
-        /// Its name.
-        namespace: String,
-        /// What went wrong.
-        reason: String,
-    },
+    Behind { wanted: u64 },
+    #[error(transparent)]
+    Namespace(#[from] CallError),
 }
 
 impl axum::response::IntoResponse for Error {
     fn into_response(self) -> axum::response::Response {
         let status = match self {
             Self::Body(_) => StatusCode::BAD_REQUEST,
-            Self::Behind { .. } | Self::Namespace { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Behind { .. } | Self::Namespace(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
         tracing::warn!(error = %self, "a pod is not reviewed");
         (status, self.to_string()).into_response()
@@ -146,12 +138,9 @@ async fn namespace_labels(pods: &Pods, name: &str) -> Result<Arc<BTreeMap<String
     if let Some(labels) = pods.namespaces.get(name) {
         return Ok(labels);
     }
-    let error = |reason: String| Error::Namespace { namespace: name.to_owned(), reason };
     let api: Api<Namespace> = Api::all(pods.client.clone());
-    let read: PartialObjectMeta<Namespace> = timeout(NAMESPACE_TIMEOUT, api.get_metadata(name))
-        .await
-        .map_err(|_| error("no answer in time".to_owned()))?
-        .map_err(|source| error(source.to_string()))?;
+    let read = until(Instant::now() + NAMESPACE_TIMEOUT, api.get_metadata(name)).await;
+    let read = read.map_err(|cause| CallError { action: "read", object: format!("namespace {name}"), cause })?;
     Ok(Arc::new(read.metadata.labels.unwrap_or_default()))
 }
 
@@ -168,26 +157,13 @@ fn result(reason: Reason, refused: bool) -> &'static str {
 fn tell_owner(events: &Events, request: &ReviewRequest<RawPod>, outcome: &Outcome) {
     let owners = request.object["metadata"]["ownerReferences"].as_array();
     let Some(owner) = owners.into_iter().flatten().find(|owner| owner["controller"] == true) else { return };
-    let text = |field: &str| owner[field].as_str().map(str::to_owned);
-    events.publish_to_top_owner(Note {
-        about: ObjectReference {
-            api_version: text("apiVersion"),
-            kind: text("kind"),
-            name: text("name"),
-            uid: text("uid"),
-            namespace: Some(request.namespace.clone()),
-            ..ObjectReference::default()
-        },
-        related: Some(ObjectReference {
-            api_version: Some(SidecarSet::api_version(&()).into_owned()),
-            kind: Some(SidecarSet::kind(&()).into_owned()),
-            name: Some(outcome.set.clone()),
-            ..ObjectReference::default()
-        }),
-        warning: true,
-        reason: outcome.reason,
-        action: "Inject",
-        message: format!("SidecarSet {:?}: {}", outcome.set, outcome.message),
+    let Ok(owner) = ObjectReference::deserialize(owner) else { return };
+    let about = ObjectReference { namespace: Some(request.namespace.clone()), ..owner };
+    let message = format!("SidecarSet {:?}: {}", outcome.set, outcome.message);
+    events.publish(Note {
+        to_top_owner: true,
+        related: Some(ObjectRef::<SidecarSet>::new(&outcome.set).into()),
+        ..Note::new(about, outcome.reason, "Inject", message)
     });
 }
 
