@@ -14,6 +14,7 @@ use kube::api::{Patch, PatchParams};
 use kube::runtime::wait::{await_condition, conditions};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -32,7 +33,7 @@ use crate::runtime::http::Service;
 use crate::runtime::leader::{self, LeaseParams};
 use crate::runtime::metrics::Metrics;
 use crate::runtime::namespaces::Namespaces;
-use crate::runtime::{probe, shutdown, telemetry};
+use crate::runtime::{probe, telemetry};
 use crate::webhook::pod::Pods;
 use crate::webhook::registration::{IN_CLUSTER, LOCAL, Registration, unregister};
 use crate::webhook::tls::{CertificateSource, SelfSigned};
@@ -83,7 +84,7 @@ async fn execute(command: Command) -> Result<()> {
 
 /// Runs until SIGTERM or SIGINT.
 async fn run(args: &RunArgs) -> Result<()> {
-    let signal = shutdown::on_signals()?;
+    let stopped = on_signals()?;
     // Stops all but the election and the health server, which end last.
     let (parts, last) = (CancellationToken::new(), CancellationToken::new());
     let clients = Clients::infer(usize::from(args.write_concurrency) + OTHER_CALLS).await?;
@@ -97,7 +98,8 @@ async fn run(args: &RunArgs) -> Result<()> {
 
     let expiry = metrics.webhook_certificate_expiry.clone();
     let (tls, _tls_task) = certificates(args, &clients).start(expiry, parts.clone()).await?;
-    let (leadership, mut election) = leader::spawn(clients.lease.clone(), lease(args, identity), last.clone());
+    let lease = LeaseParams::new(&args.namespace, LEASE, identity).lasting(args.lease_duration());
+    let (leadership, mut election) = leader::spawn(clients.lease.clone(), lease, last.clone());
     let (namespaces, (registered, registered_version)) = (Namespaces::default(), watch::channel(0));
     let (cache, served) = Cache::new(allowed(args, &clients).await, namespaces.clone(), registered_version);
 
@@ -153,7 +155,7 @@ async fn run(args: &RunArgs) -> Result<()> {
     }));
 
     let ended = tokio::select! {
-        () = signal.cancelled() => None,
+        () = stopped.cancelled() => None,
         _ = &mut election => Some("the leader election"),
         _ = &mut webhook_server => Some("the webhook server"),
         _ = &mut registration => Some("the registration"),
@@ -176,6 +178,23 @@ async fn run(args: &RunArgs) -> Result<()> {
     ended.map_or(Ok(()), |part| Err(format!("{part} ended unexpectedly").into()))
 }
 
+/// A token cancelled by SIGTERM (the kubelet) or SIGINT (a terminal). Must be called inside a tokio runtime.
+fn on_signals() -> Result<CancellationToken> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(cannot("install the handler of SIGTERM"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot("install the handler of SIGINT"))?;
+    let token = CancellationToken::new();
+    let guard = token.clone().drop_guard();
+    tokio::spawn(async move {
+        let name = tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        tracing::info!(signal = name, "shutting down");
+        drop(guard);
+    });
+    Ok(token)
+}
+
 fn certificates(args: &RunArgs, clients: &Clients) -> CertificateSource {
     if let Some(directory) = &args.tls_dir {
         return CertificateSource::Files(directory.clone());
@@ -183,12 +202,6 @@ fn certificates(args: &RunArgs, clients: &Clients) -> CertificateSource {
     let names = SelfSigned::names_of_service(&args.webhook_service, &args.namespace);
     let signed = SelfSigned::new(clients.call.clone(), &args.namespace, TLS_SECRET, names);
     CertificateSource::SelfSigned(Box::new(signed))
-}
-
-fn lease(args: &RunArgs, identity: String) -> LeaseParams {
-    let (lease_duration, renew_deadline, retry_period) = args.lease_times();
-    let params = LeaseParams::new(&args.namespace, LEASE, identity);
-    LeaseParams { lease_duration, renew_deadline, retry_period, ..params }
 }
 
 async fn allowed(args: &RunArgs, clients: &Clients) -> Allowed {

@@ -1,23 +1,20 @@
 //! Sends the planned requests: concurrently, each only while this replica leads and the set still wants it.
 
-use std::sync::Arc;
-
 use futures::StreamExt;
 use json_patch::Patch as Operations;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
-use kube::api::{GetParams, PartialObjectMeta, Patch};
+use kube::api::{GetParams, Patch};
 use tokio::time::Instant;
 
-use super::context::{Context, WRITE_TIMEOUT, now, patch_params};
-use super::error::Error;
+use super::context::{Context, Error, WRITE_TIMEOUT, now, patch_params};
 use crate::core::pod::{PodKey, PodView, SlimPod};
 use crate::core::rollout::request::PodPatch;
 use crate::core::rollout::request::answer::{Answer, answer};
 use crate::core::round::{Answers, Planned};
-use crate::runtime::call::{CallError, Cause};
+use crate::runtime::call::{CallError, Cause, until};
 
-/// What became of one request; also its metric label.
+/// What became of one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
     Patched,
@@ -31,8 +28,20 @@ enum Outcome {
     Unknown,
 }
 
+impl Outcome {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Patched => "ok",
+            Self::Withdrawn => "withdrawn",
+            Self::Stale => "conflict",
+            Self::Refused => "refused",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 /// Sends the requests of a plan.
-pub(super) async fn apply(context: &Arc<Context>, planned: &mut Planned) -> Result<Answers, Error> {
+pub(super) async fn apply(context: &Context, planned: &mut Planned) -> Result<Answers, Error> {
     let requests = planned.take_requests();
     let planned = &*planned;
     let set = &planned.rollout.target.set;
@@ -45,7 +54,7 @@ pub(super) async fn apply(context: &Arc<Context>, planned: &mut Planned) -> Resu
             return Outcome::Withdrawn;
         }
         let outcome = send(context, set, &patch).await;
-        context.metrics.pod_patch(set, label(outcome));
+        context.metrics.pod_patch(set, outcome.label());
         outcome
     });
     let outcomes: Vec<Outcome> =
@@ -58,18 +67,17 @@ pub(super) async fn apply(context: &Arc<Context>, planned: &mut Planned) -> Resu
 }
 
 /// Looks at the pods whose last request has an unknown outcome. Returns how many of them cannot be read.
-pub(super) async fn confirm(context: &Arc<Context>, set: &str) -> usize {
+pub(super) async fn confirm(context: &Context, set: &str) -> usize {
     let open: Vec<PodKey> = context.state().set_mut(set).unconfirmed.iter().cloned().collect();
     let looks = open.into_iter().map(|key| async move { look_again(context, set, &key).await });
     let known = futures::stream::iter(looks).buffer_unordered(context.settings.write_concurrency);
     known.filter(|known| futures::future::ready(!known)).count().await
 }
 
-async fn send(context: &Arc<Context>, set: &str, request: &PodPatch) -> Outcome {
+async fn send(context: &Context, set: &str, request: &PodPatch) -> Outcome {
     let PodPatch { key, .. } = request;
     let Some(patch) = complete(context, request).await else {
-        note_unconfirmed(context, set, key);
-        look_again(context, set, key).await;
+        check(context, set, key).await;
         return Outcome::Stale;
     };
     let api: Api<SlimPod> = Api::namespaced(context.clients.call.clone(), &key.namespace);
@@ -86,8 +94,7 @@ async fn send(context: &Arc<Context>, set: &str, request: &PodPatch) -> Outcome 
         Err(CallError { cause: Cause::NotLeader, .. }) => Outcome::Withdrawn,
         Err(CallError { cause, .. }) => match cause.status().map_or(Answer::Unknown, answer) {
             Answer::LookAgain => {
-                note_unconfirmed(context, set, key);
-                look_again(context, set, key).await;
+                check(context, set, key).await;
                 Outcome::Stale
             }
             Answer::Refused(message) => {
@@ -96,7 +103,10 @@ async fn send(context: &Arc<Context>, set: &str, request: &PodPatch) -> Outcome 
                 Outcome::Refused
             }
             Answer::Unknown => {
-                unanswered(context, set, key, &cause.to_string()).await;
+                // It may or may not have been carried out.
+                tracing::warn!(pod = %key, error = %cause, "a pod's patch has an unknown outcome");
+                context.state().index.unanswered(set, key, &cause.to_string(), now());
+                check(context, set, key).await;
                 Outcome::Unknown
             }
         },
@@ -111,10 +121,9 @@ async fn complete(context: &Context, request: &PodPatch) -> Option<Operations> {
     let api: Api<Pod> = Api::namespaced(context.clients.call.clone(), &key.namespace);
     // From the apiserver's cache: the patch tests what was read.
     let cached = GetParams::any();
-    let read = tokio::time::timeout(WRITE_TIMEOUT, api.get_metadata_with(&key.name, &cached)).await.ok()?;
-    let live: PartialObjectMeta<Pod> =
-        read.inspect_err(|error| tracing::debug!(pod = %key, %error, "cannot read a pod's metadata")).ok()?;
-    let live = serde_json::to_value(live.metadata).ok()?;
+    let read = until(Instant::now() + WRITE_TIMEOUT, api.get_metadata_with(&key.name, &cached)).await;
+    let read = read.inspect_err(|error| tracing::debug!(pod = %key, %error, "cannot read a pod's metadata")).ok()?;
+    let live = serde_json::to_value(read.metadata).ok()?;
     change.complete(patch, &live, &context.cache.compiled())
 }
 
@@ -130,28 +139,19 @@ fn answered(context: &Context, set: &str, request: &PodPatch, before: u64, pod: 
     Outcome::Patched
 }
 
-/// The request may or may not have been carried out.
-async fn unanswered(context: &Arc<Context>, set: &str, key: &PodKey, error: &str) {
-    tracing::warn!(pod = %key, error, "a pod's patch has an unknown outcome");
-    note_unconfirmed(context, set, key);
-    context.state().index.unanswered(set, key, error, now());
-    look_again(context, set, key).await;
-}
-
-fn note_unconfirmed(context: &Context, set: &str, key: &PodKey) {
+/// Reads a pod whose request may have changed it; it is unconfirmed until that works.
+async fn check(context: &Context, set: &str, key: &PodKey) {
     context.state().set_mut(set).unconfirmed.insert(key.clone());
+    look_again(context, set, key).await;
 }
 
 /// Reads a pod afresh; false if that failed.
 async fn look_again(context: &Context, set: &str, key: &PodKey) -> bool {
     let api: Api<SlimPod> = Api::namespaced(context.clients.call.clone(), &key.namespace);
     match api.get_opt(&key.name).await {
-        Ok(Some(pod)) => {
-            context.state().index.apply_answer(PodView::new(pod), now());
-        }
+        Ok(Some(pod)) => _ = context.state().index.apply_answer(PodView::new(pod), now()),
         Ok(None) => {
-            let mut state = context.state();
-            let index = &mut state.index;
+            let index = &mut context.state().index;
             if let Some(pod) = index.get(key) {
                 index.remove(key, &pod.uid, now());
             }
@@ -169,15 +169,5 @@ fn refuse(context: &Context, set: &str, key: &PodKey, message: String) {
     let index = &mut context.state().index;
     if let Some(pod) = index.get(key) {
         index.refuse(set, &pod, message, None, now());
-    }
-}
-
-fn label(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Patched => "ok",
-        Outcome::Withdrawn => "withdrawn",
-        Outcome::Stale => "conflict",
-        Outcome::Refused => "refused",
-        Outcome::Unknown => "unknown",
     }
 }

@@ -15,15 +15,15 @@ use crate::core::inject::{CompiledSet, CompiledSets, Served};
 use crate::core::revision::{History, Revision, collisions, name, set_and_hash};
 use crate::runtime::namespaces::Namespaces;
 
-/// See the module. Clones share it.
+/// Clones share it.
 #[derive(Clone, Debug)]
 pub(crate) struct Cache {
     inner: Arc<Mutex<Inner>>,
     served: Arc<watch::Sender<Arc<Served>>>,
     allowed: Arc<Allowed>,
-    /// Labels of namespaces.
     pub(super) namespaces: Namespaces,
-    registered: watch::Receiver<u64>,
+    /// Version of the sets that the webhook registration stands for; 0 while there is none.
+    pub(super) registered: watch::Receiver<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -45,13 +45,14 @@ struct Inner {
 struct Known {
     set: Arc<SidecarSet>,
     valid: Result<ValidSidecarSet, Problems>,
+    /// Version at which the current spec was first seen.
     spec_version: u64,
+    /// As the webhook serves it; `None` if validation refuses it.
     compiled: Option<Arc<CompiledSet>>,
 }
 
 impl Cache {
-    /// An empty cache, and what the webhook serves from it. `registered`: version of the sets that the webhook
-    /// registration stands for; 0 while there is none.
+    /// An empty cache, and what the webhook serves from it.
     pub(crate) fn new(
         allowed: Allowed,
         namespaces: Namespaces,
@@ -62,112 +63,97 @@ impl Cache {
         (Self { inner: Arc::default(), served, allowed, namespaces, registered }, receiver)
     }
 
-    /// Version of the sets that the webhook registration stands for.
-    pub(super) fn registered(&self) -> watch::Receiver<u64> {
-        self.registered.clone()
+    fn known<T>(&self, set: &str, read: impl FnOnce(&Known) -> T) -> Option<T> {
+        lock(&self.inner).sets.get(set).map(read)
     }
 
     /// The webhook gets requests for what the set selects now.
     pub(super) fn is_registered(&self, set: &str) -> bool {
-        self.spec_version(set).is_some_and(|version| *self.registered.borrow() >= version)
+        self.known(set, |known| *self.registered.borrow() >= known.spec_version) == Some(true)
     }
 
-    /// The set as last seen.
     pub(crate) fn set(&self, name: &str) -> Option<Arc<SidecarSet>> {
-        lock(&self.inner).sets.get(name).map(|known| Arc::clone(&known.set))
+        self.known(name, |known| Arc::clone(&known.set))
     }
 
-    /// The same, and what validation says of it.
+    /// The set, and what validation says of it.
     pub(super) fn validated(&self, name: &str) -> Option<(Arc<SidecarSet>, Result<ValidSidecarSet, Problems>)> {
-        lock(&self.inner).sets.get(name).map(|known| (Arc::clone(&known.set), known.valid.clone()))
+        self.known(name, |known| (Arc::clone(&known.set), known.valid.clone()))
+    }
+
+    pub(super) fn compiled_set(&self, set: &str) -> Option<Arc<CompiledSet>> {
+        self.known(set, |known| known.compiled.clone())?
+    }
+
+    pub(super) fn names(&self) -> Vec<String> {
+        lock(&self.inner).sets.keys().cloned().collect()
     }
 
     /// Revisions of a set, by hash.
-    pub(crate) fn revisions(&self, set: &str) -> History {
+    pub(super) fn revisions(&self, set: &str) -> History {
         lock(&self.inner).revisions.get(set).cloned().unwrap_or_default()
     }
 
     /// False before the first complete lists: what is missing may only not have been seen.
-    pub(crate) fn is_complete(&self) -> bool {
+    pub(super) fn is_complete(&self) -> bool {
         let inner = lock(&self.inner);
         inner.sets_listed && inner.revisions_listed
     }
 
     /// The sets as the webhook serves them.
-    pub(crate) fn compiled(&self) -> Arc<CompiledSets> {
+    pub(super) fn compiled(&self) -> Arc<CompiledSets> {
         Arc::clone(&lock(&self.inner).compiled)
     }
 
-    /// Names of all sets.
-    pub(crate) fn names(&self) -> Vec<String> {
-        lock(&self.inner).sets.keys().cloned().collect()
-    }
-
-    /// The set as it is served; `None` for one that validation refuses.
-    pub(crate) fn compiled_set(&self, set: &str) -> Option<Arc<CompiledSet>> {
-        lock(&self.inner).sets.get(set)?.compiled.clone()
-    }
-
     /// Hashes of the revisions that the canaries of a set roll out.
-    pub(crate) fn canary_revisions(&self, base: &str) -> Vec<String> {
+    pub(super) fn canary_revisions(&self, base: &str) -> Vec<String> {
         let inner = lock(&self.inner);
         let canaries = inner.sets.values().filter(|known| canary_base(&known.set) == Some(base));
         canaries.filter_map(|known| known.set.status.as_ref()?.update_revision.clone()).collect()
     }
 
     /// What a set and others on the same pods both want. Admission refuses it, but may have been skipped.
-    pub(crate) fn conflicts(&self, set: &str) -> Vec<String> {
+    pub(super) fn conflicts(&self, set: &str) -> Vec<String> {
         let inner = lock(&self.inner);
         let Some(known) = inner.sets.get(set) else { return Vec::new() };
         inner.meeting(known).flat_map(|other| clashes(&known.set, &other.set)).map(|clash| clash.to_string()).collect()
     }
 
-    /// Version at which the set's current spec was first seen.
-    fn spec_version(&self, set: &str) -> Option<u64> {
-        lock(&self.inner).sets.get(set).map(|known| known.spec_version)
-    }
-
     /// Takes note of a set. Returns the other sets whose conflicts may have changed with it.
-    pub(crate) fn apply_set(&self, set: SidecarSet) -> Vec<String> {
+    pub(super) fn apply_set(&self, set: SidecarSet) -> Vec<String> {
         let mut inner = lock(&self.inner);
-        let name = set.name_any();
-        let version = resource_version(&set);
-        // The watch tells late what the answer to a status write has told already, a pause among it.
+        let (name, version) = (set.name_any(), resource_version(&set));
         let known = inner.sets.get(&name);
-        if known
-            .is_some_and(|known| known.set.metadata.uid == set.metadata.uid && resource_version(&known.set) > version)
-        {
+        // The watch tells late what the answer to a status write has told already, a pause among it.
+        if known.is_some_and(|known| is_newer(&known.set, &set)) {
             return Vec::new();
         }
-        inner.seen = inner.seen.max(version);
         // The status of a rolling set changes every second; that is no reason to compile it again.
-        let known = inner.sets.get(&name).filter(|known| same_spec(&known.set, &set));
-        let spec_version = known.map_or(version, |known| known.spec_version);
-        let same = known.filter(|known| given_revision(&known.set) == given_revision(&set));
+        let same_spec = known.filter(|known| spec(&known.set) == spec(&set));
+        let spec_version = same_spec.map_or(version, |known| known.spec_version);
+        let same = same_spec.filter(|known| given_revision(&known.set) == given_revision(&set));
         let compiled = same.map(|known| known.compiled.clone());
-        let rebuild = compiled.is_none();
         let set = Arc::new(set);
-        let valid = inner.sets.get(&name).and_then(|known| known.valid.as_ref().ok()?.renewed(Arc::clone(&set)));
+        let valid = known.and_then(|known| known.valid.as_ref().ok()?.renewed(Arc::clone(&set)));
         let valid = valid.map_or_else(|| validate_with(Arc::clone(&set), &self.allowed), Ok);
+        let rebuild = compiled.is_none();
         let compiled = compiled.unwrap_or_else(|| compile(&valid, inner.revisions.get(&name)));
-        let new_spec = spec_version == version;
+        inner.seen = inner.seen.max(version);
         inner.sets.insert(name.clone(), Known { set, valid, spec_version, compiled });
         self.publish(&mut inner, rebuild);
-        if new_spec { inner.concerned(&name) } else { Vec::new() }
+        if spec_version == version { inner.concerned(&name) } else { Vec::new() }
     }
 
     /// Takes note of the answer to a request about a set, unless the watch has said something newer since.
-    pub(crate) fn apply_answer(&self, set: SidecarSet) {
-        let current = self.set(&set.name_any()).is_some_and(|known| {
-            known.metadata.uid == set.metadata.uid && resource_version(&known) <= resource_version(&set)
-        });
-        if current {
+    pub(super) fn apply_answer(&self, set: SidecarSet) {
+        let known = self.set(&set.name_any());
+        if known.is_some_and(|known| known.metadata.uid == set.metadata.uid && !is_newer(&known, &set)) {
             self.apply_set(set);
         }
     }
 
     /// Takes note that a set is gone. Returns the other sets whose conflicts may have changed with it.
-    pub(crate) fn remove_set(&self, set: &SidecarSet) -> Vec<String> {
+    pub(super) fn remove_set(&self, set: &SidecarSet) -> Vec<String> {
         let mut inner = lock(&self.inner);
         inner.seen = inner.seen.max(resource_version(set));
         let concerned = inner.concerned(&set.name_any());
@@ -177,37 +163,35 @@ impl Cache {
     }
 
     /// A complete list of sets is in: others are gone. Returns the names of those.
-    pub(crate) fn sets_listed(&self, listed: &HashSet<String>) -> Vec<String> {
+    pub(super) fn sets_listed(&self, listed: &HashSet<String>) -> Vec<String> {
         let mut inner = lock(&self.inner);
         inner.sets_listed = true;
-        let gone: Vec<String> = inner.sets.keys().filter(|name| !listed.contains(*name)).cloned().collect();
-        inner.sets.retain(|name, _| listed.contains(name));
+        let gone = inner.sets.extract_if(.., |name, _| !listed.contains(name)).map(|(name, _)| name).collect();
         self.publish(&mut inner, true);
         gone
     }
 
     /// Takes note of a revision. Returns its set; `None` for one that is ignored, which is told once.
-    pub(crate) fn apply_revision(&self, object: &ControllerRevision) -> Option<String> {
-        let (set, hash, revision) = match Revision::read(object) {
-            Ok(read) => read,
-            Err(why) => return self.ignore_revision(object, why),
-        };
-        let mut inner = lock(&self.inner);
-        inner.revisions.entry(set.clone()).or_default().insert(hash, revision);
-        self.recompile(&mut inner, &set);
-        Some(set)
-    }
-
-    /// What was known under its name is not what is stored any more.
-    fn ignore_revision(&self, object: &ControllerRevision, why: &str) -> Option<String> {
-        if lock(&self.inner).ignored.insert(object.uid().unwrap_or_default()) {
-            tracing::warn!(revision = object.name_any(), why, "a ControllerRevision is ignored");
+    pub(super) fn apply_revision(&self, object: &ControllerRevision) -> Option<String> {
+        match Revision::read(object) {
+            Ok((set, hash, revision)) => {
+                let mut inner = lock(&self.inner);
+                inner.revisions.entry(set.clone()).or_default().insert(hash, revision);
+                self.recompile(&mut inner, &set);
+                Some(set)
+            }
+            Err(why) => {
+                if lock(&self.inner).ignored.insert(object.uid().unwrap_or_default()) {
+                    tracing::warn!(revision = object.name_any(), why, "a ControllerRevision is ignored");
+                }
+                // What was known under its name is not what is stored any more.
+                self.remove_revision(object)
+            }
         }
-        self.remove_revision(object)
     }
 
-    /// Takes note that a revision is gone.
-    pub(crate) fn remove_revision(&self, object: &ControllerRevision) -> Option<String> {
+    /// Takes note that a revision is gone. Returns its set.
+    pub(super) fn remove_revision(&self, object: &ControllerRevision) -> Option<String> {
         let (set, hash) = set_and_hash(object)?;
         self.forget_revision(&set, &hash);
         Some(set)
@@ -223,23 +207,21 @@ impl Cache {
     }
 
     /// A complete list of revisions, by object name, is in: others are gone.
-    pub(crate) fn revisions_listed(&self, listed: &HashSet<String>) {
-        let mut inner = lock(&self.inner);
+    pub(super) fn revisions_listed(&self, listed: &HashSet<String>) {
+        let inner = &mut *lock(&self.inner);
         inner.revisions_listed = true;
         for (set, revisions) in &mut inner.revisions {
             revisions.retain(|hash, _| listed.contains(&name(set, hash)));
         }
-        let names: Vec<String> = inner.sets.keys().cloned().collect();
-        for name in names {
-            self.recompile(&mut inner, &name);
+        for (name, known) in &mut inner.sets {
+            known.compiled = compile(&known.valid, inner.revisions.get(name));
         }
-        self.publish(&mut inner, true);
+        self.publish(inner, true);
     }
 
     fn recompile(&self, inner: &mut Inner, name: &str) {
-        let Inner { sets, revisions, .. } = inner;
-        if let Some(known) = sets.get_mut(name) {
-            known.compiled = compile(&known.valid, revisions.get(name));
+        if let Some(known) = inner.sets.get_mut(name) {
+            known.compiled = compile(&known.valid, inner.revisions.get(name));
             self.publish(inner, true);
         }
     }
@@ -249,8 +231,8 @@ impl Cache {
             return;
         }
         if rebuild {
-            inner.compiled =
-                Arc::new(CompiledSets::new(inner.sets.values().filter_map(|known| known.compiled.clone())));
+            let compiled = inner.sets.values().filter_map(|known| known.compiled.clone());
+            inner.compiled = Arc::new(CompiledSets::new(compiled));
         }
         self.served.send_replace(Arc::new(Served {
             complete: true,
@@ -264,7 +246,6 @@ impl Cache {
 }
 
 impl Known {
-    /// The set if it is served.
     fn served(&self) -> Option<&ValidSidecarSet> {
         self.valid.as_ref().ok().filter(|_| self.compiled.is_some())
     }
@@ -302,21 +283,24 @@ fn compile(valid: &Result<ValidSidecarSet, Problems>, history: Option<&History>)
     Some(Arc::new(CompiledSet::new(valid, history.unwrap_or(&History::new()))))
 }
 
-fn same_spec(a: &SidecarSet, b: &SidecarSet) -> bool {
-    let spec = |set: &SidecarSet| {
-        let annotation = |key: &str| set.annotations().get(key).cloned();
-        (
-            (set.metadata.uid.clone(), set.metadata.generation, set.metadata.deletion_timestamp.clone()),
-            (collisions(set), annotation(keys::CANARY), annotation(keys::BASE)),
-        )
-    };
-    spec(a) == spec(b)
+/// What says that the spec, or what counts like it, is the same.
+fn spec(set: &SidecarSet) -> impl PartialEq + use<'_> {
+    let annotation = |key: &str| set.annotations().get(key);
+    (
+        (&set.metadata.uid, set.metadata.generation, &set.metadata.deletion_timestamp),
+        (collisions(set), annotation(keys::CANARY), annotation(keys::BASE)),
+    )
 }
 
 /// What the status says about the revision that new pods get.
 fn given_revision(set: &SidecarSet) -> Option<(Option<&String>, Option<&String>, Option<&String>)> {
     let status = set.status.as_ref()?;
     Some((status.injection_revision.as_ref(), status.aborted_revision.as_ref(), status.stable_revision.as_ref()))
+}
+
+/// The same set, later.
+fn is_newer(a: &SidecarSet, b: &SidecarSet) -> bool {
+    a.metadata.uid == b.metadata.uid && resource_version(a) > resource_version(b)
 }
 
 fn resource_version(set: &SidecarSet) -> u64 {

@@ -1,11 +1,11 @@
 //! The pods of a deleted canary become its base's. The marks of every other deleted set stay: a set of that name that
 //! comes again adopts its pods.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
+use futures::future::ready;
 use serde_json::{Value, json};
 
 use super::context::Context;
@@ -39,24 +39,16 @@ pub(super) async fn run(context: Arc<Context>) {
 }
 
 /// The pods of deleted canaries whose base exists, by canary.
-fn left_behind(context: &Context) -> BTreeMap<String, Vec<Left>> {
+fn left_behind(context: &Context) -> Vec<(String, Vec<Left>)> {
     let marked = context.state().index.marked_sets();
-    let gone: Vec<String> = marked.into_iter().filter(|set| context.cache.set(set).is_none()).collect();
-    let mut left: BTreeMap<String, Vec<Left>> = BTreeMap::new();
-    if gone.is_empty() {
-        return left;
-    }
-    for pod in context.state().index.pods() {
-        for canary in &gone {
-            if let Some(base) = base_of(pod, canary) {
-                left.entry(canary.clone()).or_default().push((Arc::clone(pod), base));
-            }
-        }
-    }
-    for pods in left.values_mut() {
+    let gone = marked.into_iter().filter(|set| context.cache.set(set).is_none());
+    let with_pods = gone.map(|canary| {
+        let left = |pod: &Arc<PodView>| Some((Arc::clone(pod), base_of(pod, &canary)?));
+        let mut pods: Vec<Left> = context.state().index.pods().filter_map(left).collect();
         pods.retain(|(_, base)| lives(context, base));
-    }
-    left
+        (canary, pods)
+    });
+    with_pods.collect()
 }
 
 fn base_of(pod: &PodView, canary: &str) -> Option<String> {
@@ -74,23 +66,17 @@ async fn pass_to_base(context: &Context, canary: &str, pods: &[Left]) -> Result<
             return Ok(());
         }
         tracing::info!(canary, pods = batch.len(), "pods of a deleted canary pass to its base");
-        let patches = batch.iter().cloned();
-        let patches = patches.map(|(pod, base)| async move { mark_as_base(context, canary, &base, &pod).await });
-        let answers: Vec<Result<(), CallError>> =
-            futures::stream::iter(patches).buffer_unordered(context.settings.write_concurrency).collect().await;
-        // A pod that cannot be patched does not keep the others from it.
-        result = answers.into_iter().fold(result, Result::and);
+        let patches = batch.iter().cloned().map(|(pod, base)| async move {
+            let Some(marks) = marks_of_base(canary, &base, &pod) else { return Ok(()) };
+            context.patch_metadata("mark", &pod.key, marks).await
+        });
+        let answers = futures::stream::iter(patches).buffer_unordered(context.settings.write_concurrency);
+        // Changed or gone meanwhile: the next look sees what it is now. One that cannot be patched does not keep the
+        // others from it.
+        let answers = answers.filter(|answer| ready(!answer.as_ref().is_err_and(CallError::is_stale)));
+        result = answers.fold(result, |result, answer| ready(result.and(answer))).await;
     }
     result
-}
-
-async fn mark_as_base(context: &Context, canary: &str, base: &str, pod: &PodView) -> Result<(), CallError> {
-    let Some(marks) = marks_of_base(canary, base, pod) else { return Ok(()) };
-    match context.patch_metadata("mark", &pod.key, marks).await {
-        // Changed or gone meanwhile: the next look sees what it is now.
-        Err(error) if !error.is_stale() => Err(error),
-        _ => Ok(()),
-    }
 }
 
 /// Metadata of a merge patch that applies only to this version of the pod.

@@ -17,7 +17,8 @@ use super::state::{SharedState, State};
 use crate::api::{SidecarSet, keys};
 use crate::core::pod::PodKey;
 use crate::core::rollout::state::index::Index;
-use crate::runtime::call::CallError;
+use crate::core::round::Unconfirmed;
+use crate::runtime::call::{CallError, Cause};
 use crate::runtime::client::Clients;
 use crate::runtime::events::Events;
 use crate::runtime::health::Readiness;
@@ -33,7 +34,6 @@ pub(super) const NOT_LEADER: Duration = Duration::from_secs(1);
 /// One that cannot be decoded must not break the watch of the others.
 pub(super) type WatchedSet = DeserializeGuard<SidecarSet>;
 
-/// See the module.
 pub(crate) struct Context {
     pub(super) clients: Clients,
     pub(super) settings: Settings,
@@ -47,7 +47,7 @@ pub(crate) struct Context {
 /// What does not change while the operator runs.
 #[derive(Debug)]
 pub(crate) struct Settings {
-    /// Namespace of the operator's own objects.
+    /// Of the operator's own objects.
     pub(crate) namespace: String,
     /// Namespaces besides [`keys::EXCLUDED_NAMESPACES`] that no set reaches.
     pub(crate) excluded: Arc<[String]>,
@@ -84,7 +84,6 @@ impl Writer {
 }
 
 impl Context {
-    /// A context with nothing known yet.
     pub(crate) fn new(
         clients: Clients,
         settings: Settings,
@@ -153,6 +152,41 @@ impl Context {
 
     fn sets_api(&self) -> Api<SidecarSet> {
         Api::all(self.clients.call.clone())
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error(transparent)]
+    Call(CallError),
+    /// The lease was lost: nothing may be written.
+    #[error("this replica does not lead any more")]
+    NotLeader,
+    /// Nothing under the names that a revision may have is that revision.
+    #[error(
+        "all names that the ControllerRevision of SidecarSet {0} may have are taken by other data: delete those that this program ignores"
+    )]
+    NamesTaken(String),
+    #[error(transparent)]
+    Unconfirmed(#[from] Unconfirmed),
+}
+
+impl From<CallError> for Error {
+    fn from(error: CallError) -> Self {
+        if matches!(error.cause, Cause::NotLeader) { Self::NotLeader } else { Self::Call(error) }
+    }
+}
+
+impl Error {
+    /// Name for metrics.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Call(CallError { cause: Cause::Timeout, .. }) => "timeout",
+            Self::Call(_) => "api",
+            Self::NotLeader => "not_leader",
+            Self::NamesTaken(_) => "names_taken",
+            Self::Unconfirmed(_) => "unconfirmed",
+        }
     }
 }
 

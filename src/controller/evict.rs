@@ -1,7 +1,5 @@
-//! Performs evictions: reads what a step of [`crate::core::rollout::plan::evict`] asks for, writes the record, and sends
-//! the request.
-//!
-//! The record of an eviction is in the status before the request is sent. This task is the only writer of these records.
+//! Performs evictions: reads what a step of [`crate::core::rollout::plan::evict`] asks for, writes the record into the
+//! status, and then sends the request. This task is the only writer of these records.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -9,23 +7,22 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
-use kube::api::PostParams;
+use kube::api::{ApiResource, DynamicObject, PostParams};
 use kube::core::Status;
 use kube::{Api, Resource, ResourceExt};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::context::{Context, now};
-use super::error::Error;
-use super::owners::{replicas, uninjected_pods};
-use super::uninjected::{raw_pod, why};
+use super::context::{Context, Error, now};
+use super::uninjected::{raw_pod, uninjected_pods, why};
 use crate::api::SidecarSet;
 use crate::api::reasons::Reason;
 use crate::api::v1beta1::{Eviction, EvictionCause};
 use crate::core::inject::{CompiledSet, CompiledSets};
-use crate::core::pod::PodKey;
+use crate::core::pod::{Owner, PodKey};
 use crate::core::replace;
 use crate::core::replace::report::Wait;
 use crate::core::replace::uninjected::Found;
@@ -90,13 +87,9 @@ pub(super) async fn run(context: Arc<Context>) {
 /// One round of a set. An error leaves the rest to the next one.
 async fn look_after(context: &Context, term: u64, name: &str, kept: Option<Kept>) -> Option<Kept> {
     let set = context.cache.set(name)?;
-    let mut kept = match load(context, term, &set, kept).await {
-        Ok(kept) => kept?,
-        Err(error) => {
-            tracing::warn!(set = name, %error, "evictions cannot be read");
-            return None;
-        }
-    };
+    let loaded = load(context, term, &set, kept).await;
+    let mut kept =
+        loaded.inspect_err(|error| tracing::warn!(set = name, %error, "evictions cannot be read")).ok()??;
     context.state().index.set_evictions(name, &kept.memory.records);
     let mut round = Round { context, name, kept: &mut kept, facts: Facts::default() };
     if let Err(error) = round.run().await {
@@ -107,7 +100,7 @@ async fn look_after(context: &Context, term: u64, name: &str, kept: Option<Kept>
 }
 
 /// What is known of a set; `None` if there is nothing to do for it.
-async fn load(context: &Context, term: u64, set: &SidecarSet, kept: Option<Kept>) -> Result<Option<Kept>, Error> {
+async fn load(context: &Context, term: u64, set: &SidecarSet, kept: Option<Kept>) -> Result<Option<Kept>, CallError> {
     let (name, uid) = (set.name_any(), set.uid().unwrap_or_default());
     if let Some(kept) = kept.filter(|kept| kept.uid == uid) {
         return Ok(Some(kept));
@@ -200,7 +193,7 @@ impl Round<'_> {
     /// What cannot be read is left alone in this round.
     async fn read(&mut self, moment: &Moment, question: Question) {
         let (context, facts) = (self.context, &mut self.facts);
-        let failed = match question {
+        let (left_alone, error) = match question {
             Question::Replicas(namespace, owner) => match replicas(context, &namespace, &owner).await {
                 Ok(replicas) => {
                     facts.replicas.insert(owner.uid, replicas);
@@ -220,7 +213,6 @@ impl Round<'_> {
                 return drop(facts.replacements.insert(chosen.record.pod_uid.clone(), why));
             }
         };
-        let (left_alone, error) = failed;
         tracing::warn!(set = self.name, left_alone, %error, "evictions of this owner or namespace wait for the next round");
         facts.unreadable.insert(left_alone);
     }
@@ -282,6 +274,19 @@ impl Round<'_> {
             self.context.enqueue([self.name.to_owned()]);
         }
     }
+}
+
+/// How many pods the owner should have: none if it is gone, `None` if its kind is not one that is read.
+async fn replicas(context: &Context, namespace: &str, owner: &Owner) -> Result<Option<usize>, CallError> {
+    let known = [ApiResource::erase::<ReplicaSet>(&()), ApiResource::erase::<StatefulSet>(&())];
+    let is_owner = |kind: &&ApiResource| kind.api_version == owner.api_version && kind.kind == owner.kind;
+    let Some(kind) = known.iter().find(is_owner) else { return Ok(None) };
+    let api: Api<DynamicObject> = Api::namespaced_with(context.clients.call.clone(), namespace, kind);
+    let failed = CallError::api("get", format!("{} {namespace}/{}", owner.kind, owner.name));
+    let object = api.get_opt(&owner.name).await.map_err(failed)?;
+    let living = object.filter(|object| object.metadata.uid.as_ref() == Some(&owner.uid));
+    let replicas = living.map_or(0, |object| object.data["spec"]["replicas"].as_u64().unwrap_or(1));
+    Ok(Some(usize::try_from(replicas).unwrap_or(usize::MAX)))
 }
 
 /// Why the replacement would not be better.

@@ -4,11 +4,9 @@ mod apply;
 pub(crate) mod cache;
 mod canaries;
 pub(crate) mod context;
-pub(crate) mod error;
 mod evict;
 mod failure_events;
 mod leadership;
-mod owners;
 mod prepull;
 mod reconcile;
 mod report;
@@ -21,8 +19,7 @@ mod watches;
 use std::sync::Arc;
 use std::time::Duration;
 
-use context::{Context, WatchedSet};
-use error::Error;
+use context::{Context, Error, WatchedSet};
 use futures::StreamExt;
 use kube::ResourceExt;
 use kube::runtime::controller::{Action, Controller, Error as ControllerError};
@@ -81,7 +78,7 @@ fn on_error(set: Arc<WatchedSet>, error: &Error, context: Arc<Context>) -> Actio
 
 /// A new registration changes the `InjectionReady` condition of the sets in it.
 async fn follow_registration(context: Arc<Context>) {
-    let mut registered = context.cache.registered();
+    let mut registered = context.cache.registered.clone();
     while registered.changed().await.is_ok() {
         context.enqueue(context.cache.names());
     }

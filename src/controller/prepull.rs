@@ -106,16 +106,6 @@ impl Memory {
     }
 }
 
-/// What became of a request for a puller.
-enum Answer {
-    /// Its UID.
-    Created(String),
-    /// It will not be made; the text says why.
-    Refused(String),
-    /// The pod is gone, or there is no clear answer: the next round sees what is wanted then.
-    Later,
-}
-
 pub(super) async fn run(context: Arc<Context>) {
     let mut memory = Memory::default();
     loop {
@@ -130,8 +120,7 @@ pub(super) async fn run(context: Arc<Context>) {
         }
         let wanted = wanted(&context);
         memory.skipped.retain(|set, _| context.cache.compiled_set(set).is_some());
-        let is_idle = memory.is_clean && wanted.is_empty() && memory.pullers.is_empty();
-        if is_idle {
+        if memory.is_clean && wanted.is_empty() && memory.pullers.is_empty() {
             memory.watch = None;
         } else {
             round(&context, &mut memory, &wanted).await;
@@ -154,22 +143,18 @@ async fn round(context: &Arc<Context>, memory: &mut Memory, wanted: &[Pull]) {
         note(context, memory, &pull, &image, outcome);
         news.insert(pull.set);
     }
-    let creations = create.into_iter().map(|pull| async move {
-        let answer = make(context, &pull).await;
-        (pull, answer)
-    });
-    let answers: Vec<(Pull, Answer)> =
-        futures::stream::iter(creations).buffer_unordered(context.settings.write_concurrency).collect().await;
-    for (pull, answer) in answers {
+    let creations = create.into_iter().map(|pull| async move { (make(context, &pull).await, pull) });
+    let answers = futures::stream::iter(creations).buffer_unordered(context.settings.write_concurrency);
+    for (answer, pull) in answers.collect::<Vec<_>>().await {
         match answer {
-            Answer::Created(uid) => memory.pullers.created(pull, uid, now()),
-            Answer::Refused(why) => {
+            Ok(Some(uid)) => memory.pullers.created(pull, uid, now()),
+            Ok(None) => {}
+            Err(why) => {
                 for image in pull.images.keys() {
                     note(context, memory, &pull, image, Outcome::Skipped(why.clone()));
                 }
                 news.insert(pull.set);
             }
-            Answer::Later => {}
         }
     }
     context.enqueue(news);
@@ -193,37 +178,33 @@ fn note(context: &Context, memory: &mut Memory, pull: &Pull, image: &str, outcom
     context.state().index.note_pull(pull, image, outcome, now());
 }
 
-async fn make(context: &Arc<Context>, pull: &Pull) -> Answer {
+/// Makes a puller, and returns its UID. `None`: the pod is gone, or there is no clear answer, and the next round sees what
+/// is wanted then. An error is final, and says why.
+async fn make(context: &Context, pull: &Pull) -> Result<Option<String>, String> {
     let _permit = context.writer.permits.acquire().await;
     let namespace = &pull.pod.namespace;
     let api: Api<Pod> = Api::namespaced(context.clients.call.clone(), namespace);
-    let pod = match api.get_opt(&pull.pod.name).await {
-        Ok(pod) => pod.filter(|pod| pod.metadata.uid.as_ref() == Some(&pull.uid)),
-        Err(error) => {
-            tracing::warn!(pod = %pull.pod, %error, "cannot read a pod whose node is to pull images");
-            None
-        }
-    };
-    let Some(pod) = pod.filter(|pod| pod.metadata.deletion_timestamp.is_none()) else { return Answer::Later };
-    let puller = match puller(pull, &pod) {
-        Ok(puller) => puller,
-        Err(why) => return Answer::Refused(why),
-    };
+    let read = api.get_opt(&pull.pod.name).await.inspect_err(|error| {
+        tracing::warn!(pod = %pull.pod, %error, "cannot read a pod whose node is to pull images");
+    });
+    let is_same = |pod: &Pod| pod.metadata.uid.as_ref() == Some(&pull.uid) && pod.metadata.deletion_timestamp.is_none();
+    let Some(pod) = read.ok().flatten().filter(is_same) else { return Ok(None) };
+    let puller = puller(pull, &pod)?;
     let params = PostParams { field_manager: Some(keys::MANAGER.to_owned()), ..PostParams::default() };
     let call = api.create(&params, &puller);
     match context.write("create", || format!("a pod that pulls images on node {}", pull.node), call).await {
-        Ok(created) => Answer::Created(created.uid().unwrap_or_default()),
-        Err(error) => match error.status().filter(|status| is_refusal(status)) {
-            Some(status) => Answer::Refused(refusal(&status.message, namespace)),
-            None => {
-                tracing::warn!(%error, "images are not pulled yet");
-                Answer::Later
+        Ok(created) => Ok(Some(created.uid().unwrap_or_default())),
+        Err(error) => {
+            if let Some(status) = error.status().filter(|status| is_refusal(status)) {
+                return Err(refusal(&status.message, namespace));
             }
-        },
+            tracing::warn!(%error, "images are not pulled yet");
+            Ok(None)
+        }
     }
 }
 
-async fn remove(context: &Arc<Context>, key: &PodKey, uid: String) {
+async fn remove(context: &Context, key: &PodKey, uid: String) {
     let _permit = context.writer.permits.acquire().await;
     let api: Api<Pod> = Api::namespaced(context.clients.call.clone(), &key.namespace);
     let preconditions = Preconditions { uid: Some(uid), resource_version: None };
@@ -231,7 +212,7 @@ async fn remove(context: &Arc<Context>, key: &PodKey, uid: String) {
     match context.write("delete", || format!("pod {key}"), api.delete(&key.name, &params)).await {
         // Listed again in the next round; its deadline and its owner end it anyway.
         Err(error) if !error.is_stale() => {
-            tracing::warn!(%error, "a pod that pulled images is left for the next round")
+            tracing::warn!(%error, "a pod that pulled images is left for the next round");
         }
         _ => {}
     }

@@ -7,8 +7,7 @@ use kube::ResourceExt;
 use kube::runtime::controller::Action;
 use tokio::time::Instant;
 
-use super::context::{Context, WatchedSet, now};
-use super::error::Error;
+use super::context::{Context, Error, WatchedSet, now};
 use super::report::report;
 use super::revisions::{self, UpdateRevision};
 use super::{apply, failure_events, prepull};

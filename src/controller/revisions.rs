@@ -9,8 +9,7 @@ use kube::api::{DeleteParams, PostParams};
 use kube::core::Status;
 use kube::{Api, Resource, ResourceExt};
 
-use super::context::Context;
-use super::error::Error;
+use super::context::{Context, Error};
 use crate::api::{SidecarSet, keys};
 use crate::core::revision::{self, History, MAX_COLLISIONS, Revision, Template, collisions};
 use crate::runtime::call::CallError;
@@ -22,16 +21,6 @@ pub(super) struct UpdateRevision {
     pub(super) collisions: i32,
 }
 
-/// What stands under the name of a revision.
-enum Stored {
-    /// It was created just now.
-    New,
-    /// It was there.
-    Known(Revision),
-    /// Something that is to be ignored.
-    Other,
-}
-
 /// Finds or makes the revision of the set's spec, and makes it the newest: a rollback reuses the old object.
 pub(super) async fn ensure(context: &Context, set: &SidecarSet, known: &History) -> Result<UpdateRevision, Error> {
     let template = Template::of(&set.spec);
@@ -41,20 +30,18 @@ pub(super) async fn ensure(context: &Context, set: &SidecarSet, known: &History)
     while collisions <= MAX_COLLISIONS {
         let hash = template.hash(collisions);
         let stored = match known.get(&hash).filter(|_| !gone) {
-            Some(revision) => Stored::Known(revision.clone()),
+            Some(revision) => Some(revision.clone()),
             None => create(context, set, labels(set), &hash, &template, newest + 1).await?,
         };
-        match stored {
-            Stored::Known(revision) if revision.template == template => {
-                let same = revision.owner == set.metadata.uid && revision.custom_version == set.spec.custom_version;
-                let number = newest + i64::from(revision.number < newest);
-                gone = (!same || revision.number < newest) && !renew(context, set, &hash, number).await?;
-                if !gone {
-                    return Ok(UpdateRevision { hash, template, collisions });
-                }
-            }
-            Stored::New => return Ok(UpdateRevision { hash, template, collisions }),
-            Stored::Known(_) | Stored::Other => collisions += 1,
+        let Some(revision) = stored.filter(|revision| revision.template == template) else {
+            collisions += 1;
+            continue;
+        };
+        let same = revision.owner == set.metadata.uid && revision.custom_version == set.spec.custom_version;
+        let number = newest + i64::from(revision.number < newest);
+        gone = (!same || revision.number < newest) && !renew(context, set, &hash, number).await?;
+        if !gone {
+            return Ok(UpdateRevision { hash, template, collisions });
         }
     }
     Err(Error::NamesTaken(set.name_any()))
@@ -70,7 +57,7 @@ pub(super) async fn lend(context: &Context, base: &SidecarSet, canary: &UpdateRe
     create(context, base, labels, &canary.hash, &canary.template, 0).await.map(drop)
 }
 
-/// Creates the object, or says what is there already under its name.
+/// Creates the object. Returns what is now under its name; `None` if that is to be ignored.
 async fn create(
     context: &Context,
     set: &SidecarSet,
@@ -78,7 +65,7 @@ async fn create(
     hash: &str,
     template: &Template,
     number: i64,
-) -> Result<Stored, CallError> {
+) -> Result<Option<Revision>, CallError> {
     let name = revision::name(&set.name_any(), hash);
     let object = ControllerRevision {
         metadata: ObjectMeta {
@@ -93,19 +80,14 @@ async fn create(
     };
     let api = api(context);
     let describe = || format!("ControllerRevision {name}");
-    match context.write("create", describe, api.create(&PostParams::default(), &object)).await {
-        Ok(created) => {
-            context.cache.apply_revision(&created);
-            Ok(Stored::New)
-        }
+    let stored = match context.write("create", describe, api.create(&PostParams::default(), &object)).await {
         Err(error) if error.status().is_some_and(Status::is_already_exists) => {
-            let existing = context.write("get", describe, api.get(&name)).await?;
-            context.cache.apply_revision(&existing);
-            let known = context.cache.revisions(&set.name_any()).remove(hash);
-            Ok(known.map_or(Stored::Other, Stored::Known))
+            context.write("get", describe, api.get(&name)).await?
         }
-        Err(error) => Err(error),
-    }
+        answer => answer?,
+    };
+    context.cache.apply_revision(&stored);
+    Ok(context.cache.revisions(&set.name_any()).remove(hash))
 }
 
 /// Makes a revision the newest, and ours. A PUT of what was read: any patch makes the apiserver encode `data` again,

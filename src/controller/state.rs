@@ -23,7 +23,6 @@ pub(super) const UNLABELLED: &str = "pods without label";
 /// How often the log says which lists are waited for.
 const REMIND: Duration = Duration::from_secs(30);
 
-/// All pods, and what is kept about each set.
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub(super) index: Index,
@@ -32,14 +31,11 @@ pub(super) struct State {
     pub(super) left_watch: BTreeSet<(PodKey, String)>,
 }
 
-/// What is kept about one set.
 #[derive(Debug, Default)]
 pub(super) struct SetState {
     /// Pods whose last patch has an unknown outcome.
     pub(super) unconfirmed: HashSet<PodKey>,
-    /// When the status was last written.
     pub(super) status_written: Option<Instant>,
-    /// Failed pods that have their Event.
     pub(super) failure_events: FailureEvents,
     /// Pods without sidecars; `None` before the first look, or if nobody wants to know.
     pub(super) uninjected: Option<Arc<Found>>,

@@ -15,13 +15,13 @@ use tokio::time::{Instant, sleep};
 use super::context::{Context, NOT_LEADER};
 use crate::api::reasons::Reason;
 use crate::api::{SidecarSet, keys};
-use crate::core::inject::{CompiledSets, Request};
-use crate::core::pod::PodKey;
+use crate::core::inject::{CompiledSet, CompiledSets, Request};
+use crate::core::pod::{PodKey, PodView, SlimPod};
 use crate::core::replace::report::NAMED;
 use crate::core::replace::uninjected::{Finder, Found, inject_anew, obstacle};
 use crate::runtime::call::CallError;
 use crate::runtime::events::Note;
-use crate::runtime::pages::Pages;
+use crate::runtime::pages::{self, Pages};
 
 /// How often pods are listed without a reason.
 const EVERY: Duration = Duration::from_mins(1);
@@ -55,7 +55,7 @@ pub(super) fn expect_fewer(context: &Context, sets: &[String]) {
 }
 
 pub(super) async fn run(context: Arc<Context>) {
-    let mut registered = context.cache.registered();
+    let mut registered = context.cache.registered.clone();
     loop {
         if !context.is_active_leader() || !context.cache.is_complete() {
             sleep(NOT_LEADER).await;
@@ -144,6 +144,25 @@ pub(super) async fn raw_pod(context: &Context, key: &PodKey) -> Result<Option<Va
     let api: Api<DynamicObject> = Api::namespaced_with(context.clients.call.clone(), &key.namespace, &resource);
     let pod = api.get_opt(&key.name).await.map_err(CallError::api("get", format!("pod {key}")))?;
     Ok(pod.and_then(|pod| serde_json::to_value(pod).ok()))
+}
+
+/// The pods of a namespace that the set selects and the watch of pods does not see.
+pub(super) async fn uninjected_pods(
+    context: &Context,
+    set: &CompiledSet,
+    namespace: &str,
+) -> Result<Vec<PodView>, CallError> {
+    let api: &Api<SlimPod> = &Api::namespaced(context.clients.call.clone(), namespace);
+    let selector: kube::core::Selector = set.selector.requirements().iter().cloned().collect();
+    let selector = format!("{selector},{}!=true", keys::INJECTED);
+    let params = ListParams::default().labels(selector.trim_start_matches(','));
+    let mut pages = Pages::new(params, pages::PAGE);
+    let failed = || CallError::api("list", format!("pods in {namespace}"));
+    let mut pods = Vec::new();
+    while let Some(page) = pages.next(|params| async move { api.list(&params).await }).await.map_err(failed())? {
+        pods.extend(page.into_iter().map(PodView::new));
+    }
+    Ok(pods)
 }
 
 /// Keeps what was found, and has the sets reconciled for which it is new.

@@ -38,16 +38,13 @@ pub(super) fn vanished(context: &Context, key: &PodKey, uid: &str, certain: bool
 }
 
 /// Reads pods of which no watch tells, before anything is planned: they may hold a slot.
-pub(super) async fn look_at_all(context: &Arc<Context>, pods: Vec<(PodKey, String)>) {
-    let looks = pods.into_iter().map(|(key, uid)| {
-        let context = Arc::clone(context);
-        async move {
-            while look(&context, &key, &uid).await.is_none() {
-                sleep(LOOK_AGAIN).await;
-            }
-            // Perhaps to be labelled again.
-            vanished(&context, &key, &uid, false);
+pub(super) async fn look_at_all(context: &Context, pods: Vec<(PodKey, String)>) {
+    let looks = pods.into_iter().map(|(key, uid)| async move {
+        while look(context, &key, &uid).await.is_none() {
+            sleep(LOOK_AGAIN).await;
         }
+        // Perhaps to be labelled again.
+        vanished(context, &key, &uid, false);
     });
     futures::stream::iter(looks).buffer_unordered(AT_ONCE).collect::<()>().await;
 }
@@ -61,10 +58,10 @@ pub(super) async fn run(context: Arc<Context>) {
             () = context.shared.left_watch.notified() => {}
             _ = every.tick() => context.state().left_watch.append(&mut unsettled),
         }
-        let pods = std::mem::take(&mut context.state().left_watch);
-        let looks = pods.into_iter().map(|(key, uid)| {
-            let context = Arc::clone(&context);
-            async move { if is_settled(&context, &key, &uid).await { None } else { Some((key, uid)) } }
+        let (context, pods) = (&*context, std::mem::take(&mut context.state().left_watch));
+        let looks = pods.into_iter().map(|(key, uid)| async move {
+            let is_settled = is_settled(context, &key, &uid).await;
+            (!is_settled).then_some((key, uid))
         });
         let left = futures::stream::iter(looks).buffer_unordered(AT_ONCE).filter_map(futures::future::ready);
         unsettled.extend(left.collect::<Vec<_>>().await);

@@ -83,10 +83,8 @@ impl RunArgs {
         format!("{name}_{random:016x}")
     }
 
-    /// Lease duration, renew deadline and retry period in client-go's proportions of 15 : 10 : 2.
-    pub(crate) fn lease_times(&self) -> (Duration, Duration, Duration) {
-        let duration = Duration::from_secs(self.lease_duration_seconds);
-        (duration, duration * 2 / 3, duration * 2 / 15)
+    pub(crate) fn lease_duration(&self) -> Duration {
+        Duration::from_secs(self.lease_duration_seconds)
     }
 
     fn address(&self, port: u16) -> SocketAddr {

@@ -19,20 +19,12 @@ const CALL_WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Above kube-runtime's own 295 s idle limit of a watch: it frees lists, which have no such limit, from a dead peer.
 const WATCH_READ_TIMEOUT: Duration = Duration::from_mins(5);
 
-/// Why no client could be made.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// Neither a kubeconfig nor a pod's service account was found, or it is unreadable.
     #[error("no cluster configuration: {0}")]
     Infer(#[from] InferConfigError),
-    /// The configuration does not make a client (certificates, proxy, credentials).
-    #[error("cannot build the {purpose} client: {source}")]
-    Build {
-        /// Which of the clients.
-        purpose: &'static str,
-        /// What kube said.
-        source: Box<kube::Error>,
-    },
+    #[error("cannot build the {0} client: {1}")]
+    Build(&'static str, Box<kube::Error>),
 }
 
 /// The clients of one cluster; cheap to clone. HTTP/1.1 only: n parallel calls are n connections.
@@ -56,7 +48,7 @@ impl Clients {
     pub(crate) fn new(config: &Config, call_concurrency: usize) -> Result<Self, Error> {
         let call = call_config(config);
         let limit = ConcurrencyLimitLayer::new(call_concurrency.max(1));
-        let error = |purpose| move |source| Error::Build { purpose, source: Box::new(source) };
+        let error = |purpose| move |source| Error::Build(purpose, Box::new(source));
         Ok(Self {
             watch: ClientBuilder::try_from(watch_config(config)).map_err(error("watch"))?.build(),
             lease: ClientBuilder::try_from(call.clone()).map_err(error("lease"))?.build(),

@@ -1,4 +1,4 @@
-//! What every long-running part needs: arguments, clients, leadership, shutdown, logs, metrics, health, events.
+//! What every long-running part needs: arguments, clients, leadership, logs, metrics, health, events.
 
 pub(crate) mod args;
 pub(crate) mod call;
@@ -11,5 +11,4 @@ pub mod metrics;
 pub mod namespaces;
 pub(crate) mod pages;
 pub(crate) mod probe;
-pub(crate) mod shutdown;
 pub(crate) mod telemetry;

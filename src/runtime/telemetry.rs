@@ -34,18 +34,10 @@ pub(crate) struct LogArgs {
     pub(crate) log_level: String,
 }
 
-/// Why logging could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// `--log-level` is no filter.
-    #[error("--log-level {filter:?}: {source}")]
-    Filter {
-        /// What was given.
-        filter: String,
-        /// What is wrong with it.
-        source: tracing_subscriber::filter::ParseError,
-    },
-    /// Something else has already installed a subscriber.
+    #[error("--log-level {0:?}: {1}")]
+    Filter(String, tracing_subscriber::filter::ParseError),
     #[error("logging is already set up: {0}")]
     AlreadySet(Box<dyn std::error::Error + Send + Sync>),
 }
@@ -67,7 +59,7 @@ pub(crate) fn init(args: &LogArgs) -> Result<(), Error> {
 }
 
 fn filter(directives: &str) -> Result<EnvFilter, Error> {
-    EnvFilter::try_new(directives).map_err(|source| Error::Filter { filter: directives.to_owned(), source })
+    EnvFilter::try_new(directives).map_err(|source| Error::Filter(directives.to_owned(), source))
 }
 
 #[cfg(test)]

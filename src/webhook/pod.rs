@@ -102,21 +102,12 @@ pub(crate) async fn mutate(
     let Review { request } = serde_json::from_slice::<Review<RawPod>>(&body)?;
     let served = caught_up(pods.served.clone(), version).await?;
     let labels = namespace_labels(&pods, &request.namespace).await?;
-    let injection = inject(
-        &served.sets,
-        &Request {
-            pod: &request.object,
-            namespace: &request.namespace,
-            namespace_labels: &labels,
-            excluded: &pods.excluded,
-        },
-    );
+    let (pod, namespace) = (&request.object, &request.namespace);
+    let asked = Request { pod, namespace, namespace_labels: &labels, excluded: &pods.excluded };
+    let injection = inject(&served.sets, &asked);
     for outcome in &injection.outcomes {
-        pods.metrics.injection(
-            &outcome.set,
-            result(outcome.reason, injection.refused.is_some()),
-            outcome.reason.as_str(),
-        );
+        let result = result(outcome.reason, injection.refused.is_some());
+        pods.metrics.injection(&outcome.set, result, outcome.reason.as_str());
         if outcome.reason.is_failed_injection() && !request.dry_run {
             tell_owner(&pods.events, &request, outcome);
         }
@@ -127,8 +118,7 @@ pub(crate) async fn mutate(
 
 /// The sets, at least as new as the registration.
 async fn caught_up(mut served: watch::Receiver<Arc<Served>>, version: u64) -> Result<Arc<Served>, Error> {
-    let caught_up = timeout(CATCH_UP, served.wait_for(|served| served.seen >= version)).await;
-    match caught_up {
+    match timeout(CATCH_UP, served.wait_for(|served| served.seen >= version)).await {
         Ok(Ok(served)) => Ok(Arc::clone(&served)),
         _ => Err(Error::Behind { wanted: version }),
     }
@@ -184,11 +174,11 @@ fn warnings(outcome: &Outcome, injection: &Injection) -> Vec<String> {
 
 fn answer(uid: &str, injection: &Injection) -> Value {
     let warnings: Vec<String> = injection.outcomes.iter().flat_map(|outcome| warnings(outcome, injection)).collect();
-    let audit: Vec<String> =
-        injection.outcomes.iter().map(|outcome| format!("{}={}", outcome.set, outcome.reason)).collect();
+    let audit = injection.outcomes.iter().map(|outcome| format!("{}={}", outcome.set, outcome.reason));
+    let audit = audit.collect::<Vec<_>>().join(",");
     let mut response = json!({"uid": uid, "allowed": injection.refused.is_none(), "warnings": warnings});
     if !audit.is_empty() {
-        response["auditAnnotations"] = json!({"injection": audit.join(",")});
+        response["auditAnnotations"] = json!({"injection": audit});
     }
     if let Some(message) = &injection.refused {
         response["status"] = json!({"code": 422, "reason": "Invalid", "message": message});

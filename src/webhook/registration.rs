@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::keys;
-use crate::core::inject::{CompiledSets, Served};
+use crate::core::inject::Served;
 use crate::core::registration::{Params, pod_webhooks, set_webhook};
 use crate::runtime::call::CallError;
 use crate::runtime::leader::Leadership;
@@ -28,10 +28,8 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Names of the two configuration objects.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Names {
-    /// `MutatingWebhookConfiguration` on pods.
-    pub(crate) pods: &'static str,
-    /// `ValidatingWebhookConfiguration` on sets.
-    pub(crate) sets: &'static str,
+    pods: &'static str,
+    sets: &'static str,
 }
 
 /// Of an operator in the cluster.
@@ -40,31 +38,21 @@ pub(crate) const IN_CLUSTER: Names = Names { pods: "sidecarset-pods", sets: "sid
 /// Of one outside, which removes them when it stops.
 pub(crate) const LOCAL: Names = Names { pods: "sidecarset-pods-local", sets: "sidecarset-sets-local" };
 
-/// See the module.
 pub(crate) struct Registration {
-    /// Writes the configurations.
     pub(crate) client: Client,
-    /// Endpoint, exclusions and owner; name and CA bundle are filled in.
+    /// Name and CA bundle are filled in.
     pub(crate) params: Params,
-    /// Names of the objects.
     pub(crate) names: Names,
     /// Follows rotations of the CA.
     pub(crate) ca_bundle: watch::Receiver<Vec<u8>>,
-    /// The sets.
     pub(crate) served: watch::Receiver<Arc<Served>>,
-    /// The right to write.
     pub(crate) leadership: Leadership,
     /// Receives the version of the sets that is registered; 0 for none.
     pub(crate) registered: watch::Sender<u64>,
 }
 
-/// What was last written, and when.
-struct Written {
-    version: u64,
-    sets: Arc<CompiledSets>,
-    ca_bundle: Vec<u8>,
-    at: Instant,
-}
+/// What was last written, with which CA bundle, and when.
+type Written = (Arc<Served>, Vec<u8>, Instant);
 
 impl Registration {
     /// Runs until `shutdown`.
@@ -91,10 +79,12 @@ impl Registration {
         if !served.complete {
             return REAPPLY;
         }
-        let same = |last: &&Written| {
-            last.version == served.version && Arc::ptr_eq(&last.sets, &served.sets) && last.ca_bundle == ca_bundle
-        };
-        if let Some(left) = written.as_ref().filter(same).and_then(|last| REAPPLY.checked_sub(last.at.elapsed())) {
+        let is_same = |last: &Served| last.version == served.version && Arc::ptr_eq(&last.sets, &served.sets);
+        if let Some((last, bundle, at)) = written
+            && is_same(last)
+            && *bundle == ca_bundle
+            && let Some(left) = REAPPLY.checked_sub(at.elapsed())
+        {
             return left;
         }
         self.params.ca_bundle.clone_from(&ca_bundle);
@@ -102,9 +92,8 @@ impl Registration {
             tracing::warn!(%error, "the webhooks are not registered");
             return RETRY;
         }
-        *written =
-            Some(Written { version: served.version, sets: Arc::clone(&served.sets), ca_bundle, at: Instant::now() });
         self.registered.send_if_modified(|version| std::mem::replace(version, served.version) != served.version);
+        *written = Some((served, ca_bundle, Instant::now()));
         REAPPLY
     }
 

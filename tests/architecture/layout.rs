@@ -28,10 +28,9 @@ const ROLLOUT: Order =
     &[&["target"], &["assess"], &["order"], &["inflight"], &["budget"], &["state"], &["request"], &["plan"], &["mod"]];
 
 const CONTROLLER: Order = &[
-    &["error"],
     &["state", "cache"],
     &["context"],
-    &["owners", "watch_gaps", "failure_events", "revisions", "report"],
+    &["watch_gaps", "failure_events", "revisions", "report"],
     &["apply", "evict", "prepull", "canaries", "uninjected"],
     &["reconcile"],
     &["watches", "leadership"],

@@ -80,10 +80,8 @@ fn shape(set: &CompiledSet) -> (Shape, Vec<String>) {
     }
     let rows = rows.iter().map(|row| text(&columns, row)).collect();
     if only_label(&columns) {
-        columns
-            .iter_mut()
-            .filter(|column| **column != Column::Namespace)
-            .for_each(|column| *column = Column::OnlyLabel);
+        columns.retain(|column| *column == Column::Namespace);
+        columns.push(Column::OnlyLabel);
     }
     (Shape { columns, rest }, rows)
 }
@@ -134,31 +132,34 @@ impl Column {
 
     /// One requirement on this column.
     fn requires(&self, expression: &Expression) -> String {
-        let listed = |values: &[&str]| {
-            let listed = format!("{} in {}", self.value(), json!(values));
-            format!("({})", self.guard().into_iter().chain([listed]).collect::<Vec<_>>().join(" && "))
-        };
         // Every namespace has its name as a label.
         let present = || self.guard().unwrap_or_else(|| "true".to_owned());
-        match expression {
-            Expression::Equal(_, value) => listed(&[value.as_str()]),
-            Expression::NotEqual(_, value) => format!("!{}", listed(&[value.as_str()])),
-            Expression::In(_, values) => listed(&values.iter().map(String::as_str).collect::<Vec<_>>()),
-            Expression::NotIn(_, values) => {
-                format!("!{}", listed(&values.iter().map(String::as_str).collect::<Vec<_>>()))
+        let (is_wanted, condition) = match expression {
+            Expression::Exists(_) => return present(),
+            Expression::DoesNotExist(_) => (false, present()),
+            _ => {
+                let (is_wanted, values) = values(expression);
+                let listed = format!("{} in {}", self.value(), json!(values));
+                (is_wanted, self.guard().into_iter().chain([listed]).collect::<Vec<_>>().join(" && "))
             }
-            Expression::Exists(_) => present(),
-            Expression::DoesNotExist(_) => format!("!({})", present()),
-        }
+        };
+        format!("{}({condition})", if is_wanted { "" } else { "!" })
     }
 }
 
 /// The values of which a requirement demands one.
 fn positive(expression: &Expression) -> Option<Vec<&str>> {
+    Some(values(expression)).filter(|(is_wanted, _)| *is_wanted).map(|(_, values)| values)
+}
+
+/// Values that a requirement names, and whether it demands one of them; false for one that names none.
+fn values(expression: &Expression) -> (bool, Vec<&str>) {
     match expression {
-        Expression::Equal(_, value) => Some(vec![value]),
-        Expression::In(_, values) => Some(values.iter().map(String::as_str).collect()),
-        Expression::NotEqual(..) | Expression::NotIn(..) | Expression::Exists(_) | Expression::DoesNotExist(_) => None,
+        Expression::Equal(_, value) => (true, vec![value]),
+        Expression::NotEqual(_, value) => (false, vec![value]),
+        Expression::In(_, values) => (true, values.iter().map(String::as_str).collect()),
+        Expression::NotIn(_, values) => (false, values.iter().map(String::as_str).collect()),
+        Expression::Exists(_) | Expression::DoesNotExist(_) => (false, Vec::new()),
     }
 }
 

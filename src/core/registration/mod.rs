@@ -29,17 +29,12 @@ pub(crate) const POD_PATH: &str = "/mutate-pods";
 pub(crate) const SET_PATH: &str = "/validate-sidecarsets";
 
 /// Where the apiserver reaches the operator.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) enum Endpoint {
     /// `https://127.0.0.1:9443`, for an operator outside the cluster.
     Url(String),
     /// A Service with port 443.
-    Service {
-        /// Its namespace.
-        namespace: String,
-        /// Its name.
-        name: String,
-    },
+    Service { namespace: String, name: String },
 }
 
 /// What both configurations need to know.
@@ -47,7 +42,6 @@ pub(crate) enum Endpoint {
 pub(crate) struct Params {
     /// Name of the configuration object.
     pub(crate) name: String,
-    /// Where the apiserver reaches the operator.
     pub(crate) endpoint: Endpoint,
     /// PEM certificates that the apiserver trusts.
     pub(crate) ca_bundle: Vec<u8>,
@@ -89,11 +83,9 @@ impl Params {
 /// see [`super::inject::Served`].
 pub(crate) fn pod_webhooks(sets: &CompiledSets, version: u64, params: &Params) -> Option<MutatingWebhookConfiguration> {
     let entries = entries(sets);
-    let names = names(&entries);
-    let webhooks: Vec<_> =
-        entries.iter().zip(names).map(|(entry, name)| pod_webhook(entry, name, version, params)).collect();
-    (!webhooks.is_empty())
-        .then(|| MutatingWebhookConfiguration { metadata: params.metadata(), webhooks: Some(webhooks) })
+    let webhooks = entries.iter().zip(names(&entries)).map(|(entry, name)| pod_webhook(entry, name, version, params));
+    let webhooks = Some(webhooks.collect()).filter(|webhooks: &Vec<_>| !webhooks.is_empty())?;
+    Some(MutatingWebhookConfiguration { metadata: params.metadata(), webhooks: Some(webhooks) })
 }
 
 /// The configuration for sets. It never stands in the way of an emergency: failures are ignored, and a set that is
@@ -141,6 +133,9 @@ fn policy(entry: &Entry<'_>) -> (&'static str, i32) {
 
 fn pod_webhook(entry: &Entry<'_>, name: String, version: u64, params: &Params) -> MutatingWebhook {
     let (policy, timeout) = policy(entry);
+    let excluded: BTreeSet<&str> =
+        keys::EXCLUDED_NAMESPACES.into_iter().chain(params.excluded.iter().map(String::as_str)).collect();
+    let (known, opted_out) = (not_in(keys::NAMESPACE_NAME, excluded), not_in(keys::INJECT, ["false"]));
     MutatingWebhook {
         name,
         admission_review_versions: vec!["v1".to_owned()],
@@ -148,8 +143,8 @@ fn pod_webhook(entry: &Entry<'_>, name: String, version: u64, params: &Params) -
         failure_policy: Some(policy.to_owned()),
         match_conditions: entry.condition.clone().map(|cel| vec![condition("selected", cel)]),
         match_policy: Some("Equivalent".to_owned()),
-        namespace_selector: Some(namespaces(&entry.namespaces, params)),
-        object_selector: Some(labels(&entry.labels)),
+        namespace_selector: Some(selector(&entry.namespaces, vec![known, opted_out.clone()])),
+        object_selector: Some(selector(&entry.labels, vec![opted_out])),
         reinvocation_policy: Some("IfNeeded".to_owned()),
         rules: Some(vec![rule("", "v1", "pods", &["CREATE"], "Namespaced")]),
         side_effects: "NoneOnDryRun".to_owned(),
@@ -157,18 +152,9 @@ fn pod_webhook(entry: &Entry<'_>, name: String, version: u64, params: &Params) -
     }
 }
 
-fn labels(own: &[Expression]) -> LabelSelector {
-    expressions(own.iter().map(requirement).chain([not_in(keys::INJECT, ["false"])]).collect())
-}
-
-fn namespaces(own: &[Expression], params: &Params) -> LabelSelector {
-    let excluded: BTreeSet<&str> =
-        keys::EXCLUDED_NAMESPACES.into_iter().chain(params.excluded.iter().map(String::as_str)).collect();
-    let always = [not_in(keys::NAMESPACE_NAME, excluded), not_in(keys::INJECT, ["false"])];
-    expressions(own.iter().map(requirement).chain(always).collect())
-}
-
-fn expressions(requirements: Vec<Requirement>) -> LabelSelector {
+/// What an entry asks for, and who is never asked about.
+fn selector(own: &[Expression], always: Vec<Requirement>) -> LabelSelector {
+    let requirements = own.iter().map(requirement).chain(always).collect();
     LabelSelector { match_expressions: Some(requirements), match_labels: None }
 }
 

@@ -32,10 +32,17 @@ impl LeaseParams {
             namespace: namespace.into(),
             name: name.into(),
             identity: identity.into(),
-            lease_duration: Duration::from_secs(15),
-            renew_deadline: Duration::from_secs(10),
-            retry_period: Duration::from_secs(2),
+            lease_duration: Duration::ZERO,
+            renew_deadline: Duration::ZERO,
+            retry_period: Duration::ZERO,
         }
+        .lasting(Duration::from_secs(15))
+    }
+
+    /// In client-go's proportions of 15 : 10 : 2.
+    pub(crate) fn lasting(self, lease_duration: Duration) -> Self {
+        let (renew_deadline, retry_period) = (lease_duration * 2 / 3, lease_duration * 2 / 15);
+        Self { lease_duration, renew_deadline, retry_period, ..self }
     }
 
     /// Whether the durations are ordered as the election needs them, and there is an identity.
@@ -152,22 +159,15 @@ impl Election {
         let Some(observed) = &self.observed else {
             return Action::Wait(now);
         };
-        let Some(lease) = &observed.lease else {
-            return match self.absent_blocked_until {
-                Some(until) if now < until => Action::Wait(until),
-                blocked => {
-                    self.next_clean = blocked.is_none();
-                    Action::Write(Box::new(self.claiming(None, wall)))
-                }
-            };
-        };
-        match self.foreign_expiry(observed) {
-            Some(until) if now < until => Action::Wait(until),
-            foreign => {
-                self.next_clean = foreign.is_none();
-                Action::Write(Box::new(self.claiming(Some(lease), wall)))
-            }
+        let lease = observed.lease.as_ref();
+        // The latter is only for a Lease that is absent.
+        let blocked = self.foreign_expiry(observed).or(self.absent_blocked_until);
+        if let Some(until) = blocked.filter(|until| now < *until) {
+            return Action::Wait(until);
         }
+        let claiming = self.claiming(lease, wall);
+        self.next_clean = blocked.is_none();
+        Action::Write(Box::new(claiming))
     }
 
     /// The Lease without a holder, for the successor to start at once; `None` if it is not known to be ours.

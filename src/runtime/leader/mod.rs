@@ -174,25 +174,21 @@ struct Contender {
     signal: Signal,
 }
 
-/// How a round ended, which says when the next begins.
-enum Round {
-    Done(Instant),
-    Conflict,
-    Failed,
-}
-
 impl Contender {
     async fn run(mut self, shutdown: CancellationToken) -> Result<(), Error> {
         let mut failures = 0_u32;
         while !shutdown.is_cancelled() {
             let began = Instant::now();
             let next = match self.round().await {
-                Round::Done(next) => {
+                Ok(next) => {
                     failures = 0;
                     next
                 }
-                Round::Conflict => Instant::now() + CONFLICT_PAUSE,
-                Round::Failed => {
+                Err((what, error)) => {
+                    tracing::warn!(lease = self.lease, %error, "cannot {what} the lease");
+                    if self.election.leads_until(Instant::now()).is_none() {
+                        self.step_down("not renewed in time");
+                    }
                     failures += 1;
                     began + self.backoff(failures)
                 }
@@ -202,14 +198,12 @@ impl Contender {
         self.release().await
     }
 
-    /// One read if one is needed, one decision, one write if it is to be made.
-    async fn round(&mut self) -> Round {
-        let now = Instant::now();
-        if self.election.must_read(now) {
-            match self.request(self.api.get_opt(&self.name)).await {
-                Ok(lease) => self.election.read(lease, Instant::now()),
-                Err(error) => return self.failed("read", &error),
-            }
+    /// One read if one is needed, one decision, one write if it is to be made. Returns when the next round begins; an
+    /// error with what was tried.
+    async fn round(&mut self) -> Result<Instant, (&'static str, Cause)> {
+        if self.election.must_read(Instant::now()) {
+            let lease = self.request(self.api.get_opt(&self.name)).await.map_err(|cause| ("read", cause))?;
+            self.election.read(lease, Instant::now());
             if self.election.leads_until(Instant::now()).is_none() {
                 self.step_down("the lease is not ours any more");
             }
@@ -217,19 +211,19 @@ impl Contender {
         let sent = Instant::now();
         let lease = match self.election.decide(sent, Timestamp::now()) {
             Action::Write(lease) => lease,
-            Action::Wait(until) => return Round::Done(until.min(sent + jitter(self.retry_period))),
+            Action::Wait(until) => return Ok(until.min(sent + jitter(self.retry_period))),
         };
         match self.write(&lease).await {
             Ok(stored) => {
                 self.won(stored, sent);
-                Round::Done(sent + self.retry_period)
+                Ok(sent + self.retry_period)
             }
             Err(cause) if cause.is_lost_race() => {
                 tracing::debug!(lease = self.lease, %cause, "the lease has changed");
                 self.election.conflicted();
-                Round::Conflict
+                Ok(Instant::now() + CONFLICT_PAUSE)
             }
-            Err(error) => self.failed("write", &error),
+            Err(cause) => Err(("write", cause)),
         }
     }
 
@@ -251,14 +245,6 @@ impl Contender {
         if self.election.step_down() || led {
             tracing::warn!(lease = self.lease, "stopped leading: {why}");
         }
-    }
-
-    fn failed(&mut self, what: &str, error: &Cause) -> Round {
-        tracing::warn!(lease = self.lease, %error, "cannot {what} the lease");
-        if self.election.leads_until(Instant::now()).is_none() {
-            self.step_down("not renewed in time");
-        }
-        Round::Failed
     }
 
     async fn write(&self, lease: &Lease) -> Result<Lease, Cause> {
