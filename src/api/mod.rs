@@ -1,14 +1,14 @@
 //! The vocabulary: the `SidecarSet` type, the keys written on pods, reasons and condition types.
 
 pub mod crd;
-pub mod expression;
+pub(crate) mod expression;
 pub mod keys;
-pub mod order;
-pub mod qos;
-pub mod quantity;
+pub(crate) mod order;
+pub(crate) mod qos;
+pub(crate) mod quantity;
 pub mod reasons;
-pub mod selector;
-pub mod v1beta1;
+pub(crate) mod selector;
+pub(crate) mod v1beta1;
 pub mod validate;
 
 pub(crate) use v1beta1::SidecarSetSpec;

@@ -38,7 +38,6 @@ pub(crate) enum Block {
     After,
 }
 
-/// The result of [`order`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Order {
     /// Positions in the slice, in start order.
@@ -47,7 +46,6 @@ pub(crate) struct Order {
     pub(crate) missing: Vec<(usize, String)>,
 }
 
-/// Why there is no order.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub(crate) struct OrderError {
@@ -57,10 +55,8 @@ pub(crate) struct OrderError {
     pub(crate) message: String,
 }
 
-/// Orders sidecars: topologically, ties by set name and then by position.
-///
-/// # Errors
-/// A cycle, or an edge that contradicts where the containers stand.
+/// Orders sidecars: topologically, ties by set name and then by position. A cycle is an error, and so is an edge that
+/// contradicts where the containers stand.
 pub(crate) fn order(nodes: &[Node<'_>]) -> Result<Order, OrderError> {
     let (edges, missing) = edges(nodes)?;
     let blocks = blocks(nodes, &edges);
@@ -88,20 +84,15 @@ fn edges(nodes: &[Node<'_>]) -> Result<(Edges, Vec<(usize, String)>), OrderError
                 None => missing.push((to, name.clone())),
             }
         }
-        if node.init && depends_on_app(node) {
-            let message = format!(
-                "{:?} is an init container and cannot start after the application: move it to containers, or remove app from dependsOn",
-                node.name
-            );
-            return Err(OrderError { node: to, message });
-        }
-        if depends_on_app(node) && node.policy == Some(PodInjectPolicy::BeforeAppContainer) {
-            let message = format!(
-                "{:?} depends on app, but podInjectPolicy is BeforeAppContainer: write AfterAppContainer, or remove app from dependsOn",
-                node.name
-            );
-            return Err(OrderError { node: to, message });
-        }
+        let after_app = depends_on_app(node);
+        let why = if after_app && node.init {
+            "is an init container and cannot start after the application: move it to containers, or remove app from dependsOn"
+        } else if after_app && node.policy == Some(PodInjectPolicy::BeforeAppContainer) {
+            "depends on app, but podInjectPolicy is BeforeAppContainer: write AfterAppContainer, or remove app from dependsOn"
+        } else {
+            continue;
+        };
+        return Err(OrderError { node: to, message: format!("{:?} {why}", node.name) });
     }
     Ok((edges, missing))
 }

@@ -12,7 +12,6 @@ pub(crate) enum Resource {
 }
 
 impl Resource {
-    /// Both of them.
     pub(crate) const ALL: [Self; 2] = [Self::Cpu, Self::Memory];
 
     /// As it is called in `limits` and `requests`.
@@ -55,7 +54,6 @@ const DECIMAL: [(&str, i128); 10] = [
 ];
 
 impl Quantity {
-    /// Nothing.
     pub(crate) const ZERO: Self = Self(0);
 
     /// The largest amount that Kubernetes knows, 2⁶³ − 1. Larger ones, and sums, end here.
@@ -132,50 +130,31 @@ impl Quantity {
 }
 
 fn decimal_nanos(number: &str) -> Option<i128> {
-    let (negative, digits) = match number.strip_prefix('-') {
-        Some(rest) => (true, rest),
-        None => (false, number.strip_prefix('+').unwrap_or(number)),
+    let (sign, digits) = match number.strip_prefix('-') {
+        Some(rest) => (-1, rest),
+        None => (1, number.strip_prefix('+').unwrap_or(number)),
     };
     let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
-    if (whole.is_empty() && fraction.is_empty()) || fraction.len() > 9 || whole.len() > 28 {
+    let are_digits = whole.bytes().chain(fraction.bytes()).all(|b| b.is_ascii_digit());
+    if !are_digits || (whole.is_empty() && fraction.is_empty()) || fraction.len() > 9 || whole.len() > 28 {
         return None;
     }
-    let parse = |part: &str| if part.is_empty() { Some(0) } else { unsigned(part) };
-    let scale = 10_i128.pow(9 - u32::try_from(fraction.len()).ok()?);
-    let nanos = parse(whole)? * NANOS + parse(fraction)? * scale;
-    Some(if negative { -nanos } else { nanos })
+    // Nine decimals of one core or byte are whole units of 10⁻⁹.
+    format!("{whole}{fraction:0<9}").parse().ok().map(|nanos: i128| sign * nanos)
 }
 
-fn unsigned(digits: &str) -> Option<i128> {
-    digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok()).flatten()
-}
-
+/// What a number with this suffix is to be multiplied and divided by.
 fn scale(suffix: &str) -> Option<(i128, i128)> {
-    let binary = |power: u32| Some((1024_i128.pow(power), 1));
-    let decimal = |power: u32| Some((10_i128.pow(power), 1));
-    match suffix {
-        "" => Some((1, 1)),
-        "n" => Some((1, NANOS)),
-        "u" => Some((1, 1_000_000)),
-        "m" => Some((1, 1_000)),
-        "k" => decimal(3),
-        "M" => decimal(6),
-        "G" => decimal(9),
-        "T" => decimal(12),
-        "P" => decimal(15),
-        "E" => decimal(18),
-        "Ki" => binary(1),
-        "Mi" => binary(2),
-        "Gi" => binary(3),
-        "Ti" => binary(4),
-        "Pi" => binary(5),
-        "Ei" => binary(6),
-        _ => {
-            let exponent: i32 = suffix.strip_prefix(['e', 'E'])?.parse().ok()?;
-            let power = 10_i128.checked_pow(exponent.unsigned_abs()).filter(|_| exponent.abs() <= 18)?;
-            Some(if exponent < 0 { (1, power) } else { (power, 1) })
-        }
+    let find = |units: &[(&str, i128)]| units.iter().find(|(known, _)| *known == suffix).map(|(_, unit)| *unit);
+    if let Some(unit) = find(&BINARY) {
+        return Some((unit, 1));
     }
+    if let Some(unit) = find(&DECIMAL) {
+        return Some(if unit < NANOS { (1, NANOS / unit) } else { (unit / NANOS, 1) });
+    }
+    let exponent: i32 = suffix.strip_prefix(['e', 'E'])?.parse().ok()?;
+    let power = 10_i128.checked_pow(exponent.unsigned_abs()).filter(|_| exponent.abs() <= 18)?;
+    Some(if exponent < 0 { (1, power) } else { (power, 1) })
 }
 
 #[cfg(test)]

@@ -23,14 +23,10 @@ pub(crate) struct SelectorError {
 
 impl Selector {
     /// Parses a selector as Kubernetes does (`metav1.LabelSelectorAsSelector`).
-    ///
-    /// # Errors
-    /// An unknown operator, or values where the operator takes none and the other way round.
     pub(crate) fn parse(selector: &LabelSelector) -> Result<Self, SelectorError> {
-        let mut requirements = Vec::new();
-        for (key, value) in selector.match_labels.iter().flatten() {
-            requirements.push(Expression::Equal(key.clone(), value.clone()));
-        }
+        let labels = selector.match_labels.iter().flatten();
+        let mut requirements: Vec<Expression> =
+            labels.map(|(key, value)| Expression::Equal(key.clone(), value.clone())).collect();
         for (i, requirement) in selector.match_expressions.iter().flatten().enumerate() {
             let key = requirement.key.clone();
             let values: BTreeSet<String> = requirement.values.iter().flatten().cloned().collect();
@@ -38,16 +34,15 @@ impl Selector {
                 path: format!("matchExpressions[{i}].{field}"),
                 message: message.to_owned(),
             };
-            let takes_values = matches!(requirement.operator.as_str(), "In" | "NotIn");
             requirements.push(match requirement.operator.as_str() {
                 "In" | "NotIn" if values.is_empty() => {
                     return Err(error("values", "must name at least one value for the operators In and NotIn"));
                 }
-                _ if !takes_values && !values.is_empty() => {
-                    return Err(error("values", "must be empty for the operators Exists and DoesNotExist"));
-                }
                 "In" => Expression::In(key, values),
                 "NotIn" => Expression::NotIn(key, values),
+                _ if !values.is_empty() => {
+                    return Err(error("values", "must be empty for the operators Exists and DoesNotExist"));
+                }
                 "Exists" => Expression::Exists(key),
                 "DoesNotExist" => Expression::DoesNotExist(key),
                 _ => return Err(error("operator", "must be one of In, NotIn, Exists, DoesNotExist")),
@@ -61,7 +56,6 @@ impl Selector {
         self.requirements.iter().all(|requirement| requirement.matches(labels))
     }
 
-    /// The requirements, ANDed.
     pub(crate) fn requirements(&self) -> &[Expression] {
         &self.requirements
     }
@@ -97,25 +91,22 @@ fn satisfiable<'a>(requirements: impl Iterator<Item = &'a Expression>) -> bool {
     let mut allowed: Option<BTreeSet<&str>> = None;
     let mut forbidden: BTreeSet<&str> = BTreeSet::new();
     let (mut must_exist, mut must_be_absent) = (false, false);
-    let narrow = |allowed: &mut Option<BTreeSet<&'a str>>, values: BTreeSet<&'a str>| {
-        *allowed = Some(match allowed.take() {
-            Some(before) => before.intersection(&values).copied().collect(),
-            None => values,
-        });
-    };
     for requirement in requirements {
+        let values: BTreeSet<&str> = match requirement {
+            Expression::Equal(_, value) | Expression::NotEqual(_, value) => BTreeSet::from([value.as_str()]),
+            Expression::In(_, values) | Expression::NotIn(_, values) => values.iter().map(String::as_str).collect(),
+            Expression::Exists(_) | Expression::DoesNotExist(_) => BTreeSet::new(),
+        };
         match requirement {
-            Expression::Equal(_, value) => narrow(&mut allowed, BTreeSet::from([value.as_str()])),
-            Expression::In(_, values) => narrow(&mut allowed, values.iter().map(String::as_str).collect()),
-            Expression::NotEqual(_, value) => {
-                forbidden.insert(value);
+            Expression::Equal(..) | Expression::In(..) => {
+                must_exist = true;
+                allowed = Some(allowed.map_or(values.clone(), |before| &before & &values));
             }
-            Expression::NotIn(_, values) => forbidden.extend(values.iter().map(String::as_str)),
+            Expression::NotEqual(..) | Expression::NotIn(..) => forbidden.extend(values),
             Expression::Exists(_) => must_exist = true,
             Expression::DoesNotExist(_) => must_be_absent = true,
         }
     }
-    must_exist |= allowed.is_some();
     let has_value = allowed.is_none_or(|values| values.iter().any(|value| !forbidden.contains(value)));
     if must_be_absent { !must_exist } else { !must_exist || has_value }
 }

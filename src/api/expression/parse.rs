@@ -13,11 +13,8 @@ type Parsed<T> = Result<T, ExpressionError>;
 
 /// What a part of an expression is.
 enum Term {
-    /// `share`: it is a percentage, or was computed with one, and so never an amount.
-    Number {
-        value: Ratio,
-        share: bool,
-    },
+    /// True: a share, that is a percentage or what was computed with one, and so never an amount.
+    Number(Ratio, bool),
     Amount(Amount),
 }
 
@@ -34,7 +31,7 @@ pub(super) fn amount(text: &str, resource: Resource) -> Parsed<Amount> {
     if parser.peek().is_some() {
         return Err(parser.unexpected("one of + - * /"));
     }
-    if matches!(term, Term::Number { share: true, .. }) {
+    if matches!(term, Term::Number(_, true)) {
         return Err(error(0, format!("is a share, not an amount: write {} * 50%", parser.variable)));
     }
     term.into_amount(0, parser.variable)
@@ -154,12 +151,17 @@ impl<'a> Parser<'a> {
             terms.push(self.nested(at, Self::sum)?);
         }
         self.close(", or )")?;
-        if terms.iter().any(|term| matches!(term, Term::Amount(_))) {
+        let numbers: Option<Vec<(Ratio, bool)>> = terms.iter().map(Term::as_number).collect();
+        let Some(numbers) = numbers else {
             let amounts: Parsed<Vec<_>> = terms.into_iter().map(|term| term.into_amount(at, self.variable)).collect();
             return amounts.map(|all| Term::Amount(if largest { Amount::Largest(all) } else { Amount::Smallest(all) }));
+        };
+        let mut best = numbers[0];
+        for &(value, is_share) in &numbers[1..] {
+            let is_less = value.is_less_than(best.0).ok_or_else(|| error(at, TOO_LARGE))?;
+            best = (if is_less == largest { best.0 } else { value }, best.1 || is_share);
         }
-        let best = terms.into_iter().map(Ok).reduce(|best, term| best?.better(term?, largest, at));
-        best.unwrap_or_else(|| Err(self.unexpected("a value")))
+        Ok(Term::Number(best.0, best.1))
     }
 
     fn nested(&mut self, at: usize, parse: impl Fn(&mut Self) -> Parsed<Term>) -> Parsed<Term> {
@@ -224,13 +226,20 @@ fn exponent_length(rest: &str) -> Option<usize> {
 }
 
 impl Term {
+    fn as_number(&self) -> Option<(Ratio, bool)> {
+        match self {
+            Self::Number(value, is_share) => Some((*value, *is_share)),
+            Self::Amount(_) => None,
+        }
+    }
+
     fn into_amount(self, at: usize, variable: &str) -> Parsed<Amount> {
         match self {
             Self::Amount(amount) => Ok(amount),
-            Self::Number { value, share: false } => {
+            Self::Number(value, false) => {
                 value.times(Ratio::whole(NANOS)).map(Amount::Fixed).ok_or_else(|| error(at, TOO_LARGE))
             }
-            Self::Number { share: true, .. } => {
+            Self::Number(_, true) => {
                 let message =
                     format!("a percentage stands beside an amount: to take a share multiply, as in {variable} * 150%");
                 Err(error(at, message))
@@ -238,26 +247,13 @@ impl Term {
         }
     }
 
-    /// The larger or the smaller of two numbers.
-    fn better(self, other: Self, larger: bool, at: usize) -> Parsed<Self> {
-        match (self, other) {
-            (Self::Number { value: a, share: left }, Self::Number { value: b, share: right }) => {
-                let b_is_less = b.is_less_than(a).ok_or_else(|| error(at, TOO_LARGE))?;
-                Ok(Self::Number { value: if b_is_less == larger { a } else { b }, share: left || right })
-            }
-            (Self::Amount(_), _) | (_, Self::Amount(_)) => Err(error(at, "amounts are compared when the pod is known")),
-        }
-    }
-
     fn negated(self, at: usize) -> Parsed<Self> {
-        self.times(Self::Number { value: Ratio::whole(-1), share: false }, at)
+        self.times(Self::Number(Ratio::whole(-1), false), at)
     }
 
     fn plus(self, other: Self, at: usize, variable: &str) -> Parsed<Self> {
         match (self, other) {
-            (Self::Number { value: a, share: left }, Self::Number { value: b, share: right }) => {
-                number(a.plus(b), left || right, at)
-            }
+            (Self::Number(a, left), Self::Number(b, right)) => number(a.plus(b), left || right, at),
             (a, b) => {
                 let (a, b) = (a.into_amount(at, variable)?, b.into_amount(at, variable)?);
                 Ok(Self::Amount(Amount::Sum(Box::new(a), Box::new(b))))
@@ -267,16 +263,14 @@ impl Term {
 
     fn times(self, other: Self, at: usize) -> Parsed<Self> {
         match (self, other) {
-            (Self::Amount(_), Self::Amount(_)) => Err(error(
-                at,
-                "an amount cannot be multiplied by an amount: write a number without a unit, such as 0.5",
-            )),
-            (Self::Amount(amount), Self::Number { value, .. }) | (Self::Number { value, .. }, Self::Amount(amount)) => {
+            (Self::Amount(_), Self::Amount(_)) => {
+                let message = "an amount cannot be multiplied by an amount: write a number without a unit, such as 0.5";
+                Err(error(at, message))
+            }
+            (Self::Amount(amount), Self::Number(value, _)) | (Self::Number(value, _), Self::Amount(amount)) => {
                 Ok(Self::Amount(Amount::Scaled(Box::new(amount), value)))
             }
-            (Self::Number { value: a, share: left }, Self::Number { value: b, share: right }) => {
-                number(a.times(b), left || right, at)
-            }
+            (Self::Number(a, left), Self::Number(b, right)) => number(a.times(b), left || right, at),
         }
     }
 
@@ -285,14 +279,12 @@ impl Term {
             Self::Amount(_) => {
                 Err(error(at, format!("only a number can divide: write {variable} / 2, without a unit")))
             }
-            Self::Number { value, .. } if value.numerator() == 0 => {
-                Err(error(at, "divides by 0: write another number"))
-            }
-            Self::Number { value, share } => self.times(number(value.inverse(), share, at)?, at),
+            Self::Number(value, _) if value.numerator() == 0 => Err(error(at, "divides by 0: write another number")),
+            Self::Number(value, is_share) => self.times(number(value.inverse(), is_share, at)?, at),
         }
     }
 }
 
-fn number(value: Option<Ratio>, share: bool, at: usize) -> Parsed<Term> {
-    value.map(|value| Term::Number { value, share }).ok_or_else(|| error(at, TOO_LARGE))
+fn number(value: Option<Ratio>, is_share: bool, at: usize) -> Parsed<Term> {
+    value.map(|value| Term::Number(value, is_share)).ok_or_else(|| error(at, TOO_LARGE))
 }

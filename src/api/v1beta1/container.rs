@@ -1,8 +1,5 @@
 //! `spec.containers[]` and `spec.initContainers[]`.
 
-// The comments become descriptions in the CRD, where backticks would be noise.
-#![allow(clippy::doc_markdown)]
-
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Container, ObjectFieldSelector};
@@ -17,7 +14,6 @@ pub struct SidecarContainer {
     #[serde(flatten)]
     pub container: Container,
 
-    /// Where the container is placed. Default: BeforeAppContainer in containers, AfterAppContainer in initContainers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod_inject_policy: Option<PodInjectPolicy>,
 
@@ -48,7 +44,7 @@ pub struct SidecarContainer {
     pub depends_on: Vec<String>,
 }
 
-/// Position of an injected container.
+/// Where the container is placed. Default: BeforeAppContainer in containers, AfterAppContainer in initContainers.
 #[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(clippy::enum_variant_names)] // OpenKruise's values
 pub enum PodInjectPolicy {
@@ -58,11 +54,9 @@ pub enum PodInjectPolicy {
     AfterAppContainer,
 }
 
-/// How one container's image is changed.
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ContainerUpgradeStrategy {
-    /// ColdUpgrade replaces the container; HotUpgrade hands over to a twin.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upgrade_type: Option<UpgradeType>,
     /// Image of the idle twin of a hot upgrade.
@@ -80,7 +74,6 @@ pub enum UpgradeType {
     HotUpgrade,
 }
 
-/// Switch for sharing volume mounts or devices.
 #[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SharePolicy {
     /// enabled or disabled.
@@ -88,13 +81,10 @@ pub struct SharePolicy {
     pub type_: ShareType,
 }
 
-/// enabled shares what the application mounts; disabled does not.
 #[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ShareType {
-    /// The application's mounts are shared.
     Enabled,
-    /// They are not.
     Disabled,
 }
 
@@ -116,7 +106,6 @@ pub struct TransferEnv {
     pub env_names: Vec<String>,
 }
 
-/// A pod field that holds a container name.
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SourceContainerNameFrom {
@@ -125,11 +114,10 @@ pub struct SourceContainerNameFrom {
     pub field_ref: Option<ObjectFieldSelector>,
 }
 
-/// Resources of a sidecar as expressions over those of the application's containers.
 #[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ResourcesPolicy {
-    /// How the targets' values are combined.
+    /// How the targets' values are combined: sum adds them up; max takes the largest.
     pub target_containers_mode: TargetContainersMode,
     /// Regular expression on container names. Default: every application container.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -138,17 +126,13 @@ pub struct ResourcesPolicy {
     pub resources_expr: ResourcesExpr,
 }
 
-/// sum adds up the values of the targets; max takes the largest.
 #[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TargetContainersMode {
-    /// The sum over the targets.
     Sum,
-    /// The largest of the targets.
     Max,
 }
 
-/// Expressions over cpu and memory of the application's containers.
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ResourcesExpr {
     /// Expressions for limits, by resource name (`cpu`, `memory`).

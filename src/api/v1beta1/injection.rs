@@ -1,12 +1,8 @@
 //! `spec.injectionStrategy`.
 
-// The comments become descriptions in the CRD, where backticks would be noise.
-#![allow(clippy::doc_markdown)]
-
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// How new pods are treated.
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct InjectionStrategy {
@@ -19,7 +15,7 @@ pub struct InjectionStrategy {
     /// Which revision a pod gets that is born during a rollout. Latest: the newest. FollowRollout, the default: the stable one, unless only a new pod can have the newest.
     #[serde(default)]
     pub new_pods: NewPods,
-    /// A fixed revision for new pods.
+    /// A fixed revision for new pods, by the name of its ControllerRevision or by its customVersion.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<InjectionRevision>,
     /// What happens to selected pods that have no sidecars, because they are older than the set or the webhook was away. Report, the default, counts and names them; Evict has their owners replace them, within updateStrategy.maxUnavailable and their PodDisruptionBudgets; Ignore does not look for them.
@@ -27,27 +23,20 @@ pub struct InjectionStrategy {
     pub existing_pods: ExistingPods,
 }
 
-/// Ignore, the default, creates the pod without the sidecars; Fail refuses it.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum FailurePolicy {
-    /// The pod is created without the sidecars.
     #[default]
     Ignore,
-    /// The pod is refused.
     Fail,
 }
 
-/// Latest gives new pods the newest revision; FollowRollout, the default, the stable one, unless only a new pod can have the newest.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NewPods {
-    /// Always the newest revision.
     Latest,
-    /// The stable revision, unless only a new pod can have the newest.
     #[default]
     FollowRollout,
 }
 
-/// A fixed revision for new pods, by the name of its ControllerRevision or by its customVersion.
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct InjectionRevision {
@@ -62,24 +51,17 @@ pub struct InjectionRevision {
     pub policy: RevisionPolicy,
 }
 
-/// Always, the default, pins every new pod; Partial those that the update strategy keeps on the old revision.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RevisionPolicy {
-    /// Every new pod.
     #[default]
     Always,
-    /// Only pods outside the update strategy's selector and partition.
     Partial,
 }
 
-/// Report, the default, counts and names selected pods without sidecars; Evict has their owners replace them; Ignore does not look for them.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ExistingPods {
-    /// Nothing.
     Ignore,
-    /// They are counted and named.
     #[default]
     Report,
-    /// They are evicted through their PodDisruptionBudgets.
     Evict,
 }

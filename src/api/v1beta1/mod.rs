@@ -3,7 +3,8 @@
 //! Field names and meanings follow OpenKruise's v1beta1 wherever it has the field. Doc comments here become the
 //! descriptions in the CRD.
 
-// The comments become descriptions in the CRD, where backticks would be noise.
+// The comments become descriptions in the CRD, where backticks would be noise. An enum that is optional has one on each
+// variant: without them the schema would allow null.
 #![allow(clippy::doc_markdown)]
 
 mod container;
@@ -123,7 +124,6 @@ pub struct PatchPodMetadata {
     /// Annotations to set.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
-    /// What happens where the pod has the key already. Default Retain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub patch_policy: Option<PatchPolicy>,
 }
@@ -139,11 +139,9 @@ pub enum PatchPolicy {
     MergePatchJson,
 }
 
-/// How the sidecars' resources relate to the application's.
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SetResources {
-    /// Additive: on top of the application's. SharedWithPod: one pod-level budget.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<ResourcesMode>,
     /// A Guaranteed pod stays Guaranteed or is not injected.

@@ -1,8 +1,5 @@
 //! `status`.
 
-// The comments become descriptions in the CRD, where backticks would be noise.
-#![allow(clippy::doc_markdown)]
-
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -81,13 +78,10 @@ pub struct SidecarSetStatus {
     pub conditions: Vec<Condition>,
 }
 
-/// Why a pod is evicted: NoSidecars, it was made without the sidecars (injectionStrategy.existingPods Evict); NotInPlace, what changed cannot be changed in a running pod (updateStrategy.whenNotInPlace Evict).
 #[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EvictionCause {
-    /// It has no sidecars.
     #[default]
     NoSidecars,
-    /// Its change cannot be made in place.
     NotInPlace,
 }
 
@@ -103,7 +97,7 @@ pub struct Eviction {
     pub pod_uid: String,
     /// When the youngest pod of the owner was created that should be replaced: a younger one that should be, too, is a replacement that came no better.
     pub pod_created: Time,
-    /// Why the pod was evicted.
+    /// Why the pod was evicted: NoSidecars, it was made without the sidecars (injectionStrategy.existingPods Evict); NotInPlace, what changed cannot be changed in a running pod (updateStrategy.whenNotInPlace Evict).
     #[serde(default)]
     pub cause: EvictionCause,
     /// True if the pod was not available anyway, so that its eviction costs no slot of maxUnavailable.

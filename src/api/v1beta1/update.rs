@@ -1,15 +1,11 @@
 //! `spec.updateStrategy`.
 
-// The comments become descriptions in the CRD, where backticks would be noise.
-#![allow(clippy::doc_markdown)]
-
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// How running pods are upgraded.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -19,7 +15,7 @@ use serde::{Deserialize, Serialize};
         .message("steps and partition exclude each other: remove one of them")
 )]
 pub struct UpdateStrategy {
-    /// RollingUpdate upgrades running pods in place; NotUpdate leaves them alone.
+    /// RollingUpdate, the default, upgrades running pods in place; NotUpdate leaves them alone.
     #[serde(rename = "type", default)]
     pub type_: UpdateType,
     /// True stops further upgrades until it is false again.
@@ -65,7 +61,6 @@ pub struct UpdateStrategy {
     /// Pull the new image on a batch's nodes before any container is stopped.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub pre_pull: bool,
-    /// What happens to a pod whose change cannot be made in place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub when_not_in_place: Option<WhenNotInPlace>,
     /// Which pods are upgraded first.
@@ -77,13 +72,10 @@ pub struct UpdateStrategy {
     pub scatter_strategy: Vec<ScatterTerm>,
 }
 
-/// RollingUpdate, the default, upgrades running pods in place; NotUpdate leaves them alone.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum UpdateType {
-    /// Running pods are upgraded in place.
     #[default]
     RollingUpdate,
-    /// Running pods are left alone.
     NotUpdate,
 }
 
@@ -99,7 +91,6 @@ pub struct Step {
     pub pause: Option<StepPause>,
 }
 
-/// A wait behind a step: until approved, or for a time.
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StepPause {
@@ -109,7 +100,6 @@ pub struct StepPause {
     pub duration_seconds: Option<i32>,
 }
 
-/// What happens when upgraded pods fail.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UpdateFailurePolicy {
@@ -118,20 +108,16 @@ pub struct UpdateFailurePolicy {
         .message("must be a number of pods, 0 or more and without quotes, or a percentage from 1% to 100%"))]
     #[serde(default = "default_max_failed")]
     pub max_failed: IntOrString,
-    /// What happens when more fail.
+    /// What happens when more fail. Pause, the default, stops the rollout until the template changes or a retry is asked for; Rollback returns the pods to the stable revision; Ignore does nothing, and the rollout waits.
     #[serde(default)]
     pub action: FailureAction,
 }
 
-/// Pause, the default, stops the rollout until the template changes or a retry is asked for; Rollback returns the pods to the stable revision; Ignore does nothing, and the rollout waits.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FailureAction {
-    /// The rollout stops.
     #[default]
     Pause,
-    /// The pods return to the stable revision.
     Rollback,
-    /// Nothing; the rollout waits.
     Ignore,
 }
 
@@ -144,7 +130,6 @@ pub enum WhenNotInPlace {
     Evict,
 }
 
-/// Which pods are upgraded first.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(

@@ -3,7 +3,7 @@
 use kube::ResourceExt;
 
 use super::metadata::selector_keys;
-use super::{FieldError, ValidSidecarSet, sidecars};
+use super::{At, FieldError, ValidSidecarSet, sidecars};
 use crate::api::selector::Selector;
 use crate::api::v1beta1::{PatchPodMetadata, PatchPolicy, SidecarSet};
 use crate::api::{canary_base, keys};
@@ -26,15 +26,11 @@ pub(crate) fn conflicts<'a>(
 }
 
 fn check_base(base: &str, others: &[&ValidSidecarSet], errors: &mut Vec<FieldError>) {
-    let path = format!("metadata.annotations[{}]", keys::BASE);
+    let mut at = At::new(format!("metadata.annotations[{}]", keys::BASE), errors);
     match others.iter().find(|other| other.name() == base) {
-        None => errors.push(FieldError::new(
-            path,
-            format!("there is no SidecarSet {base:?}: correct the name, or create it first"),
-        )),
+        None => at.refuse(format!("there is no SidecarSet {base:?}: correct the name, or create it first")),
         Some(other) if canary_base(other.set()).is_some() => {
-            errors
-                .push(FieldError::new(path, format!("SidecarSet {base:?} is a canary itself: name its base instead")));
+            at.refuse(format!("SidecarSet {base:?} is a canary itself: name its base instead"));
         }
         Some(_) => {}
     }
@@ -78,28 +74,23 @@ impl ValidSidecarSet {
 
 /// What both sets want, if they select some of the same pods.
 pub(crate) fn clashes(set: &SidecarSet, other: &SidecarSet) -> Vec<FieldError> {
-    let mut errors = Vec::new();
-    let name = other.name_any();
+    let (name, mut errors) = (other.name_any(), Vec::new());
     let taken: Vec<String> =
         sidecars::all(&other.spec).flat_map(|(_, _, sidecar)| sidecars::container_names(sidecar)).collect();
     for (list, i, sidecar) in sidecars::all(&set.spec) {
         for container in sidecars::container_names(sidecar).iter().filter(|name| taken.contains(name)) {
-            errors.push(FieldError::new(
-                format!("spec.{list}[{i}].name"),
-                format!(
-                    "SidecarSet {name:?} may select the same pods and has a container {container:?}: choose another name, or selectors of which no pod can match both"
-                ),
+            At::new(format!("spec.{list}[{i}].name"), &mut errors).refuse(format!(
+                "SidecarSet {name:?} may select the same pods and has a container {container:?}: choose another name, or \
+                 selectors of which no pod can match both"
             ));
         }
     }
     for (i, volume) in set.spec.volumes.iter().enumerate() {
         if other.spec.volumes.iter().any(|v| v.name == volume.name && v != volume) {
-            errors.push(FieldError::new(
-                format!("spec.volumes[{i}].name"),
-                format!(
-                    "SidecarSet {name:?} may select the same pods and has another volume {:?}: choose another name, or make the two equal",
-                    volume.name
-                ),
+            At::new(format!("spec.volumes[{i}].name"), &mut errors).refuse(format!(
+                "SidecarSet {name:?} may select the same pods and has another volume {:?}: choose another name, or make \
+                 the two equal",
+                volume.name
             ));
         }
     }
@@ -113,30 +104,19 @@ fn metadata(set: &SidecarSet, other: &SidecarSet, errors: &mut Vec<FieldError>) 
     let (name, selected) = (other.name_any(), selector_keys(&other.spec));
     let overwrites = |patch: &PatchPodMetadata| patch.patch_policy == Some(PatchPolicy::Overwrite);
     for (i, patch) in set.spec.patch_pod_metadata.iter().enumerate() {
-        for (map, values) in [("labels", &patch.labels), ("annotations", &patch.annotations)] {
-            for key in values.keys() {
-                let path = format!("spec.patchPodMetadata[{i}].{map}[{key}]");
-                let of_other = |p: &&PatchPodMetadata| {
-                    if map == "labels" { p.labels.contains_key(key) } else { p.annotations.contains_key(key) }
-                };
-                let clash = other
-                    .spec
-                    .patch_pod_metadata
-                    .iter()
-                    .find(of_other)
-                    .is_some_and(|p| overwrites(p) || overwrites(patch));
-                if clash {
-                    errors.push(FieldError::new(
-                        &path,
-                        format!("SidecarSet {name:?} writes it too, and one of the two overwrites: choose another key, or Retain in both"),
-                    ));
-                }
-                if map == "labels" && selected.contains(key) {
-                    errors.push(FieldError::new(
-                        &path,
-                        format!("SidecarSet {name:?} selects pods by this label: choose another key"),
-                    ));
-                }
+        let labels = patch.labels.keys().map(|key| ("labels", key));
+        for (map, key) in labels.chain(patch.annotations.keys().map(|key| ("annotations", key))) {
+            let mut at = At::new(format!("spec.patchPodMetadata[{i}].{map}[{key}]"), errors);
+            let theirs = other.spec.patch_pod_metadata.iter().find(|theirs| {
+                if map == "labels" { theirs.labels.contains_key(key) } else { theirs.annotations.contains_key(key) }
+            });
+            if theirs.is_some_and(|theirs| overwrites(theirs) || overwrites(patch)) {
+                at.refuse(format!(
+                    "SidecarSet {name:?} writes it too, and one of the two overwrites: choose another key, or Retain in both"
+                ));
+            }
+            if map == "labels" && selected.contains(key) {
+                at.refuse(format!("SidecarSet {name:?} selects pods by this label: choose another key"));
             }
         }
     }

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use super::{FieldError, names};
+use super::{At, FieldError, names};
 use crate::api::v1beta1::{PatchPodMetadata, PatchPolicy, SidecarSetSpec};
 
 /// Labels by which controllers and Services of Kubernetes find pods: a pod must not be torn from its owner.
 const CONTROLLER_KEYS: [&str; 5] =
     ["pod-template-hash", "controller-revision-hash", "pod-template-generation", "job-name", "controller-uid"];
 const CONTROLLER_PREFIXES: [&str; 3] = ["statefulset.kubernetes.io/", "batch.kubernetes.io/", "apps.kubernetes.io/"];
+
+const TWICE: &str = "is set twice in this SidecarSet: keep one of them";
 
 /// Which keys `patchPodMetadata` may set: patterns in which `*` stands for any text, for example `example.com/*`.
 /// Part of the operator's configuration.
@@ -27,10 +29,6 @@ impl AllowedKeys {
         let patterns: Vec<String> = patterns.into_iter().filter(|pattern| !pattern.is_empty()).collect();
         if patterns.is_empty() { Self::default() } else { Self(patterns) }
     }
-
-    fn allows(&self, key: &str) -> bool {
-        self.0.iter().any(|pattern| matches(pattern, key))
-    }
 }
 
 fn matches(pattern: &str, text: &str) -> bool {
@@ -47,58 +45,44 @@ pub(super) fn check(spec: &SidecarSetSpec, allowed: &AllowedKeys, errors: &mut V
     let selected = selector_keys(spec);
     for (i, patch) in spec.patch_pod_metadata.iter().enumerate() {
         let PatchPodMetadata { labels, annotations, patch_policy } = patch;
-        let path = format!("spec.patchPodMetadata[{i}]");
-        if labels.is_empty() && annotations.is_empty() {
-            errors.push(FieldError::new(&path, "must name at least one label or annotation"));
+        let mut at = At::new(format!("spec.patchPodMetadata[{i}]"), errors);
+        at.refuse_if(labels.is_empty() && annotations.is_empty(), "must name at least one label or annotation");
+        let is_json = *patch_policy == Some(PatchPolicy::MergePatchJson);
+        for (key, value) in labels {
+            let mut at = at.at(format_args!(".labels[{key}]"));
+            check_key(&mut at, "labels", key, allowed);
+            at.refuse_if(
+                selected.contains(key),
+                "is a label that this SidecarSet selects by: setting it would change what is selected; choose another key",
+            );
+            at.refuse_if(!names::is_label_value(value), names::LABEL_VALUE);
+            at.refuse_if(is_json, "a label cannot hold JSON: use Retain or Overwrite for labels");
+            at.refuse_if(!seen.insert(("labels", key)), TWICE);
         }
-        for (map, key, value) in labels
-            .iter()
-            .map(|(key, value)| ("labels", key, value))
-            .chain(annotations.iter().map(|(key, value)| ("annotations", key, value)))
-        {
-            let path = format!("{path}.{map}[{key}]");
-            if let Some(message) = refused_key(map, key, allowed) {
-                errors.push(FieldError::new(&path, message));
-            }
-            if map == "labels" && selected.contains(key) {
-                errors.push(FieldError::new(
-                    &path,
-                    "is a label that this SidecarSet selects by: setting it would change what is selected; choose another key",
-                ));
-            }
-            if map == "labels" && !names::is_label_value(value) {
-                errors.push(FieldError::new(&path, names::LABEL_VALUE));
-            }
-            if *patch_policy == Some(PatchPolicy::MergePatchJson) {
-                if map == "labels" {
-                    errors.push(FieldError::new(&path, "a label cannot hold JSON: use Retain or Overwrite for labels"));
-                } else if serde_json::from_str::<serde_json::Value>(value).is_err() {
-                    errors.push(FieldError::new(&path, "must be JSON, as patchPolicy is MergePatchJson"));
-                }
-            }
-            if !seen.insert((map, key)) {
-                errors.push(FieldError::new(&path, "is set twice in this SidecarSet: keep one of them"));
-            }
+        for (key, value) in annotations {
+            let mut at = at.at(format_args!(".annotations[{key}]"));
+            check_key(&mut at, "annotations", key, allowed);
+            let is_wrong = is_json && serde_json::from_str::<serde_json::Value>(value).is_err();
+            at.refuse_if(is_wrong, "must be JSON, as patchPolicy is MergePatchJson");
+            at.refuse_if(!seen.insert(("annotations", key)), TWICE);
         }
     }
 }
 
-fn refused_key(map: &str, key: &str, allowed: &AllowedKeys) -> Option<String> {
+fn check_key(at: &mut At<'_>, map: &str, key: &str, allowed: &AllowedKeys) {
     let controllers =
         CONTROLLER_KEYS.contains(&key) || CONTROLLER_PREFIXES.iter().any(|prefix| key.starts_with(prefix));
     if !names::is_qualified_name(key) {
-        Some(names::QUALIFIED_NAME.to_owned())
+        at.refuse(names::QUALIFIED_NAME);
     } else if names::is_own(key) {
-        Some("keys of sidecarset.dev are written by the operator only: choose another key".to_owned())
+        at.refuse("keys of sidecarset.dev are written by the operator only: choose another key");
     } else if map == "labels" && controllers {
-        Some("is a label by which Kubernetes' controllers find their pods: choose another key".to_owned())
-    } else if !allowed.allows(key) {
-        Some(format!(
+        at.refuse("is a label by which Kubernetes' controllers find their pods: choose another key");
+    } else if !allowed.0.iter().any(|pattern| matches(pattern, key)) {
+        at.refuse(format!(
             "is not allowed: the operator's --pod-metadata-keys allows {}; choose such a key or have it added there",
             allowed.0.join(", ")
-        ))
-    } else {
-        None
+        ));
     }
 }
 

@@ -12,10 +12,12 @@ mod sidecars;
 mod update;
 mod valid;
 
+use std::fmt::Display;
 use std::sync::Arc;
 
 pub(crate) use conflicts::{Reach, clashes, conflicts};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use kube::core::Expression;
 pub use metadata::AllowedKeys;
 pub(crate) use sidecars::field_reference;
 pub(crate) use valid::Selectors;
@@ -29,14 +31,39 @@ use super::v1beta1::{SidecarSet, SidecarSetSpec};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{path}: {message}")]
 pub(crate) struct FieldError {
-    /// The field.
     pub(crate) path: String,
     /// What is wrong and what to write instead.
     pub(crate) message: String,
 }
 
+/// A field path, and where what is wrong with that field or one in it is collected.
+struct At<'a> {
+    path: String,
+    errors: &'a mut Vec<FieldError>,
+}
+
+impl<'a> At<'a> {
+    fn new(path: impl Into<String>, errors: &'a mut Vec<FieldError>) -> Self {
+        Self { path: path.into(), errors }
+    }
+
+    /// A field in this one: `.name`, `[0]`.
+    fn at(&mut self, field: impl Display) -> At<'_> {
+        At { path: format!("{}{field}", self.path), errors: self.errors }
+    }
+
+    fn refuse(&mut self, message: impl Into<String>) {
+        self.errors.push(FieldError::new(&self.path, message));
+    }
+
+    fn refuse_if(&mut self, is_wrong: bool, message: &str) {
+        if is_wrong {
+            self.refuse(message);
+        }
+    }
+}
+
 impl FieldError {
-    /// An error at a path.
     pub fn new(path: impl Into<String>, message: impl Into<String>) -> Self {
         Self { path: path.into(), message: message.into() }
     }
@@ -80,9 +107,6 @@ pub fn validate(set: &SidecarSet) -> Result<ValidSidecarSet, Problems> {
 }
 
 /// Checks one set by itself.
-///
-/// # Errors
-/// What is wrong with it.
 pub(crate) fn validate_with(set: Arc<SidecarSet>, allowed: &Allowed) -> Result<ValidSidecarSet, Problems> {
     let (selectors, problems) = check(&set, allowed);
     if problems.errors.is_empty() { Ok(ValidSidecarSet::new(set, selectors, problems.warnings)) } else { Err(problems) }
@@ -98,103 +122,83 @@ pub(crate) fn unchecked(set: &SidecarSet) -> ValidSidecarSet {
 fn check(set: &SidecarSet, allowed: &Allowed) -> (Selectors, Problems) {
     let spec = &set.spec;
     let mut problems = Problems::default();
-    let pods = selector("spec.selector", &spec.selector, &mut problems.errors);
+    let pods = selector(At::new("spec.selector", &mut problems.errors), &spec.selector);
     let mut optional = |path: &str, value: &Option<LabelSelector>| {
-        value.as_ref().map(|value| selector(path, value, &mut problems.errors))
+        value.as_ref().map(|value| selector(At::new(path, &mut problems.errors), value))
     };
     let namespaces = optional("spec.namespaceSelector", &spec.namespace_selector);
     let upgraded = optional("spec.updateStrategy.selector", &spec.update_strategy.selector);
     containers::check(spec, &mut problems);
-    resources::check(spec, &mut problems);
+    resources::check(spec, allowed.pod_level_resources, &mut problems);
     sidecars::check(spec, &mut problems);
     let weights = update::check(&spec.update_strategy, &mut problems);
     metadata::check(spec, &allowed.metadata_keys, &mut problems.errors);
-    resources::check_cluster(spec, allowed.pod_level_resources, &mut problems.errors);
-    canary(set, &mut problems.errors);
-    pinned_revision(spec, &mut problems.errors);
+    canary(set, At::new("metadata.annotations", &mut problems.errors));
     job_pods(spec, &pods, &mut problems.warnings);
-    if let Some(version) = &spec.custom_version
-        && !names::is_label_value(version)
-    {
-        problems.errors.push(FieldError::new("spec.customVersion", names::LABEL_VALUE));
-    }
+    let pinned = spec.injection_strategy.revision.as_ref();
+    At::new("spec.injectionStrategy.revision", &mut problems.errors).refuse_if(
+        pinned.is_some_and(|revision| revision.revision_name.is_none() && revision.custom_version.is_none()),
+        "must name a revision: write revisionName or customVersion",
+    );
+    let has_wrong_version = spec.custom_version.as_ref().is_some_and(|version| !names::is_label_value(version));
+    At::new("spec.customVersion", &mut problems.errors).refuse_if(has_wrong_version, names::LABEL_VALUE);
     (Selectors { pods, namespaces, upgraded, weights }, problems)
 }
 
 /// Parses a selector; one that does not parse is an error, and empty. Label syntax is checked because the selectors are
 /// written into the webhook configuration, which refuses a bad one.
-fn selector(path: &str, selector: &LabelSelector, errors: &mut Vec<FieldError>) -> Selector {
+fn selector(mut at: At<'_>, selector: &LabelSelector) -> Selector {
     let parsed = Selector::parse(selector).unwrap_or_else(|error| {
-        errors.push(FieldError::new(format!("{path}.{}", error.path), error.message));
+        at.at(format_args!(".{}", error.path)).refuse(error.message);
         Selector::default()
     });
     for (key, value) in selector.match_labels.iter().flatten() {
-        let path = format!("{path}.matchLabels[{key}]");
-        if !names::is_qualified_name(key) {
-            errors.push(FieldError::new(&path, names::QUALIFIED_NAME));
-        }
-        if !names::is_label_value(value) {
-            errors.push(FieldError::new(&path, names::LABEL_VALUE));
-        }
+        let mut at = at.at(format_args!(".matchLabels[{key}]"));
+        at.refuse_if(!names::is_qualified_name(key), names::QUALIFIED_NAME);
+        at.refuse_if(!names::is_label_value(value), names::LABEL_VALUE);
     }
     for (i, requirement) in selector.match_expressions.iter().flatten().enumerate() {
-        let path = format!("{path}.matchExpressions[{i}]");
-        if !names::is_qualified_name(&requirement.key) {
-            errors.push(FieldError::new(format!("{path}.key"), names::QUALIFIED_NAME));
-        }
-        if !requirement.values.iter().flatten().all(|value| names::is_label_value(value)) {
-            errors.push(FieldError::new(format!("{path}.values"), names::LABEL_VALUE));
-        }
+        let mut at = at.at(format_args!(".matchExpressions[{i}]"));
+        at.at(".key").refuse_if(!names::is_qualified_name(&requirement.key), names::QUALIFIED_NAME);
+        let are_values = requirement.values.iter().flatten().all(|value| names::is_label_value(value));
+        at.at(".values").refuse_if(!are_values, names::LABEL_VALUE);
     }
     parsed
 }
 
 /// A canary names its base by two annotations (OpenKruise's rule); whether the base exists is asked with the others.
-fn canary(set: &SidecarSet, errors: &mut Vec<FieldError>) {
+fn canary(set: &SidecarSet, mut at: At<'_>) {
     let annotation = |key: &str| set.metadata.annotations.as_ref().and_then(|all| all.get(key)).map(String::as_str);
-    let path = |key: &str| format!("metadata.annotations[{key}]");
+    let (canary, base) = (format!("[{}]", keys::CANARY), format!("[{}]", keys::BASE));
     match (annotation(keys::CANARY), annotation(keys::BASE)) {
         (Some("true"), None | Some("")) => {
-            errors.push(FieldError::new(
-                path(keys::BASE),
-                "is required on a canary: name the SidecarSet whose place it takes",
-            ));
+            at.at(base).refuse("is required on a canary: name the SidecarSet whose place it takes");
         }
-        (Some("true"), base) if base == set.metadata.name.as_deref() => {
-            errors.push(FieldError::new(path(keys::BASE), "must not be the set itself"));
+        (Some("true"), named) if named == set.metadata.name.as_deref() => {
+            at.at(base).refuse("must not be the set itself");
         }
         (Some("true"), _) | (None, None) => {}
-        (Some(_), _) => errors.push(FieldError::new(path(keys::CANARY), "must be \"true\" or absent")),
+        (Some(_), _) => at.at(canary).refuse("must be \"true\" or absent"),
         (None, Some(_)) => {
-            let message = format!("is for a canary only: add {}: \"true\" or remove it", keys::CANARY);
-            errors.push(FieldError::new(path(keys::BASE), message));
+            at.at(base).refuse(format!("is for a canary only: add {}: \"true\" or remove it", keys::CANARY));
         }
-    }
-}
-
-fn pinned_revision(spec: &SidecarSetSpec, errors: &mut Vec<FieldError>) {
-    let Some(revision) = &spec.injection_strategy.revision else { return };
-    if revision.revision_name.is_none() && revision.custom_version.is_none() {
-        let message = "must name a revision: write revisionName or customVersion";
-        errors.push(FieldError::new("spec.injectionStrategy.revision", message));
     }
 }
 
 fn job_pods(spec: &SidecarSetSpec, pods: &Selector, warnings: &mut Vec<String>) {
     const JOB_KEYS: [&str; 3] = ["job-name", "batch.kubernetes.io/job-name", "batch.kubernetes.io/controller-uid"];
-    let selects_jobs =
-        pods.requirements().iter().any(|r| JOB_KEYS.contains(&super::selector::key(r)) && selector_needs(r));
-    if selects_jobs && !spec.containers.is_empty() {
+    let needs = |requirement: &Expression| match requirement {
+        Expression::In(key, _) | Expression::Equal(key, _) | Expression::Exists(key) => {
+            JOB_KEYS.contains(&key.as_str())
+        }
+        _ => false,
+    };
+    if pods.requirements().iter().any(needs) && !spec.containers.is_empty() {
         warnings.push(
             "spec.containers: a Job whose pods get an ordinary sidecar never completes; put it into initContainers with restartPolicy: Always"
                 .to_owned(),
         );
     }
-}
-
-fn selector_needs(requirement: &kube::core::Expression) -> bool {
-    use kube::core::Expression::{Equal, Exists, In};
-    matches!(requirement, In(..) | Equal(..) | Exists(_))
 }
 
 #[cfg(test)]

@@ -12,9 +12,7 @@ pub(super) const PORT_NAME: &str =
     "must have at most 15 lower-case letters, digits and single '-', at least one of them a letter";
 
 pub(super) fn is_dns_label(name: &str) -> bool {
-    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    let edge = |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
-    name.len() <= 63 && name.bytes().all(inner) && edge(name.as_bytes().first()) && edge(name.as_bytes().last())
+    is_word(name, |b| b.is_ascii_lowercase() || b.is_ascii_digit(), b"-")
 }
 
 /// `IANA_SVC_NAME`: at most 15 lower-case letters, digits and '-', with a letter, and no '-' at an edge or twice.
@@ -39,7 +37,13 @@ pub(super) fn is_own(key: &str) -> bool {
 }
 
 fn is_name(name: &str) -> bool {
-    let inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
-    let edge = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
-    name.len() <= 63 && name.bytes().all(inner) && edge(name.as_bytes().first()) && edge(name.as_bytes().last())
+    is_word(name, u8::is_ascii_alphanumeric, b"-_.")
+}
+
+/// At most 63 bytes: letters at the edges, letters and signs between.
+fn is_word(text: &str, is_letter: fn(&u8) -> bool, signs: &[u8]) -> bool {
+    let edges = text.as_bytes().first().zip(text.as_bytes().last());
+    edges.is_some_and(|(first, last)| is_letter(first) && is_letter(last))
+        && text.len() <= 63
+        && text.as_bytes().iter().all(|b| is_letter(b) || signs.contains(b))
 }

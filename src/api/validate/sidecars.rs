@@ -2,18 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use super::{FieldError, Problems, names};
+use super::{At, FieldError, Problems, names};
 use crate::api::keys;
 use crate::api::order::{self, APP, Node, OrderError};
 use crate::api::v1beta1::{SidecarContainer, SidecarSet, SidecarSetSpec, TransferEnv, UpgradeType};
 
 pub(super) fn check(spec: &SidecarSetSpec, problems: &mut Problems) {
     for (list, i, sidecar) in all(spec) {
-        let path = format!("spec.{list}[{i}]");
+        let mut at = At::new(format!("spec.{list}[{i}]"), &mut problems.errors);
         for (k, transfer) in sidecar.transfer_env.iter().enumerate() {
-            transfer_env(&format!("{path}.transferEnv[{k}]"), transfer, &mut problems.errors);
+            transfer_env(at.at(format_args!(".transferEnv[{k}]")), transfer);
         }
-        hot_upgrade(&path, list, sidecar, &mut problems.errors);
+        hot_upgrade(at, list, sidecar);
     }
     twin_names(spec, &mut problems.errors);
     start_order(spec, problems);
@@ -33,57 +33,46 @@ pub(crate) fn field_reference(path: &str) -> Option<(&str, &str)> {
     (matches!(map, "labels" | "annotations") && names::is_qualified_name(key)).then_some((map, key))
 }
 
-fn transfer_env(path: &str, transfer: &TransferEnv, errors: &mut Vec<FieldError>) {
+fn transfer_env(mut at: At<'_>, transfer: &TransferEnv) {
     let TransferEnv { source_container_name, source_container_name_from, env_name, env_names } = transfer;
-    let mut error = |field: &str, message: &str| errors.push(FieldError::new(format!("{path}{field}"), message));
-    let reference = source_container_name_from.as_ref();
-    match (source_container_name, reference.map(|from| from.field_ref.as_ref())) {
+    match (source_container_name, source_container_name_from) {
         (Some(_), Some(_)) => {
-            error("", "sourceContainerName and sourceContainerNameFrom exclude each other: remove one of them");
+            at.refuse("sourceContainerName and sourceContainerNameFrom exclude each other: remove one of them");
         }
-        (None, None) => error("", "must have one of sourceContainerName and sourceContainerNameFrom"),
-        (Some(name), None) if !names::is_dns_label(name) => error(".sourceContainerName", names::DNS_LABEL),
-        (Some(_), None) => {}
-        (None, Some(None)) => error(".sourceContainerNameFrom.fieldRef", "is required"),
-        (None, Some(Some(field))) => {
-            if field.api_version.as_deref().is_some_and(|version| version != "v1") {
-                error(".sourceContainerNameFrom.fieldRef.apiVersion", "must be v1");
-            }
-            if field_reference(&field.field_path).is_none() {
-                error(
-                    ".sourceContainerNameFrom.fieldRef.fieldPath",
+        (None, None) => at.refuse("must have one of sourceContainerName and sourceContainerNameFrom"),
+        (Some(name), None) => at.at(".sourceContainerName").refuse_if(!names::is_dns_label(name), names::DNS_LABEL),
+        (None, Some(from)) => match (&from.field_ref, at.at(".sourceContainerNameFrom.fieldRef")) {
+            (None, mut at) => at.refuse("is required"),
+            (Some(field), mut at) => {
+                let is_other = field.api_version.as_deref().is_some_and(|version| version != "v1");
+                at.at(".apiVersion").refuse_if(is_other, "must be v1");
+                at.at(".fieldPath").refuse_if(
+                    field_reference(&field.field_path).is_none(),
                     "must be metadata.labels['key'] or metadata.annotations['key']",
                 );
             }
-        }
+        },
     }
-    if env_name.as_ref().is_none_or(String::is_empty) && env_names.is_empty() {
-        error("", "must name at least one variable in envName or envNames");
-    }
+    let names_none = env_name.as_ref().is_none_or(String::is_empty) && env_names.is_empty();
+    at.refuse_if(names_none, "must name at least one variable in envName or envNames");
 }
 
 /// The names `<name>-1` and `<name>-2` of a hot upgrade must be legal too.
 const MAX_HOT_NAME: usize = 61;
 
-fn hot_upgrade(path: &str, list: &str, sidecar: &SidecarContainer, errors: &mut Vec<FieldError>) {
-    let mut error = |field: &str, message: &str| errors.push(FieldError::new(format!("{path}{field}"), message));
+fn hot_upgrade(mut at: At<'_>, list: &str, sidecar: &SidecarContainer) {
     let Some(strategy) = &sidecar.upgrade_strategy else { return };
-    let idle = strategy.hot_upgrade_empty_image.as_deref().unwrap_or_default();
+    let has_image = strategy.hot_upgrade_empty_image.as_ref().is_some_and(|image| !image.is_empty());
+    let mut image = at.at(".upgradeStrategy.hotUpgradeEmptyImage");
     if strategy.upgrade_type != Some(UpgradeType::HotUpgrade) {
-        if !idle.is_empty() {
-            error(".upgradeStrategy.hotUpgradeEmptyImage", "is for upgradeType HotUpgrade only: remove it");
-        }
+        image.refuse_if(has_image, "is for upgradeType HotUpgrade only: remove it");
         return;
     }
-    if idle.is_empty() {
-        error(".upgradeStrategy.hotUpgradeEmptyImage", "is required: name the image that the idle twin runs");
-    }
-    if sidecar.container.name.len() > MAX_HOT_NAME {
-        error(".name", "must have at most 61 characters: a hot upgrade adds -1 and -2");
-    }
-    if list == "initContainers" && sidecar.container.restart_policy.as_deref() != Some("Always") {
-        error(".upgradeStrategy.upgradeType", "a plain init container is not upgraded: remove it");
-    }
+    image.refuse_if(!has_image, "is required: name the image that the idle twin runs");
+    let is_long = sidecar.container.name.len() > MAX_HOT_NAME;
+    at.at(".name").refuse_if(is_long, "must have at most 61 characters: a hot upgrade adds -1 and -2");
+    let is_plain = list == "initContainers" && sidecar.container.restart_policy.as_deref() != Some("Always");
+    at.at(".upgradeStrategy.upgradeType").refuse_if(is_plain, "a plain init container is not upgraded: remove it");
 }
 
 /// Names of a sidecar's containers in a pod.
@@ -95,22 +84,20 @@ pub(super) fn container_names(sidecar: &SidecarContainer) -> Vec<String> {
 fn twin_names(spec: &SidecarSetSpec, errors: &mut Vec<FieldError>) {
     let mut taken: BTreeMap<String, &str> = BTreeMap::new();
     for (list, i, sidecar) in all(spec) {
+        let own = sidecar.container.name.as_str();
         for name in container_names(sidecar) {
-            let own = sidecar.container.name.as_str();
-            match taken.insert(name.clone(), own) {
-                // Two entries of one name are reported where names are checked.
-                Some(other) if other != own => errors.push(FieldError::new(
-                    format!("spec.{list}[{i}].name"),
-                    format!("container {name:?} of the hot upgrade is also made by {other:?}: rename one of them"),
-                )),
-                _ => {}
+            // Two entries of one name are reported where names are checked.
+            if let Some(other) = taken.insert(name.clone(), own).filter(|other| *other != own) {
+                At::new(format!("spec.{list}[{i}].name"), errors).refuse(format!(
+                    "container {name:?} of the hot upgrade is also made by {other:?}: rename one of them"
+                ));
             }
         }
     }
 }
 
 /// The nodes of a set, and where each stands.
-pub(super) fn nodes<'a>(name: &'a str, spec: &'a SidecarSetSpec) -> Vec<(String, Node<'a>)> {
+fn nodes<'a>(name: &'a str, spec: &'a SidecarSetSpec) -> Vec<(String, Node<'a>)> {
     all(spec)
         .map(|(list, i, sidecar)| {
             let node = Node {

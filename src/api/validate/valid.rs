@@ -39,12 +39,10 @@ impl ValidSidecarSet {
         &self.set
     }
 
-    /// Its name.
     pub(crate) fn name(&self) -> &str {
         self.set.metadata.name.as_deref().unwrap_or_default()
     }
 
-    /// Its selectors.
     pub(crate) fn selectors(&self) -> &Selectors {
         &self.selectors
     }

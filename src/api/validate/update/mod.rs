@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::{FieldError, Problems, names, selector};
+use super::{At, Problems, names, selector};
 use crate::api::selector::Selector;
-use crate::api::v1beta1::{PriorityStrategy, Step, UpdateStrategy};
+use crate::api::v1beta1::{PriorityStrategy, ScatterTerm, Step, UpdateStrategy, WeightPriority};
 
 const PATH: &str = "spec.updateStrategy";
 
@@ -18,27 +18,24 @@ pub(super) fn check(strategy: &UpdateStrategy, Problems { errors, warnings }: &m
             "{PATH}.progressDeadlineSeconds: is not larger than minReadySeconds: each batch is reported as Stalled before it can be done"
         ));
     }
-    quoted_numbers(strategy, errors);
-    steps(&strategy.steps, errors);
-    let weights = strategy.priority_strategy.as_ref().map(|priority| priorities(priority, errors));
+    let mut at = At::new(PATH, errors);
+    quoted_numbers(strategy, &mut at);
+    steps(&strategy.steps, &mut at);
     let mut seen = BTreeSet::new();
-    for (i, term) in strategy.scatter_strategy.iter().enumerate() {
-        let path = format!("{PATH}.scatterStrategy[{i}]");
-        if !names::is_qualified_name(&term.key) {
-            errors.push(FieldError::new(format!("{path}.key"), names::QUALIFIED_NAME));
+    for (i, ScatterTerm { key, value }) in strategy.scatter_strategy.iter().enumerate() {
+        let mut at = at.at(format_args!(".scatterStrategy[{i}]"));
+        at.at(".key").refuse_if(!names::is_qualified_name(key), names::QUALIFIED_NAME);
+        if value != "*" && !names::is_label_value(value) {
+            at.at(".value").refuse(format!("{}, or *", names::LABEL_VALUE));
         }
-        if term.value != "*" && !names::is_label_value(&term.value) {
-            errors.push(FieldError::new(format!("{path}.value"), format!("{}, or *", names::LABEL_VALUE)));
-        }
-        if !seen.insert((&term.key, &term.value)) {
-            errors.push(FieldError::new(path, "is there already: remove one of the two"));
-        }
+        at.refuse_if(!seen.insert((key, value)), "is there already: remove one of the two");
     }
-    weights.unwrap_or_default()
+    let priority = strategy.priority_strategy.as_ref();
+    priority.map(|priority| priorities(priority, at.at(".priorityStrategy"))).unwrap_or_default()
 }
 
 /// The schema refuses these, too, but cannot say what to write instead.
-fn quoted_numbers(strategy: &UpdateStrategy, errors: &mut Vec<FieldError>) {
+fn quoted_numbers(strategy: &UpdateStrategy, at: &mut At<'_>) {
     let fields = [
         ("partition", strategy.partition.as_ref()),
         ("maxUnavailable", Some(&strategy.max_unavailable)),
@@ -53,13 +50,13 @@ fn quoted_numbers(strategy: &UpdateStrategy, errors: &mut Vec<FieldError>) {
             && text.parse::<u32>().is_ok()
         {
             let message = format!("is a string: write {text} without quotes, or a percentage such as \"30%\"");
-            errors.push(FieldError::new(format!("{PATH}.{field}"), message));
+            at.at(format_args!(".{field}")).refuse(message);
         }
     }
 }
 
 /// Numbers of the same kind must not fall; a number and a percentage cannot be compared.
-fn steps(steps: &[Step], errors: &mut Vec<FieldError>) {
+fn steps(steps: &[Step], at: &mut At<'_>) {
     let percent = |text: &str| text.strip_suffix('%').and_then(|number| number.parse::<i32>().ok());
     for (i, pair) in steps.windows(2).enumerate() {
         let falls = match (&pair[0].replicas, &pair[1].replicas) {
@@ -69,32 +66,24 @@ fn steps(steps: &[Step], errors: &mut Vec<FieldError>) {
             }
             _ => false,
         };
-        if falls {
-            let path = format!("{PATH}.steps[{}].replicas", i + 1);
-            errors.push(FieldError::new(path, "must not be less than the step before: steps are cumulative"));
-        }
+        at.at(format_args!(".steps[{}].replicas", i + 1))
+            .refuse_if(falls, "must not be less than the step before: steps are cumulative");
     }
 }
 
-fn priorities(priority: &PriorityStrategy, errors: &mut Vec<FieldError>) -> Vec<(u32, Selector)> {
-    let mut weights = Vec::new();
-    for (i, weight) in priority.weight_priority.iter().enumerate() {
-        let path = format!("{PATH}.priorityStrategy.weightPriority[{i}].matchSelector");
-        let is_empty = weight.match_selector.match_labels.iter().flatten().next().is_none()
-            && weight.match_selector.match_expressions.iter().flatten().next().is_none();
-        if is_empty {
-            errors.push(FieldError::new(&path, "must not be empty: it would give every pod the same weight"));
-        }
-        let pods = selector(&path, &weight.match_selector, errors);
-        weights.push((u32::try_from(weight.weight).unwrap_or(0), pods));
-    }
+fn priorities(priority: &PriorityStrategy, mut at: At<'_>) -> Vec<(u32, Selector)> {
     for (i, order) in priority.order_priority.iter().enumerate() {
-        if !names::is_qualified_name(&order.ordered_key) {
-            let path = format!("{PATH}.priorityStrategy.orderPriority[{i}].orderedKey");
-            errors.push(FieldError::new(path, names::QUALIFIED_NAME));
-        }
+        let is_name = names::is_qualified_name(&order.ordered_key);
+        at.at(format_args!(".orderPriority[{i}].orderedKey")).refuse_if(!is_name, names::QUALIFIED_NAME);
     }
-    weights
+    let weights = priority.weight_priority.iter().enumerate().map(|(i, WeightPriority { weight, match_selector })| {
+        let mut at = at.at(format_args!(".weightPriority[{i}].matchSelector"));
+        let is_empty = match_selector.match_labels.iter().flatten().next().is_none()
+            && match_selector.match_expressions.iter().flatten().next().is_none();
+        at.refuse_if(is_empty, "must not be empty: it would give every pod the same weight");
+        (u32::try_from(*weight).unwrap_or(0), selector(at, match_selector))
+    });
+    weights.collect()
 }
 
 #[cfg(test)]
