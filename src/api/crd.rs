@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use super::SidecarSet;
 
-/// Fields of `SidecarContainer` that are this program's own: they keep their descriptions, and do not reach a pod.
-pub(crate) const OWN_CONTAINER_FIELDS: [&str; 7] = [
+/// Fields of `SidecarContainer` that are this program's own: they keep their descriptions.
+const OWN_CONTAINER_FIELDS: [&str; 7] = [
     "podInjectPolicy",
     "upgradeStrategy",
     "shareVolumePolicy",

@@ -2,13 +2,11 @@
 
 use std::borrow::Cow;
 
-/// Registry of a reference that names none.
 const DEFAULT_REGISTRY: &str = "docker.io";
 
 /// Another name of it (`github.com/distribution/reference`, `splitDockerDomain`).
 const LEGACY_REGISTRY: &str = "index.docker.io";
 
-/// Tag of a reference that has neither tag nor digest.
 const DEFAULT_TAG: &str = "latest";
 
 /// `name:tag@digest`, taken apart.
@@ -42,7 +40,6 @@ impl<'a> Image<'a> {
         if self.pulled_tag() == Some(DEFAULT_TAG) { "Always" } else { "IfNotPresent" }
     }
 
-    /// Completed.
     fn repository(&self) -> (&'a str, Cow<'a, str>) {
         let (registry, path) = match self.name.split_once('/') {
             Some((LEGACY_REGISTRY, path)) => (DEFAULT_REGISTRY, path),

@@ -3,9 +3,7 @@
 /// One of the two container lists of a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum List {
-    /// `spec.initContainers`
     Init,
-    /// `spec.containers`
     Ordinary,
 }
 
@@ -13,7 +11,6 @@ impl List {
     /// Both lists, in the order in which their containers start.
     pub(crate) const ALL: [Self; 2] = [Self::Init, Self::Ordinary];
 
-    /// Name of the list in the spec of a set and of a pod.
     pub(crate) fn field(self) -> &'static str {
         match self {
             Self::Init => "initContainers",
@@ -21,7 +18,6 @@ impl List {
         }
     }
 
-    /// Name of the list in the status of a pod.
     pub(crate) fn status_field(self) -> &'static str {
         match self {
             Self::Init => "initContainerStatuses",

@@ -1,12 +1,11 @@
-//! The resources of a whole pod: the budget that sidecars share with the application, and what must not be exceeded or
-//! lost.
+//! The resources of a whole pod: the budget that sidecars share, and what must not be exceeded or lost.
 
 use std::collections::BTreeSet;
 
 use super::containers::place;
 use super::decision::Failure;
 use super::placement::{PlacedSet, Placement, Sidecar};
-use super::resources::{self, PodLevel, ResourcesError};
+use super::resources::{self, ResourcesError};
 use crate::api::order::Order;
 use crate::api::reasons::Reason;
 
@@ -24,10 +23,11 @@ impl<'a> Placement<'a> {
         let names: BTreeSet<&str> = sidecars.iter_mut().filter(sharing).map(|it| it.container.name.as_str()).collect();
         let pod_level = resources::pod_level(preview.pod(), |name: &str| names.contains(name), !self.has_own_pod_level)
             .map_err(|error| self.resources_failure(first, &error))?;
+        let resources = pod_level.as_ref().unwrap_or(&self.patch.pod()["spec"]["resources"]);
         for sidecar in sidecars.iter_mut().filter(sharing) {
-            sidecar.json["resources"] = resources::shared_resources(&sidecar.json, pod_level.resources());
+            sidecar.json["resources"] = resources::shared_resources(&sidecar.json, resources);
         }
-        if let PodLevel::Write(resources) = pod_level {
+        if let Some(resources) = pod_level {
             self.patch.edit_for(first);
             self.patch.set(&["spec", "resources"], &resources);
             self.sets[first].record.resources = true;
@@ -77,7 +77,6 @@ impl<'a> Placement<'a> {
     }
 }
 
-/// Names of the sidecars of some sets.
 fn names<'a>(sets: &[PlacedSet<'a>]) -> BTreeSet<&'a str> {
     sets.iter().flat_map(|placed| &placed.template.containers).map(|container| container.name.as_str()).collect()
 }

@@ -3,16 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::EnvVar;
 use kube::ResourceExt;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::resources;
 use super::share::Shares;
-use crate::api::crd::OWN_CONTAINER_FIELDS;
 use crate::api::selector::{Selector, key};
 use crate::api::v1beta1::{
-    FailurePolicy, InjectionRevision, NewPods, PatchPodMetadata, PodInjectPolicy, RevisionPolicy, SidecarSet,
-    UpdateType,
+    FailurePolicy, InjectionRevision, NewPods, PatchPodMetadata, PodInjectPolicy, RevisionPolicy, SidecarContainer,
+    SidecarSet, UpdateType,
 };
 use crate::api::validate::{Reach, ValidSidecarSet};
 use crate::api::{canary_base, keys};
@@ -49,9 +50,7 @@ pub(super) struct CompiledTemplate {
     pub(super) metadata: Vec<PatchPodMetadata>,
     /// The twin that works first, by name in the set.
     pub(super) hot: BTreeMap<String, String>,
-    /// `resources.mode` is `SharedWithPod`.
     pub(super) shares_budget: bool,
-    /// `resources.preserveQoS`.
     pub(super) preserves_qos: bool,
 }
 
@@ -130,9 +129,6 @@ impl CompiledSet {
     }
 
     /// Hash of the revision that a pod with these labels gets, or why there is none.
-    ///
-    /// # Errors
-    /// What [`CompiledSet::pinned`] says.
     pub(crate) fn revision_for(&self, labels: &BTreeMap<String, String>) -> Result<&str, &str> {
         self.template(labels).map(|template| template.revision.as_str())
     }
@@ -162,16 +158,14 @@ fn usual_revision<'a>(set: &'a SidecarSet, target: &str) -> Option<&'a str> {
     if status.aborted_revision.as_deref() == Some(target) {
         return status.stable_revision.as_deref();
     }
-    match set.spec.injection_strategy.new_pods {
-        // The leader says when the partition is full and pins; else it says the newest.
-        NewPods::Latest if !pins_by_partition(set) => None,
-        _ => status.injection_revision.as_deref(),
-    }
-}
-
-fn pins_by_partition(set: &SidecarSet) -> bool {
     let partial = |revision: &InjectionRevision| revision.policy == RevisionPolicy::Partial;
-    set.spec.update_strategy.partition.is_some() && set.spec.injection_strategy.revision.as_ref().is_some_and(partial)
+    let pins_by_partition = set.spec.update_strategy.partition.is_some()
+        && set.spec.injection_strategy.revision.as_ref().is_some_and(partial);
+    // The leader says when the partition is full and pins; else it says the newest.
+    if set.spec.injection_strategy.new_pods == NewPods::Latest && !pins_by_partition {
+        return None;
+    }
+    status.injection_revision.as_deref()
 }
 
 /// `updateStrategy.selector` and the stable revision, where new pods follow the rollout.
@@ -250,7 +244,6 @@ fn not_found(set: &str, wanted: &InjectionRevision) -> String {
 }
 
 impl CompiledTemplate {
-    /// Names of the containers of a list.
     pub(super) fn names(&self, list: List) -> impl Iterator<Item = &String> {
         self.containers.iter().filter(move |container| container.list == list).map(|container| &container.name)
     }
@@ -310,27 +303,22 @@ fn prepare(list: List, entry: &Value) -> Vec<CompiledContainer> {
 }
 
 fn container(list: List, entry: &Value, entry_name: &str) -> CompiledContainer {
-    let mut json = entry.clone();
-    if let Some(fields) = json.as_object_mut() {
-        for field in OWN_CONTAINER_FIELDS {
-            fields.remove(field);
-        }
-    }
+    let entry = SidecarContainer::deserialize(entry).unwrap_or_default();
+    let shares = Shares::of(&entry);
+    let SidecarContainer { mut container, pod_inject_policy, resources_policy, depends_on, .. } = entry;
+    let env = container.env.get_or_insert_default();
+    env.retain(|variable| variable.name != keys::IS_INJECTED);
+    env.push(EnvVar { name: keys::IS_INJECTED.to_owned(), value: Some("true".to_owned()), value_from: None });
+    let mut json = serde_json::to_value(&container).unwrap_or_default();
     drop_zero_values(&mut json);
-    let env = json["env"].as_array_mut().map(std::mem::take).unwrap_or_default();
-    let own = env.into_iter().filter(|variable| variable["name"] != keys::IS_INJECTED);
-    json["env"] = own.chain([json!({"name": keys::IS_INJECTED, "value": "true"})]).collect();
-    let strings = entry["dependsOn"].as_array().into_iter().flatten().filter_map(Value::as_str);
     CompiledContainer {
         list,
-        name: json["name"].as_str().unwrap_or_default().to_owned(),
+        name: container.name,
         entry: entry_name.to_owned(),
-        policy: serde_json::from_value(entry["podInjectPolicy"].clone()).ok(),
-        depends_on: strings.map(str::to_owned).collect(),
-        shares: Shares::of(entry),
-        resources: serde_json::from_value(entry["resourcesPolicy"].clone())
-            .ok()
-            .and_then(|policy| resources::Policy::new(&policy)),
+        policy: pod_inject_policy,
+        depends_on,
+        shares,
+        resources: resources_policy.as_ref().and_then(resources::Policy::new),
         json,
     }
 }

@@ -60,7 +60,6 @@ impl Marks {
     }
 }
 
-/// Whether a container of a record is there.
 pub(super) fn has_sidecars(pod: &Value, record: &InjectionRecord) -> bool {
     containers(pod).any(|(_, container)| record.all_containers().any(|name| container["name"] == name.as_str()))
 }

@@ -21,7 +21,6 @@ const MERGED: [&str; 4] = ["resources", "limits", "requests", "securityContext"]
 /// Fields below which values are quantities: the apiserver respells them.
 const QUANTITIES: [&str; 5] = ["limits", "requests", "sizeLimit", "divisor", "storage"];
 
-/// Brings the container `have` to `want`.
 pub(super) fn merge(have: &mut Value, want: &Value) {
     merge_fields(have, want, false);
 }

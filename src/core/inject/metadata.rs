@@ -11,7 +11,6 @@ use crate::api::keys;
 use crate::api::v1beta1::{PatchPodMetadata, PatchPolicy};
 use crate::core::pod::InjectionRecord;
 
-/// What one set wants to write.
 pub(super) struct Wishes<'a> {
     /// Its position.
     pub(super) set: usize,
@@ -140,8 +139,7 @@ fn merged(key: &str, current: &str, patch: &str) -> Result<Option<String>, Strin
     Ok((after != before).then(|| after.to_string()))
 }
 
-/// Labels and annotations of a pod, its marks among them, as they are with the metadata of another revision: by the
-/// rules of injection, after what the old revision added has been taken back.
+/// Labels and annotations of a pod, its marks among them, as they are with the metadata of another revision.
 ///
 /// `metadata` is the pod's. A key that the old revision names and the mark lists is taken back before the rules of
 /// injection are applied; so a key that the new one does not set is gone, and every other is as in a new pod. Left as
@@ -189,7 +187,6 @@ pub(crate) fn update_metadata(
     patch.pod()["metadata"].clone()
 }
 
-/// Writes what one set wants.
 fn write_alone(
     patch: &mut PatchBuilder,
     all: &CompiledSets,

@@ -31,13 +31,11 @@ pub(super) struct Placement<'a> {
     pub(super) sets: Vec<PlacedSet<'a>>,
 }
 
-/// What is done for one set.
 pub(super) struct PlacedSet<'a> {
     pub(super) set: &'a CompiledSet,
     pub(super) template: &'a CompiledTemplate,
     /// What is there of it, if that came from the very revision that the pod gets.
     pub(super) kept: Option<&'a InjectionRecord>,
-    /// The new record.
     pub(super) record: InjectionRecord,
     pub(super) notes: Vec<String>,
 }

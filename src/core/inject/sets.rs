@@ -12,10 +12,8 @@ use crate::api::selector::{Selector, key};
 #[derive(Clone, Debug, Default)]
 pub struct CompiledSets {
     sets: Vec<Arc<CompiledSet>>,
-    /// Sets that require this value of this label.
-    by_value: HashMap<String, HashMap<String, Vec<usize>>>,
-    /// Sets that require this label, whatever its value.
-    by_key: HashMap<String, Vec<usize>>,
+    /// Sets that require this value of a label (`key=value`), or the label, whatever its value (`key`).
+    by_label: HashMap<String, Vec<usize>>,
     /// Sets that require no label to be there.
     others: Vec<usize>,
     /// Label keys that some selector looks at.
@@ -40,24 +38,21 @@ impl CompiledSets {
         let mut requirements: Vec<&Expression> = selector.requirements().iter().collect();
         requirements.sort_by_key(|requirement| !matches!(requirement, Expression::Equal(..) | Expression::In(..)));
         match requirements.first() {
-            Some(Expression::Equal(key, value)) => self.insert_value(position, key, value),
+            Some(Expression::Equal(key, value)) => self.insert_label(position, format!("{key}={value}")),
             Some(Expression::In(key, values)) => {
-                for value in values {
-                    self.insert_value(position, key, value);
-                }
+                values.iter().for_each(|value| self.insert_label(position, format!("{key}={value}")));
             }
             _ => match requirements.iter().find(|r| matches!(r, Expression::Exists(_))) {
-                Some(exists) => self.by_key.entry(key(exists).to_owned()).or_default().push(position),
+                Some(exists) => self.insert_label(position, key(exists).to_owned()),
                 None => self.others.push(position),
             },
         }
     }
 
-    fn insert_value(&mut self, position: usize, key: &str, value: &str) {
-        self.by_value.entry(key.to_owned()).or_default().entry(value.to_owned()).or_default().push(position);
+    fn insert_label(&mut self, position: usize, label: String) {
+        self.by_label.entry(label).or_default().push(position);
     }
 
-    /// All sets, by name.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<CompiledSet>> {
         self.sets.iter()
     }
@@ -78,9 +73,9 @@ impl CompiledSets {
         labels: &BTreeMap<String, String>,
         namespace_labels: &BTreeMap<String, String>,
     ) -> Vec<&CompiledSet> {
-        let by_value = labels.iter().filter_map(|(key, value)| self.by_value.get(key)?.get(value)).flatten();
-        let by_key = labels.keys().filter_map(|key| self.by_key.get(key)).flatten();
-        let candidates: BTreeSet<usize> = by_value.chain(by_key).chain(&self.others).copied().collect();
+        let required = labels.iter().flat_map(|(key, value)| [format!("{key}={value}"), key.clone()]);
+        let by_label = required.filter_map(|label| self.by_label.get(&label)).flatten();
+        let candidates: BTreeSet<usize> = by_label.chain(&self.others).copied().collect();
         let sets = candidates.into_iter().map(|position| self.sets[position].as_ref());
         sets.filter(|set| {
             set.selector.matches(labels)

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::patch::{elements, strings};
-use crate::api::v1beta1::TransferEnv;
+use crate::api::v1beta1::{SharePolicy, ShareType, SidecarContainer, TransferEnv};
 use crate::api::validate::field_reference;
 
 /// `shareVolumePolicy`, `shareVolumeDevicePolicy` and `transferEnv` of one sidecar.
@@ -23,12 +23,13 @@ pub(super) struct Sources<'a> {
 }
 
 impl Shares {
-    pub(super) fn of(entry: &Value) -> Self {
-        let enabled = |field: &str| entry[field]["type"] == "enabled";
+    pub(super) fn of(entry: &SidecarContainer) -> Self {
+        let enabled =
+            |policy: &Option<SharePolicy>| policy.as_ref().is_some_and(|policy| policy.type_ == ShareType::Enabled);
         Self {
-            volumes: enabled("shareVolumePolicy"),
-            devices: enabled("shareVolumeDevicePolicy"),
-            env: serde_json::from_value(entry["transferEnv"].clone()).unwrap_or_default(),
+            volumes: enabled(&entry.share_volume_policy),
+            devices: enabled(&entry.share_volume_device_policy),
+            env: entry.transfer_env.clone(),
         }
     }
 
@@ -167,7 +168,8 @@ fn push(container: &mut Value, list: &str, element: Value) {
 mod tests {
     use super::*;
 
-    fn apply(entry: Value, pod: &Value) -> (Value, Vec<String>) {
+    fn apply(mut entry: Value, pod: &Value) -> (Value, Vec<String>) {
+        entry["name"] = json!("c");
         let mut container = json!({"name": "c"});
         for field in ["env", "volumeMounts", "securityContext"] {
             if !entry[field].is_null() {
@@ -176,7 +178,7 @@ mod tests {
         }
         let list = |field: &str| elements(pod, &["spec", field]).collect();
         let sources = Sources { containers: list("containers"), init_containers: list("initContainers") };
-        let notes = Shares::of(&entry).apply(&mut container, pod, &sources);
+        let notes = Shares::of(&serde_json::from_value(entry).unwrap()).apply(&mut container, pod, &sources);
         (container, notes)
     }
 

@@ -66,7 +66,6 @@ pub(crate) struct InjectionRecord {
     /// Base of a canary set: its pods are the base's when the canary goes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) base: Option<String>,
-    /// This set wrote the pod-level `spec.resources`.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(crate) resources: bool,
     /// [`Template::hash_without_images`](crate::core::revision::Template::hash_without_images) of the revision that was
@@ -144,7 +143,6 @@ impl Mark {
     }
 }
 
-/// The marks of all sets, by set.
 pub(crate) fn marks(
     labels: &BTreeMap<String, String>,
     annotations: &BTreeMap<String, String>,

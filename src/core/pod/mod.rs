@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::{ContainerState, PodCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use k8s_openapi::jiff::Timestamp;
 
@@ -24,7 +25,7 @@ use crate::core::base::small_map::SmallMap;
 use crate::core::pod::marks::marks;
 pub(crate) use crate::core::pod::marks::{InjectionRecord, Mark, Replaced, RevisionMark, Update, suffixed};
 pub use crate::core::pod::slim::SlimPod;
-use crate::core::pod::slim::{SlimCondition, SlimContainer, SlimContainerStatus};
+use crate::core::pod::slim::{SlimContainer, SlimContainerStatus};
 
 /// Namespace and name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -107,7 +108,7 @@ pub struct PodView {
     pub versions: SmallMap<String, u64>,
 }
 
-/// One container of a pod.
+/// A container.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ContainerView {
     /// What the pod's spec says of it: the same in many pods.
@@ -128,7 +129,6 @@ impl Deref for ContainerView {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ContainerSpec {
     pub(crate) list: List,
-    /// Position in that list.
     pub(crate) index: usize,
     pub(crate) name: String,
     /// `spec…image`.
@@ -144,7 +144,6 @@ pub struct ContainerSpec {
 /// What the kubelet says about a container.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ContainerStatus {
-    /// Position in the list of statuses.
     pub(crate) index: usize,
     /// `containerID`, empty before the first start.
     pub(crate) id: String,
@@ -167,7 +166,6 @@ pub(crate) struct ContainerStatus {
     pub(crate) has_resources: Option<bool>,
 }
 
-/// What pods of a workload have in common.
 #[derive(Debug, Default)]
 pub(crate) struct Common {
     labels: Shared<BTreeMap<String, String>>,
@@ -236,7 +234,7 @@ impl PodView {
         self.labels.get(keys::INJECTED).is_some_and(|value| value == "true")
     }
 
-    /// The container of this name.
+    /// Of this name.
     pub fn container(&self, name: &str) -> Option<&ContainerView> {
         self.containers.iter().find(|container| container.name == name)
     }
@@ -247,7 +245,6 @@ impl PodView {
         QosClass::of(self.containers.iter().flat_map(|container| resources(container).unwrap_or(&nothing).for_qos()))
     }
 
-    /// Restarts of all containers.
     pub(crate) fn restarts(&self) -> i32 {
         self.containers.iter().filter_map(|c| c.status.as_ref()).map(|status| status.restart_count).sum()
     }
@@ -286,7 +283,7 @@ fn restarts_on_resize(container: &SlimContainer, resource: &str) -> bool {
     policies.any(|policy| policy.restart_policy == "RestartContainer")
 }
 
-fn resize_trouble(condition: &SlimCondition) -> Option<Box<ResizeTrouble>> {
+fn resize_trouble(condition: &PodCondition) -> Option<Box<ResizeTrouble>> {
     let reason = condition.reason.as_deref().filter(|_| condition.status == "True")?;
     let message = condition.message.clone().unwrap_or_default();
     let is_trouble = match condition.type_.as_str() {
@@ -298,24 +295,22 @@ fn resize_trouble(condition: &SlimCondition) -> Option<Box<ResizeTrouble>> {
 }
 
 fn container_status(index: usize, status: &SlimContainerStatus, container: &SlimContainer) -> ContainerStatus {
-    let state = status.state.as_ref();
-    let waiting = state.and_then(|state| state.waiting.as_ref());
-    let message = waiting.and_then(|waiting| waiting.message.as_ref());
+    let ContainerState { running, terminated, waiting } = &status.state;
+    let message = waiting.as_ref().and_then(|waiting| waiting.message.as_ref());
     let image = container.image.as_deref().unwrap_or_default();
-    let last_state = status.last_state.as_ref();
-    let ended = [state, last_state].into_iter().flatten().find_map(|state| state.terminated.as_ref());
+    let ended = terminated.as_ref().or(status.last_state.terminated.as_ref());
     // A kubelet that ends while it starts a container leaves exit code 128, `StartError`, of one started in 1970.
     let ended = ended.filter(|ended| ended.started_at.as_ref().is_none_or(|at| at.0 != Timestamp::UNIX_EPOCH));
     ContainerStatus {
         index,
         id: status.container_id.clone().unwrap_or_default(),
         ready: status.ready,
-        is_starting: status.started == Some(false) && state.is_some_and(|state| state.running.is_some()),
+        is_starting: status.started == Some(false) && running.is_some(),
         restart_count: status.restart_count,
-        running_since: state
-            .and_then(|state| state.running.as_ref())
+        running_since: running
+            .as_ref()
             .map(|running| running.started_at.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0)),
-        waiting: waiting.and_then(|waiting| waiting.reason.clone()),
+        waiting: waiting.as_ref().and_then(|waiting| waiting.reason.clone()),
         names_image: message.is_none_or(|message| names(message, image)),
         exit_code: ended.map(|ended| ended.exit_code),
         ended_at: ended.and_then(|ended| ended.finished_at.as_ref()).map(|time| time.0),

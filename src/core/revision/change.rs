@@ -81,7 +81,6 @@ fn differs_in_place(from: &Template, to: &Template, list: List) -> bool {
     })
 }
 
-/// The entry of the same name.
 fn find<'a>(mut entries: impl Iterator<Item = &'a Value>, like: &Value) -> Option<&'a Value> {
     entries.find(|entry| entry["name"] == like["name"])
 }

@@ -29,10 +29,7 @@ pub type History = BTreeMap<String, Revision>;
 
 impl Revision {
     /// Reads a `ControllerRevision`: name of the set, hash, and the revision.
-    ///
-    /// # Errors
-    /// Why it is to be ignored. Its name says what its data must be: what was written by another hand is never rolled
-    /// out or injected.
+    /// The error says why it is to be ignored: what was written by another hand is never rolled out or injected.
     pub(crate) fn read(object: &ControllerRevision) -> Result<(String, String, Self), &'static str> {
         let (set, hash) = set_and_hash(object).ok_or("its name is not that of its set and a hash")?;
         let data = object.data.as_ref().and_then(|data| Template::from_data(&data.0));
@@ -59,14 +56,12 @@ pub(crate) fn histories<'a>(objects: impl IntoIterator<Item = &'a ControllerRevi
     histories
 }
 
-/// Name of the set and hash of a `ControllerRevision`.
 pub(crate) fn set_and_hash(object: &ControllerRevision) -> Option<(String, String)> {
     let set = object.labels().get(keys::SET)?.clone();
     let hash = object.name_any().strip_prefix(&format!("{set}-"))?.to_owned();
     Some((set, hash))
 }
 
-/// Of the `ControllerRevision`.
 pub(crate) fn name(set: &str, hash: &str) -> String {
     format!("{set}-{hash}")
 }

@@ -33,7 +33,6 @@ pub struct Sidecar {
 }
 
 impl Sidecar {
-    /// Names of its containers in a pod.
     pub(crate) fn container_names(&self) -> Vec<String> {
         keys::container_names(&self.name, self.hot)
     }
@@ -136,7 +135,6 @@ impl Template {
         list(&self.written, field)
     }
 
-    /// The entries of one list in canonical form.
     pub(super) fn canonical_entries(&self, field: &str) -> impl Iterator<Item = &Value> {
         list(&self.canonical, field)
     }

@@ -22,11 +22,8 @@ pub(in crate::core::inject) struct Policy {
     requests: Vec<(Resource, Expression)>,
 }
 
-/// What a policy gives for one pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::core::inject) struct Evaluated {
-    /// The container's `resources`: `limits` and `requests`, each only if it names something. It takes the place of
-    /// what the container has.
     pub(in crate::core::inject) resources: Value,
     /// What was corrected.
     pub(in crate::core::inject) warnings: Vec<String>,

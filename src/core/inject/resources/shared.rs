@@ -7,26 +7,8 @@ use super::amounts::{self, Counts, check_quantities, owners, pod_request, qos_of
 use crate::api::qos::QosClass;
 use crate::api::quantity::{Quantity, Resource};
 
-/// The pod-level resources under which the sidecars of `SharedWithPod` sets run.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::core::inject) enum PodLevel {
-    /// The value that `spec.resources` gets.
-    Write(Value),
-    /// The pod's own value stays; null if it has none and needs none.
-    Keep(Value),
-}
-
-impl PodLevel {
-    /// The value as the pod will have it.
-    pub(in crate::core::inject) fn resources(&self) -> &Value {
-        match self {
-            Self::Write(resources) | Self::Keep(resources) => resources,
-        }
-    }
-}
-
 /// Computes the pod-level resources: what Kubernetes computes for the pod without the sidecars that share, so the pod
-/// costs and may use as much as before. That is the sum over containers and native sidecars, or what a plain init
+/// costs and may use as much as before; `None` if what the pod has stays. That is the sum over containers and native sidecars, or what a plain init
 /// container needs if that is more; a limit only if every container has one.
 ///
 /// `pod` holds at least the application's containers and the sidecars of `Additive` sets; `shares` tells the names of
@@ -35,12 +17,12 @@ pub(in crate::core::inject) fn pod_level(
     pod: &Value,
     shares: impl Fn(&str) -> bool,
     ours: bool,
-) -> Result<PodLevel, ResourcesError> {
+) -> Result<Option<Value>, ResourcesError> {
     check_quantities(owners(pod))?;
     let existing = &pod["spec"]["resources"];
     let has = |list: &str| existing[list].as_object().is_some_and(|list| !list.is_empty());
     if !ours && (has("limits") || has("requests")) {
-        return Ok(PodLevel::Keep(existing.clone()));
+        return Ok(None);
     }
     if pod["spec"]["os"]["name"] == "windows" {
         return Err(ResourcesError::Windows);
@@ -65,9 +47,9 @@ pub(in crate::core::inject) fn pod_level(
     }
     if !positive && qos_of_containers(pod, counts) != QosClass::BestEffort {
         // Limits beside explicit requests of 0: pod-level requests of 0 would make the pod BestEffort.
-        return Ok(PodLevel::Keep(existing.clone()));
+        return Ok(None);
     }
-    Ok(PodLevel::Write(with_defaults(existing, limits, requests)))
+    Ok(Some(with_defaults(existing, limits, requests)))
 }
 
 /// Keeps what the apiserver added to a value of ours: huge pages (`defaultHugePagePodLimits`).

@@ -185,12 +185,13 @@ proptest! {
         let app = pod(&app, &init);
         let level = pod_level(&app, |_| false, false).unwrap();
         let mut after = app.clone();
-        if let PodLevel::Write(resources) = &level {
+        if let Some(resources) = &level {
             after["spec"]["resources"] = resources.clone();
         }
+        let resources = after["spec"]["resources"].clone();
         for mut sidecar in sidecars {
-            sidecar["resources"] = shared_resources(&sidecar, level.resources());
-            prop_assert_eq!(shared_resources(&sidecar, level.resources()), sidecar["resources"].clone());
+            sidecar["resources"] = shared_resources(&sidecar, &resources);
+            prop_assert_eq!(shared_resources(&sidecar, &resources), sidecar["resources"].clone());
             after["spec"]["containers"].as_array_mut().unwrap().insert(0, sidecar);
         }
         prop_assert_eq!(fits_pod_level(&after, &|_| true), Ok(()));
