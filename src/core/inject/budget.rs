@@ -56,7 +56,8 @@ impl<'a> Placement<'a> {
             let added = names(sets);
             resources::fits_pod_level(self.patch.pod(), &|name| !all.contains(name) || added.contains(name))
         };
-        if fits(&[]).is_err() {
+        let has_pod_level = !self.patch.pod()["spec"]["resources"].is_null();
+        if !has_pod_level || fits(&[]).is_err() {
             return Ok(());
         }
         for set in 0..self.sets.len() {

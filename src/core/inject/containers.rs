@@ -79,7 +79,7 @@ fn is_running(list: List, container: &Value) -> bool {
 pub(super) fn place(patch: &mut PatchBuilder, order: &Order, sidecars: &[Sidecar<'_>]) {
     let sequence: Vec<(&Sidecar<'_>, Block)> =
         order.sequence.iter().map(|(node, block)| (&sidecars[*node], *block)).collect();
-    let mut lifted = lift(patch, &sequence);
+    let mut detached = detach(patch, &sequence);
     // Where the next container in front of the pod's own goes.
     let mut front: BTreeMap<List, usize> = BTreeMap::new();
     for (sidecar, block) in sequence {
@@ -96,7 +96,7 @@ pub(super) fn place(patch: &mut PatchBuilder, order: &Order, sidecars: &[Sidecar
             if after != *before {
                 patch.replace(&list, index, &after);
             }
-        } else if let Some(mut before) = lifted.remove(container.name.as_str()) {
+        } else if let Some(mut before) = detached.remove(container.name.as_str()) {
             merge(&mut before, json);
             patch.insert(&list, at, &before);
         } else {
@@ -109,8 +109,8 @@ pub(super) fn place(patch: &mut PatchBuilder, order: &Order, sidecars: &[Sidecar
 }
 
 /// Takes out the sidecars of a list in which they stand in another order. Returns what they were.
-fn lift<'a>(patch: &mut PatchBuilder, sequence: &[(&Sidecar<'a>, Block)]) -> BTreeMap<&'a str, Value> {
-    let mut lifted = BTreeMap::new();
+fn detach<'a>(patch: &mut PatchBuilder, sequence: &[(&Sidecar<'a>, Block)]) -> BTreeMap<&'a str, Value> {
+    let mut detached = BTreeMap::new();
     for list in List::ALL {
         let of_list = sequence.iter().filter(|(sidecar, _)| sidecar.container.list == list);
         let place =
@@ -122,12 +122,12 @@ fn lift<'a>(patch: &mut PatchBuilder, sequence: &[(&Sidecar<'a>, Block)]) -> BTr
         for (sidecar, _) in of_list {
             let name = sidecar.container.name.as_str();
             let container = elements(patch.pod(), &path(list)).find(|container| container["name"] == name).cloned();
-            lifted.extend(container.map(|container| (name, container)));
+            detached.extend(container.map(|container| (name, container)));
             patch.edit_for(sidecar.set);
             patch.remove_named(&path(list), name);
         }
     }
-    lifted
+    detached
 }
 
 /// Behind the pod's own containers a new one goes to the end: it would start after those that are there already.

@@ -40,7 +40,9 @@ impl CompiledSets {
         match requirements.first() {
             Some(Expression::Equal(key, value)) => self.insert_label(position, format!("{key}={value}")),
             Some(Expression::In(key, values)) => {
-                values.iter().for_each(|value| self.insert_label(position, format!("{key}={value}")));
+                for value in values {
+                    self.insert_label(position, format!("{key}={value}"));
+                }
             }
             _ => match requirements.iter().find(|r| matches!(r, Expression::Exists(_))) {
                 Some(exists) => self.insert_label(position, key(exists).to_owned()),
