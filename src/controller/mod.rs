@@ -5,7 +5,6 @@ pub(crate) mod cache;
 mod canaries;
 pub(crate) mod context;
 mod evict;
-mod failure_events;
 mod leadership;
 mod prepull;
 mod reconcile;

@@ -8,9 +8,9 @@ use kube::runtime::controller::Action;
 use tokio::time::Instant;
 
 use super::context::{Context, Error, WatchedSet, now};
-use super::report::report;
+use super::report::{report, tell_failures};
 use super::revisions::{self, UpdateRevision};
-use super::{apply, failure_events, prepull};
+use super::{apply, prepull};
 use crate::api::validate::ValidSidecarSet;
 use crate::api::{SidecarSet, canary_base};
 use crate::core::revision::History;
@@ -59,7 +59,7 @@ async fn reconcile_valid(context: &Arc<Context>, valid: &ValidSidecarSet) -> Res
     let Outcome { status, pulls, in_use, next } = outcome;
     prepull::want(context, name, pulls);
     let report_again = report(context, set, status).await?;
-    let events_again = failure_events::publish(context, set, &newest.hash);
+    let events_again = tell_failures(context, set, &newest.hash);
     revisions::truncate(context, set, &context.cache.revisions(name), &in_use).await?;
     Ok([report_again, events_again].into_iter().flatten().chain([next]).min())
 }

@@ -83,18 +83,19 @@ impl State {
 
     /// Nobody wants to know of the uninjected pods of these sets any more. Returns those for which some were known.
     pub(super) fn forget_uninjected(&mut self, gone: impl Fn(&str) -> bool) -> Vec<String> {
-        let known = self.sets.iter_mut().filter(|(name, set)| set.uninjected.is_some() && gone(name));
-        let forget = |(name, set): (&String, &mut SetState)| {
-            (set.uninjected, set.evictions[0]) = (None, EvictionReport::default());
-            name.clone()
-        };
-        known.map(forget).collect()
+        let mut forgotten = Vec::new();
+        for (name, set) in &mut self.sets {
+            if gone(name) && set.uninjected.take().is_some() {
+                set.evictions[0] = EvictionReport::default();
+                forgotten.push(name.clone());
+            }
+        }
+        forgotten
     }
 
-    /// A set is gone.
-    pub(super) fn forget(&mut self, name: &str) {
-        self.index.forget(name);
-        self.sets.remove(name);
+    /// A set is gone. What was known of it is to be dropped after the lock.
+    pub(super) fn forget(&mut self, name: &str) -> impl Sized + use<> {
+        (self.index.forget(name), self.sets.remove(name))
     }
 }
 
@@ -163,32 +164,29 @@ impl SharedState {
 
 /// Names of sets to reconcile; adding one twice is adding it once.
 #[derive(Debug, Default)]
-pub(super) struct WorkQueue {
-    sets: Mutex<BTreeSet<String>>,
-    notify: Notify,
-}
+pub(super) struct WorkQueue(watch::Sender<BTreeSet<String>>);
 
 impl WorkQueue {
     pub(super) fn add(&self, names: impl IntoIterator<Item = String>) {
-        let mut sets = lock(&self.sets);
-        let before = sets.len();
-        sets.extend(names);
-        if sets.len() > before {
-            self.notify.notify_one();
-        }
+        self.0.send_if_modified(|sets| {
+            let before = sets.len();
+            sets.extend(names);
+            sets.len() > before
+        });
     }
 
     /// Waits for sets and takes them. What is added within `collect` comes together: a thousand pod events are one
     /// reconcile.
     pub(super) async fn take(&self, collect: Duration) -> BTreeSet<String> {
-        loop {
-            self.notify.notified().await;
-            tokio::time::sleep(collect).await;
-            let sets = std::mem::take(&mut *lock(&self.sets));
-            if !sets.is_empty() {
-                return sets;
-            }
-        }
+        // The sender lives as long as this.
+        let _ = self.0.subscribe().wait_for(|sets| !sets.is_empty()).await;
+        tokio::time::sleep(collect).await;
+        let mut taken = BTreeSet::new();
+        self.0.send_if_modified(|sets| {
+            taken = std::mem::take(sets);
+            false
+        });
+        taken
     }
 }
 
@@ -231,7 +229,7 @@ mod tests {
     fn nothing_is_kept_of_a_set_that_is_gone() {
         let mut state = State::default();
         state.set_mut(SET).evictions[1].in_vain.push("web".to_owned());
-        state.forget(SET);
+        drop(state.forget(SET));
         assert_eq!(state.sets().count(), 0);
     }
 }

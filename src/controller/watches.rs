@@ -60,7 +60,8 @@ fn on_set(context: &Context, listed: &mut HashSet<String>, event: &Event<Watched
 }
 
 fn forget(context: &Context, set: &str) {
-    context.state().forget(set);
+    let gone = context.state().forget(set);
+    drop(gone);
     context.metrics.forget_pods(set, &super::report::POD_STATES);
     context.metrics.forget_pods(set, &super::uninjected::POD_STATES);
 }

@@ -1,7 +1,6 @@
 //! The admission webhooks: pods are injected, sets are validated, and both are registered.
 
 pub mod pod;
-mod raw;
 pub(crate) mod registration;
 mod set;
 pub mod tls;

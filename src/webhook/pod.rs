@@ -1,6 +1,8 @@
 //! The webhook on pods: reads the review, lets the pure core decide, and answers.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,11 +15,11 @@ use k8s_openapi::api::core::v1::{Namespace, ObjectReference};
 use kube::runtime::reflector::ObjectRef;
 use kube::{Api, Client};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
-use super::raw::RawPod;
 use crate::api::SidecarSet;
 use crate::api::reasons::Reason;
 use crate::core::inject::{Injection, Outcome, Request, Served, inject};
@@ -66,6 +68,62 @@ pub(super) struct ReviewRequest<T> {
     pub(super) object: T,
     #[serde(default = "Option::default")]
     pub(super) old_object: Option<T>,
+}
+
+/// A pod as the apiserver sent it, without `metadata.managedFields`: nobody here reads or patches them, they are a large
+/// part of the review, and the only part of a pod that may be nested deeper than `serde_json` reads (128 levels).
+#[derive(Clone, Debug)]
+struct RawPod(Value);
+
+impl Deref for RawPod {
+    type Target = Value;
+
+    fn deref(&self) -> &Value {
+        &self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for RawPod {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Without(&["metadata", "managedFields"]).deserialize(deserializer).map(Self)
+    }
+}
+
+/// An object without the member at a path.
+struct Without(&'static [&'static str]);
+
+impl<'de> DeserializeSeed<'de> for Without {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Without {
+    type Value = Value;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Value, A::Error> {
+        let mut object = Map::new();
+        while let Some(key) = members.next_key::<String>()? {
+            let value = match self.0 {
+                [first, rest @ ..] if key == *first => {
+                    if rest.is_empty() {
+                        members.next_value::<IgnoredAny>()?;
+                        continue;
+                    }
+                    members.next_value_seed(Without(rest))?
+                }
+                _ => members.next_value()?,
+            };
+            object.insert(key, value);
+        }
+        Ok(Value::Object(object))
+    }
 }
 
 /// Why a review gets no answer; the apiserver applies failurePolicy.

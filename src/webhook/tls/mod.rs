@@ -14,7 +14,6 @@ use crate::runtime::metrics::SecondsGauge;
 
 pub mod ca;
 mod secret;
-mod x509;
 
 pub use secret::SelfSigned;
 
@@ -177,9 +176,9 @@ impl Publisher {
 }
 
 fn expires(origin: &str, material: &Material) -> Result<Timestamp, Error> {
-    let served = x509::certificates(&material.certificate);
+    let served = ca::certificates(&material.certificate);
     match served.first() {
-        Some(served) if !x509::certificates(&material.bundle).is_empty() => Ok(served.not_after),
+        Some(served) if !ca::certificates(&material.bundle).is_empty() => Ok(served.not_after),
         _ => Err(Error::Malformed(origin.to_owned())),
     }
 }

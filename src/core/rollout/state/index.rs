@@ -182,10 +182,10 @@ impl Index {
         self.set(set).is_some()
     }
 
-    /// Forgets a set that is gone.
-    pub(crate) fn forget(&mut self, set: &str) {
-        self.sets.remove(set);
+    /// Forgets a set that is gone. Returns what was known of its pods, as [`Self::set_target`] does.
+    pub(crate) fn forget(&mut self, set: &str) -> Option<SetState> {
         self.in_flight.remove(set);
+        self.sets.remove(set)
     }
 
     /// Takes note of a namespace's labels, `None` when it is gone. Returns the sets to reconcile: those of which pods are

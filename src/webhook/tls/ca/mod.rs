@@ -6,15 +6,18 @@
 //! 2. *In use*: after [`PUBLISH_DELAY`], `tls.crt` is issued by the new CA. The old CA stays in the bundle until it expires.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, PublicKeyData as _,
 };
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use time::OffsetDateTime;
-
-use super::x509::{Certificate, certificates};
+use x509_parser::extensions::GeneralName;
+use x509_parser::parse_x509_certificate;
 
 /// Life of a CA. A leaf that is issued just before rotation at two thirds still ends before it.
 pub(crate) const CA_LIFE: SignedDuration = SignedDuration::from_hours(2 * 365 * 24);
@@ -242,6 +245,72 @@ fn pem<'a>(bundle: impl IntoIterator<Item = &'a Certificate>) -> Vec<u8> {
     let blocks: Vec<_> = bundle.into_iter().map(block).collect();
     let config = pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF);
     pem::encode_many_config(&blocks, config).into_bytes()
+}
+
+/// What the decisions need to know about a certificate that exists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Certificate {
+    der: CertificateDer<'static>,
+    not_before: Timestamp,
+    pub(super) not_after: Timestamp,
+    is_ca: bool,
+    /// DER of its `SubjectPublicKeyInfo`.
+    public_key: Vec<u8>,
+    /// DNS names and IP addresses of the subjectAltName, as text.
+    names: BTreeSet<String>,
+}
+
+impl Certificate {
+    /// `None` if it is none.
+    fn read(der: CertificateDer<'static>) -> Option<Self> {
+        let (_, certificate) = parse_x509_certificate(&der).ok()?;
+        let validity = certificate.validity();
+        let names = certificate.subject_alternative_name().ok()?;
+        let names = names.map(|extension| &extension.value.general_names);
+        Some(Self {
+            not_before: Timestamp::from_second(validity.not_before.timestamp()).ok()?,
+            not_after: Timestamp::from_second(validity.not_after.timestamp()).ok()?,
+            is_ca: certificate.is_ca(),
+            public_key: certificate.public_key().raw.to_vec(),
+            names: names.into_iter().flatten().filter_map(name).collect(),
+            der,
+        })
+    }
+
+    /// Whether `issuer`'s key signed it.
+    fn is_signed_by(&self, issuer: &Self) -> bool {
+        let (Ok((_, own)), Ok((_, issuer))) = (parse_x509_certificate(&self.der), parse_x509_certificate(&issuer.der))
+        else {
+            return false;
+        };
+        own.issuer() == issuer.subject() && own.verify_signature(Some(issuer.public_key())).is_ok()
+    }
+
+    fn is_valid(&self, now: Timestamp) -> bool {
+        self.not_before <= now && now < self.not_after
+    }
+
+    /// When its successor is due.
+    fn two_thirds(&self) -> Timestamp {
+        self.not_before + self.not_after.duration_since(self.not_before) * 2 / 3
+    }
+}
+
+/// All certificates of a PEM text that parse; what does not is left out.
+pub(super) fn certificates(pem: &[u8]) -> Vec<Certificate> {
+    CertificateDer::pem_slice_iter(pem).filter_map(Result::ok).filter_map(Certificate::read).collect()
+}
+
+fn name(name: &GeneralName<'_>) -> Option<String> {
+    match name {
+        GeneralName::DNSName(dns) => Some((*dns).to_owned()),
+        GeneralName::IPAddress(bytes) => {
+            let v4 = <[u8; 4]>::try_from(*bytes).map(IpAddr::from);
+            let v6 = <[u8; 16]>::try_from(*bytes).map(IpAddr::from);
+            v4.or(v6).ok().map(|ip| ip.to_string())
+        }
+        _ => None,
+    }
 }
 
 #[cfg(test)]
