@@ -14,7 +14,6 @@ use crate::core::rollout::request::answer::{Answer, answer};
 use crate::core::round::{Answers, Planned};
 use crate::runtime::call::{CallError, Cause, until};
 
-/// What became of one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
     Patched,
@@ -40,7 +39,6 @@ impl Outcome {
     }
 }
 
-/// Sends the requests of a plan.
 pub(super) async fn apply(context: &Context, planned: &mut Planned) -> Result<Answers, Error> {
     let requests = planned.take_requests();
     let planned = &*planned;

@@ -13,7 +13,6 @@ use crate::api::keys;
 use crate::core::pod::{InjectionRecord, PodView};
 use crate::runtime::call::CallError;
 
-/// How often pods of deleted canaries are looked for.
 const EVERY: Duration = Duration::from_secs(10);
 
 /// Pods per live check that the canary does not exist.

@@ -25,7 +25,6 @@ use crate::runtime::health::Readiness;
 use crate::runtime::leader::Leadership;
 use crate::runtime::metrics::Metrics;
 
-/// Longest wait for one write.
 pub(super) const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How often a task that only a leader runs asks whether this is one.
@@ -190,7 +189,6 @@ impl Error {
     }
 }
 
-/// The clock, read here and handed to the pure core.
 pub(super) fn now() -> Timestamp {
     Timestamp::now()
 }

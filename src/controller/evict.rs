@@ -45,7 +45,6 @@ const SETS_AT_ONCE: usize = 8;
 /// What is kept about a set while this replica leads.
 struct Kept {
     term: u64,
-    /// UID of the set.
     uid: String,
     memory: EvictionMemory,
 }
@@ -115,7 +114,6 @@ async fn load(context: &Context, term: u64, set: &SidecarSet, kept: Option<Kept>
     Ok(live.map(|live| Kept { term, uid, memory: memory(live) }))
 }
 
-/// A set in one round.
 struct Round<'a> {
     context: &'a Context,
     name: &'a str,
@@ -123,7 +121,6 @@ struct Round<'a> {
     facts: Facts,
 }
 
-/// A set at one moment.
 struct Moment {
     set: Arc<SidecarSet>,
     sets: Arc<CompiledSets>,
@@ -362,7 +359,6 @@ fn verdict(status: &Status) -> Answer {
     }
 }
 
-/// Tells the owner's owner.
 fn tell(context: &Context, set: &SidecarSet, record: &Eviction) {
     let Eviction { cause, revision, namespace, pod, .. } = record;
     tracing::info!(set = set.name_any(), pod = %format!("{namespace}/{pod}"), ?cause, revision, "evicted a pod");

@@ -103,7 +103,6 @@ impl State {
 #[derive(Debug)]
 pub(super) struct SharedState {
     state: Mutex<State>,
-    /// Sets to reconcile.
     pub(super) queue: WorkQueue,
     /// Pods without sidecars are to be looked for soon.
     pub(super) look: Notify,

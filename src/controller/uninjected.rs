@@ -113,7 +113,6 @@ async fn list(context: &Context, finder: &mut Finder<'_>) -> Result<(), CallErro
     Ok(())
 }
 
-/// Says of a few pods why they would come without the sidecars again.
 async fn explain(context: &Context, sets: &CompiledSets, found: &mut BTreeMap<String, Found>) {
     let mut left = EXPLAINED;
     for (set, found) in found {

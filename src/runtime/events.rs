@@ -22,7 +22,6 @@ const QUEUE: usize = 1024;
 /// How long equal events are collected.
 const COLLECT: Duration = Duration::from_millis(500);
 
-/// Longest wait for one event to be written.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Longest chain of owners that is followed.
@@ -55,7 +54,6 @@ const WARNINGS: [Reason; 10] = [
 #[derive(Clone, Debug)]
 pub struct Events(mpsc::Sender<Note>);
 
-/// One event.
 #[derive(Clone, Debug)]
 pub(crate) struct Note {
     pub(crate) about: ObjectReference,

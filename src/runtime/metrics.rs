@@ -22,7 +22,6 @@ const INJECTION_BUCKETS: [f64; 12] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.
 /// Seconds. A reconcile makes API calls, each of up to 10 s.
 const RECONCILE_BUCKETS: [f64; 11] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0];
 
-/// Names and values.
 type Labels<const N: usize> = [(&'static str, String); N];
 
 /// A gauge of seconds, fractions included.

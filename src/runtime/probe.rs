@@ -10,7 +10,6 @@ use tokio::time::timeout;
 
 use crate::api::keys;
 
-/// Longest wait for the answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Whether the apiserver keeps `spec.resources` of a pod: a server where the feature is off drops the field. Asked by a

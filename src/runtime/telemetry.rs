@@ -4,7 +4,6 @@ use std::io::IsTerminal as _;
 
 use tracing_subscriber::EnvFilter;
 
-/// This build's version, the package's.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The commit this was built from: `SIDECARSET_COMMIT` at build time.
@@ -13,7 +12,6 @@ pub(crate) const COMMIT: &str = match option_env!("SIDECARSET_COMMIT") {
     None => "unknown",
 };
 
-/// How a log line is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum LogFormat {
     /// For people; coloured on a terminal.
@@ -23,7 +21,6 @@ pub(crate) enum LogFormat {
     Json,
 }
 
-/// The arguments about logs.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct LogArgs {
     /// Format of the log lines on stderr

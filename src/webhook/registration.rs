@@ -22,7 +22,6 @@ const REAPPLY: Duration = Duration::from_secs(30);
 /// Wait before a failed write is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Longest wait for one write.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Names of the two configuration objects.

@@ -22,7 +22,6 @@ const MAX_TOTAL_CEL: usize = 256 * 1024;
 /// Entries of one failure policy. The apiserver looks at each for every pod, and each repeats the CA bundle.
 pub(super) const MAX_ENTRIES: usize = 128;
 
-/// One entry of the webhook configuration.
 #[derive(Clone, Debug)]
 pub(super) struct Entry<'a> {
     pub(super) policy: FailurePolicy,

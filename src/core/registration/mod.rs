@@ -25,7 +25,6 @@ use crate::api::v1beta1::FailurePolicy;
 /// Path of the pod webhook; the version of the sets follows.
 pub(crate) const POD_PATH: &str = "/mutate-pods";
 
-/// Path of the webhook on sets.
 pub(crate) const SET_PATH: &str = "/validate-sidecarsets";
 
 /// Where the apiserver reaches the operator.
@@ -33,14 +32,14 @@ pub(crate) const SET_PATH: &str = "/validate-sidecarsets";
 pub(crate) enum Endpoint {
     /// `https://127.0.0.1:9443`, for an operator outside the cluster.
     Url(String),
-    /// A Service with port 443.
-    Service { namespace: String, name: String },
+    Service {
+        namespace: String,
+        name: String,
+    },
 }
 
-/// What both configurations need to know.
 #[derive(Clone, Debug)]
 pub(crate) struct Params {
-    /// Name of the configuration object.
     pub(crate) name: String,
     pub(crate) endpoint: Endpoint,
     /// PEM certificates that the apiserver trusts.

@@ -64,7 +64,6 @@ pub(super) enum Action {
     Wait(Instant),
 }
 
-/// A successful claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Claim {
     until: Instant,
@@ -78,7 +77,6 @@ struct Observed {
     since: Instant,
 }
 
-/// One contender for one Lease.
 #[derive(Debug)]
 pub(super) struct Election {
     params: LeaseParams,
