@@ -76,6 +76,8 @@ reasons! {
     PartitionReached,
     /// The rest cannot be updated in place.
     NotInPlace,
+    /// The rest is to be evicted, and a `PodDisruptionBudget` does not allow it.
+    EvictionBlocked,
     /// All pods that `updateStrategy.selector` selects are updated.
     SelectorReached,
     /// Everything is updated and ready.
@@ -90,6 +92,12 @@ reasons! {
     Conflict,
     /// `injectionStrategy.paused` is true.
     InjectionPaused,
+
+    // Of one pod, in messages.
+    /// The API server does not accept the patch of the pod.
+    PatchRefused,
+    /// The pod's revision is not in the set's history, and it differs in more than images.
+    RevisionUnknown,
 
     // Events about one thing.
     /// Event on a set: there are selected pods without its sidecars, and there were none before.

@@ -22,6 +22,7 @@ use crate::api::SidecarSet;
 use crate::api::reasons::Reason;
 use crate::api::v1beta1::{Eviction, EvictionCause};
 use crate::core::inject::{CompiledSet, CompiledSets};
+use crate::core::base::text::bounded;
 use crate::core::pod::{Owner, PodKey};
 use crate::core::replace;
 use crate::core::replace::report::Wait;
@@ -234,7 +235,7 @@ impl Round<'_> {
         match answer.why() {
             Some(why) => {
                 let Eviction { cause, namespace, .. } = &chosen.record;
-                memory.wait(*cause, namespace, &owner, Wait::because(why), now());
+                memory.wait(*cause, namespace, &owner, why, now());
             }
             None => memory.forget_wait(&owner.uid),
         }
@@ -338,10 +339,11 @@ impl Answer {
         }
     }
 
-    fn why(self) -> Option<String> {
+    fn why(self) -> Option<Wait> {
         match self {
             Self::Evicted | Self::Gone => None,
-            Self::Blocked(why) | Self::Refused(why) | Self::Unknown(why) => Some(why),
+            Self::Blocked(why) => Some(Wait::Budget(bounded(why))),
+            Self::Refused(why) | Self::Unknown(why) => Some(Wait::because(why)),
         }
     }
 }

@@ -111,7 +111,7 @@ async fn a_disruption_budget_blocks_an_upgrade_and_is_named() {
 
     world.apply(&with_env(&world, "new", evict())).await;
     let blocked = world.until_set("the budget is named", |set| message(set).contains("disruption budget strict")).await;
-    assert_eq!(reason(&blocked, "Reconciling"), "RollingUpdate");
+    assert_eq!(reason(&blocked, "Ready"), "EvictionBlocked");
     assert!(message(&blocked).contains("evicted in turn: 2 (containers[agent].env changed)"), "{}", message(&blocked));
     assert_eq!(uids(&world.pods().await), before);
 

@@ -297,12 +297,9 @@ fn tier(name: &str) -> &'static str {
 }
 
 pub fn error(code: u16, named: bool) -> Reply {
-    let mut status = Status { code, ..Status::default() };
-    if named {
-        let details = json!({"name": "pod", "kind": "Pod"});
-        status.details = serde_json::from_value(details).ok();
-    }
-    Reply::Error(Box::new(status))
+    let details = if named { json!({"name": "pod", "kind": "Pod"}) } else { json!({}) };
+    let details = serde_json::from_value(details).ok();
+    Reply::Error(Box::new(Status { code, details, ..Status::default() }))
 }
 
 pub fn view(json: &Value) -> PodView {

@@ -7,4 +7,5 @@ pub mod pointer;
 pub mod resources;
 pub(crate) mod shared;
 pub mod small_map;
+pub(crate) mod text;
 pub mod time;

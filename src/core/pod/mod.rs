@@ -22,6 +22,7 @@ use crate::core::base::lists::List;
 use crate::core::base::resources::{ResizeTrouble, Resources};
 use crate::core::base::shared::Shared;
 use crate::core::base::small_map::SmallMap;
+use crate::core::base::text::bounded;
 use crate::core::pod::marks::marks;
 pub(crate) use crate::core::pod::marks::{InjectionRecord, Mark, Replaced, RevisionMark, Update, suffixed};
 pub use crate::core::pod::slim::SlimPod;
@@ -291,7 +292,7 @@ fn resize_trouble(condition: &PodCondition) -> Option<Box<ResizeTrouble>> {
         "PodResizeInProgress" => reason == "Error",
         _ => false,
     };
-    is_trouble.then(|| Box::new(ResizeTrouble { reason: reason.to_owned(), message }))
+    is_trouble.then(|| Box::new(ResizeTrouble { reason: bounded(reason.to_owned()), message: bounded(message) }))
 }
 
 fn container_status(index: usize, status: &SlimContainerStatus, container: &SlimContainer) -> ContainerStatus {
@@ -310,7 +311,7 @@ fn container_status(index: usize, status: &SlimContainerStatus, container: &Slim
         running_since: running
             .as_ref()
             .map(|running| running.started_at.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0)),
-        waiting: waiting.as_ref().and_then(|waiting| waiting.reason.clone()),
+        waiting: waiting.as_ref().and_then(|waiting| waiting.reason.clone()).map(bounded),
         names_image: message.is_none_or(|message| names(message, image)),
         exit_code: ended.map(|ended| ended.exit_code),
         ended_at: ended.and_then(|ended| ended.finished_at.as_ref()).map(|time| time.0),

@@ -4,13 +4,11 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use crate::api::v1beta1::EvictionCause;
+use crate::core::base::text::bounded;
 use crate::core::pod::PodKey;
 
 /// Owners or pods that are named in a message.
 pub(crate) const NAMED: usize = 3;
-
-/// Characters of a text of somebody else that are kept.
-const LONGEST: usize = 300;
 
 /// Where evictions for one cause stand. Shown as the end of a status message; empty if there is nothing to say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -55,7 +53,9 @@ pub(crate) enum Wait {
     NoRoom,
     /// The replacement would get this revision, or none.
     OtherRevision(Option<String>),
-    /// What the apiserver answered, or what injection would do.
+    /// A `PodDisruptionBudget` does not allow it; the text is the apiserver's.
+    Budget(String),
+    /// What else the apiserver answered, or what injection would do.
     Because(String),
     /// It is never evicted, see [`exempt`](super::exempt()).
     Exempt(&'static str),
@@ -79,13 +79,9 @@ pub(crate) enum Hold {
 }
 
 impl Wait {
-    /// For a text of somebody else, which may be long.
-    pub(crate) fn because(mut text: String) -> Self {
-        if let Some((end, _)) = text.char_indices().nth(LONGEST) {
-            text.truncate(end);
-            text.push('…');
-        }
-        Self::Because(text)
+    /// For a text of somebody else.
+    pub(crate) fn because(text: String) -> Self {
+        Self::Because(bounded(text))
     }
 }
 
@@ -112,6 +108,12 @@ impl fmt::Display for EvictionReport {
 }
 
 impl EvictionReport {
+    /// Of all these owners none gives up a pod now, and a `PodDisruptionBudget` is one of the reasons.
+    pub(crate) fn is_blocked(&self, owners: usize) -> bool {
+        let is_tried = self.open.is_empty() && self.waiting.len() + self.in_vain.len() >= owners;
+        self.hold.is_none() && is_tried && self.waiting.iter().any(|(_, why)| matches!(why, Wait::Budget(_)))
+    }
+
     fn waiting(&self) -> Option<String> {
         match self.hold {
             Some(Hold::Idle) => None,
@@ -156,7 +158,7 @@ impl fmt::Display for Wait {
             Self::OtherRevision(given) => {
                 write!(f, "a new pod would get revision {}", given.as_deref().unwrap_or("of nobody"))
             }
-            Self::Because(text) => f.write_str(text),
+            Self::Budget(text) | Self::Because(text) => f.write_str(text),
             Self::Exempt(kind) => write!(f, "{kind} are never evicted"),
         }
     }

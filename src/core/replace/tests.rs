@@ -226,12 +226,6 @@ fn a_report_says_what_moves_what_waits_and_what_was_in_vain() {
 }
 
 #[test]
-fn a_long_text_of_somebody_else_is_cut() {
-    assert_eq!(Wait::because("é".repeat(1000)).to_string().chars().count(), 301);
-    assert_eq!(Wait::because("short".into()).to_string(), "short");
-}
-
-#[test]
 fn a_replacement_holds_the_slot_until_it_was_ready_for_a_while() {
     let ready_at = |second| OwnedPod { ready_changed: Some(at(second)), ..pod("new", 101, false) };
     let old = OwnedPod { ready_changed: Some(at(104)), ..pod("other", 0, false) };

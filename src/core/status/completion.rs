@@ -10,6 +10,7 @@ use k8s_openapi::jiff::Timestamp;
 use crate::api::SidecarSetStatus;
 use crate::core::base::time::whole_seconds;
 use crate::core::rollout::assess::state::ObstacleKind;
+use crate::core::rollout::plan::phase::{changes_template, holds_back};
 use crate::core::rollout::plan::summary::Summary;
 use crate::core::rollout::target::rollout::Rollout;
 
@@ -55,17 +56,11 @@ fn is_proved(rollout: &Rollout, summary: &Summary) -> bool {
     if !target.changes_running_pods() {
         return counts.proved > 0;
     }
-    let recreated = summary.not_in_place.iter().any(|(obstacle, _)| obstacle.kind == ObstacleKind::Template);
-    counts.updated_ready > 0 || (counts.failed == 0 && !recreated)
+    counts.updated_ready > 0 || (counts.failed == 0 && !changes_template(summary))
 }
 
 /// What is held back stays so while pods are made anew, or for a moment there are none.
 fn is_held_back(rollout: &Rollout, summary: &Summary) -> bool {
     let counts = &summary.counts;
-    is_held(rollout, summary) && (counts.matched == 0 || counts.updated < counts.matched)
-}
-
-/// Somebody keeps a part of the pods from the newest: by a pause, partition or steps.
-pub(crate) fn is_held(rollout: &Rollout, summary: &Summary) -> bool {
-    rollout.target.strategy.paused || rollout.target.has_partition() || summary.gate.allowed.is_some()
+    holds_back(rollout, summary) && (counts.matched == 0 || counts.updated < counts.matched)
 }

@@ -1,8 +1,11 @@
 //! The line that says where a rollout stands, and what it waits for.
 
 use crate::api::keys;
+use crate::api::reasons::Reason;
+use crate::core::base::percent::scaled;
 use crate::core::replace::report::never;
 use crate::core::rollout::budget::steps::Wait;
+use crate::core::rollout::plan::phase::phase;
 use crate::core::rollout::plan::summary::Summary;
 use crate::core::rollout::target::Direction;
 use crate::core::rollout::target::rollout::Rollout;
@@ -10,7 +13,55 @@ use crate::core::rollout::target::rollout::Rollout;
 /// Nodes named in a message; the rest is counted.
 const NAMED_NODES: usize = 3;
 
-pub(super) fn progress(rollout: &Rollout, summary: &Summary) -> String {
+/// Steps that are named ahead; the rest is counted.
+const NAMED_STEPS: usize = 3;
+
+/// `status.message` in this phase.
+pub(super) fn message(rollout: &Rollout, summary: &Summary, phase: Reason) -> String {
+    let line = progress(rollout, summary);
+    let told = match phase {
+        Reason::NoPods => return "no pod carries these sidecars yet".to_owned(),
+        Reason::NotUpdate => "; running pods are left alone: updateStrategy.type is NotUpdate".to_owned(),
+        Reason::Paused => "; paused: set updateStrategy.paused to false to go on".to_owned(),
+        Reason::WaitingForApproval | Reason::StepPause => step_waits(rollout, summary),
+        Reason::RollingUpdate | Reason::EvictionBlocked => waits_for(summary),
+        Reason::FailureBudgetExceeded => format!("; {}", given_up(rollout, summary)),
+        Reason::RollingBack if rollout.target.direction == Direction::Forward => {
+            let stable = rollout.way_back.as_deref().unwrap_or_default();
+            format!("; going back to {stable}, {}", given_up(rollout, summary))
+        }
+        Reason::RollingBack => format!("{}; {}", waits_for(summary), given_up(rollout, summary)),
+        Reason::RolledBack => format!("{}; {}", left_behind(rollout, summary), given_up(rollout, summary)),
+        Reason::PodsFailed => format!("; {}; {}", failed(summary), way_out(rollout)),
+        Reason::PodsNotReady => not_ready(summary),
+        _ if summary.counts.not_ready > 0 => not_ready(summary) + &left_alone(summary, phase),
+        _ => left_alone(summary, phase),
+    };
+    line + &told
+}
+
+/// What is not updated, and may stay so.
+fn left_alone(summary: &Summary, phase: Reason) -> String {
+    match phase {
+        Reason::PartitionReached => {
+            format!("; updateStrategy.partition keeps {} on the old revision", summary.keep_old)
+        }
+        Reason::NotInPlace => not_in_place(summary),
+        Reason::SelectorReached => format!("; {} are outside updateStrategy.selector", summary.counts.outside),
+        _ => String::new(),
+    }
+}
+
+/// Updated pods that are not ready.
+fn not_ready(summary: &Summary) -> String {
+    let waiting = summary.counts.updated.saturating_sub(summary.counts.updated_ready);
+    let names_all = summary.counts.slots >= waiting || summary.unready.is_empty();
+    // Those that hold a slot are named for that.
+    let names = if names_all { String::new() } else { format!(": {}", list(&summary.unready, waiting)) };
+    format!("; {waiting} updated not ready{names}{}", waits_for(summary))
+}
+
+fn progress(rollout: &Rollout, summary: &Summary) -> String {
     let (target, counts) = (&rollout.target, &summary.counts);
     if target.direction == Direction::Back {
         return format!(
@@ -29,13 +80,13 @@ pub(super) fn progress(rollout: &Rollout, summary: &Summary) -> String {
 }
 
 /// Why the revision was given up, and how to go on.
-pub(super) fn given_up(rollout: &Rollout, summary: &Summary) -> String {
+fn given_up(rollout: &Rollout, summary: &Summary) -> String {
     let because = rollout.aborted_because.clone().unwrap_or_else(|| failed(summary));
     format!("stopped by {because}; {}", way_out(rollout))
 }
 
 /// What to do about failed pods.
-pub(super) fn way_out(rollout: &Rollout) -> String {
+fn way_out(rollout: &Rollout) -> String {
     format!("apply a working image, or try again: annotate with {}={}", keys::RETRY, rollout.next_retry)
 }
 
@@ -45,19 +96,20 @@ pub(super) fn failed(summary: &Summary) -> String {
     format!("{} failed: {}", counts.failed, list(&summary.failed, counts.failed))
 }
 
-pub(super) fn step_waits(rollout: &Rollout, summary: &Summary, wait: &Wait) -> String {
+fn step_waits(rollout: &Rollout, summary: &Summary) -> String {
     let (reached, revision) = (summary.gate.reached, &rollout.update_revision);
-    match wait {
-        Wait::Approval => {
+    match &summary.gate.wait {
+        Some(Wait::Approval) => {
             let stray = rollout.stray_approval.as_ref().map(|value| format!(" (not {value:?}, which it has now)"));
             let stray = stray.unwrap_or_default();
-            format!("step {reached} waits for approval: annotate with {}={revision}/{reached}{stray}", keys::APPROVE)
+            format!("; step {reached} waits for approval: annotate with {}={revision}/{reached}{stray}", keys::APPROVE)
         }
-        Wait::Until(until) => format!("step {reached} pauses until {until:.0}"),
+        Some(Wait::Until(until)) => format!("; step {reached} pauses until {until:.0}"),
+        None => String::new(),
     }
 }
 
-pub(super) fn waits_for(summary: &Summary) -> String {
+fn waits_for(summary: &Summary) -> String {
     let counts = &summary.counts;
     let rest = format!("{}{}{}{}", blocked(summary), failures(summary), pulling(summary), not_in_place(summary));
     if summary.slot_holders.is_empty() {
@@ -82,14 +134,8 @@ fn failures(summary: &Summary) -> String {
     if counts.failed <= counts.failed_slots { String::new() } else { format!("; {}", failed(summary)) }
 }
 
-/// `: default/web-1, default/web-2 and 3 more`, where they do not hold a slot and are named for that.
-pub(super) fn unready(summary: &Summary, total: usize) -> String {
-    let names_all = summary.counts.slots >= total || summary.unready.is_empty();
-    if names_all { String::new() } else { format!(": {}", list(&summary.unready, total)) }
-}
-
 /// What did not come back to the stable revision, or came back and is not ready.
-pub(super) fn left_behind(rollout: &Rollout, summary: &Summary) -> String {
+fn left_behind(rollout: &Rollout, summary: &Summary) -> String {
     let counts = &summary.counts;
     let mut text = String::new();
     if counts.failed > 0 {
@@ -116,7 +162,7 @@ fn pulling(summary: &Summary) -> String {
     skipped.fold(text, |text, skipped| text + &skipped)
 }
 
-pub(super) fn not_in_place(summary: &Summary) -> String {
+fn not_in_place(summary: &Summary) -> String {
     not_in_place_for(summary, "the new revision")
 }
 
@@ -145,4 +191,67 @@ fn list(named: &[String], total: usize) -> String {
     let more = total.saturating_sub(named.len());
     let suffix = if more > 0 { format!(" and {more} more") } else { String::new() };
     format!("{}{suffix}", named.join(", "))
+}
+
+/// Texts without the numbers that `status.message` begins with; empty where there is nothing to say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Outlook {
+    /// The revision was given up: why, where pods go instead, and how to try it again.
+    pub(crate) given_up: String,
+    /// How many steps are reached, how many pods the next ones let go, and what they wait for behind that.
+    pub(crate) steps: String,
+    /// What it waits for, or why it stands.
+    pub(crate) waits_for: String,
+}
+
+/// See [`Outlook`]. `summary` is that of a plan of this rollout.
+pub(crate) fn outlook(rollout: &Rollout, summary: &Summary) -> Outlook {
+    let stopped = summary.is_halted(&rollout.target);
+    Outlook {
+        given_up: outlook_given_up(rollout, summary),
+        steps: if stopped { String::new() } else { steps(rollout, summary) },
+        waits_for: if stopped { String::new() } else { told(rollout, summary) },
+    }
+}
+
+fn outlook_given_up(rollout: &Rollout, summary: &Summary) -> String {
+    let target = &rollout.target;
+    let instead = match target.direction {
+        Direction::Back => format!(", and pods go back to {}", target.revision),
+        Direction::Forward if !summary.exceeded => return String::new(),
+        Direction::Forward | Direction::Halted => String::new(),
+    };
+    format!("revision {} is given up{instead}: {}", rollout.update_revision, given_up(rollout, summary))
+}
+
+/// `status.message` without the numbers that it begins with.
+fn told(rollout: &Rollout, summary: &Summary) -> String {
+    let message = message(rollout, summary, phase(rollout, summary, rollout.target.is_rolling()));
+    let line = progress(rollout, summary);
+    message.strip_prefix(&line).unwrap_or(&message).trim_start_matches("; ").to_owned()
+}
+
+/// `0 of 2 reached; step 1 lets 1 of 10 pods go, then waits for approval; step 2 lets 5 go; then the rest follows`.
+fn steps(rollout: &Rollout, summary: &Summary) -> String {
+    let (all, gate) = (&rollout.target.strategy.steps, &summary.gate);
+    if all.is_empty() {
+        return String::new();
+    }
+    let selected = summary.counts.selected;
+    let ahead = all.iter().enumerate().skip(gate.reached).take(NAMED_STEPS).map(|(i, step)| {
+        let of_all = if i == gate.reached { format!(" of {selected} pods") } else { String::new() };
+        let pause = match step.pause.as_ref().map(|pause| pause.duration_seconds) {
+            Some(_) if rollout.persisted.approved > i => ", and is approved".to_owned(),
+            Some(None) => ", then waits for approval".to_owned(),
+            Some(Some(seconds)) => format!(", then pauses {seconds} s"),
+            None => String::new(),
+        };
+        format!("; step {} lets {}{of_all} go{pause}", i + 1, scaled(&step.replicas, selected).min(selected))
+    });
+    let ahead: String = ahead.collect();
+    let more = match all.len().saturating_sub(gate.reached + NAMED_STEPS) {
+        0 => String::new(),
+        more => format!("; {more} more steps"),
+    };
+    format!("{} of {} reached{ahead}{more}; then the rest follows", gate.reached, all.len())
 }

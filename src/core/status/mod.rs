@@ -4,27 +4,64 @@ pub(crate) mod completion;
 mod injection;
 mod message;
 pub mod new_pods;
-mod outlook;
 #[cfg(test)]
 mod tests;
-mod verdict;
 
 pub use injection::InjectionState;
 pub(crate) use injection::{InjectionFacts, injection_state};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
-pub(crate) use outlook::{Outlook, outlook};
-pub(crate) use verdict::{Verdict, verdict};
+use k8s_openapi::jiff::Timestamp;
+pub(crate) use message::{Outlook, outlook};
 
 use super::revision;
 use crate::api::reasons::{Reason, condition};
+use crate::api::v1beta1::WhenNotInPlace;
 use crate::api::{SidecarSet, SidecarSetStatus, keys};
-use crate::core::base::time::whole_seconds;
+use crate::core::base::time::{after, seconds, whole_seconds};
+use crate::core::rollout::plan::phase::{is_wait, phase};
 use crate::core::rollout::plan::summary::Summary;
 use crate::core::rollout::target::Direction;
 use crate::core::rollout::target::rollout::{Rollout, annotation};
 use crate::core::status::completion::Completion;
+use crate::core::status::message::message;
 use crate::core::status::new_pods::injection_revision;
+
+/// The phase of a rollout, and the line that explains it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Verdict {
+    /// Reason of Ready, and of whichever of Reconciling and Stalled is True.
+    pub(crate) reason: Reason,
+    /// `status.message`.
+    pub(crate) message: String,
+}
+
+impl Verdict {
+    /// `is_rolling`: the target is not stable, nor becomes so just now.
+    pub(crate) fn of(rollout: &Rollout, summary: &Summary, is_rolling: bool) -> Self {
+        let reason = phase(rollout, summary, is_rolling);
+        Self { reason, message: message(rollout, summary, reason) }
+    }
+
+    /// Ready, Reconciling and Stalled.
+    fn conditions(&self, set: &SidecarSet) -> [bool; 3] {
+        match self.reason {
+            Reason::NoPods
+            | Reason::NotUpdate
+            | Reason::PartitionReached
+            | Reason::SelectorReached
+            | Reason::UpToDate => [true, false, false],
+            // What the spec asks for is fine; otherwise somebody has to recreate these pods.
+            Reason::NotInPlace => {
+                [set.spec.update_strategy.when_not_in_place == Some(WhenNotInPlace::Skip), false, false]
+            }
+            // It waits for what the operator does not do.
+            Reason::EvictionBlocked | Reason::PodsNotReady => [false, false, false],
+            Reason::RollingUpdate | Reason::RollingBack => [false, true, false],
+            wait if is_wait(wait) => [false, true, false],
+            _ => [false, false, true],
+        }
+    }
+}
 
 /// Status of a set that cannot be acted on.
 pub(crate) fn invalid(
@@ -33,7 +70,7 @@ pub(crate) fn invalid(
     injection: &InjectionState,
     now: Timestamp,
 ) -> SidecarSetStatus {
-    let verdict = Verdict::stalled(Reason::InvalidSpec, problems.to_owned());
+    let verdict = Verdict { reason: Reason::InvalidSpec, message: problems.to_owned() };
     let old = set.status.clone().unwrap_or_default();
     let status = SidecarSetStatus { message: Some(verdict.message.clone()), ..old };
     with_conditions(set, status, &verdict, injection, now)
@@ -52,16 +89,15 @@ pub(crate) fn status(
     let name = set.metadata.name.as_deref().unwrap_or_default();
     let completion = Completion::of(&old, rollout, summary, now);
     let is_stable = target.direction == Direction::Forward && completion.stable;
-    let verdict = verdict::verdict_of(rollout, summary, target.is_rolling() && !is_stable);
-    let last_progress = last_progress(&old, rollout, summary, &verdict, now);
-    let deadline = i64::from(target.strategy.progress_deadline_seconds);
-    let overdue_at = last_progress.checked_add(SignedDuration::from_secs(deadline)).unwrap_or(Timestamp::MAX);
-    let runs = verdict.reconciling && !verdict.waits();
-    let verdict = if runs && now >= overdue_at {
-        verdict::overdue(verdict, target.strategy.progress_deadline_seconds)
-    } else {
-        verdict
-    };
+    let mut verdict = Verdict::of(rollout, summary, target.is_rolling() && !is_stable);
+    let last_progress = last_progress(&old, rollout, summary, verdict.reason, now);
+    let deadline = target.strategy.progress_deadline_seconds;
+    let overdue_at = after(last_progress, seconds(deadline));
+    let runs = is_moving(verdict.reason);
+    if runs && now >= overdue_at {
+        let text = format!("{}; no progress for more than progressDeadlineSeconds ({deadline})", verdict.message);
+        verdict = Verdict { reason: Reason::ProgressDeadlineExceeded, message: text };
+    }
     let aborted_revision = aborted(&old, rollout, summary);
     let stable_revision = if is_stable { Some(target.revision.clone()) } else { old.stable_revision.clone() };
     let given = injection_revision(
@@ -109,17 +145,21 @@ fn aborted(old: &SidecarSetStatus, rollout: &Rollout, summary: &Summary) -> Opti
     (latched || summary.exceeded).then(|| rollout.update_revision.clone())
 }
 
+/// The progress deadline runs.
+fn is_moving(phase: Reason) -> bool {
+    matches!(phase, Reason::RollingUpdate | Reason::RollingBack)
+}
+
 /// The deadline runs from here. It begins anew with each revision and direction, and when a pause is over.
 fn last_progress(
     old: &SidecarSetStatus,
     rollout: &Rollout,
     summary: &Summary,
-    verdict: &Verdict,
+    phase: Reason,
     now: Timestamp,
 ) -> Timestamp {
     let counts = &summary.counts;
     let before = old.conditions.iter().find(|c| c.type_ == condition::READY).and_then(|c| Reason::named(&c.reason));
-    let waited = before.is_some_and(verdict::is_wait) && !verdict.waits();
     let same_revision = old.update_revision.as_deref() == Some(&rollout.update_revision);
     let more = match rollout.target.direction {
         Direction::Back => number(counts.matched - counts.updated) < old.updated_pods,
@@ -130,17 +170,13 @@ fn last_progress(
     };
     let stepped = number(summary.gate.reached) > old.current_step.unwrap_or(0);
     // A rollout that begins long after the last one ended, because pods or the partition changed, has its own deadline.
-    let begins = verdict.reconciling && !old.conditions.iter().any(is_moving);
+    let ran = before.is_some_and(|before| is_moving(before) || before == Reason::ProgressDeadlineExceeded);
+    let begins = is_moving(phase) && !ran;
+    let resumes = before.is_some_and(is_wait) && !is_wait(phase);
     match &old.last_progress_time {
-        Some(last) if same_revision && !(waited || more || stepped || begins) => last.0,
+        Some(last) if same_revision && !(resumes || more || stepped || begins) => last.0,
         _ => whole_seconds(now),
     }
-}
-
-/// Reconciling, or stalled by the deadline.
-fn is_moving(condition: &Condition) -> bool {
-    condition.status == "True"
-        && (condition.type_ == condition::RECONCILING || condition.reason == Reason::ProgressDeadlineExceeded.as_str())
 }
 
 fn joined(message: &str, more: &str) -> String {
@@ -155,24 +191,20 @@ fn with_conditions(
     now: Timestamp,
 ) -> SidecarSetStatus {
     let generation = set.metadata.generation;
-    let fine = |on: bool| if on { verdict.reason } else { Reason::AsExpected };
-    let message = verdict.message.as_str();
-    let (conflicting, conflicts) = (!injection.conflicts.is_empty(), injection.conflicts.join("; "));
-    let injected = joined(&injection.message, &injection.uninjected_message);
+    let [ready, reconciling, stalled] = verdict.conditions(set);
     let is_paused = set.spec.update_strategy.paused;
-    let paused = if is_paused { Reason::Paused } else { Reason::AsExpected };
+    let (is_conflicting, conflicts) = (!injection.conflicts.is_empty(), injection.conflicts.join("; "));
+    let injected = joined(&injection.message, &injection.uninjected_message);
+    let message = verdict.message.as_str();
+    let paused = if is_paused { "updateStrategy.paused is true" } else { "" };
+    let as_expected = |on: bool, reason: Reason| if on { reason } else { Reason::AsExpected };
     let wanted = [
-        (condition::READY, verdict.ready, verdict.reason, message),
-        (condition::RECONCILING, verdict.reconciling, fine(verdict.reconciling), message),
-        (condition::STALLED, verdict.stalled, fine(verdict.stalled), message),
-        (condition::PAUSED, is_paused, paused, if is_paused { "updateStrategy.paused is true" } else { "" }),
+        (condition::READY, ready, verdict.reason, message),
+        (condition::RECONCILING, reconciling, as_expected(reconciling, verdict.reason), message),
+        (condition::STALLED, stalled, as_expected(stalled, verdict.reason), message),
+        (condition::PAUSED, is_paused, as_expected(is_paused, Reason::Paused), paused),
         (condition::INJECTION_READY, injection.ready, injection.reason, injected.as_str()),
-        (
-            condition::CONFLICTING,
-            conflicting,
-            if conflicting { Reason::Conflict } else { Reason::AsExpected },
-            &conflicts,
-        ),
+        (condition::CONFLICTING, is_conflicting, as_expected(is_conflicting, Reason::Conflict), &conflicts),
     ];
     let before = std::mem::take(&mut status.conditions);
     status.conditions = wanted

@@ -3,10 +3,10 @@
 
 use crate::api::SidecarSet;
 use crate::api::v1beta1::{NewPods, RevisionPolicy};
-use crate::core::rollout::assess::state::ObstacleKind;
+use crate::core::rollout::plan::phase::{changes_template, holds_back};
 use crate::core::rollout::plan::summary::Summary;
 use crate::core::rollout::target::rollout::Rollout;
-use crate::core::status::completion::{Completion, is_held};
+use crate::core::status::completion::Completion;
 
 /// The hash for `status.injectionRevision`. `pinned`: hash of the revision that `injectionStrategy.revision` names;
 /// `stable`: the last one that was fully rolled out; `aborted`: the one that is given up.
@@ -46,13 +46,7 @@ pub(crate) fn injection_revision(
     // Nobody is left behind, and no update is open; or there is nobody at all, and then all are made with the newest.
     let none_behind = counts.updated == counts.matched && counts.slots + counts.capped == 0;
     let published = completion.new_pods_since.is_some() || none_behind || !target.changes_running_pods();
-    if latest || only_way || (published && !is_held(rollout, summary)) { newest() } else { stable.clone() }
-}
-
-/// Some pods differ from the newest in more than images. Without evictions not what keeps single pods from an image: a node, a
-/// `restartPolicy`, another webhook; for their sake nobody else gets the newest before its turn.
-pub(crate) fn changes_template(summary: &Summary) -> bool {
-    summary.not_in_place.iter().any(|(obstacle, _)| obstacle.kind == ObstacleKind::Template)
+    if latest || only_way || (published && !holds_back(rollout, summary)) { newest() } else { stable.clone() }
 }
 
 #[cfg(test)]
@@ -61,7 +55,7 @@ mod tests {
 
     use super::*;
     use crate::api::SidecarSetStatus;
-    use crate::core::rollout::assess::state::Obstacle;
+    use crate::core::rollout::assess::state::{Obstacle, ObstacleKind};
     use crate::core::rollout::testing;
 
     struct State {

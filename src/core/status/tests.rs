@@ -1,6 +1,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::core::replace::report as evictions;
 use crate::core::rollout::assess::state::{Obstacle, ObstacleKind};
 use crate::core::rollout::budget::counts::Counts;
 use crate::core::rollout::budget::steps::{Gate, Wait};
@@ -37,6 +38,16 @@ fn behind(updated: usize, remaining: usize) -> impl Fn(&mut Summary) {
 
 fn not_in_place(s: &mut Summary) {
     (s.counts.updated, s.counts.updated_ready, s.counts.not_in_place) = (8, 8, 2);
+}
+
+/// Of two owners one waits for a `PodDisruptionBudget`, and the other one for its pods.
+fn blocked(s: &mut Summary) {
+    not_in_place(s);
+    (s.evictable, s.remaining, s.owners_to_evict) = (2, 2, 2);
+    s.evictions.waiting = vec![
+        ("ReplicaSet default/web".into(), evictions::Wait::Budget("it would violate the budget".into())),
+        ("ReplicaSet default/db".into(), evictions::Wait::Missing(1, 2)),
+    ];
 }
 
 #[test]
@@ -118,6 +129,30 @@ fn each_state_has_its_row() {
         ),
         ("partition", json!({}), summary(behind(6, 0)), "True False False False PartitionReached Current"),
         ("not in place", json!({}), summary(not_in_place), "False False False False NotInPlace InProgress"),
+        (
+            "evictions that a budget does not allow",
+            json!({"whenNotInPlace": "Evict"}),
+            summary(blocked),
+            "False False False False EvictionBlocked InProgress",
+        ),
+        (
+            "the same, and another owner's turn has not come",
+            json!({"whenNotInPlace": "Evict"}),
+            summary(|s| {
+                blocked(s);
+                s.owners_to_evict = 3;
+            }),
+            "False True False False RollingUpdate InProgress",
+        ),
+        (
+            "the same, and a pod is updated in place",
+            json!({"whenNotInPlace": "Evict"}),
+            summary(|s| {
+                blocked(s);
+                s.counts.undecided = 1;
+            }),
+            "False True False False RollingUpdate InProgress",
+        ),
         (
             "not in place, as the spec asks for",
             json!({"whenNotInPlace": "Skip"}),

@@ -1,5 +1,6 @@
 //! Why a pod that is behind the target is not patched.
 
+use crate::api::reasons::Reason;
 use crate::core::base::lists::List;
 use crate::core::pod::ContainerView;
 use crate::core::revision::{Change, Sidecar};
@@ -40,7 +41,10 @@ fn template_differs(subject: &PodInSet<'_>) -> Option<Obstacle> {
         {
             None
         }
-        None => Some(Obstacle::new(Template, "RevisionUnknown: the pod's revision is not in the set's history")),
+        None => {
+            let text = format!("{}: the pod's revision is not in the set's history", Reason::RevisionUnknown);
+            Some(Obstacle::new(Template, text))
+        }
     }
 }
 

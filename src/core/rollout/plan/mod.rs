@@ -2,6 +2,7 @@
 
 pub(crate) mod claims;
 pub mod evict;
+pub(crate) mod phase;
 pub mod prepull;
 pub mod pullers;
 pub(crate) mod snapshot;

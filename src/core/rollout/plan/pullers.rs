@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::api::keys;
+use crate::core::base::text::bounded;
 use crate::core::base::time::after;
 use crate::core::pod::PodKey;
 use crate::core::pod::kubelet::{CRASH_LOOP, is_not_pulled, is_not_started};
@@ -89,7 +90,7 @@ impl PullerPod {
         let rest = match self.status.phase.as_str() {
             _ if all_pulled || any_failed => None,
             "Failed" if self.status.reason != "DeadlineExceeded" => {
-                Some(Outcome::Skipped(format!("the node refuses the puller: {}", self.status.reason)))
+                Some(Outcome::Skipped(bounded(format!("the node refuses the puller: {}", self.status.reason))))
             }
             "Failed" => Some(Outcome::Failed(TOO_SLOW.to_owned())),
             _ if is_late => Some(Outcome::Failed(TOO_SLOW.to_owned())),
@@ -166,7 +167,7 @@ pub(crate) fn refusal(message: &str, namespace: &str) -> String {
         return format!("the operator may not create pods in {namespace}");
     }
     let why = message.split_once(" is forbidden: ").map_or(message, |(_, why)| why);
-    why.split_once(", requested: ").map_or(why, |(quota, _)| quota).to_owned()
+    bounded(why.split_once(", requested: ").map_or(why, |(quota, _)| quota).to_owned())
 }
 
 /// The pullers that this leader made. Others with the label are leftovers, or somebody's: what they say counts nothing.

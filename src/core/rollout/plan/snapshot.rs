@@ -165,6 +165,7 @@ impl<'a> Snapshot<'a> {
             remaining: self.share_left().min(movable) + counts.to_complete,
             evictable,
             evicting: evictions.moving(),
+            owners_to_evict: set.evictable.owners.len(),
             exempt: set.evictable.exempt.iter().map(|(kind, pods)| (*kind, *pods)).collect(),
             evictions: EvictionReport::default(),
             movable: !self.choose(1).is_empty(),

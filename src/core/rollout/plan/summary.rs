@@ -1,5 +1,6 @@
 //! What is told of a rollout: the numbers and names that status, new pods and the CLI read.
 
+use crate::api::reasons::Reason;
 use crate::core::pod::PodKey;
 use crate::core::replace::report::EvictionReport;
 use crate::core::rollout::assess::state::{Obstacle, State};
@@ -28,6 +29,8 @@ pub struct Summary {
     pub(crate) evictable: usize,
     /// Evictions for the target that are under way.
     pub(crate) evicting: usize,
+    /// Owners of pods that wait for one.
+    pub(crate) owners_to_evict: usize,
     /// Pods that would be evicted if they were others, by kind.
     pub(crate) exempt: Vec<(&'static str, usize)>,
     /// Where evictions stand. The plan does not know.
@@ -66,7 +69,7 @@ pub(crate) fn named(set: &SetState, key: &PodKey) -> String {
     let why = match set.assessment(key) {
         Some(entry) => match &entry.state {
             State::Failed(reason) => reason.clone(),
-            State::Refused(message) => format!("PatchRefused: {message}"),
+            State::Refused(message) => format!("{}: {message}", Reason::PatchRefused),
             State::Unconfirmed(message) => message.clone(),
             State::ResetDue => "a twin is to be reset".to_owned(),
             _ if let Some(text) = &entry.waits_for => text.clone(),

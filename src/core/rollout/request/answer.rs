@@ -1,6 +1,7 @@
 //! What the answer to a pod's patch says, and what a pod is that the watch has lost. Shared with the simulator.
 
 use kube::core::Status;
+use kube::core::response::StatusDetails;
 
 use crate::core::pod::PodView;
 
@@ -30,9 +31,12 @@ pub(crate) fn is_refusal(status: &Status) -> bool {
     matches!(status.code, 400 | 403 | 405 | 413 | 422)
 }
 
-/// A failed `test` names no object, while a refusal by validation or by a webhook names the pod (seen on 1.36).
+/// Seen on 1.36: a failed `test` is answered with `details` that are empty. A refusal by validation or by a policy names the
+/// pod in them, one of a pod that cannot be decoded has causes; a webhook that refuses with 422 says what it likes in
+/// them, or leaves them out, but its message begins with `admission webhook`.
 fn is_failed_test(status: &Status) -> bool {
-    status.details.as_ref().is_none_or(|details| details.name.is_empty())
+    let is_empty = |details: &StatusDetails| details.name.is_empty() && details.causes.is_empty();
+    status.details.as_ref().is_some_and(is_empty) && !status.message.starts_with("admission webhook ")
 }
 
 /// What a pod is that the watch says nothing more about: a selector watch reports a pod as deleted also when it merely
@@ -83,6 +87,20 @@ mod tests {
         let forbidden = json!({"kind": "Status", "status": "Failure", "reason": "Forbidden", "code": 403,
             "message": "denied", "details": {"name": "web", "kind": "pods"}});
         assert_eq!(of(forbidden), Answer::Refused("denied".into()));
+        let undecodable = json!({"kind": "Status", "status": "Failure", "reason": "Invalid", "code": 422,
+            "message": " \"\" is invalid: patch: Invalid value",
+            "details": {"causes": [{"reason": "FieldValueInvalid", "message": "Invalid value", "field": "patch"}]}});
+        assert!(matches!(of(undecodable), Answer::Refused(_)));
+    }
+
+    /// What a webhook answers with 422 is passed on, whatever it says of details.
+    #[test]
+    fn a_webhook_that_refuses_as_a_failed_test_would_is_not_taken_for_one() {
+        let message = "admission webhook \"policy.test.dev\" denied the request: no latest tags";
+        let body = |details: Value| json!({"status": "Failure", "code": 422, "message": message, "details": details});
+        for details in [Value::Null, json!({})] {
+            assert_eq!(of(body(details)), Answer::Refused(message.into()));
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use crate::api::v1beta1::Eviction;
+use crate::core::base::text::bounded;
 use crate::core::pod::{PodKey, PodView};
 use crate::core::rollout::assess::context::PodContext;
 use crate::core::rollout::assess::refusal::Refusal;
@@ -233,6 +234,7 @@ impl Index {
         let Some(target) = self.sets.get(set).map(|index| &index.target) else { return Vec::new() };
         let (uid, resource_version) = (pod.uid.clone(), pod.resource_version);
         let (revision, retried_at) = (target.revision.clone(), target.retried_at.map(Timestamp::as_second));
+        let message = bounded(message);
         let refusal = Refusal { uid, resource_version, revision, retried_at, message, until };
         self.in_flight_mut(set).refusals.insert(pod.key.clone(), refusal);
         self.pods.key(&pod.key).cloned().map(|key| self.touch(&key, None, now)).unwrap_or_default()

@@ -5,6 +5,7 @@ use k8s_openapi::jiff::Timestamp;
 use crate::api::v1beta1::{Eviction, FailureAction};
 use crate::api::validate::ValidSidecarSet;
 use crate::api::{SidecarSet, keys};
+use crate::core::base::text::LONGEST;
 use crate::core::revision::{History, Template};
 use crate::core::rollout::target::{Direction, Target};
 
@@ -100,8 +101,9 @@ pub(crate) fn still_wanted(planned: &SidecarSet, newest: &SidecarSet) -> bool {
         && aborted(newest) == aborted(planned)
 }
 
+/// A long one asks for nothing, as it could not be kept in the status.
 pub(crate) fn annotation<'a>(set: &'a SidecarSet, key: &str) -> Option<&'a str> {
-    set.metadata.annotations.as_ref()?.get(key).map(String::as_str)
+    set.metadata.annotations.as_ref()?.get(key).map(String::as_str).filter(|value| value.len() <= LONGEST)
 }
 
 /// What stands behind `<revision>/`.

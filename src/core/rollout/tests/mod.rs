@@ -33,7 +33,7 @@ mod steps;
 mod untouched;
 use crate::core::pod::PodKey;
 use crate::core::revision::Template;
-use crate::core::status::verdict;
+use crate::core::status::Verdict;
 
 /// Pods, an index that follows them, and a kubelet.
 struct Fleet {
@@ -126,7 +126,7 @@ impl Fleet {
 
     fn reason(&mut self, image: &str, strategy: &Value) -> String {
         let summary = self.plan(image, strategy).summary;
-        verdict(&testing::rollout(image, strategy.clone()), &summary).reason.to_string()
+        Verdict::of(&testing::rollout(image, strategy.clone()), &summary, true).reason.to_string()
     }
 }
 
@@ -263,6 +263,16 @@ fn a_refused_patch_is_not_repeated_before_the_pod_changes() {
     fleet.pods.values_mut().next().unwrap().edit(|_| {});
     fleet.observe();
     assert_eq!(fleet.plan("v2", &json!({})).patches.len(), 1);
+}
+
+#[test]
+fn the_text_of_a_refusal_is_bounded() {
+    let mut fleet = Fleet::of(1);
+    fleet.plan("v2", &json!({}));
+    let view = fleet.pods.values().next().unwrap().view();
+    fleet.index.refuse(SET, &view, "x".repeat(10_000), None, at(0));
+    let failed = fleet.plan("v2", &json!({})).summary.failed;
+    assert_eq!(failed, [format!("default/web-0 (PatchRefused: {}…)", "x".repeat(300))]);
 }
 
 #[test]

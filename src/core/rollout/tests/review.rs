@@ -369,3 +369,11 @@ fn a_retry_that_was_asked_for_before_the_failure_is_none_after_it() {
     world.settle();
     assert_eq!(world.reason(), "RollingUpdate");
 }
+
+#[test]
+fn a_retry_that_is_too_long_for_the_status_asks_for_nothing() {
+    let mut world = World::new(Fleet::of(1), json!({}));
+    world.annotate(keys::RETRY, "x".repeat(10_000));
+    world.plan();
+    assert_eq!(world.status().handled_retry, None);
+}

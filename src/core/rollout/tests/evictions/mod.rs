@@ -20,9 +20,9 @@ use crate::core::rollout::testing;
 use crate::core::rollout::testing::{SET, TestPod, at, hash, target};
 use crate::core::rollout::tests::Fleet;
 use crate::core::rollout::tests::evictions::task::Task;
+use crate::core::status::Verdict;
 use crate::core::status::completion::Completion;
 use crate::core::status::new_pods::injection_revision;
-use crate::core::status::verdict;
 
 mod properties;
 mod steps;
@@ -78,7 +78,7 @@ fn upgrades(fleet: &Fleet) -> usize {
 
 fn reason(fleet: &mut Fleet, strategy: &Value) -> &'static str {
     let summary = plan(fleet, strategy, &[]).summary;
-    verdict(&rollout(strategy), &summary).reason.as_str()
+    Verdict::of(&rollout(strategy), &summary, true).reason.as_str()
 }
 
 /// A pod of `v2` that an owner made at second 1, and that is not ready.
@@ -186,7 +186,7 @@ fn pods_that_nobody_or_no_eviction_can_replace_are_left_as_they_are() {
     let summary = plan(&mut fleet, &json!({}), &[]).summary;
     assert_eq!(summary.exempt, [("pods of DaemonSets", 1), ("pods of Jobs", 1), ("pods that are not restarted", 1)]);
     assert_eq!((summary.evictable, summary.remaining), (0, 0));
-    let verdict = verdict(&rollout(&json!({})), &summary);
+    let verdict = Verdict::of(&rollout(&json!({})), &summary, true);
     assert_eq!(verdict.reason.as_str(), "NotInPlace");
     let never = "never evicted: pods of DaemonSets (1), pods of Jobs (1), pods that are not restarted (1)";
     assert!(verdict.message.contains(never), "{}", verdict.message);

@@ -12,7 +12,7 @@ use crate::core::rollout::target::{Direction, Target};
 use crate::core::rollout::testing;
 use crate::core::rollout::testing::{SET, TestPod, at, hash, target};
 use crate::core::rollout::tests::Fleet;
-use crate::core::status::verdict;
+use crate::core::status::Verdict;
 
 mod properties;
 mod pullers;
@@ -64,7 +64,7 @@ impl Fleet {
 
     fn message(&mut self, image: &str, strategy: &Value) -> (String, String) {
         let summary = self.plan(image, strategy).summary;
-        let verdict = verdict(&testing::rollout(image, strategy.clone()), &summary);
+        let verdict = Verdict::of(&testing::rollout(image, strategy.clone()), &summary, true);
         (verdict.reason.to_string(), verdict.message)
     }
 }

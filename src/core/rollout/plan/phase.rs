@@ -1,0 +1,74 @@
+//! Which phase a set's rollout is in. Decided here once, and read by status, new pods and CLI. A phase is the reason of the
+//! condition `Ready`; the others follow from it, see the table in `docs/rollouts.md`.
+
+use crate::api::reasons::Reason;
+use crate::core::rollout::assess::state::ObstacleKind;
+use crate::core::rollout::budget::steps::Wait;
+use crate::core::rollout::plan::summary::Summary;
+use crate::core::rollout::target::Direction;
+use crate::core::rollout::target::rollout::Rollout;
+
+/// The phase, but for the progress deadline. `is_rolling`: the target is not stable, nor becomes so just now.
+pub(crate) fn phase(rollout: &Rollout, summary: &Summary, is_rolling: bool) -> Reason {
+    let (target, counts) = (&rollout.target, &summary.counts);
+    if counts.matched == 0 {
+        return Reason::NoPods;
+    }
+    if !target.strategy.enabled {
+        return Reason::NotUpdate;
+    }
+    if summary.is_halted(target) {
+        let turns_back = rollout.way_back.is_some() && target.direction == Direction::Forward;
+        return if turns_back { Reason::RollingBack } else { Reason::FailureBudgetExceeded };
+    }
+    if target.strategy.paused && summary.remaining > 0 {
+        return Reason::Paused;
+    }
+    let step_is_open = summary.gate.allowed.is_some() && summary.gate.wait.is_none() && counts.outdated > 0;
+    let unfinished = summary.remaining > 0 || counts.undecided + summary.evicting > 0 || step_is_open;
+    if target.direction == Direction::Back {
+        return if unfinished { Reason::RollingBack } else { Reason::RolledBack };
+    }
+    let behind = counts.outdated + summary.evictable;
+    let waits = behind > 0 || (target.is_rolling() && changes_template(summary));
+    if let Some(wait) = summary.gate.wait.as_ref().filter(|_| waits && !unfinished) {
+        return if *wait == Wait::Approval { Reason::WaitingForApproval } else { Reason::StepPause };
+    }
+    let is_moving = counts.outdated + counts.undecided + summary.evicting > 0;
+    if summary.evictions.is_blocked(summary.owners_to_evict) && unfinished && !is_moving {
+        return Reason::EvictionBlocked;
+    }
+    if unfinished {
+        return Reason::RollingUpdate;
+    }
+    if counts.failed > 0 && is_rolling {
+        return Reason::PodsFailed;
+    }
+    // Where nothing is left to be rolled out, as many as maxUnavailable may be not ready for reasons of their own, and one
+    // that starts is no news.
+    let nothing_left = !is_rolling || holds_back(rollout, summary);
+    let is_tolerated = nothing_left && counts.slots == 0 && counts.not_ready <= summary.max_unavailable;
+    match () {
+        () if counts.updated > counts.updated_ready && !is_tolerated => Reason::PodsNotReady,
+        () if behind > 0 => Reason::PartitionReached,
+        () if counts.not_in_place > 0 => Reason::NotInPlace,
+        () if counts.outside > 0 => Reason::SelectorReached,
+        () => Reason::UpToDate,
+    }
+}
+
+/// It waits for a person or for a pause to end: the progress deadline does not run.
+pub(crate) fn is_wait(phase: Reason) -> bool {
+    [Reason::Paused, Reason::WaitingForApproval, Reason::StepPause].contains(&phase)
+}
+
+/// Somebody keeps a part of the pods from the newest: by a pause, partition or steps.
+pub(crate) fn holds_back(rollout: &Rollout, summary: &Summary) -> bool {
+    rollout.target.strategy.paused || rollout.target.has_partition() || summary.gate.allowed.is_some()
+}
+
+/// Some pods differ from the newest in more than images. Without evictions not what keeps single pods from an image: a node,
+/// a `restartPolicy`, another webhook; for their sake nobody else gets the newest before its turn.
+pub(crate) fn changes_template(summary: &Summary) -> bool {
+    summary.not_in_place.iter().any(|(obstacle, _)| obstacle.kind == ObstacleKind::Template)
+}
