@@ -90,11 +90,12 @@ impl InjectionRecord {
 /// {"revision":"7f9c…","at":"2026-01-01T00:00:00Z","wasReady":true,"generation":2,
 ///  "containers":{"agent":{"id":"containerd://…","restartCount":0,"image":"agent:1"}},"others":{"app":null}}
 /// ```
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Update {
     pub(crate) revision: String,
-    /// When the request was made, by the operator's clock.
+    /// When the request was planned, by the operator's clock. It is part of the request, which is sent at most
+    /// `PLAN_HOLDS` later: so the window is never longer than asked for.
     pub(crate) at: Timestamp,
     /// The pod was ready, or unready only because of an unfinished update before this one.
     pub was_ready: bool,
@@ -117,7 +118,7 @@ pub struct Update {
 }
 
 /// The container that an update replaces.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Replaced {
     /// `containerID` at the time of the update, empty if it had never started.
@@ -130,6 +131,13 @@ pub(crate) struct Replaced {
     /// It did not run then. What the kubelet says of it may be about an image before, until a new container runs.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) down: bool,
+}
+
+impl Replaced {
+    /// The container was made with the pod, in no other's place.
+    pub(crate) fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl Mark {

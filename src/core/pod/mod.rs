@@ -235,6 +235,11 @@ impl PodView {
         self.labels.get(keys::INJECTED).is_some_and(|value| value == "true")
     }
 
+    /// The kubelet has seen this generation of the pod, as far as it says.
+    pub(crate) fn has_seen(&self, generation: i64) -> bool {
+        self.observed_generation.is_none_or(|observed| observed >= generation)
+    }
+
     /// Of this name.
     pub fn container(&self, name: &str) -> Option<&ContainerView> {
         self.containers.iter().find(|container| container.name == name)

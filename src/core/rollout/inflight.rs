@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::api::v1beta1::Eviction;
 use crate::core::pod::PodKey;
-use crate::core::rollout::assess::refusal::Refusal;
+use crate::core::rollout::assess::context::Refusal;
 use crate::core::rollout::target::rollout::PersistedProgress;
 
 /// See the module.

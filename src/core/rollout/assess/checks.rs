@@ -1,14 +1,18 @@
-//! Why a pod that is behind the target is not patched.
+//! Which images of a target a pod has, and why one that is behind the target is not patched.
+
+use k8s_openapi::jiff::Timestamp;
 
 use crate::api::reasons::Reason;
+use crate::core::base::image::same_image;
 use crate::core::base::lists::List;
-use crate::core::pod::ContainerView;
+use crate::core::pod::{ContainerView, Mark, PodView};
 use crate::core::revision::{Change, Sidecar};
 use crate::core::rollout::assess::context::PodInSet;
-use crate::core::rollout::assess::images::{has_image, to_restart};
 use crate::core::rollout::assess::resize;
 use crate::core::rollout::assess::state::Obstacle;
 use crate::core::rollout::assess::state::ObstacleKind::{Passing, Pod, Template};
+use crate::core::rollout::assess::twins::{self, Need};
+use crate::core::rollout::target::Target;
 
 /// The checks before a patch. The first that finds something is what people are told.
 const CHECKS: [fn(&PodInSet<'_>) -> Option<Obstacle>; 5] = [
@@ -86,4 +90,57 @@ fn restarts<'a>(subject: &'a PodInSet<'a>) -> impl Iterator<Item = (&'a Sidecar,
     let long_running = target.sidecars.iter().filter(|sidecar| sidecar.long_running);
     let behind = long_running.filter(move |sidecar| !has_image(pod, mark, sidecar, target, context.now));
     behind.map(move |sidecar| (sidecar, to_restart(pod, mark, sidecar, target, context.now)))
+}
+
+/// The pod has the target's images, or what admission made of them.
+pub(crate) fn has_images(pod: &PodView, mark: &Mark, target: &Target, now: Timestamp) -> bool {
+    let as_requested = is_as_requested(pod, mark, target);
+    let has = |sidecar: &Sidecar| {
+        let others = as_requested && !sidecar.hot && pod.container(&sidecar.name).is_some();
+        others || has_image(pod, mark, sidecar, target, now)
+    };
+    target.sidecars.iter().all(has)
+}
+
+/// Nobody has changed the pod since it was asked for, or made with, this target's images. Where they differ nevertheless,
+/// admission has rewritten them, as a policy for a mirror does, and would do it again. A server before 1.33 counts no
+/// generations of pods: there nobody can tell what was changed since an update.
+fn is_as_requested(pod: &PodView, mark: &Mark, target: &Target) -> bool {
+    if !target.is_reached_by(&mark.revision) {
+        return false;
+    }
+    match &mark.update {
+        Some(update) => target.is_reached_by(&update.revision) && pod.generation <= update.generation,
+        None => pod.generation == 1,
+    }
+}
+
+pub(crate) fn has_image(pod: &PodView, mark: &Mark, sidecar: &Sidecar, target: &Target, now: Timestamp) -> bool {
+    // It has run its course: what the pod's spec says of it is left as it is.
+    if !sidecar.long_running {
+        return true;
+    }
+    if sidecar.hot {
+        return twins::has_image(pod, mark, sidecar, target, now);
+    }
+    pod.container(&sidecar.name).is_some_and(|container| same_image(&container.image, &sidecar.image))
+}
+
+/// The container that is to get another image, if the pod has one.
+pub(crate) fn to_restart<'a>(
+    pod: &'a PodView,
+    mark: &Mark,
+    sidecar: &'a Sidecar,
+    target: &Target,
+    now: Timestamp,
+) -> Result<&'a ContainerView, Obstacle> {
+    if !sidecar.hot {
+        let missing = || Obstacle::new(Pod, format!("the pod has no container {}", sidecar.name));
+        return pod.container(&sidecar.name).ok_or_else(missing);
+    }
+    match twins::need(pod, mark, sidecar, target, now) {
+        Need::Move(next) => twins::obstacle(&next, mark, sidecar, target).map_or(Ok(next.to), Err),
+        Need::Unclear(text) => Err(Obstacle::new(Pod, text)),
+        Need::Nothing | Need::Proof => Err(Obstacle::new(Passing, "it has its image")),
+    }
 }

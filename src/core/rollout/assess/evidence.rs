@@ -38,8 +38,12 @@ pub(crate) struct Evidence {
     pub(crate) patience: SignedDuration,
 }
 
-/// What speaks against a container that an update was to replace. Asked only once the kubelet has seen the update.
-pub(crate) fn of_update(status: &ContainerStatus, replaced: &Replaced) -> Option<Evidence> {
+/// What speaks against a container that replaces another, or none. Asked only once the kubelet has seen that.
+pub(crate) fn of_attempt(status: &ContainerStatus, replaced: &Replaced) -> Option<Evidence> {
+    if replaced.is_none() {
+        // All that is said is about this container.
+        return Some(Evidence { reason: of_container(status, 0)?, patience: SignedDuration::ZERO });
+    }
     let is_awaited = status.id == replaced.id && status.running_since.is_none();
     // A container that was never replaced is no reason for the kubelet to wait before it starts another.
     let unless_put_off = if replaced.restart_count == 0 { STALE_STATUS } else { DOUBT };

@@ -1,33 +1,26 @@
 //! How one pod stands in a rollout, and what it takes of the budgets.
 
-pub mod attempt;
+pub(crate) mod attempt;
 pub(crate) mod checks;
-pub mod claim;
 pub(crate) mod context;
-pub mod created;
-pub(crate) mod eviction;
-pub(crate) mod evidence;
-pub(crate) mod images;
-pub mod progress;
-pub(crate) mod refusal;
-pub mod resize;
-pub mod state;
+mod evidence;
+pub(crate) mod resize;
+pub(crate) mod state;
 pub(crate) mod twins;
 
 use std::cmp::Reverse;
 
 use k8s_openapi::jiff::Timestamp;
 
+use crate::api::reasons::Reason;
 use crate::core::base::time::{after, seconds};
+use crate::core::pod::PodView;
 use crate::core::pod::readiness::Readiness;
-use crate::core::pod::{Mark, PodView, Update};
-use crate::core::rollout::assess::attempt::{crash_over_at, runs_on};
-use crate::core::rollout::assess::claim::Claim;
+use crate::core::replace::exempt;
+use crate::core::rollout::assess::attempt::{Attempt, Progress, created};
+use crate::core::rollout::assess::checks::has_images;
 use crate::core::rollout::assess::context::{PodContext, PodInSet};
-use crate::core::rollout::assess::eviction::{Evictability, evictability};
-use crate::core::rollout::assess::images::has_images;
-use crate::core::rollout::assess::progress::{Progress, deadline, has_seen};
-use crate::core::rollout::assess::state::State;
+use crate::core::rollout::assess::state::{Claim, Evictability, ObstacleKind, State};
 use crate::core::rollout::target::Target;
 
 /// Kubernetes' `ActivePods` rank: pods that cost least go first.
@@ -96,14 +89,17 @@ pub(crate) fn assess(pod: &PodView, target: &Target, context: &PodContext<'_>) -
 impl PodInSet<'_> {
     fn assess(&self) -> Assessment {
         let Self { pod, mark, target, context } = *self;
-        let judged = judge(pod, mark, target, context.now);
+        let created = created(pod, mark, target);
+        let update = mark.update.as_ref().or(created.as_ref());
+        let attempt = update.map(|update| Attempt { pod, update, target, now: context.now });
+        let (progress, second_try) = attempt.map_or((Progress::Done, None), |attempt| self.judge(&attempt));
         let readiness = Readiness::of(pod, context.now);
-        let (state, check_at) = self.state(judged.as_ref());
-        let unfinished = judged.as_ref().is_some_and(|progress| *progress != Progress::Done);
-        let waited_for = unfinished && judged != Some(Progress::NotStarted) && !self.is_over(&state);
-        let open = state == State::ResetDue || waited_for;
-        let times = match judged {
-            Some(Progress::Undecided(at)) => at,
+        let (state, check_at) = self.state(attempt, &progress);
+        let unfinished = mark.update.is_some() && progress != Progress::Done;
+        let is_over = || attempt.is_some_and(|attempt| self.is_over(&attempt, &state));
+        let open = state == State::ResetDue || (unfinished && progress != Progress::NotStarted && !is_over());
+        let times = match progress {
+            Progress::Undecided(at) => at,
             _ => None,
         };
         let claim = self.claim(&state, readiness, open);
@@ -118,10 +114,24 @@ impl PodInSet<'_> {
             unfinished,
             selected: target.strategy.selector.as_ref().is_none_or(|selector| selector.matches(&pod.labels)),
             rank: rank(pod),
-            evictability: evictability(pod, &state, target),
+            evictability: self.evictability(&state),
             check_at: times.into_iter().chain(check_at).chain(readiness.ends()).min(),
-            waits_for: self.waits_for(open),
+            waits_for: self.waits_for(open, second_try),
             state,
+        }
+    }
+
+    /// How far an attempt has come. One that had failed before a retry is given the whole timeout again: then also why.
+    fn judge(&self, attempt: &Attempt<'_>) -> (Progress, Option<String>) {
+        let mut progress = attempt.progress().and(resize::progress(attempt));
+        if progress == Progress::Done {
+            progress = twins::progress(attempt, self.mark);
+        }
+        match (progress, attempt.retry_ends().filter(|end| self.context.now < *end)) {
+            (Progress::Failed(reason), Some(end)) => {
+                (Progress::Undecided(Some(end)), Some(format!("{reason}, tried again until {end:.0}")))
+            }
+            (progress, _) => (progress, None),
         }
     }
 
@@ -154,31 +164,37 @@ impl PodInSet<'_> {
         !self.pod.ready && update.is_some_and(|update| !self.target.is_stable(&update.revision))
     }
 
-    fn waits_for(&self, open: bool) -> Option<String> {
-        let Self { pod, mark, target, context } = *self;
-        let update = mark.update.as_ref().filter(|_| open)?;
-        second_try(pod, mark, target, context.now)
-            .or_else(|| resize::waits_for(pod, update))
-            .or_else(|| evidence::waits_for(pod, update))
+    /// What eviction could do for it; `None`: it is not asked for, or is no remedy.
+    fn evictability(&self, state: &State) -> Option<Evictability> {
+        let State::NotInPlace(obstacle) = state else { return None };
+        if !self.target.strategy.evicts || obstacle.kind == ObstacleKind::Passing {
+            return None;
+        }
+        match (exempt(self.pod.owner.as_deref(), self.pod.restarts_always), &self.pod.owner) {
+            (None, Some(owner)) => Some(Evictability::Evictable(owner.clone())),
+            (why, _) => Some(Evictability::Exempt(why.unwrap_or_default())),
+        }
+    }
+
+    fn waits_for(&self, open: bool, second_try: Option<String>) -> Option<String> {
+        let update = self.mark.update.as_ref().filter(|_| open)?;
+        second_try.or_else(|| resize::waits_for(self.pod, update)).or_else(|| evidence::waits_for(self.pod, update))
     }
 
     /// The time of an update is over, the kubelet has seen it, the pod is ready, and nothing is expected of it any more:
     /// it costs nothing. The update was to a stable revision, whatever became of it; or it has changed nothing, and no
     /// other can follow it: a kubelet has nothing to do for an image that was changed by hand and set back before it
     /// looked.
-    fn is_over(&self, state: &State) -> bool {
-        let Self { pod, mark, target, context } = *self;
-        let Some(update) = &mark.update else { return false };
-        if !pod.ready || context.now < deadline(update, &target.strategy) || !has_seen(pod, update.generation) {
-            return false;
-        }
-        target.is_stable(&update.revision) || (matches!(state, State::NotInPlace(_)) && runs_on(pod, update))
+    fn is_over(&self, attempt: &Attempt<'_>, state: &State) -> bool {
+        let is_late = attempt.now >= attempt.deadline() && attempt.is_seen();
+        let expects_nothing = self.target.is_stable(&attempt.update.revision)
+            || (matches!(state, State::NotInPlace(_)) && attempt.runs_on());
+        self.pod.ready && is_late && expects_nothing
     }
 
     /// The state, and when time alone may change it.
-    fn state(&self, judged: Option<&Progress>) -> (State, Option<Timestamp>) {
+    fn state(&self, attempt: Option<Attempt<'_>>, progress: &Progress) -> (State, Option<Timestamp>) {
         let Self { pod, mark, target, context } = *self;
-        let update = mark.update.as_ref().filter(|update| target.is_reached_by(&update.revision));
         let now = context.now;
         if !target.is_reached_by(&mark.revision)
             || !has_images(pod, mark, target, now)
@@ -186,82 +202,62 @@ impl PodInSet<'_> {
         {
             return self.behind();
         }
-        let unproved = update.is_some_and(|update| !target.is_stable(&update.revision));
-        match judged.filter(|_| update.is_some()) {
-            Some(Progress::Failed(reason)) if unproved => {
-                let over_at = update.and_then(|update| crash_over_at(pod, update, target, now));
-                (State::Failed(reason.clone()), over_at)
+        let attempt = attempt.filter(|attempt| target.is_reached_by(&attempt.update.revision));
+        if let Some(attempt) = attempt {
+            match progress {
+                Progress::Failed(reason) if !target.is_stable(&attempt.update.revision) => {
+                    return (State::Failed(reason.clone()), attempt.failure_ends());
+                }
+                Progress::NotStarted => return (State::NotReady, None),
+                Progress::Undecided(_) if mark.update.is_none() && !pod.ready => return self.unready(Some(attempt)),
+                Progress::Undecided(_) if pod.node.is_some() => return (State::Updating, None),
+                _ => {}
             }
-            Some(Progress::NotStarted) => (State::NotReady, None),
-            Some(Progress::Undecided(_)) if pod.node.is_some() => (State::Updating, None),
-            _ if twins::is_reset_due(pod, mark, target, now) => reset_due(context),
-            _ if let Some(created) = created::state(pod, mark, target, now) => created,
-            _ if pod.ready => (State::Available, None),
-            _ => unready(pod, update, target, now),
         }
+        match context.refused {
+            _ if !twins::is_reset_due(pod, mark, target, now) => {}
+            Some(refusal) => {
+                let why = format!("{}: {}", Reason::PatchRefused, refusal.message);
+                return (State::Failed(why), refusal.until);
+            }
+            None => return (State::ResetDue, None),
+        }
+        if pod.ready { (State::Available, None) } else { self.unready(attempt) }
     }
 
     fn behind(&self) -> (State, Option<Timestamp>) {
-        let Self { context, .. } = *self;
-        if let Some(refusal) = context.refused.filter(|refusal| refusal.until.is_some()) {
+        if let Some(refusal) = self.context.refused.filter(|refusal| refusal.until.is_some()) {
             return (State::Unconfirmed(refusal.message.clone()), refusal.until);
         }
         if let Some(obstacle) = checks::obstacle(self) {
             return (State::NotInPlace(obstacle), None);
         }
-        if let Some(refusal) = context.refused {
-            return (State::Refused(refusal.message.clone()), None);
+        match self.context.refused {
+            Some(refusal) => (State::Refused(refusal.message.clone()), None),
+            None => (State::Outdated, None),
         }
-        (State::Outdated, None)
     }
-}
 
-/// The progress of an update. One that had failed before a retry is given the whole timeout again.
-fn judge(pod: &PodView, mark: &Mark, target: &Target, now: Timestamp) -> Option<Progress> {
-    let judged = twins::judge(pod, mark, target, now)?;
-    let second_chance = mark.update.as_ref().and_then(|update| retry_ends(update, target)).filter(|end| now < *end);
-    match (&judged, second_chance) {
-        (Progress::Failed(_), Some(end)) => Some(Progress::Undecided(Some(end))),
-        _ => Some(judged),
-    }
-}
-
-/// Why an update had failed that is given the whole timeout again, and until when.
-fn second_try(pod: &PodView, mark: &Mark, target: &Target, now: Timestamp) -> Option<String> {
-    let end = retry_ends(mark.update.as_ref()?, target).filter(|end| now < *end)?;
-    match twins::judge(pod, mark, target, now) {
-        Some(Progress::Failed(reason)) => Some(format!("{reason}, tried again until {end:.0}")),
-        _ => None,
-    }
-}
-
-/// When the second chance of an update ends; `None` if it has none.
-fn retry_ends(update: &Update, target: &Target) -> Option<Timestamp> {
-    target.retry_ends().filter(|_| target.retried_at.is_some_and(|at| update.at < at))
-}
-
-fn reset_due(context: &PodContext<'_>) -> (State, Option<Timestamp>) {
-    match context.refused {
-        Some(refusal) => (State::Failed(format!("PatchRefused: {}", refusal.message)), refusal.until),
-        None => (State::ResetDue, None),
-    }
-}
-
-/// A pod that lost its readiness with the update and did not get it back in time has failed, container ready or not.
-fn unready(pod: &PodView, update: Option<&Update>, target: &Target, now: Timestamp) -> (State, Option<Timestamp>) {
-    let Some(update) = update.filter(|update| update.was_ready && !target.is_stable(&update.revision)) else {
-        // A pod that starts is no news of a revision that has proved itself.
-        let window_end = after(pod.created, seconds(target.strategy.timeout_seconds));
-        return (State::NotReady, Some(window_end).filter(|end| !target.is_rolling() && now < *end));
-    };
-    let deadline = retry_ends(update, target).unwrap_or_else(|| deadline(update, &target.strategy));
-    let since = pod.ready_changed.unwrap_or(update.at);
-    if now < deadline {
-        (State::NotReady, Some(deadline))
-    } else if since <= deadline {
-        (State::Failed("the pod is not ready by podUpdateTimeoutSeconds".to_owned()), None)
-    } else {
-        (State::NotReady, None)
+    /// A pod that lost its readiness with the update and did not get it back in time has failed, container ready or not.
+    fn unready(&self, attempt: Option<Attempt<'_>>) -> (State, Option<Timestamp>) {
+        let Self { pod, mark, target, context: PodContext { now, .. } } = *self;
+        let took = attempt.filter(|Attempt { update, .. }| update.was_ready && !target.is_stable(&update.revision));
+        let Some(attempt) = took else {
+            // It has its time to start. One that an update found unready, or that was made with another revision, is no
+            // news of this one.
+            let is_new = !target.is_rolling() || (mark.update.is_none() && attempt.is_some());
+            let window_end = after(pod.created, seconds(target.strategy.timeout_seconds));
+            return (State::NotReady, Some(window_end).filter(|end| is_new && now < end));
+        };
+        let deadline = attempt.retry_ends().unwrap_or_else(|| attempt.deadline());
+        let since = pod.ready_changed.unwrap_or(attempt.update.at);
+        if *now < deadline {
+            (State::NotReady, Some(deadline))
+        } else if since <= deadline {
+            (State::Failed("the pod is not ready by podUpdateTimeoutSeconds".to_owned()), None)
+        } else {
+            (State::NotReady, None)
+        }
     }
 }
 

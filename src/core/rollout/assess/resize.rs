@@ -8,18 +8,15 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::jiff::Timestamp;
-
 use crate::api::quantity::Resource;
 use crate::core::base::lists::List;
 use crate::core::base::resources::{Resize, ResizeTrouble, Resources};
 use crate::core::base::time::after;
 use crate::core::pod::{ContainerView, Mark, PodView, Update};
+use crate::core::rollout::assess::attempt::{Attempt, Progress};
 use crate::core::rollout::assess::evidence::STALE_STATUS;
-use crate::core::rollout::assess::progress::{Progress, deadline, has_seen};
 use crate::core::rollout::assess::state::{Obstacle, ObstacleKind};
 use crate::core::rollout::target::Target;
-use crate::core::rollout::target::strategy::Strategy;
 
 /// A container, what it is to have, and whether it will be restarted for that.
 pub(crate) struct Pending<'a> {
@@ -108,20 +105,14 @@ pub(crate) fn describe(pod: &PodView, target: &Target) -> Vec<String> {
 }
 
 /// How far the recorded resizes have come. Resources that are neither the old nor the new ones are somebody else's.
-pub(crate) fn progress(pod: &PodView, update: &Update, strategy: &Strategy, now: Timestamp) -> Vec<Progress> {
-    let open = update.resizes.iter().filter_map(|(name, resize)| Some((pod.container(name)?, resize)));
-    open.map(|(container, resize)| container_progress(pod, container, resize, update, strategy, now)).collect()
+pub(crate) fn progress(attempt: &Attempt<'_>) -> Progress {
+    let resizes = attempt.update.resizes.iter();
+    let open = resizes.filter_map(|(name, resize)| Some(resized(attempt, attempt.pod.container(name)?, resize)));
+    open.fold(Progress::Done, Progress::and)
 }
 
-fn container_progress(
-    pod: &PodView,
-    container: &ContainerView,
-    resize: &Resize,
-    update: &Update,
-    strategy: &Strategy,
-    now: Timestamp,
-) -> Progress {
-    let (now_has, deadline) = (current(container), deadline(update, strategy));
+fn resized(attempt: &Attempt<'_>, container: &ContainerView, resize: &Resize) -> Progress {
+    let (pod, now_has) = (attempt.pod, current(container));
     let (unsent, sent) = (now_has == resize.from, now_has == resize.to);
     let applied = if unsent { Some(false) } else { has_resources(container) };
     if (!unsent && !sent) || applied == Some(true) {
@@ -130,18 +121,20 @@ fn container_progress(
     if pod.node.is_none() && sent {
         return Progress::Undecided(None);
     }
-    let fresh = after(update.at, STALE_STATUS);
-    if now < fresh {
+    let fresh = after(attempt.update.at, STALE_STATUS);
+    if attempt.now < fresh {
         return Progress::Undecided(Some(fresh));
     }
-    let trouble = pod.resize.as_ref().filter(|_| sent && has_seen(pod, pod.generation));
+    let trouble = pod.resize.as_ref().filter(|_| sent && pod.has_seen(pod.generation));
     match (trouble, applied) {
         (Some(trouble), _) if trouble.reason != DEFERRED => Progress::Failed(said(container, trouble)),
-        _ if now < deadline => Progress::Undecided(Some(deadline)),
-        (Some(trouble), _) => Progress::Failed(said(container, trouble)),
+        (Some(trouble), _) => attempt.by(attempt.deadline(), said(container, trouble)),
         // The kubelet does not say: whether the container runs is another question.
-        (None, None) => Progress::Done,
-        (None, Some(_)) => Progress::Failed(format!("{}: not resized by podUpdateTimeoutSeconds", container.name)),
+        (None, None) if attempt.now >= attempt.deadline() => Progress::Done,
+        (None, _) => {
+            let text = format!("{}: not resized by podUpdateTimeoutSeconds", container.name);
+            attempt.by(attempt.deadline(), text)
+        }
     }
 }
 

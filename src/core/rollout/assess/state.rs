@@ -1,4 +1,8 @@
-//! The states of a pod in a rollout, and why one cannot be patched.
+//! The states of a pod in a rollout, why one cannot be patched, and what it takes of the budgets.
+
+use std::sync::Arc;
+
+use crate::core::pod::Owner;
 
 /// Where a pod stands in a rollout.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,4 +51,24 @@ impl Obstacle {
     pub fn new(kind: ObstacleKind, text: impl Into<String>) -> Self {
         Self { kind, text: text.into() }
     }
+}
+
+/// What a pod takes of the budgets. Ordered: who holds more holds less, too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Claim {
+    #[default]
+    None,
+    /// A place under the cap of pods that were not ready anyway.
+    Unready,
+    /// One of `maxUnavailable`.
+    Disruption,
+}
+
+/// What eviction could do for a pod that cannot be patched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Evictability {
+    /// This owner would make a better one.
+    Evictable(Arc<Owner>),
+    /// It is never evicted; the text says which pods are not.
+    Exempt(&'static str),
 }

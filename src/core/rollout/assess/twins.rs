@@ -10,16 +10,13 @@
 //! The phase is read off the pod alone. Which twin serves changes only with a request (the versions are written with
 //! the images) or when the new twin is proved, so it cannot flip by itself.
 
-use std::sync::Arc;
-
 use k8s_openapi::jiff::Timestamp;
 
 use crate::api::keys;
 use crate::core::base::image::same_image;
 use crate::core::pod::{ContainerView, Mark, PodView};
 use crate::core::revision::Sidecar;
-use crate::core::rollout::assess::attempt::{progress, proved_at};
-use crate::core::rollout::assess::progress::{Progress, deadline};
+use crate::core::rollout::assess::attempt::{Attempt, Progress};
 use crate::core::rollout::assess::state::{Obstacle, ObstacleKind};
 use crate::core::rollout::target::Target;
 
@@ -80,7 +77,7 @@ pub(crate) fn need<'a>(
     let (image, idle) = (sidecar.image.as_str(), sidecar.idle_image.as_str());
     let recorded = mark.update.as_ref().filter(|update| update.containers.contains_key(&other.name));
     if hands_over {
-        let proved = recorded.and_then(|update| proved_at(pod, other, update, &target.strategy));
+        let proved = recorded.and_then(|update| Attempt { pod, update, target, now }.proved_at(other));
         if proved.is_some_and(|at| at <= now) {
             return Need::Move(Move { to: serving, serving: other, image: idle, is_reset: true });
         }
@@ -168,28 +165,18 @@ pub(crate) fn takes_over(pod: &PodView, name: &str, target: &Target) -> bool {
     twins.any(|twins| twins.hands_over && twins.other.name == name)
 }
 
-fn is_to_prove(pod: &PodView, mark: &Mark, name: &str, target: &Target, now: Timestamp) -> bool {
-    let waits = |sidecar: &Sidecar| matches!(need(pod, mark, sidecar, target, now), Need::Proof);
-    hot(target).any(|sidecar| keys::twins(&sidecar.name).iter().any(|twin| twin == name) && waits(sidecar))
-}
-
-/// As [`progress`], but an update is not done before each new twin has proved itself, however late: the old one would be
-/// stopped for it.
-pub(crate) fn judge(pod: &PodView, mark: &Mark, target: &Target, now: Timestamp) -> Option<Progress> {
-    let update = mark.update.as_ref()?;
-    let judged = progress(pod, update, target, now);
-    if judged != Progress::Done {
-        return Some(judged);
-    }
-    let waits = |name: &&Arc<str>| is_to_prove(pod, mark, name, target, now);
-    let Some(name) = update.containers.keys().find(waits) else { return Some(judged) };
-    let proved = pod.container(name).and_then(|twin| proved_at(pod, twin, update, &target.strategy));
-    let deadline = deadline(update, &target.strategy);
-    Some(match proved {
+/// An update is not done before each new twin has proved itself, however late: the old one would be stopped for it.
+pub(crate) fn progress(attempt: &Attempt<'_>, mark: &Mark) -> Progress {
+    let Attempt { pod, update, target, now } = *attempt;
+    let proves = |sidecar: &Sidecar| matches!(need(pod, mark, sidecar, target, now), Need::Proof);
+    let twins: Vec<String> = hot(target).filter(|s| proves(s)).flat_map(|s| keys::twins(&s.name)).collect();
+    let Some(name) = update.containers.keys().find(|name| twins.iter().any(|twin| **twin == ***name)) else {
+        return Progress::Done;
+    };
+    match pod.container(name).and_then(|twin| attempt.proved_at(twin)) {
         Some(at) => Progress::Undecided(Some(at)),
-        None if now < deadline => Progress::Undecided(Some(deadline)),
-        None => Progress::Failed(format!("{name}: not ready by podUpdateTimeoutSeconds")),
-    })
+        None => attempt.by(attempt.deadline(), format!("{name}: not ready by podUpdateTimeoutSeconds")),
+    }
 }
 
 /// Of twins that both have a real image, the one of the lower version serves: the higher one was written later. Version 0

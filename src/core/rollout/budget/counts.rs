@@ -5,9 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::jiff::Timestamp;
 
 use crate::core::rollout::assess::Assessment;
-use crate::core::rollout::assess::claim::Claim;
-use crate::core::rollout::assess::eviction::Evictability;
-use crate::core::rollout::assess::state::State;
+use crate::core::rollout::assess::state::{Claim, Evictability, State};
 
 /// What the budgets tell apart. Pods of one kind are only counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

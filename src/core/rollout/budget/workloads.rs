@@ -9,8 +9,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use crate::core::base::percent::scaled;
 use crate::core::pod::workload::Workload;
 use crate::core::rollout::assess::Assessment;
-use crate::core::rollout::assess::claim::Claim;
-use crate::core::rollout::assess::state::State;
+use crate::core::rollout::assess::state::{Claim, State};
 
 /// The running counters of the workloads of one set.
 #[derive(Debug)]

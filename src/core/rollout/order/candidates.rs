@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::core::pod::PodKey;
 use crate::core::pod::workload::Workload;
 use crate::core::rollout::assess::Assessment;
-use crate::core::rollout::assess::claim::Claim;
+use crate::core::rollout::assess::state::Claim;
 use crate::core::rollout::order::apportion::Apportion;
 use crate::core::rollout::order::cost::{Cost, Free};
 use crate::core::rollout::order::key::OrderKey;

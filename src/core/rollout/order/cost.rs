@@ -1,7 +1,7 @@
 //! What patching a pod takes of the budgets.
 
 use crate::core::rollout::assess::Assessment;
-use crate::core::rollout::assess::claim::Claim;
+use crate::core::rollout::assess::state::Claim;
 
 /// See the module. What takes less goes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -14,7 +14,7 @@ use crate::core::base::small_map::SmallMap;
 use crate::core::pod::{ContainerView, Mark, PodView, Replaced, Update};
 use crate::core::revision::Sidecar;
 use crate::core::rollout::assess::Assessment;
-use crate::core::rollout::assess::claim::Claim;
+use crate::core::rollout::assess::state::Claim;
 use crate::core::rollout::assess::twins::{Moves, moves, takes_over};
 use crate::core::rollout::request::resize::{request, resizes};
 use crate::core::rollout::request::{PodPatch, readiness_test, test_running, twins};

@@ -9,7 +9,7 @@ use crate::api::keys;
 use crate::core::base::pointer::{pointer, test};
 use crate::core::base::resources::{Resize, Resources};
 use crate::core::pod::{ContainerView, Mark, PodView};
-use crate::core::rollout::assess::progress::deadline;
+use crate::core::rollout::assess::attempt::Attempt;
 use crate::core::rollout::assess::resize::{Pending, current, has_resources, pending};
 use crate::core::rollout::request::{PodPatch, readiness_test};
 use crate::core::rollout::target::Target;
@@ -31,7 +31,7 @@ pub(crate) fn request(pod: &PodView, mark: &Mark, target: &Target, now: Timestam
     let recorded = |pending: &Pending<'_>| update.resizes.get(&pending.container.name) == Some(&pending.resize);
     let pending = pending(pod, mark, target);
     // A pod that has become ready needs a slot, and one that is late its time: then the record is written anew.
-    let stands = (update.was_ready || !pod.ready) && now < deadline(update, &target.strategy);
+    let stands = (update.was_ready || !pod.ready) && now < Attempt { pod, update, target, now }.deadline();
     if !stands || mark.revision != target.revision || pending.is_empty() || !pending.iter().all(recorded) {
         return None;
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::core::pod::{Owner, PodKey};
 use crate::core::rollout::assess::Assessment;
-use crate::core::rollout::assess::eviction::Evictability;
+use crate::core::rollout::assess::state::Evictability;
 use crate::core::rollout::order::cost::Cost;
 
 /// The pods of one set that wait for an eviction, by the UID of their owner.

@@ -8,7 +8,7 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use crate::core::base::time::after;
 use crate::core::pod::{PodKey, PodView};
-use crate::core::rollout::assess::images::{has_image, to_restart};
+use crate::core::rollout::assess::checks::{has_image, to_restart};
 use crate::core::rollout::target::{Direction, Target};
 
 /// A pull that the next batch waits for.

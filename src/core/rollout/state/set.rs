@@ -8,9 +8,8 @@ use k8s_openapi::jiff::Timestamp;
 
 use crate::core::pod::workload::Workload;
 use crate::core::pod::{PodKey, PodView};
-use crate::core::rollout::assess::claim::Claim;
 use crate::core::rollout::assess::context::PodContext;
-use crate::core::rollout::assess::state::{Obstacle, State};
+use crate::core::rollout::assess::state::{Claim, Obstacle, State};
 use crate::core::rollout::assess::{Assessment, Rank, assess};
 use crate::core::rollout::budget::counts::{Counts, Kind, Table};
 use crate::core::rollout::budget::workloads::{Member, Workloads, needs_room};

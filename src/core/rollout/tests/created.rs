@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use crate::core::rollout::testing::{TestPod, at, hash};
 use crate::core::rollout::tests::Fleet;
 use crate::core::rollout::tests::aborted::World;
+use crate::core::rollout::tests::judging::agent;
 
 /// Made at this second with `v2`, and ready since then.
 fn born(name: &str, second: i64) -> TestPod {
@@ -115,11 +116,42 @@ fn restarts_of_a_pod_that_worked_when_its_time_was_over_are_no_failures() {
 #[test]
 fn a_new_pod_that_never_worked_has_failed_after_its_time_too() {
     let strategy = json!({"podUpdateTimeoutSeconds": 60, "partition": 1});
-    let pod = born("a", 0).with(not_ready).with(restarted);
+    let pod = born("a", 0).with(not_ready).with(restarted).with(|pod| agent(pod)["ready"] = json!(false));
     let mut world = world([pod, TestPod::new("b")], strategy);
     world.fleet.now = 1000;
     world.plan();
     assert_eq!(world.status().failed_pods, 1);
+}
+
+/// How a new pod that is not ready stands when its time is over.
+fn when_its_time_is_over(edit: impl FnOnce(&mut Value)) -> (i32, Option<String>) {
+    let strategy = json!({"podUpdateTimeoutSeconds": 60, "failurePolicy": {"maxFailed": "100%"}});
+    let mut world = world([born("a", 0).with(not_ready).with(edit)], strategy);
+    for (now, failed) in [(59, 0), (60, 1)] {
+        world.fleet.now = now;
+        world.plan();
+        assert!(world.status().failed_pods <= failed, "{now}");
+    }
+    (world.status().failed_pods, world.status().stable_revision.clone())
+}
+
+#[test]
+fn a_new_sidecar_has_as_long_to_become_ready_as_an_updated_one() {
+    let (failed, stable) = when_its_time_is_over(|pod| agent(pod)["ready"] = json!(false));
+    assert_eq!((failed, stable), (1, Some(hash("v1"))));
+}
+
+#[test]
+fn a_new_sidecar_that_was_never_started_says_nothing_of_its_revision() {
+    let (failed, _) = when_its_time_is_over(|pod| {
+        *agent(pod) = json!({"name": "agent", "state": {"waiting": {"reason": "PodInitializing"}}});
+    });
+    assert_eq!(failed, 0);
+}
+
+#[test]
+fn a_new_sidecar_that_is_ready_is_not_to_blame_for_its_pod() {
+    assert_eq!(when_its_time_is_over(|_| {}), (0, Some(hash("v2"))));
 }
 
 #[test]

@@ -4,8 +4,7 @@ use serde_json::{Value, json};
 
 use crate::api::validate::validate;
 use crate::core::revision::Template;
-use crate::core::rollout::assess::attempt::progress;
-use crate::core::rollout::assess::progress::Progress;
+use crate::core::rollout::assess::attempt::{Attempt, Progress};
 use crate::core::rollout::plan::begin_batch;
 use crate::core::rollout::target::rollout::PersistedProgress;
 use crate::core::rollout::target::{Direction, Target};
@@ -22,7 +21,8 @@ pub(super) fn judge(now: i64, edit: impl FnOnce(&mut Value)) -> Progress {
     pod.edit(|pod| pod["status"]["observedGeneration"] = json!(2));
     pod.edit(edit);
     let view = pod.view();
-    progress(&view, view.marks.get(SET).unwrap().update.as_ref().unwrap(), &target("v2", json!({})), at(now))
+    let update = view.marks.get(SET).unwrap().update.as_ref().unwrap();
+    Attempt { pod: &view, update, target: &target("v2", json!({})), now: at(now) }.progress()
 }
 
 pub(super) fn agent(pod: &mut Value) -> &mut Value {
@@ -150,7 +150,7 @@ fn judge_in(direction: Direction, before: Value, restarts: i32, now: i64, state:
     pod.edit(|pod| pod["status"]["observedGeneration"] = json!(2));
     pod.edit(down(state));
     let (view, target) = (pod.view(), Target { direction, ..target("v2", json!({})) });
-    progress(&view, view.marks.get(SET).unwrap().update.as_ref().unwrap(), &target, at(now))
+    Attempt { pod: &view, update: view.marks.get(SET).unwrap().update.as_ref().unwrap(), target: &target, now: at(now) }.progress()
 }
 
 #[test]
@@ -237,6 +237,20 @@ fn a_crash_loop_is_not_done_because_its_time_is_over() {
         agent(pod)["state"] = json!({"terminated": {"exitCode": 7}});
     };
     assert_eq!(judge(702, ended), Progress::Failed("agent: restarted 9 times, last exit code 7".into()));
+}
+
+#[test]
+fn what_crashes_again_and_again_has_failed_while_it_is_up_too() {
+    let crashed = |restarts: i32| {
+        move |pod: &mut Value| {
+            replaced(pod, 9);
+            agent(pod)["restartCount"] = json!(restarts);
+            agent(pod)["lastState"] = json!({"terminated": {"exitCode": 7}});
+        }
+    };
+    assert_eq!(judge(10, crashed(2)), Progress::Undecided(Some(at(14))), "once, and it may be for the last time");
+    assert_eq!(judge(10, crashed(3)), Progress::Failed("agent: restarted 2 times, last exit code 7".into()));
+    assert_eq!(judge(14, crashed(3)), Progress::Done, "it holds out");
 }
 
 #[test]

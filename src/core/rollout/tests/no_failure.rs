@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::core::rollout::assess::progress::Progress;
+use crate::core::rollout::assess::attempt::Progress;
 use crate::core::rollout::plan::begin_batch;
 use crate::core::rollout::target::Target;
 use crate::core::rollout::target::rollout::PersistedProgress;

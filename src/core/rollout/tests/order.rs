@@ -6,8 +6,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::core::pod::PodView;
-use crate::core::rollout::assess::attempt::progress;
-use crate::core::rollout::assess::progress::Progress;
+use crate::core::rollout::assess::attempt::{Attempt, Progress};
 use crate::core::rollout::assess::state::State;
 use crate::core::rollout::plan::begin_batch;
 use crate::core::rollout::target::rollout::PersistedProgress;
@@ -205,7 +204,9 @@ fn workload(pod: &PodView) -> String {
 fn is_unavailable(pod: &PodView, now: i64) -> bool {
     let target = target("v1", json!({}));
     let update = pod.marks.get(SET).unwrap().update.as_ref();
-    !pod.ready || update.is_some_and(|update| progress(pod, update, &target, at(now)) != Progress::Done)
+    !pod.ready
+        || update
+            .is_some_and(|update| Attempt { pod, update, target: &target, now: at(now) }.progress() != Progress::Done)
 }
 
 /// Pods and unavailable pods by workload.

@@ -3,8 +3,7 @@
 use proptest::prelude::*;
 use serde_json::json;
 
-use crate::core::rollout::assess::attempt::progress;
-use crate::core::rollout::assess::progress::Progress;
+use crate::core::rollout::assess::attempt::{Attempt, Progress};
 use crate::core::rollout::plan::begin_batch;
 use crate::core::rollout::target::rollout::PersistedProgress;
 use crate::core::rollout::testing::{SET, at, hash, target};
@@ -54,13 +53,12 @@ proptest! {
                     let taken = plan.patches.iter().filter(|p| {
                         let view = fleet.pods[&p.key].view();
                         view.ready && view.marks.get(SET).unwrap().update.as_ref().is_none_or(|u| !u.was_ready
-                            || progress(&view, u, &target("v1", strategy.clone()), at(fleet.now)) == Progress::Done)
+                            || Attempt { pod: &view, update: u, target: &target("v1", strategy.clone()), now: at(fleet.now) }.progress() == Progress::Done)
                     }).count();
                     prop_assert!(taken == 0 || before + taken <= max, "{before} + {taken} > {max}");
                     fleet.send(&plan);
                     for patch in &plan.patches {
-                        let view = fleet.pods[&patch.key].view();
-                        prop_assert_eq!(&view.marks.get(SET).unwrap().revision, &hash(images[image]));
+                        prop_assert_eq!(&fleet.pods[&patch.key].view().marks[SET].revision, &hash(images[image]));
                     }
                 }
                 Step::Kubelet(i) => fleet.kubelets(&pick(i)),

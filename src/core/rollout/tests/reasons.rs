@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::core::rollout::assess::progress::Progress;
+use crate::core::rollout::assess::attempt::Progress;
 use crate::core::rollout::testing::at;
 use crate::core::rollout::tests::judging::{down, judge};
 

@@ -5,7 +5,7 @@ use crate::core::pod::{Owner, PodView};
 use crate::core::replace::OwnedPod;
 use crate::core::replace::uninjected::has_no_mark;
 use crate::core::rollout::assess::Assessment;
-use crate::core::rollout::assess::claim::Claim;
+use crate::core::rollout::assess::state::Claim;
 use crate::core::rollout::plan::evict::input::{EvictionInput, Facts};
 use crate::core::rollout::state::index::Index;
 
