@@ -109,7 +109,7 @@ impl Operator {
             max_unavailable: max,
             max_unready: max.max(matched.div_ceil(10)),
             churn: caught_up.then_some(world.churn),
-            partition: json!(strategy.partition),
+            partition: strategy.partition.as_ref().map_or(json!(0), |pods| json!(pods)),
             tier: tier(set),
             generation: set.metadata.generation.unwrap(),
             steps: strategy.steps.iter().map(|step| json!(step)).collect(),

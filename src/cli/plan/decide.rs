@@ -321,10 +321,10 @@ impl Planner {
         };
         let back = target.direction == Direction::Back;
         let at = if back { "back on the stable revision" } else { "at this revision" };
-        let is_touched = target.strategy.enabled && assessed.selected;
+        let is_touched = target.strategy.is_enabled() && assessed.selected;
         let why = match &assessed.state {
             State::Outdated if later.patched.contains(&pod.key) => return (Action::Patch, self.changes(pod)),
-            State::Outdated if !target.strategy.enabled => "updateStrategy.type is NotUpdate".to_owned(),
+            State::Outdated if !target.strategy.is_enabled() => "updateStrategy.type is NotUpdate".to_owned(),
             State::Outdated if !assessed.selected => "it is outside updateStrategy.selector".to_owned(),
             State::Outdated => kept,
             State::NotInPlace(why) if later.evicted.contains(&pod.key) => return (Action::Evict, why.text.clone()),

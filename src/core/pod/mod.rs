@@ -225,6 +225,23 @@ impl PodView {
         }
     }
 
+    /// A node whose clock is ahead tells of what happens later than now. It has happened when it was first seen: `before` is
+    /// the pod as it was then.
+    pub(crate) fn set_clock(&mut self, before: Option<&Self>, now: Timestamp) {
+        let before = before.filter(|before| before.uid == self.uid);
+        if let Some(changed) = self.ready_changed.as_mut().filter(|at| **at > now) {
+            let same = before.filter(|before| before.ready == self.ready);
+            *changed = same.and_then(|before| before.ready_changed).unwrap_or(now);
+        }
+        for container in &mut self.containers {
+            let Some(status) = &mut container.status else { continue };
+            let Some(since) = status.running_since.as_mut().filter(|at| **at > now) else { continue };
+            let known = before.and_then(|before| before.container(&container.spec.name)?.status.as_ref());
+            let same = known.filter(|known| known.id == status.id);
+            *since = same.and_then(|known| known.running_since).unwrap_or(now);
+        }
+    }
+
     /// Neither ended nor asked to go.
     pub fn is_active(&self) -> bool {
         !self.deleting && !matches!(&*self.phase, "Succeeded" | "Failed")

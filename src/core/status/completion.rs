@@ -14,14 +14,10 @@ use crate::core::rollout::plan::phase::{changes_template, holds_back};
 use crate::core::rollout::plan::summary::Summary;
 use crate::core::rollout::target::rollout::Rollout;
 
-/// How far a rollout has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Completion {
-    /// `status.rolloutStartedAt`.
     pub(crate) started_at: Timestamp,
-    /// `status.newPodsSince`.
     pub(crate) new_pods_since: Option<Timestamp>,
-    /// The revision is stable.
     pub(crate) stable: bool,
 }
 

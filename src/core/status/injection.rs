@@ -28,13 +28,11 @@ pub struct InjectionState {
 /// What is known about the injection of a set.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct InjectionFacts<'a> {
-    /// Validation accepts the spec.
     pub(crate) is_valid: bool,
     /// Hash of the revision that `injectionStrategy.revision` names, or why there is none.
     pub(crate) pinned: Option<Result<&'a str, &'a str>>,
     /// The webhook gets requests for what the set selects now.
     pub(crate) is_registered: bool,
-    /// What this set and others on the same pods both want.
     pub(crate) conflicts: Vec<String>,
     /// Pods without the sidecars; `None` before the first look.
     pub(crate) uninjected: Option<&'a Found>,

@@ -85,7 +85,6 @@ fn given_up(rollout: &Rollout, summary: &Summary) -> String {
     format!("stopped by {because}; {}", way_out(rollout))
 }
 
-/// What to do about failed pods.
 fn way_out(rollout: &Rollout) -> String {
     format!("apply a working image, or try again: annotate with {}={}", keys::RETRY, rollout.next_retry)
 }
@@ -204,7 +203,6 @@ pub(crate) struct Outlook {
     pub(crate) waits_for: String,
 }
 
-/// See [`Outlook`]. `summary` is that of a plan of this rollout.
 pub(crate) fn outlook(rollout: &Rollout, summary: &Summary) -> Outlook {
     let stopped = summary.is_halted(&rollout.target);
     Outlook {

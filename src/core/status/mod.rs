@@ -31,7 +31,6 @@ use crate::core::status::new_pods::injection_revision;
 pub(crate) struct Verdict {
     /// Reason of Ready, and of whichever of Reconciling and Stalled is True.
     pub(crate) reason: Reason,
-    /// `status.message`.
     pub(crate) message: String,
 }
 

@@ -40,7 +40,7 @@ pub(crate) fn injection_revision(
     if aborted == Some(&target.revision) {
         return stable.clone();
     }
-    let latest = strategy.new_pods == NewPods::Latest || !target.strategy.enabled;
+    let latest = strategy.new_pods == NewPods::Latest || !target.strategy.is_enabled();
     let needs_new_pods = changes_template(summary) || summary.evictable > 0;
     let only_way = needs_new_pods && !share_is_full && !target.strategy.paused;
     // Nobody is left behind, and no update is open; or there is nobody at all, and then all are made with the newest.

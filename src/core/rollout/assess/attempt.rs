@@ -32,7 +32,6 @@ pub(crate) enum Progress {
 }
 
 impl Progress {
-    /// What both together say.
     pub(crate) fn and(self, other: Self) -> Self {
         match (self, other) {
             (Self::Failed(text), _) | (_, Self::Failed(text)) => Self::Failed(text),
@@ -58,7 +57,6 @@ pub(crate) fn created(pod: &PodView, mark: &Mark, target: &Target) -> Option<Upd
     Some(Update { revision: target.revision.clone(), at: pod.created, containers, ..Update::default() })
 }
 
-/// An attempt at this moment.
 #[derive(Clone, Copy)]
 pub(crate) struct Attempt<'a> {
     pub(crate) pod: &'a PodView,
@@ -77,7 +75,7 @@ struct Crash {
 impl Attempt<'_> {
     /// The end of the window: what is not available by then has failed.
     pub(crate) fn deadline(&self) -> Timestamp {
-        after(self.update.at, seconds(self.target.strategy.timeout_seconds))
+        after(self.update.at, seconds(self.target.strategy.pod_update_timeout_seconds))
     }
 
     /// When the second chance ends of an attempt that was begun before a retry; `None` if it has none.
@@ -248,7 +246,7 @@ impl Attempt<'_> {
     /// The first container with the new image, which came when the time of the update was over, and has its time now.
     fn is_late(&self, container: &ContainerView, status: &ContainerStatus, replaced: &Replaced) -> bool {
         let is_first = status.restart_count <= replaced.restart_count.saturating_add(1);
-        let time = seconds(self.target.strategy.timeout_seconds);
+        let time = seconds(self.target.strategy.pod_update_timeout_seconds);
         let is_timely = |since: Timestamp| since > self.deadline() && self.now < after(since, time);
         *replaced.image != *container.image && is_first && status.running_since.is_some_and(is_timely)
     }

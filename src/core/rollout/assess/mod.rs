@@ -167,7 +167,7 @@ impl PodInSet<'_> {
     /// What eviction could do for it; `None`: it is not asked for, or is no remedy.
     fn evictability(&self, state: &State) -> Option<Evictability> {
         let State::NotInPlace(obstacle) = state else { return None };
-        if !self.target.strategy.evicts || obstacle.kind == ObstacleKind::Passing {
+        if !self.target.strategy.evicts() || obstacle.kind == ObstacleKind::Passing {
             return None;
         }
         match (exempt(self.pod.owner.as_deref(), self.pod.restarts_always), &self.pod.owner) {
@@ -246,7 +246,7 @@ impl PodInSet<'_> {
             // It has its time to start. One that an update found unready, or that was made with another revision, is no
             // news of this one.
             let is_new = !target.is_rolling() || (mark.update.is_none() && attempt.is_some());
-            let window_end = after(pod.created, seconds(target.strategy.timeout_seconds));
+            let window_end = after(pod.created, seconds(target.strategy.pod_update_timeout_seconds));
             return (State::NotReady, Some(window_end).filter(|end| is_new && now < end));
         };
         let deadline = attempt.retry_ends().unwrap_or_else(|| attempt.deadline());

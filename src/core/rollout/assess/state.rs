@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use crate::core::pod::Owner;
 
-/// Where a pod stands in a rollout.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum State {
     /// Behind the target, and can be patched.

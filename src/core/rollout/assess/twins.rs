@@ -23,7 +23,6 @@ use crate::core::rollout::target::Target;
 /// What a hot sidecar of a pod needs to reach the target: its image in one twin, and the idle image in the other.
 #[derive(Debug)]
 pub(crate) enum Need<'a> {
-    /// It is there.
     Nothing,
     /// The new twin has the image, and is to prove itself.
     Proof,
@@ -36,13 +35,10 @@ pub(crate) enum Need<'a> {
 /// A new image for one twin.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Move<'a> {
-    /// The twin that gets it.
     pub(crate) to: &'a ContainerView,
-    /// The twin that serves meanwhile.
     pub(crate) serving: &'a ContainerView,
     /// The sidecar's own, or the idle one.
     pub(crate) image: &'a str,
-    /// It is the idle one.
     pub(crate) is_reset: bool,
 }
 
@@ -62,7 +58,6 @@ struct Twins<'a> {
     hands_over: bool,
 }
 
-/// See [`Need`].
 pub(crate) fn need<'a>(
     pod: &'a PodView,
     mark: &Mark,
@@ -141,7 +136,6 @@ pub(crate) fn obstacle(next: &Move<'_>, mark: &Mark, sidecar: &Sidecar, target: 
     (still_runs && next.to.image != next.image).then(|| Obstacle::new(ObstacleKind::Passing, text()))
 }
 
-/// What to send now.
 pub(crate) fn moves<'a>(pod: &'a PodView, mark: &Mark, target: &'a Target, now: Timestamp) -> Moves<'a> {
     let needs = hot(target).map(|sidecar| (sidecar, need(pod, mark, sidecar, target, now)));
     let all: Vec<(&Sidecar, Move<'_>)> = needs

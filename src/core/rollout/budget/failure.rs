@@ -6,13 +6,13 @@ use crate::core::rollout::target::{Direction, Target};
 
 /// Somebody has said that no pod is touched, neither patched nor evicted.
 pub(crate) fn is_held(target: &Target) -> bool {
-    target.strategy.paused || !target.strategy.enabled || target.direction == Direction::Halted
+    target.strategy.paused || !target.strategy.is_enabled() || target.direction == Direction::Halted
 }
 
 /// The revision is to be given up: more pods have failed than `failurePolicy.maxFailed`, or nothing can go on because of
 /// those that have, however few (`is_stuck`). While a set is paused nothing is decided.
 pub(crate) fn is_exceeded(target: &Target, counts: &Counts, is_stuck: impl FnOnce() -> bool) -> bool {
-    let is_asked = target.is_rolling() && target.strategy.action != FailureAction::Ignore;
+    let is_asked = target.is_rolling() && target.strategy.failure_policy.action != FailureAction::Ignore;
     if target.direction != Direction::Forward || is_held(target) || !is_asked || counts.failed == 0 {
         return false;
     }

@@ -12,14 +12,16 @@ use crate::core::rollout::target::Target;
 impl Target {
     /// False if every pod may be upgraded.
     pub(crate) fn has_partition(&self) -> bool {
-        !matches!(&self.strategy.partition, IntOrString::Int(0)) && scaled(&self.strategy.partition, 100) > 0
+        let kept_back = self.strategy.kept_back();
+        kept_back != IntOrString::Int(0) && scaled(&kept_back, 100) > 0
     }
 
     /// Pods that must stay on the old revision: a percentage is rounded up, but below 100 % at least one of several
     /// pods moves (OpenKruise's rule).
     pub(crate) fn keep_old(&self, pods: usize) -> usize {
-        let keep = scaled(&self.strategy.partition, pods).min(pods);
-        let all_by_percent = matches!(&self.strategy.partition, IntOrString::String(text) if text != "100%");
+        let kept_back = self.strategy.kept_back();
+        let keep = scaled(&kept_back, pods).min(pods);
+        let all_by_percent = matches!(&kept_back, IntOrString::String(text) if text != "100%");
         if all_by_percent && keep == pods && pods > 1 { pods - 1 } else { keep }
     }
 
@@ -35,7 +37,7 @@ impl Target {
 
     /// Pods whose update may fail before the rollout is aborted.
     pub(crate) fn max_failed(&self, pods: usize) -> usize {
-        scaled(&self.strategy.max_failed, pods)
+        scaled(&self.strategy.failure_policy.max_failed, pods)
     }
 }
 

@@ -14,7 +14,7 @@ pub(crate) fn phase(rollout: &Rollout, summary: &Summary, is_rolling: bool) -> R
     if counts.matched == 0 {
         return Reason::NoPods;
     }
-    if !target.strategy.enabled {
+    if !target.strategy.is_enabled() {
         return Reason::NotUpdate;
     }
     if summary.is_halted(target) {

@@ -54,7 +54,7 @@ fn pull(pod: &PodView, target: &Target, now: Timestamp) -> Option<Pull> {
         images: images_to_pull(pod, target, now),
         pod: pod.key.clone(),
         uid: pod.uid.clone(),
-        timeout_seconds: target.strategy.timeout_seconds,
+        timeout_seconds: target.strategy.pod_update_timeout_seconds,
     })
 }
 

@@ -25,7 +25,6 @@ pub(crate) const PLAN_HOLDS: Duration = Duration::from_secs(5);
 pub struct PodPatch {
     /// The pod.
     pub key: PodKey,
-    /// Its UID, which the patch also tests.
     pub(crate) uid: String,
     /// RFC 6902.
     pub patch: Patch,

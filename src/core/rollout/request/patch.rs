@@ -123,7 +123,6 @@ fn still_running(pod: &PodView, name: &str, replaced: &Replaced) -> bool {
     status.is_some_and(|status| status.id == replaced.id)
 }
 
-/// A container that gets another image.
 struct Changed<'a> {
     container: &'a ContainerView,
     image: &'a str,

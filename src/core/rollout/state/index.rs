@@ -50,12 +50,12 @@ struct Reading {
 impl Index {
     /// Takes note of a pod, from the watch or from the answer to a patch. An older version than the known one is
     /// ignored. Returns the sets for which something changed.
-    pub fn apply(&mut self, pod: PodView, now: Timestamp) -> Vec<String> {
-        if let Some(known) = self.pods.get(&pod.key)
-            && known.resource_version > pod.resource_version
-        {
+    pub fn apply(&mut self, mut pod: PodView, now: Timestamp) -> Vec<String> {
+        let known = self.pods.get(&pod.key);
+        if known.is_some_and(|known| known.resource_version > pod.resource_version) {
             return Vec::new();
         }
+        pod.set_clock(known.map(Arc::as_ref), now);
         let (key, old) = self.pods.insert(pod);
         self.touch(&key, old.as_deref(), now)
     }

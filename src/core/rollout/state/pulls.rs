@@ -121,7 +121,7 @@ impl PullResults {
         }
         let known = self.nodes.get(&node);
         let outcomes: Vec<_> = images.keys().map(|image| known.and_then(|known| known.get(image))).collect();
-        let timeout = SignedDuration::from_secs(target.strategy.timeout_seconds.into());
+        let timeout = SignedDuration::from_secs(target.strategy.pod_update_timeout_seconds.into());
         let failed = outcomes.iter().flatten().filter(|(outcome, _)| matches!(outcome, Outcome::Failed(_)));
         let state = match failed.map(|(_, at)| after(*at, timeout)).max() {
             Some(again_at) => PullState::Failed { again_at: Some(again_at).filter(|again_at| now < *again_at) },

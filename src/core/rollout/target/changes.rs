@@ -13,7 +13,6 @@ use crate::core::revision::Template;
 /// What a running pod is given besides images.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct NonImageChange {
-    /// `patchPodMetadata`, if it differs.
     pub(crate) metadata: Option<Arc<MetadataChange>>,
     /// Containers whose resources differ, by name in a pod.
     pub(crate) resized: BTreeSet<String>,

@@ -7,13 +7,12 @@ pub mod strategy;
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use k8s_openapi::jiff::Timestamp;
 
 use crate::api::selector::Selector;
 use crate::api::validate::ValidSidecarSet;
 use crate::core::base::resources::Resources;
-use crate::core::base::time::after;
+use crate::core::base::time::{after, seconds};
 use crate::core::revision::{Change, Sidecar, Template};
 use crate::core::rollout::target::changes::{NonImageChange, resizable};
 use crate::core::rollout::target::strategy::Strategy;
@@ -21,19 +20,15 @@ use crate::core::rollout::target::strategy::Strategy;
 /// See the module.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Target {
-    /// Name of the set.
     pub(crate) set: String,
-    /// Pods that belong to the set.
     pub(crate) selector: Selector,
     /// Their namespaces; `None` for all.
     pub(crate) namespace_selector: Option<Selector>,
     /// Hash of the revision that pods should reach.
     pub revision: String,
-    /// Its sidecars.
     pub(crate) sidecars: Vec<Sidecar>,
     /// What it takes to come from another known revision to this one, by hash.
     pub(crate) changes: BTreeMap<String, Change>,
-    /// [`Template::hash_without_images`] of the target.
     pub(crate) hash_without_images: String,
     /// What changes besides images on the way from another known revision, by hash; no entry if nothing does.
     pub(crate) beside: BTreeMap<String, NonImageChange>,
@@ -76,8 +71,11 @@ impl Target {
         let changes = revisions.iter().map(|(hash, old)| ((*hash).clone(), old.change_to(template)));
         let beside =
             revisions.iter().map(|(hash, old)| Some(((*hash).clone(), NonImageChange::between(set, old, template)?)));
+        let mut strategy = Strategy::new(valid);
         // With the stable revision as target there is no old one to stay on, unless new pods are pinned to one.
-        let back = stable == Some(revision) && valid.set().spec.injection_strategy.revision.is_none();
+        if stable == Some(revision) && valid.set().spec.injection_strategy.revision.is_none() {
+            strategy.take_all();
+        }
         Self {
             set: set.to_owned(),
             selector: selectors.pods.clone(),
@@ -91,7 +89,7 @@ impl Target {
             stable: stable.map(str::to_owned),
             direction: Direction::Forward,
             retried_at: None,
-            strategy: Strategy::new(valid, back),
+            strategy,
         }
     }
 
@@ -100,8 +98,7 @@ impl Target {
     pub(crate) fn going_back(mut self) -> Self {
         self.direction = Direction::Back;
         self.strategy.selector = None;
-        self.strategy.partition = IntOrString::Int(0);
-        self.strategy.steps = Vec::new();
+        self.strategy.take_all();
         self
     }
 
@@ -119,7 +116,7 @@ impl Target {
 
     /// Until when what had failed before a retry is not failed; `None` without a retry.
     pub(crate) fn retry_ends(&self) -> Option<Timestamp> {
-        Some(after(self.retried_at?, SignedDuration::from_secs(self.strategy.timeout_seconds.into())))
+        Some(after(self.retried_at?, seconds(self.strategy.pod_update_timeout_seconds)))
     }
 
     /// A pod of this revision has all that the target gives to running pods. It is left as it is, its label too.

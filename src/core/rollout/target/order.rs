@@ -21,7 +21,6 @@ pub(crate) struct Order {
 enum PriorityRule {
     #[default]
     None,
-    /// Weights and the pods that get them.
     Weights(Vec<(u32, Selector)>),
     /// Label keys, the most urgent first.
     Keys(Vec<String>),
@@ -33,7 +32,6 @@ enum PriorityRule {
 pub(crate) struct Priority(usize, Reverse<Option<u64>>);
 
 impl Priority {
-    /// None is more urgent.
     pub(crate) const FIRST: Self = Self(0, Reverse(Some(u64::MAX)));
 }
 
@@ -43,7 +41,6 @@ impl Priority {
 pub(crate) struct ScatterGroup(Box<[(usize, Option<Box<str>>)]>);
 
 impl Order {
-    /// Compiles the strategy.
     pub fn new(valid: &ValidSidecarSet) -> Self {
         let update = &valid.set().spec.update_strategy;
         let weights = &valid.selectors().weights;
@@ -57,7 +54,6 @@ impl Order {
         Self { priority, scatter: update.scatter_strategy.clone() }
     }
 
-    /// How urgent a pod with these labels is.
     pub(crate) fn priority(&self, labels: &BTreeMap<String, String>) -> Priority {
         match &self.priority {
             PriorityRule::None => Priority::FIRST,
@@ -75,7 +71,6 @@ impl Order {
         }
     }
 
-    /// What pods with these labels match of the scatter terms.
     pub(crate) fn scatter_group(&self, labels: &BTreeMap<String, String>) -> ScatterGroup {
         let matches = self.scatter.iter().enumerate().filter_map(|(i, term)| {
             let value = labels.get(&term.key)?;

@@ -12,7 +12,6 @@ use crate::core::rollout::target::{Direction, Target};
 /// What only status and annotations of a set know about its rollout.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PersistedProgress {
-    /// `status.evictions`.
     pub(crate) evictions: Vec<Eviction>,
     /// `status.currentStep`: steps reached so far.
     pub(crate) step: usize,

@@ -266,16 +266,6 @@ fn a_refused_patch_is_not_repeated_before_the_pod_changes() {
 }
 
 #[test]
-fn the_text_of_a_refusal_is_bounded() {
-    let mut fleet = Fleet::of(1);
-    fleet.plan("v2", &json!({}));
-    let view = fleet.pods.values().next().unwrap().view();
-    fleet.index.refuse(SET, &view, "x".repeat(10_000), None, at(0));
-    let failed = fleet.plan("v2", &json!({})).summary.failed;
-    assert_eq!(failed, [format!("default/web-0 (PatchRefused: {}…)", "x".repeat(300))]);
-}
-
-#[test]
 fn a_pod_that_vanishes_in_flight_frees_its_slot() {
     let mut fleet = Fleet::of(2);
     let plan = fleet.plan("v2", &json!({}));

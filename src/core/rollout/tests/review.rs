@@ -297,6 +297,30 @@ fn a_node_whose_clock_is_behind_does_not_cut_the_hold_time() {
 }
 
 #[test]
+fn a_node_whose_clock_is_ahead_makes_an_update_neither_younger_nor_older() {
+    let mut fleet = Fleet::of(2);
+    let strategy = json!({"minReadySeconds": 30});
+    let plan = fleet.plan("v2", &strategy);
+    let sent = fleet.send(&plan);
+    fleet.now = 2;
+    fleet.named(&sent[0]).kubelet(at(3600));
+    fleet.named(&sent[0]).edit(|pod| {
+        pod["status"]["conditions"][0]["lastTransitionTime"] = json!(at(3600).to_string());
+    });
+    fleet.observe();
+    // Any other event.
+    fleet.now = 20;
+    fleet.named(&sent[0]).edit(|pod| pod["metadata"]["labels"]["x"] = json!("y"));
+    fleet.observe();
+    let key = plan.patches[0].key.clone();
+    for (now, state) in [(31, State::Updating), (32, State::Available)] {
+        fleet.now = now;
+        fleet.plan("v2", &strategy);
+        assert_eq!(fleet.index.state(SET, &key), Some(&state), "{now}");
+    }
+}
+
+#[test]
 fn pods_whose_node_could_not_pull_do_not_reach_a_step_for_others() {
     let strategy = json!({"prePull": true, "maxUnavailable": "100%", "failurePolicy": {"maxFailed": "100%"},
         "steps": [{"replicas": 1}, {"replicas": 5}, {"replicas": 8, "pause": {}}]});
@@ -376,4 +400,14 @@ fn a_retry_that_is_too_long_for_the_status_asks_for_nothing() {
     world.annotate(keys::RETRY, "x".repeat(10_000));
     world.plan();
     assert_eq!(world.status().handled_retry, None);
+}
+
+#[test]
+fn the_text_of_a_refusal_is_bounded() {
+    let mut fleet = Fleet::of(1);
+    fleet.plan("v2", &json!({}));
+    let view = fleet.pods.values().next().unwrap().view();
+    fleet.index.refuse(SET, &view, "x".repeat(10_000), None, at(0));
+    let failed = fleet.plan("v2", &json!({})).summary.failed;
+    assert_eq!(failed, [format!("default/web-0 (PatchRefused: {}…)", "x".repeat(300))]);
 }
