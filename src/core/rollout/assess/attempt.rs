@@ -113,7 +113,12 @@ impl Attempt<'_> {
 
     /// When a failure may be over, if all that is ready stays so.
     pub(crate) fn failure_ends(&self) -> Option<Timestamp> {
-        let proved = self.update.containers.iter().map(|(name, _)| name).filter_map(|name| self.proved_at(self.pod.container(name)?));
+        let proved = self
+            .update
+            .containers
+            .iter()
+            .map(|(name, _)| name)
+            .filter_map(|name| self.proved_at(self.pod.container(name)?));
         let crash = self.crash().and_then(|crash| crash.over_at);
         proved.chain(crash).filter(|at| self.now < *at).min()
     }

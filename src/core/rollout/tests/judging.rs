@@ -150,7 +150,8 @@ fn judge_in(direction: Direction, before: Value, restarts: i32, now: i64, state:
     pod.edit(|pod| pod["status"]["observedGeneration"] = json!(2));
     pod.edit(down(state));
     let (view, target) = (pod.view(), Target { direction, ..target("v2", json!({})) });
-    Attempt { pod: &view, update: view.marks.get(SET).unwrap().update.as_ref().unwrap(), target: &target, now: at(now) }.progress()
+    Attempt { pod: &view, update: view.marks.get(SET).unwrap().update.as_ref().unwrap(), target: &target, now: at(now) }
+        .progress()
 }
 
 #[test]
