@@ -3,13 +3,13 @@
 use serde_json::{Value, json};
 
 use crate::api::validate::validate;
+use crate::core::pod::PodView;
 use crate::core::revision::Template;
 use crate::core::rollout::assess::attempt::{Attempt, Progress};
 use crate::core::rollout::plan::begin_batch;
 use crate::core::rollout::target::rollout::PersistedProgress;
 use crate::core::rollout::target::{Direction, Target};
-use crate::core::rollout::testing;
-use crate::core::rollout::testing::{SET, TestPod, at, target};
+use crate::core::rollout::testing::{self, SET, TestPod, at, target};
 use crate::core::rollout::tests::Fleet;
 
 /// Judges a pod whose sidecar was updated at time 0 and changed by `edit` since.
@@ -20,9 +20,12 @@ pub(super) fn judge(now: i64, edit: impl FnOnce(&mut Value)) -> Progress {
     let pod = fleet.pods.values_mut().next().unwrap();
     pod.edit(|pod| pod["status"]["observedGeneration"] = json!(2));
     pod.edit(edit);
-    let view = pod.view();
-    let update = view.marks.get(SET).unwrap().update.as_ref().unwrap();
-    Attempt { pod: &view, update, target: &target("v2", json!({})), now: at(now) }.progress()
+    judged(&pod.view(), &target("v2", json!({})), now)
+}
+
+fn judged(pod: &PodView, target: &Target, now: i64) -> Progress {
+    let update = pod.marks.get(SET).unwrap().update.as_ref().unwrap();
+    Attempt { pod, update, target, now: at(now) }.progress()
 }
 
 pub(super) fn agent(pod: &mut Value) -> &mut Value {
@@ -149,9 +152,7 @@ fn judge_in(direction: Direction, before: Value, restarts: i32, now: i64, state:
     let pod = fleet.pods.values_mut().next().unwrap();
     pod.edit(|pod| pod["status"]["observedGeneration"] = json!(2));
     pod.edit(down(state));
-    let (view, target) = (pod.view(), Target { direction, ..target("v2", json!({})) });
-    Attempt { pod: &view, update: view.marks.get(SET).unwrap().update.as_ref().unwrap(), target: &target, now: at(now) }
-        .progress()
+    judged(&pod.view(), &Target { direction, ..target("v2", json!({})) }, now)
 }
 
 #[test]
@@ -238,20 +239,6 @@ fn a_crash_loop_is_not_done_because_its_time_is_over() {
         agent(pod)["state"] = json!({"terminated": {"exitCode": 7}});
     };
     assert_eq!(judge(702, ended), Progress::Failed("agent: restarted 9 times, last exit code 7".into()));
-}
-
-#[test]
-fn what_crashes_again_and_again_has_failed_while_it_is_up_too() {
-    let crashed = |restarts: i32| {
-        move |pod: &mut Value| {
-            replaced(pod, 9);
-            agent(pod)["restartCount"] = json!(restarts);
-            agent(pod)["lastState"] = json!({"terminated": {"exitCode": 7}});
-        }
-    };
-    assert_eq!(judge(10, crashed(2)), Progress::Undecided(Some(at(14))), "once, and it may be for the last time");
-    assert_eq!(judge(10, crashed(3)), Progress::Failed("agent: restarted 2 times, last exit code 7".into()));
-    assert_eq!(judge(14, crashed(3)), Progress::Done, "it holds out");
 }
 
 #[test]

@@ -58,7 +58,8 @@ proptest! {
                     prop_assert!(taken == 0 || before + taken <= max, "{before} + {taken} > {max}");
                     fleet.send(&plan);
                     for patch in &plan.patches {
-                        prop_assert_eq!(&fleet.pods[&patch.key].view().marks.get(SET).unwrap().revision, &hash(images[image]));
+                        let view = fleet.pods[&patch.key].view();
+                        prop_assert_eq!(&view.marks.get(SET).unwrap().revision, &hash(images[image]));
                     }
                 }
                 Step::Kubelet(i) => fleet.kubelets(&pick(i)),

@@ -1,10 +1,10 @@
 //! What the kubelet's reasons for a container that waits say of an update.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::core::rollout::assess::attempt::Progress;
 use crate::core::rollout::testing::at;
-use crate::core::rollout::tests::judging::{down, judge};
+use crate::core::rollout::tests::judging::{agent, down, judge, replaced};
 
 #[test]
 fn every_reason_for_which_a_container_is_not_started_is_evidence() {
@@ -44,4 +44,18 @@ fn a_registry_that_was_unavailable_for_another_image_is_no_evidence() {
         Progress::Failed("agent: RegistryUnavailable".into())
     );
     assert_eq!(judge(599, down(unavailable("v20"))), Progress::Undecided(Some(at(600))));
+}
+
+#[test]
+fn what_crashes_again_and_again_has_failed_while_it_is_up_too() {
+    let crashed = |restarts: i32| {
+        move |pod: &mut Value| {
+            replaced(pod, 9);
+            agent(pod)["restartCount"] = json!(restarts);
+            agent(pod)["lastState"]["terminated"]["exitCode"] = json!(7);
+        }
+    };
+    assert_eq!(judge(10, crashed(2)), Progress::Undecided(Some(at(14))), "once, and it may be for the last time");
+    assert_eq!(judge(10, crashed(3)), Progress::Failed("agent: restarted 2 times, last exit code 7".into()));
+    assert_eq!(judge(14, crashed(3)), Progress::Done, "it holds out");
 }
