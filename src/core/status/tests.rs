@@ -130,30 +130,6 @@ fn each_state_has_its_row() {
         ("partition", json!({}), summary(behind(6, 0)), "True False False False PartitionReached Current"),
         ("not in place", json!({}), summary(not_in_place), "False False False False NotInPlace InProgress"),
         (
-            "evictions that a budget does not allow",
-            json!({"whenNotInPlace": "Evict"}),
-            summary(blocked),
-            "False False False False EvictionBlocked InProgress",
-        ),
-        (
-            "the same, and another owner's turn has not come",
-            json!({"whenNotInPlace": "Evict"}),
-            summary(|s| {
-                blocked(s);
-                s.owners_to_evict = 3;
-            }),
-            "False True False False RollingUpdate InProgress",
-        ),
-        (
-            "the same, and a pod is updated in place",
-            json!({"whenNotInPlace": "Evict"}),
-            summary(|s| {
-                blocked(s);
-                s.counts.undecided = 1;
-            }),
-            "False True False False RollingUpdate InProgress",
-        ),
-        (
             "not in place, as the spec asks for",
             json!({"whenNotInPlace": "Skip"}),
             summary(not_in_place),
@@ -161,20 +137,42 @@ fn each_state_has_its_row() {
         ),
     ];
     for (what, strategy, summary, expected) in cases {
-        let set = testing::set("v2", strategy.clone());
-        let injection = InjectionState { ready: true, reason: Reason::Registered, ..InjectionState::default() };
-        let status = status(&set, &testing::rollout("v2", strategy), &summary, &injection, testing::at(0)).0;
-        let value = |type_: &str| {
-            let condition = status.conditions.iter().find(|c| c.type_ == type_).unwrap();
-            (condition.status.clone(), condition.reason.clone())
-        };
-        let [ready, reconciling, stalled, paused] = ["Ready", "Reconciling", "Stalled", "Paused"].map(value);
-        let conclusion = kstatus(&status.conditions);
-        let found = format!("{} {} {} {} {} {conclusion}", ready.0, reconciling.0, stalled.0, paused.0, ready.1);
-        assert_eq!(found, expected, "{what}");
-        assert!(status.conditions.iter().all(|c| !c.reason.is_empty() && c.observed_generation == Some(1)));
-        assert!(status.message.is_some_and(|message| !message.is_empty()), "{what}");
+        assert_eq!(row(strategy, &summary), expected, "{what}");
     }
+}
+
+/// The conditions, the reason of `Ready`, and what kstatus makes of them.
+fn row(strategy: serde_json::Value, summary: &Summary) -> String {
+    let set = testing::set("v2", strategy.clone());
+    let injection = InjectionState { ready: true, reason: Reason::Registered, ..InjectionState::default() };
+    let status = status(&set, &testing::rollout("v2", strategy), summary, &injection, testing::at(0)).0;
+    let value = |type_: &str| {
+        let condition = status.conditions.iter().find(|c| c.type_ == type_).unwrap();
+        (condition.status.clone(), condition.reason.clone())
+    };
+    let [ready, reconciling, stalled, paused] = ["Ready", "Reconciling", "Stalled", "Paused"].map(value);
+    let conclusion = kstatus(&status.conditions);
+    assert!(status.conditions.iter().all(|c| !c.reason.is_empty() && c.observed_generation == Some(1)));
+    assert!(status.message.is_some_and(|message| !message.is_empty()));
+    format!("{} {} {} {} {} {conclusion}", ready.0, reconciling.0, stalled.0, paused.0, ready.1)
+}
+
+#[test]
+fn evictions_that_a_budget_does_not_allow_are_waited_for_and_are_no_progress() {
+    let evict = || json!({"whenNotInPlace": "Evict"});
+    assert_eq!(row(evict(), &summary(blocked)), "False False False False EvictionBlocked InProgress");
+    let moving = "False True False False RollingUpdate InProgress";
+    let with = |edit: fn(&mut Summary)| {
+        row(
+            evict(),
+            &summary(|s| {
+                blocked(s);
+                edit(s);
+            }),
+        )
+    };
+    assert_eq!(with(|s| s.owners_to_evict = 3), moving, "another owner's turn has not come");
+    assert_eq!(with(|s| s.counts.undecided = 1), moving, "a pod is updated in place");
 }
 
 #[test]
