@@ -66,6 +66,14 @@ pub(crate) fn same_image(a: &str, b: &str) -> bool {
     same_version && a.repository() == b.repository()
 }
 
+/// Whether an image may be what admission made of the wanted one: that of a mirror, where the path before its last part is
+/// another.
+pub(crate) fn is_rewritten(image: &str, wanted: &str) -> bool {
+    let (image, wanted) = (Image::parse(image), Image::parse(wanted));
+    image.name.rsplit('/').next() == wanted.name.rsplit('/').next()
+        && (image.pulled_tag(), image.digest) == (wanted.pulled_tag(), wanted.digest)
+}
+
 /// The part in front of the first slash is a registry, and not a user of the default one.
 fn is_registry(first: &str) -> bool {
     first.contains(['.', ':']) || first == "localhost" || first.chars().any(char::is_uppercase)
@@ -117,6 +125,21 @@ mod tests {
             ("agent@sha256:aa", "agent@sha512:aa", false),
         ] {
             assert_eq!((same_image(a, b), same_image(b, a)), (same, same), "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn a_mirror_changes_the_path_before_the_last_part() {
+        for (image, wanted, rewritten) in [
+            ("mirror.test/agent:v1", "agent:v1", true),
+            ("mirror.test:5000/quay.io/team/agent:v1", "quay.io/team/agent:v1", true),
+            ("mirror.test/agent@sha256:aa", "agent@sha256:aa", true),
+            ("mirror.test/agent", "agent:latest", true),
+            ("mirror.test/agent:v1", "agent:v2", false),
+            ("mirror.test/agent:v1@sha256:aa", "agent:v1", false),
+            ("mirror.test/my-agent:v1", "agent:v1", false),
+        ] {
+            assert_eq!(is_rewritten(image, wanted), rewritten, "{image} {wanted}");
         }
     }
 

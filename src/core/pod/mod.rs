@@ -252,9 +252,10 @@ impl PodView {
         self.labels.get(keys::INJECTED).is_some_and(|value| value == "true")
     }
 
-    /// The kubelet has seen this generation of the pod, as far as it says.
+    /// The kubelet has seen this generation of the pod, as far as it says. A request of which admission made no change has
+    /// none of its own: the mark that says it comes in one object with the pod's.
     pub(crate) fn has_seen(&self, generation: i64) -> bool {
-        self.observed_generation.is_none_or(|observed| observed >= generation)
+        self.observed_generation.is_none_or(|observed| observed >= generation.min(self.generation))
     }
 
     /// Of this name.

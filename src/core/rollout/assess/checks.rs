@@ -3,7 +3,7 @@
 use k8s_openapi::jiff::Timestamp;
 
 use crate::api::reasons::Reason;
-use crate::core::base::image::same_image;
+use crate::core::base::image::{is_rewritten, same_image};
 use crate::core::base::lists::List;
 use crate::core::pod::{ContainerView, Mark, PodView};
 use crate::core::revision::{Change, Sidecar};
@@ -94,23 +94,27 @@ fn restarts<'a>(subject: &'a PodInSet<'a>) -> impl Iterator<Item = (&'a Sidecar,
 
 /// The pod has the target's images, or what admission made of them.
 pub(crate) fn has_images(pod: &PodView, mark: &Mark, target: &Target, now: Timestamp) -> bool {
-    let as_requested = is_as_requested(pod, mark, target);
+    let (is_marked, as_requested) = (is_marked(mark, target), is_as_requested(pod, mark));
     let has = |sidecar: &Sidecar| {
-        let others = as_requested && !sidecar.hot && pod.container(&sidecar.name).is_some();
-        others || has_image(pod, mark, sidecar, target, now)
+        let container = pod.container(&sidecar.name).filter(|_| is_marked && !sidecar.hot);
+        let is_admitted = |container: &ContainerView| as_requested || is_rewritten(&container.image, &sidecar.image);
+        container.is_some_and(is_admitted) || has_image(pod, mark, sidecar, target, now)
     };
     target.sidecars.iter().all(has)
 }
 
-/// Nobody has changed the pod since it was asked for, or made with, this target's images. Where they differ nevertheless,
-/// admission has rewritten them, as a policy for a mirror does, and would do it again. A server before 1.33 counts no
-/// generations of pods: there nobody can tell what was changed since an update.
-fn is_as_requested(pod: &PodView, mark: &Mark, target: &Target) -> bool {
-    if !target.is_reached_by(&mark.revision) {
-        return false;
-    }
+/// It was asked for, or made with, this target's images. Where they differ nevertheless, admission has rewritten them, as a
+/// policy for a mirror does, and would do it again.
+fn is_marked(mark: &Mark, target: &Target) -> bool {
+    let was_asked = mark.update.as_ref().is_none_or(|update| target.is_reached_by(&update.revision));
+    target.is_reached_by(&mark.revision) && was_asked
+}
+
+/// Nobody has changed the pod since, but for the resize that follows an update. A server before 1.33 counts no generations of
+/// pods: there nobody can tell what was changed since an update.
+fn is_as_requested(pod: &PodView, mark: &Mark) -> bool {
     match &mark.update {
-        Some(update) => target.is_reached_by(&update.revision) && pod.generation <= update.generation,
+        Some(update) => pod.generation <= update.generation + i64::from(!update.resizes.is_empty()),
         None => pod.generation == 1,
     }
 }

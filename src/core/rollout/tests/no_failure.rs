@@ -39,6 +39,35 @@ fn new_pods_whose_images_admission_rewrites_are_left_alone() {
 }
 
 #[test]
+fn a_change_by_others_makes_no_pod_of_a_mirror_another_one() {
+    let mut made = TestPod::new("made");
+    made.0["spec"]["containers"][0]["image"] = json!("mirror/v1");
+    made.edit(|pod| pod["spec"]["containers"][1]["image"] = json!("app:2"));
+    let mut fleet = Fleet::new([made]);
+    assert_eq!(fleet.round("v1", &json!({})), Vec::<String>::new());
+    fleet.round("v2", &json!({}));
+    fleet.named("made").edit(|pod| pod["spec"]["containers"][0]["image"] = json!("mirror/v2"));
+    fleet.observe();
+    let plan = fleet.plan("v2", &json!({}));
+    assert_eq!((plan.patches.len(), plan.summary.counts.updated), (0, 1));
+}
+
+#[test]
+fn the_kubelet_owes_nothing_to_a_request_that_admission_made_no_change_of() {
+    let mut pod = TestPod::new("a");
+    pod.0["spec"]["containers"][0]["image"] = json!("mirror/v2");
+    let mut fleet = Fleet::new([pod]);
+    let plan = fleet.plan("v2", &json!({}));
+    fleet.send(&plan);
+    let pod = fleet.named("a");
+    pod.0["spec"]["containers"][0]["image"] = json!("mirror/v2");
+    pod.edit(|pod| pod["metadata"]["generation"] = json!(1));
+    fleet.observe();
+    fleet.now = 10;
+    assert_eq!(fleet.plan("v2", &json!({})).summary.counts.updated_ready, 1);
+}
+
+#[test]
 fn a_crash_of_the_application_is_over_when_the_pod_was_ready_for_a_while() {
     let crashed = |ready_since: i64| {
         move |pod: &mut Value| {

@@ -63,6 +63,21 @@ fn resources_that_somebody_else_sets_are_left_alone() {
 }
 
 #[test]
+fn a_resize_makes_no_other_request_of_an_image_that_admission_rewrote() {
+    for rewritten in ["mirror/agent:v2", "any/thing@sha256:aa"] {
+        let of = |image: &str, cpu: &str| agent(&json!({"image": image, "resources": {"requests": {"cpu": cpu}}}));
+        let mut way = Way::new(&of("agent:v1", "1"), &of("agent:v2", "2"));
+        assert_eq!(way.step(), Some(false));
+        way.pod.0["spec"]["containers"][0]["image"] = json!(rewritten);
+        way.pod.edit(|_| {});
+        assert_eq!(way.step(), Some(true));
+        way.pod.actuate();
+        way.now = 60;
+        assert_eq!((way.step(), way.state()), (None, State::Available), "{rewritten}");
+    }
+}
+
+#[test]
 fn the_kubelets_conditions_decide_a_resize() {
     let way = || {
         let mut way =
