@@ -3,7 +3,7 @@
 use k8s_openapi::jiff::Timestamp;
 
 use crate::api::reasons::Reason;
-use crate::core::base::image::{is_rewritten, same_image};
+use crate::core::base::image::{Image, is_rewritten, same_image};
 use crate::core::base::lists::List;
 use crate::core::pod::{ContainerView, Mark, PodView};
 use crate::core::revision::{Change, Sidecar};
@@ -95,6 +95,9 @@ fn restarts<'a>(subject: &'a PodInSet<'a>) -> impl Iterator<Item = (&'a Sidecar,
 /// The pod has the target's images, or what admission made of them.
 pub(crate) fn has_images(pod: &PodView, mark: &Mark, target: &Target, now: Timestamp) -> bool {
     let (is_marked, as_requested) = (is_marked(mark, target), is_as_requested(pod, mark));
+    // A retry asks again for what admission has set back.
+    let is_retried = mark.update.as_ref().is_some_and(|update| target.retried_at.is_some_and(|at| update.at < at));
+    let as_requested = as_requested && !(is_retried && set_back(pod, mark, target).is_some());
     let has = |sidecar: &Sidecar| {
         let container = pod.container(&sidecar.name).filter(|_| is_marked && !sidecar.hot);
         let is_admitted = |container: &ContainerView| as_requested || is_rewritten(&container.image, &sidecar.image);
@@ -117,6 +120,23 @@ fn is_as_requested(pod: &PodView, mark: &Mark) -> bool {
         Some(update) => pod.generation <= update.generation + i64::from(!update.resizes.is_empty()),
         None => pod.generation == 1,
     }
+}
+
+/// A container to which admission has given back the image that it had, in place of the one that was asked for. A digest may
+/// be what it made of the tag, which was that of the image before.
+pub(crate) fn set_back<'a>(pod: &'a PodView, mark: &Mark, target: &Target) -> Option<&'a ContainerView> {
+    let update = mark.update.as_ref().filter(|_| is_marked(mark, target) && is_as_requested(pod, mark))?;
+    let is_unchanged = (1..update.generation).contains(&pod.generation);
+    let is_set_back = |(container, sidecar): &(&ContainerView, &Sidecar)| {
+        let replaced = update.containers.get(&container.name);
+        let has_old = replaced.is_some_and(|replaced| is_unchanged || *replaced.image == *container.image);
+        let (has, wanted) = (container.image.as_str(), sidecar.image.as_str());
+        let is_resolved = Image::parse(has).digest.is_some() && Image::parse(wanted).digest.is_none();
+        has_old && !(same_image(has, wanted) || is_rewritten(has, wanted) || is_resolved)
+    };
+    let cold = target.sidecars.iter().filter(|sidecar| sidecar.long_running && !sidecar.hot);
+    let mut cold = cold.filter_map(|sidecar| Some((pod.container(&sidecar.name)?, sidecar)));
+    cold.find(is_set_back).map(|(container, _)| container)
 }
 
 pub(crate) fn has_image(pod: &PodView, mark: &Mark, sidecar: &Sidecar, target: &Target, now: Timestamp) -> bool {

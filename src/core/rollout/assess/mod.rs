@@ -18,7 +18,7 @@ use crate::core::pod::PodView;
 use crate::core::pod::readiness::Readiness;
 use crate::core::replace::exempt;
 use crate::core::rollout::assess::attempt::{Attempt, Progress, created};
-use crate::core::rollout::assess::checks::has_images;
+use crate::core::rollout::assess::checks::{has_images, set_back};
 use crate::core::rollout::assess::context::{PodContext, PodInSet};
 use crate::core::rollout::assess::state::{Claim, Evictability, ObstacleKind, State};
 use crate::core::rollout::target::Target;
@@ -123,7 +123,10 @@ impl PodInSet<'_> {
 
     /// How far an attempt has come. One that had failed before a retry is given the whole timeout again: then also why.
     fn judge(&self, attempt: &Attempt<'_>) -> (Progress, Option<String>) {
-        let mut progress = attempt.progress().and(resize::progress(attempt));
+        let set_back = set_back(self.pod, self.mark, self.target).map(|container| {
+            Progress::Failed(format!("{}: admission set the image back to {}", container.name, container.image))
+        });
+        let mut progress = set_back.unwrap_or_else(|| attempt.progress().and(resize::progress(attempt)));
         if progress == Progress::Done {
             progress = twins::progress(attempt, self.mark);
         }

@@ -144,3 +144,24 @@ fn an_image_that_admission_rewrites_is_not_fought() {
     fleet.observe();
     assert_eq!(fleet.plan("v2", &json!({})).patches.len(), 1, "a later generation is somebody's change");
 }
+
+#[test]
+fn an_image_that_admission_sets_back_has_failed_at_once_and_is_asked_for_again_by_a_retry() {
+    let set_back = |pod: &mut Value| {
+        pod["spec"]["containers"][0]["image"] = json!("v1");
+        pod["metadata"]["generation"] = json!(1);
+    };
+    let mut fleet = Fleet::of(1);
+    let plan = fleet.plan("v2", &json!({}));
+    fleet.send(&plan);
+    fleet.named("web-0").edit(set_back);
+    fleet.observe();
+    let summary = fleet.plan("v2", &json!({})).summary;
+    assert_eq!(summary.failed, ["default/web-0 (agent: admission set the image back to v1)"]);
+    assert_eq!(summary.counts.updated_ready, 0);
+    fleet.now = 5;
+    let retried = Target { retried_at: Some(at(5)), ..testing::target("v2", json!({})) };
+    fleet.index.configure(retried, at(5));
+    let again = begin_batch(&mut fleet.index, SET, &PersistedProgress::default(), at(5), usize::MAX);
+    assert_eq!(fleet.send(&again), ["web-0"]);
+}
