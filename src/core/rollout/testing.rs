@@ -57,7 +57,7 @@ pub(crate) fn target(image: &str, update_strategy: Value) -> Target {
 
 /// The same as a rollout of which nothing is persisted.
 pub fn rollout(image: &str, update_strategy: Value) -> Rollout {
-    let target = target(image, update_strategy);
+    let target = Target { started_at: Some(at(0)), ..target(image, update_strategy) };
     Rollout {
         update_revision: target.revision.clone(),
         target,

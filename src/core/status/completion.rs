@@ -26,7 +26,7 @@ impl Completion {
     pub fn of(old: &SidecarSetStatus, rollout: &Rollout, summary: &Summary, now: Timestamp) -> Self {
         let is_same = old.update_revision.as_ref() == Some(&rollout.update_revision);
         let kept = |time: &Option<Time>| time.as_ref().filter(|_| is_same).map(|time| time.0);
-        let started_at = kept(&old.rollout_started_at).unwrap_or_else(|| whole_seconds(now));
+        let started_at = rollout.target.started_at.unwrap_or_else(|| whole_seconds(now));
         let may_decide = !is_held_back(rollout, summary) && is_proved(rollout, summary) && !summary.exceeded;
         let decided = |by: Timestamp| may_decide && has_decided(summary, by);
         let new_pods_since = kept(&old.new_pods_since).or_else(|| decided(started_at).then(|| whole_seconds(now)));

@@ -1,5 +1,5 @@
 //! The candidates of a set, and the order in which a plan takes them: the scatter groups in turn; in a group what was begun,
-//! then by priority; within a priority first who takes least of the budgets.
+//! then by priority; within a priority first who was there when the rollout began, then who takes least of the budgets.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -53,7 +53,7 @@ impl Candidate<'_> {
         // It has one place and waits for another: it must not wait for pods that need the one it has.
         let is_between = claim != Claim::None && cost != Cost::Held;
         let priority = if is_between { Priority::FIRST } else { self.order.priority };
-        Place { priority, rank, key: Arc::clone(self.key) }
+        Place { priority, is_late: self.order.is_late, rank, key: Arc::clone(self.key) }
     }
 }
 
@@ -109,8 +109,8 @@ pub(crate) struct Choice<'a> {
     free: Free,
     room: WorkloadRoom<'a>,
     groups: Vec<Group<'a>>,
-    /// Whose turn it is among the groups whose next pod has this cost.
-    turns: [Apportion<(Front<'a>, usize)>; 3],
+    /// Whose turn it is among the groups whose next pod is of this class, see [`class`].
+    turns: [Apportion<(Cost, Front<'a>, usize)>; 5],
     /// Pods that have had their turn.
     done: usize,
 }
@@ -126,7 +126,7 @@ impl<'a> Choice<'a> {
             free,
             room: WorkloadRoom::new(room),
             groups: groups.into_values().collect(),
-            turns: [turns(), turns(), turns()],
+            turns: std::array::from_fn(|_| turns()),
             done: all.all.updated,
         };
         (0..choice.groups.len()).for_each(|group| choice.enter(group));
@@ -137,7 +137,7 @@ impl<'a> Choice<'a> {
     fn enter(&mut self, position: usize) {
         let group = &mut self.groups[position];
         if let Some((cost, front)) = group.next(self.free, &self.room) {
-            self.turns[cost as usize].push(group.size.pods, group.size.updated, (front, position));
+            self.turns[class(cost, front)].push(group.size.pods, group.size.updated, (cost, front, position));
         }
     }
 }
@@ -148,8 +148,7 @@ impl<'a> Iterator for Choice<'a> {
     fn next(&mut self) -> Option<Self::Item> {
         loop {
             let turn = self.done + 1;
-            let next = Cost::ALL.into_iter().find_map(|cost| Some((cost, self.turns[cost as usize].pop(turn)?)));
-            let (cost, (front, position)) = next?;
+            let (cost, front, position) = self.turns.iter_mut().find_map(|turns| turns.pop(turn))?;
             let group = &mut self.groups[position];
             // Pods of other groups may have taken the room or the place since it entered.
             let goes = group.next(self.free, &self.room) == Some((cost, front));
@@ -165,6 +164,11 @@ impl<'a> Iterator for Choice<'a> {
             }
         }
     }
+}
+
+/// What was begun, then pods that were there when the rollout began, then the others, each by what they cost.
+fn class(cost: Cost, (place, _): Front<'_>) -> usize {
+    if cost == Cost::Held { 0 } else { cost as usize + 2 * usize::from(place.is_late) }
 }
 
 /// The candidates of one scatter group.
@@ -193,10 +197,9 @@ impl<'a> Group<'a> {
         let open = costs.map(|cost| self.open[cost as usize].peek(room));
         let to_pull = costs.map(|cost| self.to_pull[cost as usize].peek(room));
         let most_urgent = open.into_iter().chain(to_pull).flatten().map(|(place, _)| place.priority).min()?;
-        costs.into_iter().filter(|cost| free.has(*cost)).find_map(|cost| {
-            let front = self.front(cost, room)?;
-            (front.0.priority == most_urgent).then_some((cost, front))
-        })
+        let left = costs.into_iter().filter(|cost| free.has(*cost));
+        let fronts = left.filter_map(|cost| Some((cost, self.front(cost, room)?)));
+        fronts.filter(|(_, front)| front.0.priority == most_urgent).min_by_key(|(cost, front)| class(*cost, *front))
     }
 
     fn front(&mut self, cost: Cost, room: &WorkloadRoom<'_>) -> Option<Front<'a>> {

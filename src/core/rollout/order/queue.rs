@@ -17,6 +17,7 @@ use crate::core::rollout::target::order::{Priority, ScatterGroup};
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place {
     pub(super) priority: Priority,
+    pub(super) is_late: bool,
     pub(super) rank: Rank,
     pub(super) key: Arc<PodKey>,
 }

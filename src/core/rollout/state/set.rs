@@ -105,7 +105,7 @@ impl SetState {
             let assessment = assess(pod, &self.target, context)?;
             let waits = assessment.state == State::Outdated && assessment.selected;
             let pull = if waits { self.pulls.of(pod, &self.target, context.now) } else { None };
-            Some(Row { assessment, order: OrderKey::of(pod, &self.target.strategy), pull })
+            Some(Row { assessment, order: OrderKey::of(pod, &self.target), pull })
         });
         if self.rows.get(key) == row.as_ref() {
             return false;

@@ -38,6 +38,8 @@ pub struct Target {
     pub(crate) stable: Option<String>,
     /// Forward to a new revision, nowhere, or back.
     pub direction: Direction,
+    /// When the rollout began, in whole seconds; `None` where nobody asks.
+    pub(crate) started_at: Option<Timestamp>,
     /// When a retry was asked for: updates that had failed before are given the whole timeout again.
     pub retried_at: Option<Timestamp>,
     /// How to get there.
@@ -88,6 +90,7 @@ impl Target {
             resources: resizable(template),
             stable: stable.map(str::to_owned),
             direction: Direction::Forward,
+            started_at: None,
             retried_at: None,
             strategy,
         }

@@ -6,6 +6,7 @@ use crate::api::v1beta1::{Eviction, FailureAction};
 use crate::api::validate::ValidSidecarSet;
 use crate::api::{SidecarSet, keys};
 use crate::core::base::text::LONGEST;
+use crate::core::base::time::whole_seconds;
 use crate::core::revision::{History, Template};
 use crate::core::rollout::target::{Direction, Target};
 
@@ -68,6 +69,9 @@ pub fn rollout(valid: &ValidSidecarSet, newest: (&str, &Template), history: &His
             }
         }
     };
+    let started_at =
+        status.rollout_started_at.filter(|_| same_revision).map_or_else(|| whole_seconds(now), |time| time.0);
+    let target = Target { started_at: Some(started_at), ..target };
     let persisted = PersistedProgress {
         evictions: status.evictions.unwrap_or_default(),
         step: status.current_step.filter(|_| same_revision).and_then(|step| step.try_into().ok()).unwrap_or(0),

@@ -9,6 +9,7 @@ use crate::core::pod::PodView;
 use crate::core::rollout::assess::attempt::{Attempt, Progress};
 use crate::core::rollout::assess::state::State;
 use crate::core::rollout::plan::begin_batch;
+use crate::core::rollout::target::Target;
 use crate::core::rollout::target::rollout::PersistedProgress;
 use crate::core::rollout::testing;
 use crate::core::rollout::testing::{SET, TestPod, at, target};
@@ -283,5 +284,31 @@ proptest! {
             let running = fleet.plan("v2", &strategy);
             prop_assert_eq!(running, fleet.recounted().plan("v2", &strategy));
         }
+    }
+}
+
+/// A rollout that began at time zero, and pods of a workload that is made anew again and again.
+#[test]
+fn pods_that_are_made_meanwhile_wait_for_those_that_existed() {
+    let strategies = [
+        json!({}),
+        json!({"maxUnavailable": 9, "partition": 3}),
+        json!({"scatterStrategy": [{"key": "owner", "value": "*"}]}),
+        json!({"maxUnavailable": 9, "steps": [{"replicas": 3, "pause": {}}]}),
+    ];
+    for strategy in strategies {
+        let young = |i: usize| {
+            let pod = with_readiness(labelled(&format!("young-{i}"), "owner", "young"), i.is_multiple_of(2));
+            pod.with(|pod| pod["metadata"]["creationTimestamp"] = json!(at(5).to_string()))
+        };
+        let web = |i: usize| labelled(&format!("web-{i}"), "owner", "web");
+        let mut fleet = Fleet::new((0..3).map(web).chain((0..3).map(young)));
+        fleet.now = 10;
+        let started = Target { started_at: Some(at(0)), ..target("v2", strategy.clone()) };
+        fleet.index.configure(started, at(10));
+        let plan = begin_batch(&mut fleet.index, SET, &PersistedProgress::default(), at(10), usize::MAX);
+        let mut first: Vec<&str> = plan.patches.iter().map(|patch| patch.key.name.as_str()).collect();
+        first.truncate(if strategy["maxUnavailable"] == 9 { 3 } else { 1 });
+        assert!(first.iter().all(|name| name.starts_with("web")), "{strategy}: {first:?}");
     }
 }
