@@ -258,6 +258,12 @@ impl PodView {
         self.observed_generation.is_none_or(|observed| observed >= generation.min(self.generation))
     }
 
+    /// Those that keep the pod from being ready.
+    pub(crate) fn unready_containers(&self) -> impl Iterator<Item = &ContainerView> {
+        let is_unready = |container: &&ContainerView| container.status.as_ref().is_some_and(|status| !status.ready);
+        self.containers.iter().filter(is_unready)
+    }
+
     /// Of this name.
     pub fn container(&self, name: &str) -> Option<&ContainerView> {
         self.containers.iter().find(|container| container.name == name)

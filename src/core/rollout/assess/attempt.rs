@@ -140,6 +140,15 @@ impl Attempt<'_> {
         self.update.containers.iter().all(same)
     }
 
+    /// A container is not ready that another set has replaced, not long before or since: that is judged there.
+    pub(crate) fn is_kept_by_another(&self) -> bool {
+        let others = self.pod.marks.iter().filter(|(set, _)| **set != *self.target.set);
+        let others = others.filter_map(|(_, mark)| mark.update.as_ref());
+        let mut recent = others.filter(|update| self.update.at < Attempt { update, ..*self }.deadline());
+        let has = |update: &Update| self.pod.unready_containers().any(|c| update.containers.contains_key(&c.name));
+        recent.any(has)
+    }
+
     fn container(&self, container: &ContainerView, replaced: &Replaced) -> Progress {
         // Nothing is expected of a pod without a node; it will start with the new image.
         if self.pod.node.is_none() {

@@ -256,8 +256,10 @@ impl PodInSet<'_> {
         let since = pod.ready_changed.unwrap_or(attempt.update.at);
         if *now < deadline {
             (State::NotReady, Some(deadline))
-        } else if since <= deadline {
-            (State::Failed("the pod is not ready by podUpdateTimeoutSeconds".to_owned()), None)
+        } else if since <= deadline && !attempt.is_kept_by_another() {
+            let name = pod.unready_containers().next().map(|container| format!(": {}", container.name));
+            let name = name.unwrap_or_default();
+            (State::Failed(format!("the pod is not ready by podUpdateTimeoutSeconds{name}")), None)
         } else {
             (State::NotReady, None)
         }

@@ -68,6 +68,31 @@ fn the_kubelet_owes_nothing_to_a_request_that_admission_made_no_change_of() {
 }
 
 #[test]
+fn what_another_set_replaced_is_no_failure_of_this_set_when_it_is_not_ready() {
+    let failed = |other_at: Option<i64>| {
+        let mut fleet = Fleet::of(1);
+        let sent = fleet.round("v2", &json!({}));
+        let name = sent[0].as_str();
+        fleet.named(name).edit(|pod| {
+            pod["status"]["containerStatuses"][1]["ready"] = json!(false);
+            if let Some(other_at) = other_at {
+                let update = json!({"revision": "r", "at": at(other_at).to_string(), "wasReady": true,
+                    "containers": {"app": {"id": "c://app-0", "restartCount": 0, "image": "app"}}});
+                pod["metadata"]["labels"]["revision.sidecarset.dev/mesh"] = json!("r");
+                pod["metadata"]["annotations"]["update.sidecarset.dev/mesh"] = json!(update.to_string());
+            }
+        });
+        fleet.set_ready(&sent, false);
+        fleet.now = 601;
+        fleet.plan("v2", &json!({})).summary.failed
+    };
+    assert_eq!(failed(Some(1)), Vec::<String>::new());
+    let ours = ["default/web-0 (the pod is not ready by podUpdateTimeoutSeconds: app)"];
+    assert_eq!(failed(None), ours);
+    assert_eq!(failed(Some(-601)), ours, "it was over when ours began");
+}
+
+#[test]
 fn a_crash_of_the_application_is_over_when_the_pod_was_ready_for_a_while() {
     let crashed = |ready_since: i64| {
         move |pod: &mut Value| {

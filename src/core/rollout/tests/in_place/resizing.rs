@@ -71,6 +71,7 @@ fn a_resize_makes_no_other_request_of_an_image_that_admission_rewrote() {
         way.pod.0["spec"]["containers"][0]["image"] = json!(rewritten);
         way.pod.edit(|_| {});
         assert_eq!(way.step(), Some(true));
+        way.pod.kubelet(at(0));
         way.pod.actuate();
         way.now = 60;
         assert_eq!((way.step(), way.state()), (None, State::Available), "{rewritten}");
