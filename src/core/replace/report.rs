@@ -6,6 +6,7 @@ use std::fmt;
 use crate::api::v1beta1::EvictionCause;
 use crate::core::base::text::bounded;
 use crate::core::pod::PodKey;
+use crate::core::pod::workload::Workload;
 
 /// Owners or pods that are named in a message.
 pub(crate) const NAMED: usize = 3;
@@ -50,7 +51,7 @@ pub(crate) enum Wait {
     /// The owner's last eviction is not over.
     LastIsOpen,
     /// The room of its workload is used up.
-    NoRoom,
+    NoRoom(Workload),
     /// The replacement would get this revision, or none.
     OtherRevision(Option<String>),
     /// A `PodDisruptionBudget` does not allow it; the text is the apiserver's.
@@ -154,7 +155,7 @@ impl fmt::Display for Wait {
         match self {
             Self::Missing(ready, replicas) => write!(f, "{ready} of {replicas} pods are ready"),
             Self::LastIsOpen => f.write_str("the last eviction is not over"),
-            Self::NoRoom => f.write_str("maxUnavailablePerWorkload leaves no room"),
+            Self::NoRoom(_) => f.write_str("maxUnavailablePerWorkload leaves no room"),
             Self::OtherRevision(given) => {
                 write!(f, "a new pod would get revision {}", given.as_deref().unwrap_or("of nobody"))
             }

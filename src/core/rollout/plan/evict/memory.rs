@@ -6,6 +6,7 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use crate::api::v1beta1::{Eviction, EvictionCause};
 use crate::core::base::time::after;
+use crate::core::pod::workload::Workload;
 use crate::core::pod::{Owner, PodKey};
 use crate::core::replace::report::{EvictionReport, Hold, Lack, Wait};
 
@@ -98,8 +99,12 @@ impl EvictionMemory {
         self.waiting.remove(owner);
     }
 
-    pub(super) fn is_waiting(&self, owner: &Owner, now: Timestamp) -> bool {
-        self.waiting.get(&owner.uid).is_some_and(|waiting| now < waiting.until)
+    /// Who waits for room of its workload waits no longer than until it `has_room`: nobody was asked who could say no again.
+    pub(super) fn is_waiting(&self, owner: &Owner, has_room: impl Fn(&Workload) -> bool, now: Timestamp) -> bool {
+        self.waiting.get(&owner.uid).is_some_and(|waiting| {
+            let is_free = matches!(&waiting.why, Wait::NoRoom(workload) if has_room(workload));
+            now < waiting.until && !is_free
+        })
     }
 
     /// A large set has more owners than are looked at in time: what is remembered of them stays bounded.

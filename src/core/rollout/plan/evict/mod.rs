@@ -15,6 +15,7 @@ use serde_json::Value;
 use crate::api::SidecarSet;
 use crate::api::v1beta1::{Eviction, EvictionCause, ExistingPods, WhenNotInPlace};
 use crate::core::base::time::seconds;
+use crate::core::pod::workload::Workload;
 use crate::core::pod::{Owner, PodKey};
 use crate::core::replace;
 use crate::core::replace::report::{EvictionReport, Hold, Lack, Wait};
@@ -288,7 +289,7 @@ impl Run<'_> {
         let may = |owner: &Owner| {
             (!is_round_over || self.facts.replicas.contains_key(&owner.uid))
                 && !self.facts.tried.contains(&owner.uid)
-                && !memory.is_waiting(owner, self.input.now)
+                && !memory.is_waiting(owner, |workload| self.has_room(workload), self.input.now)
                 && !replace::is_blocked(&memory.records, owner, &current)
         };
         // A slot that is held by a failed eviction is taken over.
@@ -359,8 +360,11 @@ impl Run<'_> {
             return Some(Wait::LastIsOpen);
         }
         let takes_room = pod.ready && !pod.held;
-        let is_full = takes_room && workload_room(self.index, &self.input.compiled.name, &pod.workload) == 0;
-        is_full.then_some(Wait::NoRoom)
+        (takes_room && !self.has_room(&pod.workload)).then(|| Wait::NoRoom(pod.workload.clone()))
+    }
+
+    fn has_room(&self, workload: &Workload) -> bool {
+        workload_room(self.index, &self.input.compiled.name, workload) > 0
     }
 }
 

@@ -201,7 +201,8 @@ fn an_update_in_its_hold_time_keeps_a_sibling_from_being_evicted() {
     fleet.now = 1;
     plan(&mut fleet, &per_workload(), &[]);
     assert_eq!(task.next(&mut fleet), None, "it is in its hold time");
-    fleet.now = 30;
+    fleet.now = 6;
+    assert!(said(&task, &fleet, EvictionCause::NotInPlace).contains("maxUnavailablePerWorkload leaves no room"));
     plan(&mut fleet, &per_workload(), &[]);
     assert_eq!(name(task.next(&mut fleet)).as_deref(), Some("db-2"));
 }
