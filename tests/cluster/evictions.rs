@@ -130,7 +130,8 @@ async fn a_pod_on_its_way_out_takes_its_workloads_room() {
     world.until_pod("db-0", "it is on its way out", |pod| pod.metadata.deletion_timestamp.is_some()).await;
 
     world.apply(&set("agent:v2", "Evict")).await;
-    world.until_set("it is waited for", |set| message(set).contains("db-0 (it is terminating)")).await;
+    let waits = |text: &str| text.contains("db-0 (it is terminating)") && text.contains("maxUnavailablePerWorkload");
+    world.until_set("it is waited for", |set| waits(&message(set))).await;
     assert_eq!(world.with_image("agent:v2").await, 0, "one of three is down already");
     merge(json!({"metadata": {"finalizers": null}})).await;
     eventually("all pods are updated", async || match world.with_image("agent:v2").await {

@@ -109,13 +109,12 @@ fn step_waits(rollout: &Rollout, summary: &Summary) -> String {
 }
 
 fn waits_for(summary: &Summary) -> String {
-    let counts = &summary.counts;
     let rest = format!("{}{}{}{}", blocked(summary), failures(summary), pulling(summary), not_in_place(summary));
     if summary.slot_holders.is_empty() {
         return rest;
     }
-    let holders = list(&summary.slot_holders, counts.slots);
-    format!("; {} of {} unavailable: {holders}{rest}", counts.slots, summary.max_unavailable)
+    let holders = list(&summary.slot_holders, summary.slots);
+    format!("; {} of {} unavailable: {holders}{rest}", summary.slots, summary.max_unavailable)
 }
 
 /// Slots of maxUnavailable are free, and still nothing can be patched.
@@ -141,7 +140,7 @@ fn left_behind(rollout: &Rollout, summary: &Summary) -> String {
         text = format!("; {}", failed(summary));
     }
     if !summary.slot_holders.is_empty() {
-        text = format!("{text}; not available: {}", list(&summary.slot_holders, counts.slots));
+        text = format!("{text}; not available: {}", list(&summary.slot_holders, summary.slots));
     }
     text + &not_in_place_for(summary, &rollout.target.revision)
 }

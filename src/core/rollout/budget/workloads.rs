@@ -102,10 +102,10 @@ impl Workloads {
         self.pods.contains_key(workload)
     }
 
-    /// For people, for example `Deployment default/web (1 of 1 unavailable)`.
-    pub(crate) fn describe(&self, workload: &Workload) -> String {
+    /// For people, for example `Deployment default/web (1 of 1 unavailable)`. `evicting`: what evictions take of its room.
+    pub(crate) fn describe(&self, workload: &Workload, evicting: usize) -> String {
         let (limit, pods) = self.of(workload);
-        format!("{workload} ({} of {limit} unavailable)", pods.unavailable)
+        format!("{workload} ({} of {limit} unavailable)", pods.unavailable + evicting)
     }
 
     fn of(&self, workload: &Workload) -> (usize, Pods) {

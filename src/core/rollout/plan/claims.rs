@@ -81,6 +81,13 @@ pub(crate) fn failed_evictions(all: &Index, set: &SetState, persisted: &Persiste
     failed.collect()
 }
 
+/// Evicted pods whose absence takes a slot, for messages: `default/web-1 (evicted)`.
+pub(crate) fn evicted_holders(all: &Index, set: &SetState, persisted: &PersistedProgress) -> Vec<String> {
+    let evictions = recorded(all, &set.target.set, persisted).into_iter();
+    let holders = evictions.filter(|eviction| !eviction.in_vain && !eviction.unready);
+    holders.map(|eviction| format!("{}/{} (evicted)", eviction.namespace, eviction.pod)).collect()
+}
+
 /// The records of this process, and those of the status that it does not know yet.
 fn recorded<'a>(all: &'a Index, set: &str, persisted: &'a PersistedProgress) -> Vec<&'a Eviction> {
     let known = all.in_flight(set).map(|in_flight| in_flight.evictions.as_slice()).unwrap_or_default();

@@ -1,6 +1,7 @@
 //! One set at one moment: all that a plan is made from.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use k8s_openapi::jiff::Timestamp;
 
@@ -13,7 +14,7 @@ use crate::core::rollout::budget::failure;
 use crate::core::rollout::budget::limits::share_left;
 use crate::core::rollout::budget::steps::{Gate, Wait, gate};
 use crate::core::rollout::order::cost::{Cost, Free};
-use crate::core::rollout::plan::claims::{evicting, eviction_claims, failed_evictions};
+use crate::core::rollout::plan::claims::{evicted_holders, evicting, eviction_claims, failed_evictions};
 use crate::core::rollout::plan::prepull::{self, MOST_AT_ONCE};
 use crate::core::rollout::plan::summary::{NAMED_PODS, Summary, named};
 use crate::core::rollout::state::index::Index;
@@ -120,6 +121,19 @@ impl<'a> Snapshot<'a> {
         self.set.workloads.room(workload).saturating_sub(evicting)
     }
 
+    /// Those whose ready pods wait only for room, which evictions take, too.
+    fn blocked_workloads(&self) -> Vec<&Workload> {
+        let set = self.set;
+        let blocks = |workload: &&Workload| set.workloads.has_room(workload) && self.room(workload) == 0;
+        let has_ready = |workload: &&Workload| set.candidates.has_ready(&Arc::new((*workload).clone()));
+        set.blocked_workloads().chain(self.evicting.keys().filter(blocks).filter(has_ready)).collect()
+    }
+
+    /// For people, for example `Deployment default/web (1 of 1 unavailable)`.
+    fn describe(&self, workload: &Workload) -> String {
+        self.set.workloads.describe(workload, self.evicting.get(workload).copied().unwrap_or(0))
+    }
+
     fn share_left(&self) -> usize {
         share_left(&self.set.target, &self.counts, &self.gate, &self.evictions)
     }
@@ -159,6 +173,9 @@ impl<'a> Snapshot<'a> {
         let pods = set.failed.iter().take(NAMED_PODS).map(|key| named(set, key));
         let replaced = failed_evictions(self.all, set, self.persisted);
         let nodes = set.nodes.blocking().map(|node| format!("node {node} ({})", set.pulls.why_failed(node)));
+        let holders = set.slot_holders.iter().take(NAMED_PODS).map(|key| named(set, key));
+        let holders = holders.chain(evicted_holders(self.all, set, self.persisted));
+        let blocked = self.blocked_workloads();
         Summary {
             keep_old: set.target.keep_old(counts.counted),
             max_unavailable,
@@ -169,10 +186,11 @@ impl<'a> Snapshot<'a> {
             exempt: set.evictable.exempt.iter().map(|(kind, pods)| (*kind, *pods)).collect(),
             evictions: EvictionReport::default(),
             movable: !self.choose(1).is_empty(),
-            slot_holders: set.slot_holders.iter().take(NAMED_PODS).map(|key| named(set, key)).collect(),
+            slots: counts.slots + evictions.slots,
+            slot_holders: holders.take(NAMED_PODS).collect(),
             unready: set.unready.iter().take(NAMED_PODS).map(ToString::to_string).collect(),
-            blocked_workloads: if is_full { 0 } else { set.blocked() },
-            blocked: set.blocked_workloads().take(NAMED_PODS).collect(),
+            blocked_workloads: if is_full { 0 } else { blocked.len() },
+            blocked: blocked.into_iter().take(NAMED_PODS).map(|workload| self.describe(workload)).collect(),
             failed: pods.chain(replaced).chain(nodes).take(NAMED_PODS).collect(),
             not_in_place: set.not_in_place.iter().map(|(obstacle, pods)| (obstacle.clone(), *pods)).collect(),
             exceeded: self.exceeded,

@@ -37,6 +37,8 @@ pub struct Summary {
     pub(crate) evictions: EvictionReport,
     /// At least one of them could be patched now.
     pub(crate) movable: bool,
+    /// Of these, those that are taken, by updates and by evictions.
+    pub(crate) slots: usize,
     /// Some of the pods that hold a slot, and why: `default/web-1 (not ready)`.
     pub(crate) slot_holders: Vec<String>,
     /// Workloads whose ready pods wait because maxUnavailablePerWorkload leaves no room in them.

@@ -148,14 +148,9 @@ impl SetState {
         self.rows.get(key).is_none_or(|row| row.pull_state() == PullState::Done)
     }
 
-    /// How many workloads have ready pods that wait only for room in them.
-    pub(crate) fn blocked(&self) -> usize {
-        self.blocked.len()
-    }
-
-    /// These workloads, for example `Deployment default/web (1 of 1 unavailable)`.
-    pub(crate) fn blocked_workloads(&self) -> impl Iterator<Item = String> {
-        self.blocked.iter().map(|workload| self.workloads.describe(workload))
+    /// Workloads whose ready pods wait only for room in them.
+    pub(crate) fn blocked_workloads(&self) -> impl Iterator<Item = &Workload> {
+        self.blocked.iter().map(Arc::as_ref)
     }
 
     /// Failed pods, and why.

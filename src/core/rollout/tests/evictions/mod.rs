@@ -141,6 +141,8 @@ fn an_eviction_for_an_old_revision_keeps_its_slot_and_is_no_failure_of_the_next(
     let failed = Eviction { failed: true, ..evicted };
     let summary = plan(&mut fleet, &json!({}), &[failed]).summary;
     assert_eq!((summary.counts.failed, summary.exceeded), (0, false));
+    let text = verdict(&rollout(&json!({})), &summary).message;
+    assert!(text.contains("; 1 of 1 unavailable: default/a (evicted)"), "{text}");
     assert_eq!(quota(&fleet.index, SET, 0, at(0)).unwrap().slots, 0);
 }
 

@@ -171,7 +171,11 @@ fn an_open_eviction_takes_the_room_of_its_workload_until_the_owner_has_its_pods_
     task.replicas = [("db".to_owned(), 3)].into();
     assert_eq!(name(task.next(&mut fleet)).as_deref(), Some("db-0"));
     let records = task.memory.records.clone();
-    assert_eq!(plan(&mut fleet, &per_workload(), &records).patches, [], "db-0 is away");
+    let waits = plan(&mut fleet, &per_workload(), &records);
+    assert_eq!(waits.patches, [], "db-0 is away");
+    assert_eq!(waits.summary.blocked, ["StatefulSet default/db (1 of 1 unavailable)"]);
+    let text = verdict(&rollout(&per_workload()), &waits.summary).message;
+    assert!(text.contains("; maxUnavailablePerWorkload leaves no room in StatefulSet default/db"), "{text}");
 
     // Its successor is there: counted once, while it is not ready.
     let new = replacement("db").with(|pod| pod["metadata"]["ownerReferences"][0]["kind"] = json!("StatefulSet"));
