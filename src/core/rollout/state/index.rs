@@ -261,7 +261,11 @@ impl Index {
 
     /// The evictions of a set: as they are recorded, and one that is about to be.
     pub(crate) fn set_evictions(&mut self, set: &str, evictions: &[Eviction]) {
-        self.in_flight_mut(set).evictions = evictions.to_vec();
+        let in_flight = self.in_flight_mut(set);
+        let before = std::mem::replace(&mut in_flight.evictions, evictions.to_vec());
+        // What is over since the last plan, which knew it from the status, holds nothing any more.
+        let has = |all: &[Eviction], eviction: &Eviction| all.iter().any(|other| other.pod_uid == eviction.pod_uid);
+        in_flight.persisted.evictions.retain(|known| !has(&before, known) || has(evictions, known));
     }
 
     /// What was under way when this replica last led is not any more, or is in the status.

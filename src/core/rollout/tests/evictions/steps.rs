@@ -99,10 +99,23 @@ fn evictions_stop_at_max_unavailable_when_owners_make_no_pods() {
         assert!(task.memory.records[0].failed);
         // Its owner is gone: nobody waits for pods of it.
         task.replicas.insert(evicted.name, 0);
-        task.next(&mut fleet);
-        plan(&mut fleet, &strategy, &[]);
         assert!(task.next(&mut fleet).is_some(), "{cause:?}");
     }
+}
+
+#[test]
+fn an_eviction_that_is_over_gives_its_slot_to_the_next_before_another_plan() {
+    let pods = ["web-0", "web-1"].map(|name| uninjected(name, "ReplicaSet", name));
+    let mut fleet = Fleet::new([]);
+    plan(&mut fleet, &json!({}), &[]);
+    let mut task = Task::new(&json!({})).with_uninjected(&pods);
+    task.replicas = [("web-0".to_owned(), 0), ("web-1".to_owned(), 1)].into();
+    let evicted = task.next(&mut fleet).unwrap().pod;
+    let records = task.memory.records.clone();
+    plan(&mut fleet, &json!({}), &records);
+    let mut task = task.without_pod(&evicted);
+    assert_eq!(name(task.next(&mut fleet)).as_deref(), Some("web-1"));
+    assert_eq!(said(&task, &fleet, EvictionCause::NoSidecars), "replacing default/web-1");
 }
 
 #[test]
