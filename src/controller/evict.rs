@@ -178,6 +178,8 @@ impl Round<'_> {
                     self.context.shared.look.notify_one();
                 }
                 Step::Evict(chosen) => {
+                    // Each may take as long as the API server lets it: what held them before is not told until the last.
+                    self.publish();
                     let evicted = self.evict(&moment, &chosen).await;
                     // What it has taken, and is not recorded, is free again.
                     self.context.state().index.set_evictions(self.name, &self.kept.memory.records);

@@ -170,6 +170,9 @@ async fn a_pause_stops_evictions_that_have_begun() {
         assert!(left + 1 >= at_pause, "{at_pause} pods were left at the pause, now {left}: {}", message(&paused));
         tokio::time::sleep(std::time::Duration::from_millis(200)).await;
     }
+    world.apply_without_waiting(&set(false)).await;
+    world.until_set("it goes on, and says so", |set| !message(set).contains("paused is true")).await;
+    assert!(left().await > 0, "it said so when the last was evicted");
     world.end().await;
 }
 
