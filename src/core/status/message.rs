@@ -171,8 +171,12 @@ fn not_in_place_for(summary: &Summary, revision: &str) -> String {
     if reasons.is_empty() {
         return evictions(summary);
     }
-    let evicts = summary.evictable + summary.evicting > 0;
-    let what = if evicts { "evicted in turn".to_owned() } else { format!("new pods get {revision}") };
+    let exempt: usize = summary.exempt.iter().map(|(_, pods)| pods).sum();
+    let what = match exempt {
+        _ if summary.evictable + summary.evicting == 0 => format!("new pods get {revision}"),
+        0 => "evicted in turn".to_owned(),
+        _ => format!("all but {exempt} evicted in turn"),
+    };
     format!("; cannot be updated in place, {what}: {}{}", reasons.join(", "), evictions(summary))
 }
 

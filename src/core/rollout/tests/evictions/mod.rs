@@ -178,7 +178,11 @@ fn pods_that_must_be_made_anew_wait_with_their_owners() {
     assert_eq!(summary.exempt, [("pods without a controller", 1)]);
     let owners: Vec<_> = fleet.index.set(SET).unwrap().evictable.owners.values().collect();
     assert_eq!((owners.len(), &owners[0].owner, owners[0].cheap), (1, &owner("web"), 0), "both pods are ready");
-    assert_eq!(reason(&mut fleet, &json!({})), "RollingUpdate");
+    let verdict = verdict(&rollout(&json!({})), &summary);
+    assert_eq!(verdict.reason.as_str(), "RollingUpdate");
+    let text =
+        "all but 1 evicted in turn: 3 (containers[agent].env changed); never evicted: pods without a controller (1)";
+    assert!(verdict.message.contains(text), "{}", verdict.message);
 }
 
 #[test]
