@@ -85,7 +85,8 @@ pub(crate) fn failed_evictions(all: &Index, set: &SetState, persisted: &Persiste
 pub(crate) fn evicted_holders(all: &Index, set: &SetState, persisted: &PersistedProgress) -> Vec<String> {
     let evictions = recorded(all, &set.target.set, persisted).into_iter();
     let holders = evictions.filter(|eviction| !eviction.in_vain && !eviction.unready);
-    holders.map(|eviction| format!("{}/{} (evicted)", eviction.namespace, eviction.pod)).collect()
+    let why = |eviction: &Eviction| if eviction.failed { "evicted, no ready replacement" } else { "evicted" };
+    holders.map(|eviction| format!("{}/{} ({})", eviction.namespace, eviction.pod, why(eviction))).collect()
 }
 
 /// The records of this process, and those of the status that it does not know yet.

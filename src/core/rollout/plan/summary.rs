@@ -37,7 +37,7 @@ pub struct Summary {
     pub(crate) evictions: EvictionReport,
     /// At least one of them could be patched now.
     pub(crate) movable: bool,
-    /// Of these, those that are taken, by updates and by evictions.
+    /// Slots of maxUnavailable that are taken, by updates and by evictions.
     pub(crate) slots: usize,
     /// Some of the pods that hold a slot, and why: `default/web-1 (not ready)`.
     pub(crate) slot_holders: Vec<String>,

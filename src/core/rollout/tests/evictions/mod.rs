@@ -141,8 +141,8 @@ fn an_eviction_for_an_old_revision_keeps_its_slot_and_is_no_failure_of_the_next(
     let failed = Eviction { failed: true, ..evicted };
     let summary = plan(&mut fleet, &json!({}), &[failed]).summary;
     assert_eq!((summary.counts.failed, summary.exceeded), (0, false));
-    let text = verdict(&rollout(&json!({})), &summary).message;
-    assert!(text.contains("; 1 of 1 unavailable: default/a (evicted)"), "{text}");
+    let text = Verdict::of(&rollout(&json!({})), &summary, true).message;
+    assert!(text.contains("; 1 of 1 unavailable: default/a (evicted, no ready replacement)"), "{text}");
     assert_eq!(quota(&fleet.index, SET, 0, at(0)).unwrap().slots, 0);
 }
 
@@ -178,7 +178,7 @@ fn pods_that_must_be_made_anew_wait_with_their_owners() {
     assert_eq!(summary.exempt, [("pods without a controller", 1)]);
     let owners: Vec<_> = fleet.index.set(SET).unwrap().evictable.owners.values().collect();
     assert_eq!((owners.len(), &owners[0].owner, owners[0].cheap), (1, &owner("web"), 0), "both pods are ready");
-    let verdict = verdict(&rollout(&json!({})), &summary);
+    let verdict = Verdict::of(&rollout(&json!({})), &summary, true);
     assert_eq!(verdict.reason.as_str(), "RollingUpdate");
     let text =
         "all but 1 evicted in turn: 3 (containers[agent].env changed); never evicted: pods without a controller (1)";

@@ -187,7 +187,7 @@ fn an_open_eviction_takes_the_room_of_its_workload_until_the_owner_has_its_pods_
     let waits = plan(&mut fleet, &per_workload(), &records);
     assert_eq!(waits.patches, [], "db-0 is away");
     assert_eq!(waits.summary.blocked, ["StatefulSet default/db (1 of 1 unavailable)"]);
-    let text = verdict(&rollout(&per_workload()), &waits.summary).message;
+    let text = Verdict::of(&rollout(&per_workload()), &waits.summary, true).message;
     assert!(text.contains("; maxUnavailablePerWorkload leaves no room in StatefulSet default/db"), "{text}");
 
     // Its successor is there: counted once, while it is not ready.
