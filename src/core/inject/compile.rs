@@ -18,7 +18,7 @@ use crate::api::v1beta1::{
 use crate::api::validate::{Reach, ValidSidecarSet};
 use crate::api::{canary_base, keys};
 use crate::core::base::lists::List;
-use crate::core::revision::{self, History, Revision, Template, collisions, mounted_volumes};
+use crate::core::revision::{self, History, Revision, Template, canonical, collisions, mounted_volumes};
 
 /// Fields whose zero value the apiserver drops or replaces by a default; everywhere else false and 0 mean something.
 const FALSE_IS_ABSENT: [&str; 4] = ["tty", "stdin", "stdinOnce", "readOnly"];
@@ -345,8 +345,10 @@ fn drop_zero_values(value: &mut Value) {
 /// What the revisions of a set can have added to a pod.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Known {
-    /// Containers and volumes.
+    /// Of containers.
     pub(super) names: BTreeSet<String>,
+    /// By name, in their canonical form.
+    pub(super) volumes: BTreeMap<String, Vec<Value>>,
     pub(super) pull_secrets: BTreeSet<String>,
     pub(super) labels: BTreeSet<String>,
     pub(super) annotations: BTreeSet<String>,
@@ -363,7 +365,13 @@ impl Known {
                 entry[map].as_object().into_iter().flatten().map(|(key, _)| key.clone()).collect()
             };
             known.names.extend(template.sidecars().flat_map(|sidecar| sidecar.container_names()));
-            known.names.extend(template.entries("volumes").filter_map(name));
+            for volume in template.entries("volumes") {
+                let forms = known.volumes.entry(name(volume).unwrap_or_default()).or_default();
+                let form = canonical("volumes", volume);
+                if !forms.contains(&form) {
+                    forms.push(form);
+                }
+            }
             known.pull_secrets.extend(template.entries("imagePullSecrets").filter_map(name));
             known.labels.extend(template.entries("patchPodMetadata").flat_map(|entry| keys(entry, "labels")));
             known.annotations.extend(template.entries("patchPodMetadata").flat_map(|entry| keys(entry, "annotations")));

@@ -5,14 +5,16 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::compile::CompiledTemplate;
-use super::patch::{containers, elements, strings};
+use super::patch::{VOLUMES, containers, elements, strings};
 use super::sets::CompiledSets;
 use crate::api::keys;
 use crate::core::base::lists::List;
 use crate::core::pod::{InjectionRecord, suffixed};
+use crate::core::revision::canonical;
 
 /// The marks on a pod as it came, by set. A pod's author can write anything there, so names and keys are believed only if
-/// a revision of that set knows them: a webhook that removed `pod-template-hash` would tear the pod from its owner.
+/// a revision of that set knows them: a webhook that removed `pod-template-hash` would tear the pod from its owner. A
+/// volume is ours only if a known revision would have added this very one.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Marks {
     pub(super) records: BTreeMap<String, InjectionRecord>,
@@ -23,6 +25,8 @@ pub(super) struct Marks {
 impl Marks {
     pub(super) fn read(pod: &Value, sets: &CompiledSets) -> Self {
         let mut records = BTreeMap::new();
+        let volumes: BTreeMap<&str, &Value> =
+            elements(pod, &VOLUMES).filter_map(|volume| Some((volume["name"].as_str()?, volume))).collect();
         for (name, text) in suffixed(&strings(&pod["metadata"]["annotations"]), keys::INJECTION_PREFIX) {
             let (Some(set), Ok(mut record)) = (sets.get(name), serde_json::from_str::<InjectionRecord>(text)) else {
                 continue;
@@ -30,13 +34,19 @@ impl Marks {
             for (listed, known) in [
                 (&mut record.containers, &set.known.names),
                 (&mut record.init_containers, &set.known.names),
-                (&mut record.volumes, &set.known.names),
                 (&mut record.image_pull_secrets, &set.known.pull_secrets),
                 (&mut record.labels, &set.known.labels),
                 (&mut record.annotations, &set.known.annotations),
             ] {
                 listed.retain(|name| known.contains(name));
             }
+            // Another volume of that name is the pod's, and may hold its data.
+            record.volumes.retain(|name| {
+                let known = set.known.volumes.get(name);
+                let is_known =
+                    |volume: &&Value| known.is_some_and(|known| known.contains(&canonical("volumes", volume)));
+                volumes.get(name.as_str()).map_or(known.is_some(), is_known)
+            });
             record.resources &= set.known.resources;
             records.insert(name.to_owned(), record);
         }

@@ -66,7 +66,7 @@ fn same_key(a: &Value, b: &Value, keys: &[&str]) -> bool {
 }
 
 /// True if everything in `want` is in `have`; `have` may have more, such as defaults.
-pub(super) fn covers(have: &Value, want: &Value, quantities: bool) -> bool {
+fn covers(have: &Value, want: &Value, quantities: bool) -> bool {
     match (have, want) {
         (Value::Object(have), Value::Object(want)) => want.iter().all(|(key, want)| {
             let quantities = quantities || QUANTITIES.contains(&key.as_str());

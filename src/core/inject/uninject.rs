@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::cleanup::{remove_marks, take_back};
 use super::patch::{PULL_SECRETS, PatchBuilder, VOLUMES, elements, path, strings};
+use super::volumes::is_claim;
 use crate::api::keys;
 use crate::core::base::lists::List;
 use crate::core::base::pointer::pointer;
@@ -24,7 +25,14 @@ pub(crate) fn marks(pod: &Value) -> BTreeMap<String, InjectionRecord> {
 /// RFC 6902 operations that take every set's injection back; empty if the pod carries no marks.
 pub(crate) fn uninject(pod: &Value) -> Patch {
     let mut patch = PatchBuilder::new(pod);
-    let added = marks(pod);
+    let mut added = marks(pod);
+    let claims: BTreeSet<&str> = elements(pod, &VOLUMES)
+        .filter(|volume| is_claim(volume))
+        .filter_map(|volume| volume["name"].as_str())
+        .collect();
+    for InjectionRecord { volumes, claims: ours, .. } in added.values_mut() {
+        volumes.retain(|name| ours.contains(name) || !claims.contains(name.as_str()));
+    }
     let first_was_sidecar = first_container(pod)
         .and_then(Value::as_str)
         .is_some_and(|first| added.values().any(|added| added.containers.iter().any(|name| name == first)));
@@ -87,7 +95,7 @@ mod tests {
                 json!({"containers": [{"name": "agent", "image": "a", "volumeMounts": mounts},
                         {"name": "late", "image": "l", "podInjectPolicy": "AfterAppContainer"}],
                     "initContainers": [{"name": "init", "image": "i", "restartPolicy": "Always"}],
-                    "volumes": [{"name": "logs", "emptyDir": {}}, {"name": "own", "emptyDir": {}}],
+                    "volumes": [{"name": "logs", "persistentVolumeClaim": {"claimName": "all-logs"}}, {"name": "own", "emptyDir": {}}],
                     "resources": {"mode": "SharedWithPod"},
                     "patchPodMetadata": [{"annotations": {"example.com/added": "1"}, "labels": {"x/y": "1", "team": "a"}}]}),
             ),
@@ -178,6 +186,19 @@ mod tests {
                 "spec": {"containers": [{"name": "app", "volumeMounts": [{"name": "used", "mountPath": "/u"}]}],
                     "volumes": [{"name": "used"}]}})
         );
+    }
+
+    #[test]
+    fn a_claim_goes_only_if_the_mark_says_that_a_claim_was_added() {
+        for (mark, volumes) in [
+            (r#"{"volumes":["data"]}"#, json!([{"name": "data", "persistentVolumeClaim": {"claimName": "data-db-0"}}])),
+            (r#"{"volumes":["data"],"claims":["data"]}"#, Value::Null),
+        ] {
+            let pod = json!({"metadata": {"annotations": {"injection.sidecarset.dev/s": mark}}, "spec": {
+                "containers": [{"name": "app"}],
+                "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "data-db-0"}}]}});
+            assert_eq!(uninjected(&pod)["spec"]["volumes"], volumes, "{mark}");
+        }
     }
 
     #[test]

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use super::decision::Failure;
-use super::merge::covers;
 use super::patch::{VOLUMES, elements};
 use super::placement::{PlacedSet, Placement};
 use crate::api::reasons::Reason;
@@ -41,15 +40,15 @@ impl<'a> Placement<'a> {
                 None => self.patch.insert(&VOLUMES, usize::MAX, volume),
                 Some(index) => {
                     let existing = &self.patch.pod()["spec"]["volumes"][index];
-                    // One of this very revision may have got defaults since.
-                    let has_defaults = ours && self.sets[set].kept.is_some() && covers(existing, volume, false);
-                    if !same(existing, volume) && !has_defaults {
+                    if !same(existing, volume) {
                         self.patch.replace(&VOLUMES, index, volume);
                     }
                 }
             }
             if (ours || index.is_none()) && claimed.insert(name.to_owned()) {
-                self.sets[set].record.volumes.push(name.to_owned());
+                let record = &mut self.sets[set].record;
+                record.volumes.push(name.to_owned());
+                record.claims.extend(is_claim(volume).then(|| name.to_owned()));
             }
         }
     }
@@ -59,6 +58,11 @@ impl<'a> Placement<'a> {
         let kept = self.sets.iter().filter_map(|placed| placed.kept);
         self.left_volumes.contains(volume) || kept.flat_map(|kept| &kept.volumes).any(|name| name == volume)
     }
+}
+
+/// A `StatefulSet` puts its claim in the place of a volume of the template, whoever added that.
+pub(super) fn is_claim(volume: &Value) -> bool {
+    !volume["persistentVolumeClaim"].is_null()
 }
 
 /// Whether two volumes are the same; that of a pod has the apiserver's defaults, that of a set has not.

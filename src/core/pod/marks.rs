@@ -52,6 +52,9 @@ pub(crate) struct InjectionRecord {
     pub(crate) containers: Vec<String>,
     pub(crate) init_containers: Vec<String>,
     pub(crate) volumes: Vec<String>,
+    /// Those of the volumes that are claims.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) claims: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) image_pull_secrets: Vec<String>,
     /// Keys of labels from `patchPodMetadata`.

@@ -92,6 +92,34 @@ fn a_volume_that_two_sets_share_can_change_in_both() {
     assert_eq!(injected(&after, &copy), injected(&after, &pod()));
 }
 
+/// A template with the volume gets a claim of that name in its place from the `StatefulSet`.
+#[test]
+fn a_claim_that_a_mark_lists_is_the_pods() {
+    let claim = json!([{"name": "logs", "persistentVolumeClaim": {"claimName": "logs-db-1"}}]);
+    let mut newer_volume = agent();
+    newer_volume["volumes"][0]["emptyDir"] = json!({"medium": "Memory"});
+    let elsewhere = json!({"selector": {"matchLabels": {"app": "db"}}, "containers": agent()["containers"],
+        "volumes": agent()["volumes"]});
+    let mut with_claim = injected(&sets([compile("logs", agent())]), &pod());
+    with_claim["spec"]["volumes"] = claim.clone();
+    let mounted = {
+        let mut pod = with_claim.clone();
+        pod["spec"]["containers"][1]["volumeMounts"] = json!([{"name": "logs", "mountPath": "/var/lib/db"}]);
+        pod
+    };
+    for pod in [with_claim, mounted] {
+        for (set, reason) in [
+            (compile("logs", agent()), Reason::VolumeConflict),
+            (newer("logs", newer_volume.clone(), &[agent()]), Reason::VolumeConflict),
+            (compile("logs", elsewhere.clone()), Reason::Removed),
+        ] {
+            let set = sets([set]);
+            assert_eq!(reasons(&run(&set, &pod)), [("logs", reason)]);
+            assert_eq!(injected(&set, &pod)["spec"]["volumes"], claim);
+        }
+    }
+}
+
 #[test]
 fn a_mark_without_its_containers_does_not_hide_a_failure() {
     let set = sets([compile("logs", agent())]);
