@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use kube::ResourceExt;
+use serde_json::{Value, json};
 
 use super::cluster::ClusterArgs;
 use super::error::Error;
@@ -112,6 +113,8 @@ impl Injector {
             let namespace = owner.namespace.as_ref().unwrap_or(&self.default_namespace);
             let by_name = name_label(namespace);
             let namespace_labels = self.namespaces.get(namespace).unwrap_or(&by_name);
+            let had_volumes = !pod["spec"]["volumes"].is_null();
+            let replaced = show_claims(pod, &owner.claims);
             let injection = inject(&self.sets, &Request { pod, namespace, namespace_labels, excluded: &self.excluded });
             self.check_revisions(&owner, &injection)?;
             if let Some(message) = injection.refused {
@@ -126,6 +129,10 @@ impl Injector {
                 note(format_args!("{owner}: no SidecarSet selects it"));
             }
             json_patch::patch(pod, &injection.patch).map_err(|error| Error::Input(format!("{owner}: {error}")))?;
+            hide_claims(pod, replaced);
+            if !had_volumes && pod["spec"]["volumes"] == json!([]) {
+                pod["spec"].as_object_mut().map(|spec| spec.remove("volumes"));
+            }
         }
         Ok(body.arrange(value))
     }
@@ -147,10 +154,36 @@ impl Injector {
     }
 }
 
+/// Puts the claims of a `StatefulSet` into its template, as its pods have them. Returns the volumes that were there.
+fn show_claims<'a>(pod: &mut Value, claims: &'a [String]) -> Vec<(&'a String, Option<Value>)> {
+    let mut replaced = Vec::new();
+    for claim in claims {
+        let volume = json!({"name": claim, "persistentVolumeClaim": {"claimName": claim}});
+        if pod["spec"]["volumes"].is_null() {
+            pod["spec"]["volumes"] = json!([]);
+        }
+        let Some(volumes) = pod["spec"]["volumes"].as_array_mut() else { continue };
+        let index = volumes.iter().position(|volume| volume["name"] == claim.as_str());
+        replaced.push((claim, index.map(|index| volumes.remove(index))));
+        volumes.insert(index.unwrap_or(volumes.len()), volume);
+    }
+    replaced
+}
+
+/// Takes them out again.
+fn hide_claims(pod: &mut Value, replaced: Vec<(&String, Option<Value>)>) {
+    for (claim, written) in replaced {
+        let Some(volumes) = pod["spec"]["volumes"].as_array_mut() else { continue };
+        let Some(index) = volumes.iter().position(|volume| volume["name"] == claim.as_str()) else { continue };
+        match written {
+            Some(written) => volumes[index] = written,
+            None => drop(volumes.remove(index)),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
-
     use super::*;
 
     fn injector(policy: &str, unread_revisions: Option<&str>) -> Injector {
@@ -165,6 +198,34 @@ mod tests {
             excluded: Vec::new(),
             unread_revisions: unread_revisions.map(str::to_owned),
         }
+    }
+
+    #[test]
+    fn a_claim_template_is_a_volume_of_the_pods() {
+        let set = |volumes: Value| {
+            let agent = json!({"name": "agent", "image": "a", "volumeMounts": [{"name": "data", "mountPath": "/d"}]});
+            let set = json!({"apiVersion": "sidecarset.dev/v1beta1", "kind": "SidecarSet", "metadata": {"name": "s"},
+                "spec": {"selector": {"matchLabels": {"app": "db"}}, "containers": [agent], "volumes": volumes}});
+            let sets = Sets { all: vec![serde_json::from_value(set).unwrap()], ..Sets::default() };
+            Injector { sets: sets.compile(), ..injector("Always", None) }
+        };
+        let sts = |template: Value, claim: &str| {
+            Ordered::from(json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "db"}, "spec": {
+                "template": {"metadata": {"labels": {"app": "db"}}, "spec": template},
+                "volumeClaimTemplates": [{"metadata": {"name": claim}}]}}))
+        };
+        let inject = |injector: &Injector, sts: &Ordered| injector.inject(sts, &mut Vec::new()).unwrap().value();
+        let app = json!({"name": "db", "image": "db", "volumeMounts": [{"name": "data", "mountPath": "/var/lib/db"}]});
+        let with_empty_dir = set(json!([{"name": "data", "emptyDir": {}}]));
+        for template in [
+            json!({"containers": [app]}),
+            json!({"containers": [app], "volumes": [{"name": "data", "emptyDir": {}}, {"name": "x", "emptyDir": {}}]}),
+        ] {
+            let claimed = sts(template.clone(), "data");
+            assert_eq!(inject(&with_empty_dir, &claimed), claimed.value(), "VolumeConflict");
+        }
+        let after = inject(&with_empty_dir, &sts(json!({"containers": [{"name": "db", "image": "db"}]}), "other"));
+        assert_eq!(after["spec"]["template"]["spec"]["volumes"], json!([{"name": "data", "emptyDir": {}}]));
     }
 
     fn pod(labels: &Value) -> Ordered {

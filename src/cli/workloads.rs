@@ -28,6 +28,8 @@ pub(crate) struct Owner {
     pub(crate) name: String,
     /// As written; `None` if the manifest names none.
     pub(crate) namespace: Option<String>,
+    /// Of `volumeClaimTemplates`: every pod has a volume of each name, and it is no other.
+    pub(crate) claims: Vec<String>,
 }
 
 /// `deployment/web -n shop`: what to write behind `kubectl get`.
@@ -44,7 +46,9 @@ pub(crate) fn pods(object: &mut Value) -> Vec<(Owner, &mut Value)> {
         return object["items"].as_array_mut().into_iter().flatten().flat_map(pods).collect();
     }
     let namespace = object["metadata"]["namespace"].as_str().filter(|namespace| !namespace.is_empty());
-    let owner = Owner { name: name_of(object), namespace: namespace.map(str::to_owned) };
+    let templates = object["spec"]["volumeClaimTemplates"].as_array().into_iter().flatten();
+    let claims = templates.filter_map(|claim| claim["metadata"]["name"].as_str()).map(str::to_owned).collect();
+    let owner = Owner { name: name_of(object), namespace: namespace.map(str::to_owned), claims };
     let place = TEMPLATES.iter().find(|(version, kind, _)| object["apiVersion"] == *version && object["kind"] == *kind);
     let pod = place.and_then(|(_, _, pointer)| object.pointer_mut(pointer));
     pod.map(|pod| (owner, pod)).into_iter().collect()
@@ -89,7 +93,8 @@ mod tests {
                     pod["seen"] = json!(true);
                 }
             }
-            let owner = Owner { name: format!("{}/x", kind.to_lowercase()), namespace: Some("n".into()) };
+            let owner =
+                Owner { name: format!("{}/x", kind.to_lowercase()), namespace: Some("n".into()), claims: Vec::new() };
             assert_eq!(found, [owner.clone(), owner]);
             assert_eq!(object.pointer(&format!("{pointer}/seen")), Some(&json!(true)), "{kind}");
         }
