@@ -128,6 +128,8 @@ reasons! {
     NameConflict,
     /// The pod has another volume of that name.
     VolumeConflict,
+    /// What the pod says elsewhere does not go with a sidecar: the pod would be refused or not start.
+    PodConflict,
     /// `dependsOn` of several sets goes in a circle.
     OrderConflict,
     /// `resourcesPolicy` finds no container of the application to compute from.
@@ -155,6 +157,7 @@ impl Reason {
             self,
             Self::NameConflict
                 | Self::VolumeConflict
+                | Self::PodConflict
                 | Self::OrderConflict
                 | Self::RevisionNotFound
                 | Self::NoTarget

@@ -12,6 +12,13 @@ const CONTROLLER_PREFIXES: [&str; 3] = ["statefulset.kubernetes.io/", "batch.kub
 
 const TWICE: &str = "is set twice in this SidecarSet: keep one of them";
 
+/// Annotations that were profiles of containers: they would change the application's, or contradict its fields.
+const PROFILE_PREFIXES: [&str; 3] = [
+    "container.apparmor.security.beta.kubernetes.io/",
+    "container.seccomp.security.alpha.kubernetes.io/",
+    "seccomp.security.alpha.kubernetes.io/",
+];
+
 /// Which keys `patchPodMetadata` may set: patterns in which `*` stands for any text, for example `example.com/*`.
 /// Part of the operator's configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +85,8 @@ fn check_key(at: &mut At<'_>, map: &str, key: &str, allowed: &AllowedKeys) {
         at.refuse("keys of sidecarset.dev are written by the operator only: choose another key");
     } else if map == "labels" && controllers {
         at.refuse("is a label by which Kubernetes' controllers find their pods: choose another key");
+    } else if map == "annotations" && PROFILE_PREFIXES.iter().any(|prefix| key.starts_with(prefix)) {
+        at.refuse("is a profile of AppArmor or seccomp for containers of the application: write securityContext.appArmorProfile or seccompProfile into the sidecars");
     } else if !allowed.0.iter().any(|pattern| matches(pattern, key)) {
         at.refuse(format!(
             "is not allowed: the operator's --pod-metadata-keys allows {}; choose such a key or have it added there",

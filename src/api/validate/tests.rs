@@ -124,6 +124,13 @@ fn each_rule_about_our_own_fields_names_the_field_it_refuses() {
             ("/spec/patchPodMetadata".into(), json!([{"labels": {"pod-template-hash": "x"}}])),
             "spec.patchPodMetadata[0].labels[pod-template-hash]",
         ),
+        (
+            (
+                "/spec/patchPodMetadata".into(),
+                json!([{"annotations": {"container.apparmor.security.beta.kubernetes.io/app": "unconfined"}}]),
+            ),
+            "spec.patchPodMetadata[0].annotations[container.apparmor.security.beta.kubernetes.io/app]",
+        ),
         (("/spec/patchPodMetadata".into(), json!([{"labels": {"app": "x"}}])), "spec.patchPodMetadata[0].labels[app]"),
         (("/spec/patchPodMetadata".into(), json!([{"labels": {"a": "x y"}}])), "spec.patchPodMetadata[0].labels[a]"),
         (

@@ -57,7 +57,7 @@ impl<'a> Placement<'a> {
             resources::fits_pod_level(self.patch.pod(), &|name| !all.contains(name) || added.contains(name))
         };
         let has_pod_level = !self.patch.pod()["spec"]["resources"].is_null();
-        if !has_pod_level || fits(&[]).is_err() {
+        if !has_pod_level || fits(&self.sets).is_ok() || fits(&[]).is_err() {
             return Ok(());
         }
         for set in 0..self.sets.len() {

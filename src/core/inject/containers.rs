@@ -8,6 +8,7 @@ use super::decision::Failure;
 use super::merge::merge;
 use super::patch::{PatchBuilder, elements, path};
 use super::placement::{Placement, Sidecar};
+use super::pod_checks::fit;
 use super::resources::ResourcesError;
 use super::share::Sources;
 use crate::api::order::{Block, Node, Order, order};
@@ -44,6 +45,8 @@ impl<'a> Placement<'a> {
         for (set, container) in self.containers() {
             let mut json = container.json.clone();
             let mut notes = container.shares.apply(&mut json, self.patch.pod(), &sources);
+            let left_out = fit(container.list, &mut json, self.patch.pod());
+            notes.extend(left_out.iter().map(|note| format!("{:?}: {note}", container.name)));
             match container.resources.as_ref().map(|policy| policy.evaluate(&targets)) {
                 Some(Ok(evaluated)) => {
                     json["resources"] = evaluated.resources;

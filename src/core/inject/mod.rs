@@ -13,6 +13,7 @@ mod merge;
 pub(crate) mod metadata;
 mod patch;
 mod placement;
+mod pod_checks;
 mod resources;
 mod select;
 mod sets;
@@ -106,6 +107,7 @@ fn attempt<'a>(
     placement.check_resources()?;
     placement.finish_sets();
     placement.name_default_container();
+    placement.check_pod()?;
     let Placement { patch, sets, .. } = placement;
     for (i, PlacedSet { set, notes, .. }) in sets.into_iter().enumerate() {
         let reason = if patch.has_changed(i) { Reason::Injected } else { Reason::AlreadyInjected };

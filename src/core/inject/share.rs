@@ -38,11 +38,12 @@ impl Shares {
         let mut notes = Vec::new();
         // The application's containers first: of two mounts at one path theirs is the one that people mean.
         let all = || sources.containers.iter().chain(&sources.init_containers).copied();
+        let mut taken = Taken::of(container);
         if self.volumes {
-            all().for_each(|source| share_mounts(container, source, &mut notes));
+            all().for_each(|source| share_mounts(container, source, &mut taken, &mut notes));
         }
         if self.devices {
-            all().for_each(|source| share_devices(container, source));
+            all().for_each(|source| share_devices(container, source, &mut taken, &mut notes));
         }
         for transfer in &self.env {
             transfer_env(container, pod, &sources.containers, transfer, &mut notes);
@@ -51,12 +52,25 @@ impl Shares {
     }
 }
 
-/// Paths at which the container has a mount or a device.
-fn taken(container: &Value) -> BTreeSet<String> {
-    let paths = |list: &str, field: &'static str| {
-        elements(container, &[list]).filter_map(move |mount| mount[field].as_str()).map(clean).collect::<Vec<_>>()
-    };
-    [paths("volumeMounts", "mountPath"), paths("volumeDevices", "devicePath")].into_iter().flatten().collect()
+/// What a container has: the API server refuses a volume that is there as a mount and as a device, or as two devices.
+struct Taken {
+    paths: BTreeSet<String>,
+    mounts: BTreeSet<String>,
+    devices: BTreeSet<String>,
+}
+
+impl Taken {
+    fn of(container: &Value) -> Self {
+        let all = |list: &'static str, field: &'static str| {
+            elements(container, &[list]).filter_map(move |mount| mount[field].as_str())
+        };
+        let paths = all("volumeMounts", "mountPath").chain(all("volumeDevices", "devicePath"));
+        Self {
+            paths: paths.map(clean).collect(),
+            mounts: all("volumeMounts", "name").map(str::to_owned).collect(),
+            devices: all("volumeDevices", "name").map(str::to_owned).collect(),
+        }
+    }
 }
 
 /// `/logs/` and `/logs` are one place.
@@ -65,12 +79,19 @@ fn clean(path: &str) -> String {
     if trimmed.is_empty() { path.to_owned() } else { trimmed.to_owned() }
 }
 
-fn share_mounts(container: &mut Value, source: &Value, notes: &mut Vec<String>) {
+fn share_mounts(container: &mut Value, source: &Value, taken: &mut Taken, notes: &mut Vec<String>) {
     for mount in elements(source, &["volumeMounts"]) {
-        let path = mount["mountPath"].as_str().unwrap_or_default();
-        if taken(container).contains(&clean(path)) {
+        let path = clean(mount["mountPath"].as_str().unwrap_or_default());
+        let volume = mount["name"].as_str().unwrap_or_default();
+        if taken.paths.contains(&path) {
             continue;
         }
+        if taken.devices.contains(volume) {
+            notes.push(format!("the mount of volume {volume:?} is not shared: the sidecar has it as a device"));
+            continue;
+        }
+        taken.paths.insert(path);
+        taken.mounts.insert(volume.to_owned());
         for variable in variables(mount["subPathExpr"].as_str().unwrap_or_default()) {
             if !copy_variable(container, source, variable) {
                 notes.push(missing_variable(source, variable));
@@ -85,12 +106,20 @@ fn share_mounts(container: &mut Value, source: &Value, notes: &mut Vec<String>) 
     }
 }
 
-fn share_devices(container: &mut Value, source: &Value) {
+fn share_devices(container: &mut Value, source: &Value, taken: &mut Taken, notes: &mut Vec<String>) {
     for device in elements(source, &["volumeDevices"]) {
-        let path = device["devicePath"].as_str().unwrap_or_default();
-        if !taken(container).contains(&clean(path)) {
-            push(container, "volumeDevices", device.clone());
+        let path = clean(device["devicePath"].as_str().unwrap_or_default());
+        let volume = device["name"].as_str().unwrap_or_default();
+        if taken.paths.contains(&path) {
+            continue;
         }
+        if taken.mounts.contains(volume) || !taken.devices.insert(volume.to_owned()) {
+            let has = if taken.mounts.contains(volume) { "mounts it" } else { "has it already" };
+            notes.push(format!("the device of volume {volume:?} at {path} is not shared: the sidecar {has}"));
+            continue;
+        }
+        taken.paths.insert(path);
+        push(container, "volumeDevices", device.clone());
     }
 }
 
@@ -171,7 +200,7 @@ mod tests {
     fn apply(mut entry: Value, pod: &Value) -> (Value, Vec<String>) {
         entry["name"] = json!("c");
         let mut container = json!({"name": "c"});
-        for field in ["env", "volumeMounts", "securityContext"] {
+        for field in ["env", "volumeMounts", "volumeDevices", "securityContext"] {
             if !entry[field].is_null() {
                 container[field] = entry[field].clone();
             }
@@ -227,6 +256,28 @@ mod tests {
         let pod = json!({"spec": {"containers": [{"name": "app", "volumeDevices": [device("a", "/dev/a"), device("b", "/b")]}]}});
         let entry = json!({"shareVolumeDevicePolicy": {"type": "enabled"}, "volumeMounts": [mount("own", "/b")]});
         assert_eq!(apply(entry, &pod).0["volumeDevices"], json!([device("a", "/dev/a")]));
+    }
+
+    #[test]
+    fn no_volume_is_shared_both_ways_or_as_two_devices() {
+        let device = |name: &str, path: &str| json!({"name": name, "devicePath": path});
+        let both = |name: &str, own: Value, mounts: &[Value], devices: &[Value], notes: usize| {
+            let entry = json!({"shareVolumePolicy": {"type": "enabled"}, "shareVolumeDevicePolicy": {"type": "enabled"},
+                "volumeMounts": own["volumeMounts"], "volumeDevices": own["volumeDevices"]});
+            let pod = json!({"spec": {"containers": [
+                {"name": "a", "volumeMounts": [mount("disk", "/disk")]},
+                {"name": "b", "volumeDevices": [device("raw", "/dev/a"), device("disk", "/dev/b")]},
+                {"name": "c", "volumeDevices": [device("raw", "/dev/c")]}]}});
+            let (container, said) = apply(entry, &pod);
+            assert_eq!(container["volumeMounts"].as_array().map_or(&[][..], Vec::as_slice), mounts, "{name}");
+            assert_eq!(container["volumeDevices"].as_array().map_or(&[][..], Vec::as_slice), devices, "{name}");
+            assert_eq!(said.len(), notes, "{name}: {said:?}");
+        };
+        both("nothing of its own", json!({}), &[mount("disk", "/disk")], &[device("raw", "/dev/a")], 2);
+        let own = json!({"volumeMounts": [mount("raw", "/raw")]});
+        both("a mount", own, &[mount("raw", "/raw"), mount("disk", "/disk")], &[], 3);
+        let own = json!({"volumeDevices": [device("disk", "/dev/own")]});
+        both("a device", own, &[], &[device("disk", "/dev/own"), device("raw", "/dev/a")], 3);
     }
 
     #[test]

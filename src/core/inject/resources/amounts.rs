@@ -11,12 +11,17 @@ pub(super) type Counts<'a> = &'a dyn Fn(&str) -> bool;
 
 /// The limit of a container, or of a pod if `owner` is its spec. A limit of 0 is none, as the kubelet reads it.
 pub(super) fn limit(owner: &Value, resource: Resource) -> Option<Quantity> {
-    read(owner, "limits", resource).filter(|limit| limit.is_positive())
+    read(owner, "limits", resource.name()).filter(|limit| limit.is_positive())
 }
 
 /// The request of a container. Without one it is the limit: the apiserver says so before it calls a webhook, but has
 /// not seen a template yet (`SetDefaults_Pod` in `k8s.io/kubernetes/pkg/apis/core/v1`).
 pub(super) fn request(container: &Value, resource: Resource) -> Option<Quantity> {
+    request_of(container, resource.name())
+}
+
+/// The same of any resource.
+pub(super) fn request_of(container: &Value, resource: &str) -> Option<Quantity> {
     read(container, "requests", resource).or_else(|| read(container, "limits", resource))
 }
 
@@ -25,15 +30,17 @@ pub(super) fn request(container: &Value, resource: Resource) -> Option<Quantity>
 pub(super) fn pod_request(pod: &Value, counts: Counts<'_>, resource: Resource) -> Option<Quantity> {
     let spec = &pod["spec"];
     let has_limits = spec["resources"]["limits"].as_object().is_some_and(|limits| !limits.is_empty());
-    match read(spec, "requests", resource) {
-        None if has_limits => peak(pod, counts, |c| request(c, resource)).or_else(|| read(spec, "limits", resource)),
+    match read(spec, "requests", resource.name()) {
+        None if has_limits => {
+            peak(pod, counts, |c| request(c, resource)).or_else(|| read(spec, "limits", resource.name()))
+        }
         request => request,
     }
 }
 
 /// What is written, without any default.
-fn read(owner: &Value, list: &str, resource: Resource) -> Option<Quantity> {
-    Quantity::read(&owner["resources"][list][resource.name()])
+pub(super) fn read(owner: &Value, list: &str, resource: &str) -> Option<Quantity> {
+    Quantity::read(&owner["resources"][list][resource])
 }
 
 /// A pod that the apiserver has not seen yet may say anything.

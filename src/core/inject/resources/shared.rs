@@ -1,9 +1,11 @@
 //! `SharedWithPod`: pod-level resources (KEP-2837), one budget for the application and its sidecars.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value, json};
 
 use super::ResourcesError;
-use super::amounts::{self, Counts, check_quantities, owners, pod_request, qos_of_containers};
+use super::amounts::{self, Counts, check_quantities, owners, qos_of_containers};
 use crate::api::qos::QosClass;
 use crate::api::quantity::{Quantity, Resource};
 
@@ -94,24 +96,33 @@ pub(in crate::core::inject) fn fits_pod_level(pod: &Value, counts: Counts<'_>) -
     }
     check_quantities(owners(pod))?;
     let advice = "lower the sidecars' resources, raise the pod's, or write spec.resources.mode SharedWithPod";
-    for resource in Resource::ALL {
-        let name = resource.name();
-        let needed = amounts::peak(pod, counts, |container| amounts::request(container, resource));
-        if let (Some(needed), Some(most)) = (needed, pod_request(pod, counts, resource))
+    let lists = [&spec["resources"]["limits"], &spec["resources"]["requests"]];
+    // cpu, memory and huge pages.
+    let names: BTreeSet<&String> = lists.iter().filter_map(|list| list.as_object()).flat_map(Map::keys).collect();
+    for name in names {
+        let written = |amount: Quantity| amount.canonical(if name == "cpu" { Resource::Cpu } else { Resource::Memory });
+        let limit = amounts::read(spec, "limits", name);
+        // Where the pod requests nothing the apiserver writes what the containers do, and that within the limit.
+        let (what, request) = match amounts::read(spec, "requests", name) {
+            None => ("limit", limit),
+            request => ("request", request),
+        };
+        let needed = amounts::peak(pod, counts, |container| amounts::request_of(container, name));
+        if let (Some(needed), Some(most)) = (needed, request)
             && needed > most
         {
-            let (needed, most) = (needed.canonical(resource), most.canonical(resource));
+            let (needed, most) = (written(needed), written(most));
             return Err(ResourcesError::PodLevelExceeded(format!(
-                "the containers request {needed} of {name}, the pod-level request is {most}: {advice}"
+                "the containers request {needed} of {name}, the pod-level {what} is {most}: {advice}"
             )));
         }
-        let Some(most) = amounts::limit(spec, resource) else { continue };
+        let Some(most) = limit else { continue };
         for container in spec["containers"].as_array().into_iter().flatten() {
             let container_name = container["name"].as_str().unwrap_or_default();
-            if let Some(limit) = amounts::limit(container, resource).filter(|limit| *limit > most)
+            if let Some(limit) = amounts::read(container, "limits", name).filter(|limit| *limit > most)
                 && counts(container_name)
             {
-                let (limit, most) = (limit.canonical(resource), most.canonical(resource));
+                let (limit, most) = (written(limit), written(most));
                 return Err(ResourcesError::PodLevelExceeded(format!(
                     "container {container_name:?} has the {name} limit {limit}, the pod-level limit is {most}: {advice}"
                 )));

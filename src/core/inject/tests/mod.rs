@@ -1,5 +1,6 @@
 mod copies;
 mod features;
+mod pod_checks;
 mod properties;
 
 use std::collections::BTreeMap;

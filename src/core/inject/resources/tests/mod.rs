@@ -189,3 +189,21 @@ fn what_the_apiserver_would_refuse_is_found_before() {
         }
     }
 }
+
+#[test]
+fn pod_level_limits_hold_where_nothing_is_requested_and_for_huge_pages() {
+    let needs = |name: &str, amount: &str| json!({"name": "s", "resources": {"requests": {name: amount}, "limits": {"hugepages-2Mi": "4Mi"}}});
+    for (pod_level, sidecar, says) in [
+        (json!({"limits": {"memory": "100Mi"}}), needs("memory", "128Mi"), Some("the pod-level limit is 100Mi")),
+        (json!({"limits": {"cpu": "1"}}), needs("memory", "128Mi"), None),
+        (json!({"requests": {"cpu": "1"}}), needs("memory", "128Mi"), None),
+        (json!({"limits": {"hugepages-2Mi": "2Mi"}}), needs("cpu", "1"), Some("4Mi of hugepages-2Mi")),
+        (json!({"limits": {"hugepages-2Mi": "4Mi"}}), needs("cpu", "1"), None),
+    ] {
+        let mut pod = pod(&[json!({"name": "app"}), sidecar], &[]);
+        pod["spec"]["resources"] = pod_level.clone();
+        let said = fits_pod_level(&pod, &|_| true).err().map(|error| error.to_string());
+        assert_eq!(said.is_some(), says.is_some(), "{pod_level}: {said:?}");
+        assert!(said.is_none_or(|said| said.contains(says.unwrap_or_default())), "{pod_level}");
+    }
+}
