@@ -39,7 +39,7 @@ pub(super) async fn run(context: Arc<Context>) {
 
 /// The pods of deleted canaries whose base exists, by canary.
 fn left_behind(context: &Context) -> Vec<(String, Vec<Left>)> {
-    let marked = context.state().index.marked_sets();
+    let marked: Vec<String> = context.state().index.pods.marked_sets().cloned().collect();
     let gone = marked.into_iter().filter(|set| context.cache.set(set).is_none());
     let with_pods = gone.map(|canary| {
         let left = |pod: &Arc<PodView>| Some((Arc::clone(pod), base_of(pod, &canary)?));

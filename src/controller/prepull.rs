@@ -19,7 +19,7 @@ use super::context::{Context, NOT_LEADER, now};
 use crate::api::keys;
 use crate::api::reasons::Reason;
 use crate::core::pod::PodKey;
-use crate::core::rollout::plan::pullers::{PullerPod, Pullers, Step, puller, refusal};
+use crate::core::rollout::plan::pullers::{Pullers, Step, puller, refusal};
 use crate::core::rollout::request::answer::is_refusal;
 use crate::core::rollout::state::pulls::{Outcome, Pull};
 use crate::runtime::events::Note;
@@ -50,14 +50,14 @@ fn wanted(context: &Context) -> Vec<Pull> {
 
 /// All pods that pull, for as long as this lives.
 struct Watch {
-    pods: Store<PullerPod>,
+    pods: Store<Pod>,
     _task: JoinSet<()>,
 }
 
 impl Watch {
     /// Each event starts a round.
     fn begin(context: &Arc<Context>) -> Self {
-        let api: Api<PullerPod> = Api::all(context.clients.watch.clone());
+        let api: Api<Pod> = Api::all(context.clients.watch.clone());
         // From the apiserver's cache, as a label is no index for etcd.
         let ours = watcher::Config::default().labels(keys::PULLS_FOR).any_semantic();
         let (pods, writer) = reflector::store();
@@ -77,9 +77,9 @@ impl Watch {
     }
 
     /// `None` while the apiserver does not answer.
-    async fn list(&self) -> Option<Vec<PullerPod>> {
+    async fn list(&self) -> Option<Vec<Pod>> {
         timeout(EVERY, self.pods.wait_until_ready()).await.ok()?.ok()?;
-        Some(self.pods.state().iter().map(|pod| PullerPod::clone(pod)).collect())
+        Some(self.pods.state().iter().map(|pod| Pod::clone(pod)).collect())
     }
 }
 

@@ -216,9 +216,8 @@ mod tests {
         .unwrap();
         state.index.set_evictions(SET, &[eviction]);
         state.set_mut(SET);
-        let patches = |state: &mut State| {
-            begin_batch(&mut state.index, SET, &PersistedProgress::default(), at(1), 10).patches.len()
-        };
+        let patches =
+            |state: &mut State| begin_batch(&mut state.index, SET, &PersistedProgress::default(), at(1), 10).len();
         assert_eq!(patches(&mut state), 0);
         state.begin_term();
         assert_eq!(patches(&mut state), 1);

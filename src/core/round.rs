@@ -9,7 +9,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use crate::api::{SidecarSet, SidecarSetStatus};
 use crate::core::replace::report::EvictionReport;
-use crate::core::rollout::plan::{Plan, begin_batch};
+use crate::core::rollout::plan::{Report, begin_batch, report};
 use crate::core::rollout::request::{PLAN_HOLDS, PodPatch};
 use crate::core::rollout::state::index::Index;
 use crate::core::rollout::state::pulls::Pull;
@@ -55,8 +55,7 @@ impl Round {
         (Self { set, rollout }, replaced)
     }
 
-    /// Assesses some of the pods for which that means something else. True when none is left; a plan assesses what is. The
-    /// lock of the index is held for a short time only.
+    /// Assesses some of the pods that stand differently now. True when none is left; a plan assesses what is.
     pub fn assess(&self, index: &mut Index, now: Timestamp) -> bool {
         index.assess_due(&self.rollout.target.set, now, ASSESSED_AT_A_TIME)
     }
@@ -70,19 +69,19 @@ impl Round {
             return Err(Unconfirmed(unconfirmed));
         }
         let Self { set, rollout } = self;
-        let plan = begin_batch(index, &rollout.target.set, &rollout.persisted, now, BATCH);
-        Ok(Planned { set, rollout, has_requests: !plan.patches.is_empty(), plan })
+        let requests = begin_batch(index, &rollout.target.set, &rollout.persisted, now, BATCH);
+        Ok(Planned { set, rollout, has_requests: !requests.is_empty(), requests })
     }
 }
 
 /// A round whose requests are to be sent.
 #[derive(Debug)]
 pub struct Planned {
-    /// The set that was planned for.
+    /// What was planned for.
     pub set: Arc<SidecarSet>,
     /// Where it goes.
     pub rollout: Rollout,
-    plan: Plan,
+    requests: Vec<PodPatch>,
     has_requests: bool,
 }
 
@@ -126,7 +125,7 @@ pub struct Outcome {
 impl Planned {
     /// The requests, most urgent first.
     pub fn take_requests(&mut self) -> Vec<PodPatch> {
-        std::mem::take(&mut self.plan.patches)
+        std::mem::take(&mut self.requests)
     }
 
     /// Whether a request may still be sent some time after the plan was made: a pause stops what has not been sent yet.
@@ -143,7 +142,7 @@ impl Planned {
     /// # Errors
     /// There are unconfirmed pods.
     pub fn end(
-        mut self,
+        self,
         index: &mut Index,
         answers: Answers,
         known: Known,
@@ -152,21 +151,23 @@ impl Planned {
         if answers.unconfirmed > 0 {
             return Err(Unconfirmed(answers.unconfirmed));
         }
-        let name = &self.rollout.target.set;
-        let mut next = RESYNC;
-        if self.has_requests {
-            // Not one accepted, and not for a change of mind: every pod had changed under the plan. No reason to hurry.
-            let is_wanted = self.is_wanted(known.newest.as_deref());
-            next = if answers.patched == 0 && is_wanted { NO_PROGRESS } else { Duration::ZERO };
-            // What the requests did is in the index already: report that, and not the state that was planned from.
-            self.plan = begin_batch(index, name, &self.rollout.persisted, now, 0);
-        }
-        let Plan { mut summary, wake_at, pulls, .. } = self.plan;
+        let (name, persisted) = (&self.rollout.target.set, &self.rollout.persisted);
+        // What the requests did is in the index already, and what has changed beside the pods meanwhile comes in here.
+        // Time does not pass: what it changes is for the next round.
+        index.assess_due(name, now, usize::MAX);
+        index.sending(name, Vec::new(), persisted);
+        let Report { mut summary, pulls, wake_at } = report(index, name, persisted, now);
         summary.evictions = known.evictions;
         let (mut status, overdue_at) = status::status(&self.set, &self.rollout, &summary, &known.injection, now);
         status.collision_count = (known.collisions > 0).then_some(known.collisions);
+        let next = match answers.patched {
+            _ if !self.has_requests => RESYNC,
+            // Not one accepted, and not for a change of mind: every pod had changed under the plan. No reason to hurry.
+            0 if self.is_wanted(known.newest.as_deref()) => NO_PROGRESS,
+            _ => Duration::ZERO,
+        };
         let given = [&status.stable_revision, &status.injection_revision, &known.injection.pinned];
-        let mut in_use = index.revisions_in_use(name);
+        let mut in_use = index.pods.revisions(name).cloned().collect::<BTreeSet<_>>();
         in_use.insert(self.rollout.update_revision);
         in_use.extend(given.into_iter().flatten().cloned());
         in_use.extend(known.canaries);

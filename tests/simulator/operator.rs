@@ -8,7 +8,7 @@ use serde_json::json;
 use sidecarset::api::{SidecarSet, keys};
 use sidecarset::core::pod::{PodKey, PodView};
 use sidecarset::core::revision::Template;
-use sidecarset::core::rollout::plan::begin_batch;
+use sidecarset::core::rollout::plan::{begin_batch, report};
 use sidecarset::core::rollout::request::PodPatch;
 use sidecarset::core::rollout::request::answer::{Lost, lost};
 use sidecarset::core::rollout::state::index::Index;
@@ -327,8 +327,10 @@ impl Operator {
             }
             fresh.configure(rollout.target.clone(), world.time());
             self.index.configure(rollout.target, world.time());
-            let recount = begin_batch(&mut fresh, name, &rollout.persisted, world.time(), 0).summary;
-            let running = begin_batch(&mut self.index, name, &rollout.persisted, world.time(), 0).summary;
+            let recount = report(&fresh, name, &rollout.persisted, world.time()).summary;
+            // Time has passed.
+            begin_batch(&mut self.index, name, &rollout.persisted, world.time(), 0);
+            let running = report(&self.index, name, &rollout.persisted, world.time()).summary;
             if recount != running {
                 let known = |pod: &&Pod| self.index.get(&pod.view.key).as_ref() != Some(&pod.view);
                 let differ: Vec<_> = world.pods.values().filter(known).map(|pod| &pod.view).collect();

@@ -22,9 +22,9 @@ use crate::core::replace::uninjected::inject_anew;
 use crate::core::revision::{History, Template, collisions};
 use crate::core::rollout::assess::state::{Evictability, State};
 use crate::core::rollout::assess::{Assessment, resize};
-use crate::core::rollout::plan::begin_batch;
-use crate::core::rollout::plan::evict::quota::quota;
+use crate::core::rollout::plan::evict::input::quota;
 use crate::core::rollout::plan::summary::Summary;
+use crate::core::rollout::plan::{begin_batch, report};
 use crate::core::rollout::request::patch::pod_patch;
 use crate::core::rollout::state::index::Index;
 use crate::core::rollout::target::Direction;
@@ -193,9 +193,10 @@ impl Planner {
         let later = self.later();
         self.index.configure(self.rollout.target.clone(), self.now);
         self.index.set_evictions(&self.name, &self.rollout.persisted.evictions);
-        let first = begin_batch(&mut self.index, &self.name, &self.rollout.persisted, self.now, usize::MAX);
+        let first = self.next_batch();
+        let summary = report(&self.index, &self.name, &self.rollout.persisted, self.now).summary;
         let evicted_first = self.evictions();
-        let given_up = first.summary.is_halted(&self.rollout.target);
+        let given_up = summary.is_halted(&self.rollout.target);
         let carried = self.index.pods().map(|pod| {
             let (action, why) = self.fate_of_carrier(pod, &later, given_up);
             Row { action, why, pod: pod.key.clone() }
@@ -208,11 +209,11 @@ impl Planner {
             kept: Vec::new(),
             revision: self.rollout.update_revision.clone(),
             rows,
-            first: first.patches.into_iter().map(|patch| patch.key).collect(),
+            first,
             evicted_first,
             hold: self.hold(),
-            outlook: outlook(&self.rollout, &first.summary),
-            summary: first.summary,
+            outlook: outlook(&self.rollout, &summary),
+            summary,
         }
     }
 
@@ -273,16 +274,21 @@ impl Planner {
         unlimited.strategy.max_unavailable_per_workload = None;
         unlimited.strategy.steps = Vec::new();
         self.index.configure(unlimited, self.now);
-        let plan = begin_batch(&mut self.index, &self.name, &self.rollout.persisted, self.now, usize::MAX);
+        let patched = self.next_batch();
         // As after the last patch: what was planned is not counted again.
         let evictions = quota(&self.index, &self.name, 0, self.now).map_or(0, |quota| quota.upgrades);
         let is_evictable = |pod: &PodView| self.assessment(&pod.key).is_some_and(Assessment::is_evictable);
         let mut waiting: Vec<_> = self.index.pods().filter(|pod| is_evictable(pod)).collect();
         waiting.sort_by_key(|pod| (pod.ready, Reverse(pod.created), Reverse(pod.key.clone())));
         Later {
-            patched: plan.patches.into_iter().map(|patch| patch.key).collect(),
+            patched: patched.into_iter().collect(),
             evicted: waiting.into_iter().take(evictions).map(|pod| pod.key.clone()).collect(),
         }
+    }
+
+    fn next_batch(&mut self) -> Vec<PodKey> {
+        let patches = begin_batch(&mut self.index, &self.name, &self.rollout.persisted, self.now, usize::MAX);
+        patches.into_iter().map(|patch| patch.key).collect()
     }
 
     fn assessment(&self, pod: &PodKey) -> Option<&Assessment> {

@@ -7,5 +7,6 @@ pub mod pointer;
 pub mod resources;
 pub(crate) mod shared;
 pub mod small_map;
+pub(crate) mod tally;
 pub(crate) mod text;
 pub mod time;

@@ -27,15 +27,11 @@ const NOT_SENT: SignedDuration = SignedDuration::from_secs(30);
 /// A pod of an owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct OwnedPod {
-    /// Namespace and name.
     pub(crate) key: PodKey,
-    /// UID.
     pub(crate) uid: String,
-    /// Creation time.
     pub(crate) created: Timestamp,
     /// Neither ended nor asked to go.
     pub(crate) active: bool,
-    /// Its Ready condition.
     pub(crate) ready: bool,
     /// Since when that is so; `None` if the pod does not say.
     pub(crate) ready_changed: Option<Timestamp>,
@@ -47,7 +43,6 @@ pub(crate) struct OwnedPod {
     pub(crate) counts: bool,
     /// It is never evicted, see [`exempt`].
     pub(crate) exempt: Option<&'static str>,
-    /// Whose room it takes.
     pub(crate) workload: Workload,
 }
 
@@ -74,7 +69,6 @@ impl OwnedPod {
 /// What to do with the pods of an owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Next<'a> {
-    /// Evict this one.
     Evict(&'a OwnedPod),
     /// Not now: this is why the pod that is next for this cause waits.
     Wait(EvictionCause, Wait),
@@ -82,12 +76,10 @@ pub(crate) enum Next<'a> {
     Nothing,
 }
 
-/// How long a replacement is watched.
+/// `updateStrategy.minReadySeconds` and `podUpdateTimeoutSeconds`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct EvictionTimeouts {
-    /// `updateStrategy.minReadySeconds`: it must have been ready for so long.
     pub(crate) min_ready: SignedDuration,
-    /// `updateStrategy.podUpdateTimeoutSeconds`: then it has failed.
     pub(crate) timeout: SignedDuration,
 }
 

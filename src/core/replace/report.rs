@@ -14,7 +14,6 @@ pub(crate) const NAMED: usize = 3;
 /// Where evictions for one cause stand. Shown as the end of a status message; empty if there is nothing to say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EvictionReport {
-    /// Why pods are evicted.
     pub(crate) cause: EvictionCause,
     /// Pods that were evicted, and what their owners lack, where that is known.
     pub(crate) open: Vec<(PodKey, Option<Lack>)>,
@@ -28,54 +27,58 @@ pub struct EvictionReport {
     pub(crate) exempt: BTreeSet<&'static str>,
 }
 
-/// What an open eviction waits for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What an open eviction waits for. Of numbers of pods, the first is how many are ready, and the second of how many.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Lack {
-    /// The pod is still there.
+    #[error("it is terminating")]
     Terminating,
-    /// The replacement of this name is not ready.
+    #[error("its replacement {0} is not ready")]
     NotReady(PodKey),
-    /// So many of so many pods are ready.
+    #[error("{0} of {1} pods are ready")]
     Missing(usize, usize),
-    /// There is no replacement.
+    #[error("there is no replacement yet")]
     NoReplacement,
-    /// The replacement of this name has become ready, not long ago.
+    #[error("its replacement {0} became ready")]
     BecameReady(PodKey),
 }
 
 /// Why an owner's next pod is not evicted now.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Wait {
-    /// So many of so many pods are ready.
+    #[error("{0} of {1} pods are ready")]
     Missing(usize, usize),
-    /// The owner's last eviction is not over.
+    #[error("the last eviction is not over")]
     LastIsOpen,
-    /// The room of its workload is used up.
+    #[error("maxUnavailablePerWorkload leaves no room")]
     NoRoom(Workload),
-    /// The replacement would get this revision, or none.
+    #[error("a new pod would get revision {}", .0.as_deref().unwrap_or("of nobody"))]
     OtherRevision(Option<String>),
     /// A `PodDisruptionBudget` does not allow it; the text is the apiserver's.
+    #[error("{0}")]
     Budget(String),
     /// What else the apiserver answered, or what injection would do.
+    #[error("{0}")]
     Because(String),
-    /// It is never evicted, see [`exempt`](super::exempt()).
+    /// See [`exempt`](super::exempt()).
+    #[error("{0} are never evicted")]
     Exempt(&'static str),
 }
 
 /// What keeps all pods from being evicted for a cause.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Hold {
     /// It is not asked for, or nothing is to be done.
+    #[error("")]
     Idle,
-    /// `updateStrategy.paused`.
+    #[error("updateStrategy.paused is true")]
     UpdatesPaused,
-    /// `injectionStrategy.paused`.
+    #[error("injectionStrategy.paused is true")]
     InjectionPaused,
-    /// The webhook does not serve the newest spec.
+    #[error("the webhook does not serve the set yet")]
     NotServed,
-    /// New pods get another revision.
+    #[error("new pods do not get the new revision yet")]
     NotGiven,
-    /// Upgrades in place use up maxUnavailable.
+    #[error("an upgrade uses up updateStrategy.maxUnavailable")]
     NoSlot,
 }
 
@@ -138,48 +141,14 @@ pub(crate) fn never<'a>(kinds: impl IntoIterator<Item = &'a str>) -> Option<Stri
     (!kinds.is_empty()).then(|| format!("never evicted: {}; restart them when it suits", kinds.join(", ")))
 }
 
-impl fmt::Display for Lack {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Terminating => f.write_str("it is terminating"),
-            Self::NotReady(pod) => write!(f, "its replacement {pod} is not ready"),
-            Self::Missing(ready, replicas) => write!(f, "{ready} of {replicas} pods are ready"),
-            Self::NoReplacement => f.write_str("there is no replacement yet"),
-            Self::BecameReady(pod) => write!(f, "its replacement {pod} became ready"),
-        }
-    }
-}
-
-impl fmt::Display for Wait {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Missing(ready, replicas) => write!(f, "{ready} of {replicas} pods are ready"),
-            Self::LastIsOpen => f.write_str("the last eviction is not over"),
-            Self::NoRoom(_) => f.write_str("maxUnavailablePerWorkload leaves no room"),
-            Self::OtherRevision(given) => {
-                write!(f, "a new pod would get revision {}", given.as_deref().unwrap_or("of nobody"))
-            }
-            Self::Budget(text) | Self::Because(text) => f.write_str(text),
-            Self::Exempt(kind) => write!(f, "{kind} are never evicted"),
-        }
-    }
-}
-
-impl fmt::Display for Hold {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Idle => "",
-            Self::UpdatesPaused => "updateStrategy.paused is true",
-            Self::InjectionPaused => "injectionStrategy.paused is true",
-            Self::NotServed => "the webhook does not serve the set yet",
-            Self::NotGiven => "new pods do not get the new revision yet",
-            Self::NoSlot => "an upgrade uses up updateStrategy.maxUnavailable",
-        })
-    }
-}
-
 fn named(names: impl ExactSizeIterator<Item = String>) -> String {
-    let more = names.len().saturating_sub(NAMED);
-    let first: Vec<String> = names.take(NAMED).collect();
-    if more > 0 { format!("{} and {more} more", first.join(", ")) } else { first.join(", ") }
+    let total = names.len();
+    listed(&names.take(NAMED).collect::<Vec<_>>(), total)
+}
+
+/// `a, b and 3 more`.
+pub(crate) fn listed(named: &[String], total: usize) -> String {
+    let more = total.saturating_sub(named.len());
+    let suffix = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}{suffix}", named.join(", "))
 }

@@ -10,7 +10,11 @@ use crate::api::validate::validate;
 use crate::core::pod::{PodKey, PodView, SlimPod};
 use crate::core::revision::Template;
 use crate::core::rollout::assess::state::State;
+use crate::core::rollout::plan::summary::Summary;
+use crate::core::rollout::plan::{Report, begin_batch, report};
+use crate::core::rollout::request::PodPatch;
 use crate::core::rollout::state::index::Index;
+use crate::core::rollout::state::pulls::Pull;
 use crate::core::rollout::target::Target;
 use crate::core::rollout::target::rollout::{PersistedProgress, Rollout};
 
@@ -67,6 +71,28 @@ pub fn rollout(image: &str, update_strategy: Value) -> Rollout {
         stray_approval: None,
         next_retry: String::new(),
     }
+}
+
+/// What a round decides, and what it would tell if its requests were not sent.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Plan {
+    pub(crate) patches: Vec<PodPatch>,
+    pub(crate) summary: Summary,
+    pub(crate) pulls: Vec<Pull>,
+    pub(crate) wake_at: Option<Timestamp>,
+}
+
+/// The next batch of a set.
+pub(crate) fn planned(
+    index: &mut Index,
+    set: &str,
+    persisted: &PersistedProgress,
+    now: Timestamp,
+    limit: usize,
+) -> Plan {
+    let patches = begin_batch(index, set, persisted, now, limit);
+    let Report { summary, pulls, wake_at } = report(index, set, persisted, now);
+    Plan { patches, summary, pulls, wake_at }
 }
 
 /// Takes the hash without images out of the mark of injection: an update in place leaves it as it was.

@@ -3,7 +3,7 @@
 use crate::api::keys;
 use crate::api::reasons::Reason;
 use crate::core::base::percent::scaled;
-use crate::core::replace::report::never;
+use crate::core::replace::report::{listed, never};
 use crate::core::rollout::budget::steps::Wait;
 use crate::core::rollout::plan::phase::phase;
 use crate::core::rollout::plan::summary::Summary;
@@ -57,7 +57,7 @@ fn not_ready(summary: &Summary) -> String {
     let waiting = summary.counts.updated.saturating_sub(summary.counts.updated_ready);
     let names_all = summary.counts.slots >= waiting || summary.unready.is_empty();
     // Those that hold a slot are named for that.
-    let names = if names_all { String::new() } else { format!(": {}", list(&summary.unready, waiting)) };
+    let names = if names_all { String::new() } else { format!(": {}", listed(&summary.unready, waiting)) };
     format!("; {waiting} updated not ready{names}{}", waits_for(summary))
 }
 
@@ -92,7 +92,7 @@ fn way_out(rollout: &Rollout) -> String {
 /// `2 failed: default/web-1 (agent: ImagePullBackOff), node n1 (pull of agent:v2: ErrImagePull)`.
 pub(super) fn failed(summary: &Summary) -> String {
     let counts = &summary.counts;
-    format!("{} failed: {}", counts.failed, list(&summary.failed, counts.failed))
+    format!("{} failed: {}", counts.failed, listed(&summary.failed, counts.failed))
 }
 
 fn step_waits(rollout: &Rollout, summary: &Summary) -> String {
@@ -109,21 +109,31 @@ fn step_waits(rollout: &Rollout, summary: &Summary) -> String {
 }
 
 fn waits_for(summary: &Summary) -> String {
-    let rest = format!("{}{}{}{}", blocked(summary), failures(summary), pulling(summary), not_in_place(summary));
+    let failures = failures(summary);
+    let rest = format!("{}{}{failures}{}{}", blocked(summary), cap(summary), pulling(summary), not_in_place(summary));
     if summary.slot_holders.is_empty() {
         return rest;
     }
-    let holders = list(&summary.slot_holders, summary.slots);
+    let holders = listed(&summary.slot_holders, summary.slots);
     format!("; {} of {} unavailable: {holders}{rest}", summary.slots, summary.max_unavailable)
 }
 
 /// Slots of maxUnavailable are free, and still nothing can be patched.
 fn blocked(summary: &Summary) -> String {
-    if summary.blocked_workloads == 0 || summary.remaining == 0 || summary.movable {
+    if summary.blocked_workloads == 0 {
         return String::new();
     }
-    let workloads = list(&summary.blocked, summary.blocked_workloads);
+    let workloads = listed(&summary.blocked, summary.blocked_workloads);
     format!("; maxUnavailablePerWorkload leaves no room in {workloads}")
+}
+
+/// The cap of pods that were not ready anyway is full.
+fn cap(summary: &Summary) -> String {
+    if summary.cap_holders.is_empty() || summary.capped < summary.max_unready {
+        return String::new();
+    }
+    let (capped, holders) = (summary.capped, listed(&summary.cap_holders, summary.capped));
+    format!("; {capped} of {} that were not ready before are in an update: {holders}", summary.max_unready)
 }
 
 /// Failed pods and nodes, where not all of them hold a slot and are named for that.
@@ -140,7 +150,7 @@ fn left_behind(rollout: &Rollout, summary: &Summary) -> String {
         text = format!("; {}", failed(summary));
     }
     if !summary.slot_holders.is_empty() {
-        text = format!("{text}; not available: {}", list(&summary.slot_holders, summary.slots));
+        text = format!("{text}; not available: {}", listed(&summary.slot_holders, summary.slots));
     }
     text + &not_in_place_for(summary, &rollout.target.revision)
 }
@@ -153,7 +163,7 @@ fn pulling(summary: &Summary) -> String {
     if !pulling.nodes.is_empty() {
         let images: Vec<&str> = pulling.images.iter().map(String::as_str).collect();
         let first: Vec<String> = pulling.nodes.iter().take(NAMED_NODES).cloned().collect();
-        let named = list(&first, pulling.nodes.len());
+        let named = listed(&first, pulling.nodes.len());
         text = format!("; pulling {} on {}: {named}", images.join(", "), nodes(pulling.nodes.len()));
     }
     let skipped = pulling.skipped.iter().map(|(why, count)| format!("; not pulled first on {} ({why})", nodes(*count)));
@@ -187,12 +197,6 @@ fn evictions(summary: &Summary) -> String {
     let news = Some(summary.evictions.to_string()).filter(|news| !news.is_empty());
     let parts = news.into_iter().chain(never(exempt.iter().map(String::as_str)));
     parts.fold(String::new(), |text, part| format!("{text}; {part}"))
-}
-
-fn list(named: &[String], total: usize) -> String {
-    let more = total.saturating_sub(named.len());
-    let suffix = if more > 0 { format!(" and {more} more") } else { String::new() };
-    format!("{}{suffix}", named.join(", "))
 }
 
 /// Texts without the numbers that `status.message` begins with; empty where there is nothing to say.

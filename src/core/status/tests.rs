@@ -81,7 +81,7 @@ fn each_state_has_its_row() {
             json!({}),
             summary(|s| {
                 failed(s);
-                (s.counts.failed, s.counts.slots, s.movable, s.exceeded) = (1, 1, true, false);
+                (s.counts.failed, s.counts.slots, s.exceeded) = (1, 1, false);
             }),
             "False True False False RollingUpdate InProgress",
         ),

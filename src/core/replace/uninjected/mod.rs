@@ -27,7 +27,6 @@ const CREATED_WITH: [&str; 5] = ["labels", "annotations", "namespace", "generate
 /// The uninjected pods of one set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Found {
-    /// All of them.
     pub(crate) pods: usize,
     /// Of these, created no later than the set. The API keeps whole seconds, and no set is served in its first.
     pub(crate) older: usize,
@@ -38,11 +37,8 @@ pub(crate) struct Found {
 /// Uninjected pods of one owner, or one without.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Group {
-    /// The first of them.
     pub(crate) example: PodKey,
-    /// The controller that makes them; none for a bare pod.
     pub(crate) owner: Option<Owner>,
-    /// How many there are.
     pub(crate) pods: usize,
     /// Why the example would come without the sidecars again; empty while that is not known.
     pub(crate) why: String,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::core::pod::Owner;
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum State {
     /// Behind the target, and can be patched.
     Outdated,

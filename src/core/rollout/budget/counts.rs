@@ -1,122 +1,153 @@
-//! Numbers of pods, all of them sums over one table: how many pods of each kind there are.
+//! The table of the pods of a set, by kind. All numbers and names of pods are read from it: an event changes two of its
+//! rows, and a plan adds up a few dozen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use k8s_openapi::jiff::Timestamp;
 
+use crate::core::base::tally::{member, tally};
+use crate::core::pod::PodKey;
 use crate::core::rollout::assess::Assessment;
 use crate::core::rollout::assess::state::{Claim, Evictability, State};
 
-/// What the budgets tell apart. Pods of one kind are only counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// What the budgets and the status tell apart.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Kind {
-    state: StateKind,
+    /// Without texts, but for why a pod cannot be patched.
+    pub(crate) state: State,
     ready: bool,
-    claim: Claim,
+    pub(crate) claim: Claim,
     moved: bool,
     counted: bool,
     selected: bool,
     evictable: bool,
+    /// Which pods like it are never evicted, if it waits for that.
+    pub(crate) exempt: Option<&'static str>,
     /// It has the target's own revision, and not one that differs in nothing that a running pod has.
     proves: bool,
     /// Time alone may change it.
     timed: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum StateKind {
-    Outdated,
-    NotInPlace,
-    Refused,
-    Unconfirmed,
-    Updating,
-    ResetDue,
-    NotReady,
-    Available,
-    Failed,
+    /// It waits on a node that could not pull.
+    blocked: bool,
 }
 
 impl Kind {
-    pub fn of(pod: &Assessment) -> Self {
-        let state = match pod.state {
-            State::Outdated => StateKind::Outdated,
-            State::NotInPlace(_) => StateKind::NotInPlace,
-            State::Refused(_) => StateKind::Refused,
-            State::Unconfirmed(_) => StateKind::Unconfirmed,
-            State::Updating => StateKind::Updating,
-            State::ResetDue => StateKind::ResetDue,
-            State::NotReady => StateKind::NotReady,
-            State::Available => StateKind::Available,
-            State::Failed(_) => StateKind::Failed,
-        };
+    pub fn of(pod: &Assessment, blocked: bool) -> Self {
+        let no_text = String::new;
         Self {
-            state,
+            state: match &pod.state {
+                State::Failed(_) => State::Failed(no_text()),
+                State::Refused(_) => State::Refused(no_text()),
+                State::Unconfirmed(_) => State::Unconfirmed(no_text()),
+                state => state.clone(),
+            },
             ready: pod.ready,
             claim: pod.claim,
             moved: pod.moved,
             counted: pod.counted,
             selected: pod.selected,
             evictable: matches!(pod.evictability, Some(Evictability::Evictable(_))),
+            exempt: match pod.evictability {
+                Some(Evictability::Exempt(kind)) => Some(kind),
+                _ => None,
+            },
             proves: pod.proves,
             timed: pod.check_at.is_some(),
+            blocked,
         }
     }
 
     /// Not at the target.
-    pub(crate) fn is_behind(self) -> bool {
-        use StateKind::{NotInPlace, Outdated, Refused, Unconfirmed};
-        matches!(self.state, Outdated | NotInPlace | Refused | Unconfirmed)
+    pub(crate) fn is_behind(&self) -> bool {
+        use State::{NotInPlace, Outdated, Refused, Unconfirmed};
+        matches!(self.state, Outdated | NotInPlace(_) | Refused(_) | Unconfirmed(_))
     }
 
-    pub(crate) fn is_failed(self) -> bool {
-        matches!(self.state, StateKind::Failed | StateKind::Refused)
+    pub(crate) fn is_failed(&self) -> bool {
+        matches!(self.state, State::Failed(_) | State::Refused(_))
     }
 
     /// It is still to be brought to the target, also if the API server has refused that.
-    pub(crate) fn is_to_move(self) -> bool {
-        let can_move = matches!(self.state, StateKind::Outdated | StateKind::Refused) || self.evictable;
-        self.state == StateKind::Unconfirmed || (can_move && self.selected)
+    fn is_to_move(&self) -> bool {
+        let can_move = matches!(self.state, State::Outdated | State::Refused(_)) || self.evictable;
+        matches!(self.state, State::Unconfirmed(_)) || (can_move && self.selected)
     }
 
     /// It may still fail, or work.
-    pub(crate) fn is_undecided(self) -> bool {
-        matches!(self.state, StateKind::Updating | StateKind::ResetDue)
-            || (self.state == StateKind::NotReady && self.timed)
+    fn is_undecided(&self) -> bool {
+        matches!(self.state, State::Updating | State::ResetDue) || (self.state == State::NotReady && self.timed)
     }
 
     /// Patched next, when budgets, partition and steps let it.
-    pub(crate) fn is_candidate(self) -> bool {
-        self.state == StateKind::Outdated && self.selected && !self.moved
+    pub(crate) fn is_candidate(&self) -> bool {
+        self.state == State::Outdated && self.selected && !self.moved
     }
 
     /// Patched next, when budgets let it: it ends what was begun, and partition and steps count it already.
-    pub(crate) fn is_to_complete(self) -> bool {
-        self.state == StateKind::ResetDue || (self.state == StateKind::Outdated && self.selected && self.moved)
+    pub(crate) fn is_to_complete(&self) -> bool {
+        self.state == State::ResetDue || (self.state == State::Outdated && self.selected && self.moved)
     }
 }
 
-/// How many pods of each kind there are: an event changes two of the numbers, and a plan adds up a few dozen.
+/// See the module.
 #[derive(Debug, Default)]
-pub(crate) struct Table(BTreeMap<Kind, usize>);
+pub(crate) struct Table(BTreeMap<Kind, Pods>);
+
+#[derive(Debug, Default)]
+struct Pods {
+    number: usize,
+    /// The oldest first. None of those that are available and hold nothing: they are many, and nobody names them.
+    listed: BTreeSet<(Timestamp, Arc<PodKey>)>,
+}
 
 impl Table {
-    pub(crate) fn add(&mut self, kind: Kind) {
-        *self.0.entry(kind).or_default() += 1;
-    }
-
-    pub fn remove(&mut self, kind: Kind) {
-        if let Some(pods) = self.0.get_mut(&kind) {
-            *pods -= 1;
-            if *pods == 0 {
-                self.0.remove(&kind);
-            }
+    pub(crate) fn change(&mut self, kind: Kind, created: Timestamp, key: &Arc<PodKey>, add: bool) {
+        let is_listed = kind.state != State::Available || kind.claim != Claim::None;
+        let pods = self.0.entry(kind.clone()).or_default();
+        tally(&mut pods.number, 1, add);
+        if is_listed {
+            member(&mut pods.listed, (created, Arc::clone(key)), add);
+        }
+        if pods.number == 0 {
+            self.0.remove(&kind);
         }
     }
 
-    pub(crate) fn counts(&self) -> Counts {
-        let mut counts = Counts::default();
+    /// Pods of these kinds, the oldest of each first.
+    pub(crate) fn pods(&self, is: impl Fn(&Kind) -> bool) -> impl Iterator<Item = &Arc<PodKey>> {
+        self.listed(is).flatten().map(|(_, key)| key)
+    }
+
+    /// The oldest pods of these kinds.
+    pub(crate) fn oldest(&self, most: usize, is: impl Fn(&Kind) -> bool) -> Vec<&Arc<PodKey>> {
+        let mut oldest: Vec<_> = self.listed(is).flat_map(|pods| pods.iter().take(most)).collect();
+        oldest.sort();
+        oldest.into_iter().take(most).map(|(_, key)| key).collect()
+    }
+
+    /// How many pods there are of what a kind names.
+    pub(crate) fn by<T: Ord>(&self, name: impl Fn(&Kind) -> Option<T>) -> BTreeMap<T, usize> {
+        let mut numbers = BTreeMap::new();
         for (kind, pods) in &self.0 {
-            counts.add(*kind, *pods);
+            name(kind).into_iter().for_each(|name| *numbers.entry(name).or_default() += pods.number);
+        }
+        numbers
+    }
+
+    fn listed(&self, is: impl Fn(&Kind) -> bool) -> impl Iterator<Item = &BTreeSet<(Timestamp, Arc<PodKey>)>> {
+        self.0.iter().filter(move |(kind, _)| is(kind)).map(|(_, pods)| &pods.listed)
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        let created = |pods: &BTreeSet<(Timestamp, _)>| pods.first().map(|(created, _)| *created);
+        let mut counts = Counts {
+            oldest_to_move: self.listed(Kind::is_to_move).filter_map(created).min(),
+            oldest_undecided: self.listed(Kind::is_undecided).filter_map(created).min(),
+            ..Counts::default()
+        };
+        for (kind, pods) in &self.0 {
+            counts.add(kind, pods.number);
         }
         counts
     }
@@ -125,37 +156,28 @@ impl Table {
 /// Numbers of pods.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Pods that belong to the set.
     pub(crate) matched: usize,
     /// Of these, those that run or take something of the budgets: percentages are of them.
     pub(crate) counted: usize,
-    /// At the target.
     pub(crate) updated: usize,
     /// At the target or on the way there: what partition counts.
     pub(crate) moved: usize,
-    /// Ready, wherever they stand.
     pub(crate) ready: usize,
-    /// At the target and available.
     pub(crate) updated_ready: usize,
-    /// Update failed, or the patch was refused.
+    /// Update failed, or the patch was refused; and nodes that could not pull.
     pub(crate) failed: usize,
     /// At the target, update undecided; also with a reset due, or a patch that may still be carried out.
     pub(crate) undecided: usize,
     /// Of these, with a reset of a hot sidecar's twin due.
     pub(crate) resets_due: usize,
-    /// Cannot be patched.
     pub(crate) not_in_place: usize,
     /// Outdated or evictable, but outside `updateStrategy.selector`.
     pub(crate) outside: usize,
-    /// Outdated and selected: the candidates.
     pub(crate) outdated: usize,
     /// What was begun with them is to be completed, whatever partition and steps say; they are selected.
     pub(crate) to_complete: usize,
     /// Cost one of maxUnavailable each.
     pub(crate) slots: usize,
-    /// At the target and done with their update, which took their readiness, or made with the target: they have until a
-    /// deadline to become ready.
-    pub(crate) recovering: usize,
     /// Of these, failed.
     pub(crate) failed_slots: usize,
     /// Were unready when patched, and are undecided or failed.
@@ -170,7 +192,6 @@ pub struct Counts {
     pub(crate) selected_moved: usize,
     /// Of these, available or failed, or done and not ready for reasons that are older than the update.
     pub(crate) selected_decided: usize,
-    /// Selected pods that cannot be patched.
     pub(crate) selected_not_in_place: usize,
     /// Of these, those that may be evicted for it.
     pub(crate) evictable: usize,
@@ -178,55 +199,95 @@ pub struct Counts {
     pub(crate) proved: usize,
     /// At the target, done and not ready, for longer than an update has.
     pub(crate) not_ready: usize,
+    /// Outdated and selected, on nodes that could not pull the new images. Each such node is one of `failed`.
+    pub(crate) blocked: usize,
     /// When the oldest pod was created that is still to be brought to the target.
     pub(crate) oldest_to_move: Option<Timestamp>,
     /// When the oldest pod was created that may still fail, or work.
     pub(crate) oldest_undecided: Option<Timestamp>,
-    /// Candidates in workloads whose room of `maxUnavailablePerWorkload` failed pods fill alone.
-    pub(crate) locked_out: usize,
-    /// Candidates on nodes that could not pull the new images. Each such node is one of `failed`.
-    pub(crate) blocked: usize,
 }
 
 impl Counts {
-    /// What each number counts.
-    fn add(&mut self, kind: Kind, pods: usize) {
-        use StateKind::{Available, NotInPlace, NotReady, Outdated, ResetDue, Unconfirmed, Updating};
-        let Kind { state, ready, claim, moved, counted, selected, evictable, proves, timed } = kind;
+    fn add(&mut self, kind: &Kind, pods: usize) {
+        use State::{Available, NotInPlace, NotReady, Outdated, ResetDue, Unconfirmed, Updating};
+        let Kind { state, ready, claim, moved, counted, selected, evictable, exempt: _, proves, timed, blocked } = kind;
         let (behind, failed) = (kind.is_behind(), kind.is_failed());
-        let unready_anyway = state == NotReady && claim != Claim::Disruption && !timed;
-        let decided = failed || state == Available || unready_anyway;
+        let (slot, capped) = (*claim == Claim::Disruption, *claim == Claim::Unready);
+        let not_in_place = matches!(state, NotInPlace(_));
+        let decided = failed || *state == Available || (*state == NotReady && !slot && !timed);
         for (number, counts) in [
             (&mut self.matched, true),
-            (&mut self.counted, counted),
+            (&mut self.counted, *counted),
             (&mut self.updated, !behind),
-            (&mut self.moved, moved),
-            (&mut self.ready, ready),
-            (&mut self.updated_ready, state == Available),
+            (&mut self.moved, *moved),
+            (&mut self.ready, *ready),
+            (&mut self.updated_ready, *state == Available),
             (&mut self.failed, failed),
-            (&mut self.undecided, matches!(state, Updating | ResetDue | Unconfirmed)),
-            (&mut self.resets_due, state == ResetDue),
-            (&mut self.not_in_place, state == NotInPlace),
-            (&mut self.outside, (state == Outdated || evictable) && !selected),
-            (&mut self.outdated, state == Outdated && selected),
+            (&mut self.undecided, matches!(state, Updating | ResetDue | Unconfirmed(_))),
+            (&mut self.resets_due, *state == ResetDue),
+            (&mut self.not_in_place, not_in_place),
+            (&mut self.outside, (*state == Outdated || *evictable) && !selected),
+            (&mut self.outdated, *state == Outdated && *selected),
             (&mut self.to_complete, kind.is_to_complete()),
-            (&mut self.slots, claim == Claim::Disruption),
-            (&mut self.recovering, state == NotReady && timed),
-            (&mut self.failed_slots, claim == Claim::Disruption && failed),
-            (&mut self.capped, claim == Claim::Unready),
-            (&mut self.failed_capped, claim == Claim::Unready && failed),
-            (&mut self.selected, selected),
-            (&mut self.selected_counted, selected && counted),
-            (&mut self.selected_moved, selected && moved),
-            (&mut self.selected_decided, selected && decided),
-            (&mut self.selected_not_in_place, selected && state == NotInPlace),
-            (&mut self.evictable, selected && evictable),
-            (&mut self.proved, state == Available && proves),
-            (&mut self.not_ready, state == NotReady && !timed),
+            (&mut self.slots, slot),
+            (&mut self.failed_slots, slot && failed),
+            (&mut self.capped, capped),
+            (&mut self.failed_capped, capped && failed),
+            (&mut self.selected, *selected),
+            (&mut self.selected_counted, *selected && *counted),
+            (&mut self.selected_moved, *selected && *moved),
+            (&mut self.selected_decided, *selected && decided),
+            (&mut self.selected_not_in_place, *selected && not_in_place),
+            (&mut self.evictable, *selected && *evictable),
+            (&mut self.proved, *state == Available && *proves),
+            (&mut self.not_ready, *state == NotReady && !timed),
+            (&mut self.blocked, *blocked),
         ] {
             if counts {
                 *number += pods;
             }
+        }
+    }
+}
+
+/// What evictions take of the budgets.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct EvictionClaims {
+    /// Slots of maxUnavailable: `default/web-1 (evicted)`.
+    pub(crate) slots: Vec<String>,
+    /// Places under the cap of unready pods: `default/web-1 (evicted)`.
+    pub(crate) capped: Vec<String>,
+    /// Evictions for the target whose pod is still among the matched.
+    pub(crate) leaving: usize,
+    /// Those whose pod is not: its replacement may be there or not.
+    pub(crate) gone: usize,
+    /// Those that have failed without a replacement: they have moved, too.
+    pub(crate) lost: usize,
+    /// Pods of owners whose replacement was no better.
+    pub(crate) left_alone: usize,
+    /// Those of `slots` whose replacement for the target is broken, missing, or does not become ready.
+    pub(crate) failed_slots: usize,
+    /// The same of `capped`.
+    pub(crate) failed_capped: usize,
+    /// Of both, those whose replacement is not among the failed pods: `default/web-1 (it has no ready replacement)`.
+    pub(crate) failed: Vec<String>,
+}
+
+impl EvictionClaims {
+    /// Evictions for the target that are under way.
+    pub(crate) fn moving(&self) -> usize {
+        self.leaving + self.gone
+    }
+
+    /// The set's counters with the replacements that have failed: as failed updates in place do, they may use up the
+    /// budgets alone. And without the pods that are left alone.
+    pub(crate) fn added_to(&self, counts: Counts) -> Counts {
+        Counts {
+            failed: counts.failed + self.failed.len(),
+            evictable: counts.evictable.saturating_sub(self.left_alone),
+            failed_slots: counts.failed_slots + self.failed_slots,
+            failed_capped: counts.failed_capped + self.failed_capped,
+            ..counts
         }
     }
 }

@@ -4,8 +4,7 @@
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::core::base::percent::scaled;
-use crate::core::rollout::budget::counts::Counts;
-use crate::core::rollout::budget::evictions::EvictionClaims;
+use crate::core::rollout::budget::counts::{Counts, EvictionClaims};
 use crate::core::rollout::budget::steps::Gate;
 use crate::core::rollout::target::Target;
 

@@ -1,7 +1,6 @@
 //! What a rollout may cost. Every budget lives here.
 
 pub mod counts;
-pub(crate) mod evictions;
 pub(crate) mod failure;
 pub(crate) mod limits;
 pub mod steps;

@@ -25,9 +25,7 @@ pub struct Gate {
 /// What a reached step waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Wait {
-    /// A person.
     Approval,
-    /// The end of its pause.
     Until(Timestamp),
 }
 

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::core::base::percent::scaled;
+use crate::core::base::tally::tally;
 use crate::core::pod::workload::Workload;
 use crate::core::rollout::assess::Assessment;
-use crate::core::rollout::assess::state::{Claim, State};
+use crate::core::rollout::assess::state::Claim;
 
 /// The running counters of the workloads of one set.
 #[derive(Debug)]
@@ -17,74 +18,34 @@ pub(crate) struct Workloads {
     /// A number, or a percentage of a workload's pods.
     limit: Option<IntOrString>,
     pods: HashMap<Arc<Workload>, Pods>,
-    locked_out: usize,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Pods {
     matched: usize,
     unavailable: usize,
-    /// Of these, those whose update failed.
-    failed: usize,
-    /// Candidates that need room.
-    waiting: usize,
 }
 
-/// How a pod counts in its workload.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Member {
-    pub(crate) unavailable: bool,
-    pub(crate) failed: bool,
-    /// It is a candidate.
-    pub(crate) waits: bool,
-}
-
-impl Member {
-    /// A pod that is not ready, or in an update, counts against its workload, whatever the reason.
-    pub fn of(pod: &Assessment, waits: bool) -> Self {
-        let unavailable = !pod.ready || pod.claim != Claim::None;
-        Self { unavailable, failed: matches!(pod.state, State::Failed(_)), waits }
-    }
-}
-
-/// What is unavailable already takes nothing from its workload, unless that may be over in a moment.
-pub(crate) fn needs_room(pod: &Assessment) -> bool {
-    pod.counts_as_ready && pod.claim == Claim::None
+/// A pod that is not ready, or in an update, counts against its workload, whatever the reason.
+pub(crate) fn is_unavailable(pod: &Assessment) -> bool {
+    !pod.ready || pod.claim != Claim::None
 }
 
 impl Workloads {
     pub fn new(limit: Option<IntOrString>) -> Self {
-        Self { limit, pods: HashMap::new(), locked_out: 0 }
+        Self { limit, pods: HashMap::new() }
     }
 
     /// A pod comes or goes. True if there is room now where there was none, or the other way round.
-    pub(crate) fn account(&mut self, workload: &Arc<Workload>, pod: Member, add: bool) -> bool {
+    pub(crate) fn change(&mut self, workload: &Arc<Workload>, is_unavailable: bool, add: bool) -> bool {
         let before = self.has_room(workload);
-        self.locked_out -= self.locked_out_of(workload);
         let pods = self.pods.entry(Arc::clone(workload)).or_default();
-        let count = |field: &mut usize, on: bool| {
-            let by = usize::from(on);
-            *field = if add { *field + by } else { *field - by };
-        };
-        count(&mut pods.matched, true);
-        count(&mut pods.unavailable, pod.unavailable);
-        count(&mut pods.failed, pod.unavailable && pod.failed);
-        count(&mut pods.waiting, pod.waits && !pod.unavailable);
+        tally(&mut pods.matched, 1, add);
+        tally(&mut pods.unavailable, usize::from(is_unavailable), add);
         if pods.matched == 0 {
             self.pods.remove(workload);
         }
-        self.locked_out += self.locked_out_of(workload);
         before != self.has_room(workload)
-    }
-
-    /// Candidates in workloads whose room failed pods fill alone: their turn does not come.
-    pub(crate) fn locked_out(&self) -> usize {
-        self.locked_out
-    }
-
-    fn locked_out_of(&self, workload: &Workload) -> usize {
-        let (limit, pods) = self.of(workload);
-        if pods.failed >= limit { pods.waiting } else { 0 }
     }
 
     /// Pods that may become unavailable now.
@@ -129,7 +90,7 @@ mod tests {
             let mut workloads = Workloads::new(Some(limit.clone()));
             let workload = Arc::new(Workload::of(&TestPod::new("p").view()));
             for _ in 0..pods {
-                workloads.account(&workload, Member::default(), true);
+                workloads.change(&workload, false, true);
             }
             assert_eq!(workloads.room(&workload), room, "{limit:?} of {pods}");
         }

@@ -4,24 +4,44 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::core::pod::PodKey;
+use crate::core::base::tally::tally;
 use crate::core::pod::workload::Workload;
+use crate::core::pod::{PodKey, PodView};
 use crate::core::rollout::assess::Assessment;
 use crate::core::rollout::assess::state::Claim;
 use crate::core::rollout::order::apportion::Apportion;
-use crate::core::rollout::order::cost::{Cost, Free};
-use crate::core::rollout::order::key::OrderKey;
-use crate::core::rollout::order::queue::{Cursor, Front, Place, Queue};
-use crate::core::rollout::order::room::WorkloadRoom;
+use crate::core::rollout::order::cost::{Cost, Free, needs_room};
+use crate::core::rollout::order::queue::{Cursor, Lane, Place, Queue, WorkloadRoom};
+use crate::core::rollout::target::Target;
 use crate::core::rollout::target::order::{Priority, ScatterGroup};
+
+/// Where the strategy puts a pod among the others.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct OrderKey {
+    priority: Priority,
+    /// It was made after the rollout had begun. Pods that live shorter than an update takes would keep the others waiting.
+    is_late: bool,
+    group: ScatterGroup,
+    /// Only with maxUnavailablePerWorkload; shared, because every lane it stands in names it.
+    pub(crate) workload: Option<Arc<Workload>>,
+}
+
+impl OrderKey {
+    pub fn of(pod: &PodView, target: &Target) -> Self {
+        let strategy = &target.strategy;
+        Self {
+            is_late: target.started_at.is_some_and(|started| pod.created > started),
+            priority: strategy.order.priority(&pod.labels),
+            group: strategy.order.scatter_group(&pod.labels),
+            workload: strategy.max_unavailable_per_workload.is_some().then(|| Arc::new(Workload::of(pod))),
+        }
+    }
+}
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Candidates {
-    /// Those that can go, by [`Cost`].
-    open: [Queue; 3],
-    /// Those whose node has to pull first.
-    to_pull: [Queue; 3],
+    queue: Queue,
     groups: BTreeMap<ScatterGroup, GroupSize>,
     all: GroupSize,
 }
@@ -33,74 +53,63 @@ struct GroupSize {
     updated: usize,
 }
 
-/// A pod that waits.
-#[derive(Debug)]
-pub(crate) struct Candidate<'a> {
-    pub(crate) key: &'a Arc<PodKey>,
-    pub(crate) assessment: &'a Assessment,
-    pub(crate) order: &'a OrderKey,
-    /// It takes from its workload what maxUnavailablePerWorkload leaves.
-    pub(crate) needs_room: bool,
-    /// There is that room.
-    pub(crate) has_room: bool,
-    /// Its node has to pull first.
-    pub(crate) must_pull: bool,
-}
-
-impl Candidate<'_> {
-    fn place(&self, cost: Cost) -> Place {
-        let Assessment { claim, rank, .. } = *self.assessment;
-        // It has one place and waits for another: it must not wait for pods that need the one it has.
-        let is_between = claim != Claim::None && cost != Cost::Held;
-        let priority = if is_between { Priority::FIRST } else { self.order.priority };
-        Place { priority, is_late: self.order.is_late, rank, key: Arc::clone(self.key) }
-    }
-}
-
 impl Candidates {
-    /// A pod waits, or does not any more.
-    pub(crate) fn change(&mut self, pod: &Candidate<'_>, add: bool) {
-        let cost = Cost::of(pod.assessment);
-        let workload = if pod.needs_room { &pod.order.workload } else { &None };
-        let queues = if pod.must_pull { &mut self.to_pull } else { &mut self.open };
-        queues[cost as usize].change(workload, &pod.order.group, pod.place(cost), pod.has_room, add);
+    /// A pod waits, or does not any more. `has_room`: if it needs room in its workload, there is some. `must_pull`: its
+    /// node has to pull first.
+    pub(crate) fn change(
+        &mut self,
+        key: &Arc<PodKey>,
+        (pod, order): (&Assessment, &OrderKey),
+        has_room: bool,
+        must_pull: bool,
+        add: bool,
+    ) {
+        let cost = Cost::of(pod);
+        // It has one place and waits for another: it must not wait for pods that need the one it has.
+        let is_between = pod.claim != Claim::None && cost != Cost::Held;
+        let priority = if is_between { Priority::FIRST } else { order.priority };
+        let workload = order.workload.clone().filter(|_| needs_room(pod));
+        let has_room = has_room || workload.is_none();
+        let lane = Lane { group: order.group.clone(), cost, must_pull };
+        let place = Place { priority, is_late: order.is_late, rank: pod.rank, key: Arc::clone(key), workload };
+        self.queue.change(&lane, place, has_room, add);
     }
 
     /// There is room in a workload, or there is none any more.
     pub(crate) fn set_room(&mut self, workload: &Arc<Workload>, has_room: bool) {
-        let workload = Some(Arc::clone(workload));
-        for queues in [&mut self.open, &mut self.to_pull] {
-            queues[Cost::Ready as usize].set_room(&workload, has_room);
-        }
+        self.queue.set_room(workload, has_room);
     }
 
-    /// Ready pods of this workload wait.
-    pub(crate) fn has_ready(&self, workload: &Arc<Workload>) -> bool {
-        let workload = Some(Arc::clone(workload));
-        [&self.open, &self.to_pull].into_iter().any(|queues| queues[Cost::Ready as usize].has(&workload))
+    /// Workloads of ready pods that wait.
+    pub(crate) fn workloads(&self) -> impl Iterator<Item = &Arc<Workload>> {
+        self.queue.workloads()
     }
 
-    /// A pod of a scatter group that is updated or can be comes or goes.
-    pub(crate) fn count(&mut self, group: &ScatterGroup, updated: bool, add: bool) {
-        let of_group = self.groups.entry(group.clone()).or_default();
+    /// A pod that is updated or can be comes or goes.
+    pub(crate) fn count(&mut self, order: &OrderKey, updated: bool, add: bool) {
+        let of_group = self.groups.entry(order.group.clone()).or_default();
         for size in [&mut *of_group, &mut self.all] {
-            let step = |field: &mut usize, by: usize| *field = if add { *field + by } else { *field - by };
-            step(&mut size.pods, 1);
-            step(&mut size.updated, usize::from(updated));
+            tally(&mut size.pods, 1, add);
+            tally(&mut size.updated, usize::from(updated), add);
         }
         if of_group.pods == 0 {
-            self.groups.remove(group);
+            self.groups.remove(&order.group);
         }
     }
 
-    /// The pods that can go within what is free, first to go first.
-    pub(crate) fn choose<'a>(&'a self, free: Free, room: &'a dyn Fn(&Workload) -> usize) -> Choice<'a> {
-        Choice::new(self, free, room, false)
-    }
-
-    /// As if every node had pulled already.
-    pub(crate) fn choose_before_pulls<'a>(&'a self, free: Free, room: &'a dyn Fn(&Workload) -> usize) -> Choice<'a> {
-        Choice::new(self, free, room, true)
+    /// The pods that can go within what is free, first to go first. `with_pulls`: as if every node had pulled already.
+    pub(crate) fn choose<'a>(&'a self, free: Free, room: WorkloadRoom<'a>, with_pulls: bool) -> Choice<'a> {
+        let mut groups: BTreeMap<&ScatterGroup, Group<'_>> = BTreeMap::new();
+        for lane in self.queue.lanes() {
+            let size = self.groups.get(&lane.group).copied().unwrap_or_default();
+            let group = groups.entry(&lane.group).or_insert_with(|| Group { size, lanes: Vec::new(), with_pulls });
+            group.lanes.extend(Cursor::new(&self.queue, lane));
+        }
+        let turns = std::array::from_fn(|_| Apportion::new(self.groups.len(), self.all.pods));
+        let groups = groups.into_values().collect();
+        let mut choice = Choice { free, room, groups, turns, done: self.all.updated };
+        (0..choice.groups.len()).for_each(|group| choice.enter(group));
+        choice
     }
 }
 
@@ -110,34 +119,17 @@ pub(crate) struct Choice<'a> {
     room: WorkloadRoom<'a>,
     groups: Vec<Group<'a>>,
     /// Whose turn it is among the groups whose next pod is of this class, see [`class`].
-    turns: [Apportion<(Cost, Front<'a>, usize)>; 5],
+    turns: [Apportion<(&'a Place, usize)>; 5],
     /// Pods that have had their turn.
     done: usize,
 }
 
-impl<'a> Choice<'a> {
-    fn new(all: &'a Candidates, free: Free, room: &'a dyn Fn(&Workload) -> usize, with_pulls: bool) -> Self {
-        let mut groups: BTreeMap<&ScatterGroup, Group<'_>> = BTreeMap::new();
-        for group in all.open.iter().chain(&all.to_pull).flat_map(Queue::groups) {
-            groups.entry(group).or_insert_with(|| Group::new(all, group, with_pulls));
-        }
-        let turns = || Apportion::new(all.groups.len(), all.all.pods);
-        let mut choice = Self {
-            free,
-            room: WorkloadRoom::new(room),
-            groups: groups.into_values().collect(),
-            turns: std::array::from_fn(|_| turns()),
-            done: all.all.updated,
-        };
-        (0..choice.groups.len()).for_each(|group| choice.enter(group));
-        choice
-    }
-
+impl Choice<'_> {
     /// The next pod of a group waits for its turn.
     fn enter(&mut self, position: usize) {
         let group = &mut self.groups[position];
-        if let Some((cost, front)) = group.next(self.free, &self.room) {
-            self.turns[class(cost, front)].push(group.size.pods, group.size.updated, (cost, front, position));
+        if let Some((lane, place)) = group.next(self.free, &self.room) {
+            self.turns[class(lane.cost, place)].push(group.size.pods, group.size.updated, (place, position));
         }
     }
 }
@@ -148,74 +140,53 @@ impl<'a> Iterator for Choice<'a> {
     fn next(&mut self) -> Option<Self::Item> {
         loop {
             let turn = self.done + 1;
-            let (cost, front, position) = self.turns.iter_mut().find_map(|turns| turns.pop(turn))?;
+            let (place, position) = self.turns.iter_mut().find_map(|turns| turns.pop(turn))?;
             let group = &mut self.groups[position];
-            // Pods of other groups may have taken the room or the place since it entered.
-            let goes = group.next(self.free, &self.room) == Some((cost, front));
-            if goes {
-                group.advance(cost, &self.room);
-                self.free.take(cost);
-                self.room.take(front.1.as_deref());
+            // Pods of other groups may have taken the room or the budget since it entered.
+            let goes = group.next(self.free, &self.room).filter(|(_, next)| *next == place);
+            if let Some((lane, _)) = goes {
+                group.advance(lane);
+                self.free.take(lane.cost);
+                self.room.take(place.workload.as_deref());
                 self.done += 1;
             }
             self.enter(position);
-            if goes {
-                return Some(&front.0.key);
+            if goes.is_some() {
+                return Some(&place.key);
             }
         }
     }
 }
 
 /// What was begun, then pods that were there when the rollout began, then the others, each by what they cost.
-fn class(cost: Cost, (place, _): Front<'_>) -> usize {
+fn class(cost: Cost, place: &Place) -> usize {
     if cost == Cost::Held { 0 } else { cost as usize + 2 * usize::from(place.is_late) }
 }
 
-/// The candidates of one scatter group.
 struct Group<'a> {
     size: GroupSize,
-    open: [Cursor<'a>; 3],
-    to_pull: [Cursor<'a>; 3],
+    lanes: Vec<Cursor<'a>>,
     /// Pods that have to pull are taken, too.
     with_pulls: bool,
 }
 
 impl<'a> Group<'a> {
-    fn new(all: &'a Candidates, group: &'a ScatterGroup, with_pulls: bool) -> Self {
-        let cursors = |queues: &'a [Queue; 3]| Cost::ALL.map(|cost| Cursor::new(&queues[cost as usize], group));
-        let size = all.groups.get(group).copied().unwrap_or_default();
-        Self { size, open: cursors(&all.open), to_pull: cursors(&all.to_pull), with_pulls }
-    }
-
     /// The pod that goes next. None goes before a more urgent one that waits only for a place in the budgets, or for its
     /// node to pull; but what was begun goes at once.
-    fn next(&mut self, free: Free, room: &WorkloadRoom<'_>) -> Option<(Cost, Front<'a>)> {
-        if let Some(held) = self.front(Cost::Held, room) {
-            return Some((Cost::Held, held));
-        }
-        let costs = [Cost::Unready, Cost::Ready];
-        let open = costs.map(|cost| self.open[cost as usize].peek(room));
-        let to_pull = costs.map(|cost| self.to_pull[cost as usize].peek(room));
-        let most_urgent = open.into_iter().chain(to_pull).flatten().map(|(place, _)| place.priority).min()?;
-        let left = costs.into_iter().filter(|cost| free.has(*cost));
-        let fronts = left.filter_map(|cost| Some((cost, self.front(cost, room)?)));
-        fronts.filter(|(_, front)| front.0.priority == most_urgent).min_by_key(|(cost, front)| class(*cost, *front))
+    fn next(&mut self, free: Free, room: &WorkloadRoom<'_>) -> Option<(&'a Lane, &'a Place)> {
+        let fronts = self.lanes.iter_mut().filter_map(|lane| Some((lane.lane, lane.peek(room)?)));
+        let fronts: Vec<_> = fronts.collect();
+        let waiting = fronts.iter().filter(|(lane, _)| lane.cost != Cost::Held);
+        let most_urgent = waiting.map(|(_, place)| place.priority).min();
+        let may_go = |(lane, place): &(&Lane, &Place)| {
+            let in_turn = Some(place.priority) == most_urgent && free.has(lane.cost);
+            (self.with_pulls || !lane.must_pull) && (lane.cost == Cost::Held || in_turn)
+        };
+        fronts.into_iter().filter(may_go).min_by_key(|(lane, place)| (class(lane.cost, place), *place))
     }
 
-    fn front(&mut self, cost: Cost, room: &WorkloadRoom<'_>) -> Option<Front<'a>> {
-        let open = self.open[cost as usize].peek(room);
-        let to_pull = self.to_pull[cost as usize].peek(room).filter(|_| self.with_pulls);
-        open.into_iter().chain(to_pull).min()
-    }
-
-    fn advance(&mut self, cost: Cost, room: &WorkloadRoom<'_>) {
-        let front = self.front(cost, room);
-        let open = &mut self.open[cost as usize];
-        if open.peek(room) == front {
-            open.advance();
-        } else {
-            self.to_pull[cost as usize].advance();
-        }
+    fn advance(&mut self, lane: &Lane) {
+        self.lanes.iter_mut().filter(|cursor| cursor.lane == lane).for_each(Cursor::advance);
         self.size.updated += 1;
     }
 }

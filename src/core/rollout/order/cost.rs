@@ -15,8 +15,6 @@ pub(crate) enum Cost {
 }
 
 impl Cost {
-    pub(crate) const ALL: [Self; 3] = [Self::Held, Self::Unready, Self::Ready];
-
     pub fn of(pod: &Assessment) -> Self {
         match pod.next_claim() {
             _ if pod.is_held() => Self::Held,
@@ -24,6 +22,11 @@ impl Cost {
             Claim::Unready | Claim::None => Self::Unready,
         }
     }
+}
+
+/// What is unavailable already takes nothing from its workload, unless that may be over in a moment.
+pub(crate) fn needs_room(pod: &Assessment) -> bool {
+    pod.counts_as_ready && pod.claim == Claim::None
 }
 
 /// How many pods a plan may take of those that cost something.

@@ -3,6 +3,4 @@
 pub(crate) mod apportion;
 pub(crate) mod candidates;
 pub(crate) mod cost;
-pub(crate) mod key;
-mod queue;
-mod room;
+pub(crate) mod queue;

@@ -1,4 +1,5 @@
-//! The pods that wait for a patch, each with those that take as much of the budgets, in the order in which they go.
+//! The pods that wait for a patch, in lanes: side by side wait those that take as much of the budgets, and in a lane they
+//! wait one behind the other, those of each workload apart.
 
 use std::cmp::Reverse;
 use std::collections::btree_set::Iter;
@@ -7,127 +8,124 @@ use std::iter::Peekable;
 use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;
 
+use crate::core::base::tally::group_member;
 use crate::core::pod::PodKey;
 use crate::core::pod::workload::Workload;
 use crate::core::rollout::assess::Rank;
-use crate::core::rollout::order::room::WorkloadRoom;
+use crate::core::rollout::order::cost::Cost;
 use crate::core::rollout::target::order::{Priority, ScatterGroup};
 
-/// Where a pod stands among those of its group that take as much; the smaller goes first.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Lane {
+    pub(super) group: ScatterGroup,
+    pub(super) cost: Cost,
+    /// The node has to pull first.
+    pub(super) must_pull: bool,
+}
+
+/// Where a pod stands in its lane; the smaller goes first.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place {
     pub(super) priority: Priority,
     pub(super) is_late: bool,
     pub(super) rank: Rank,
     pub(super) key: Arc<PodKey>,
+    pub(super) workload: NeedsRoom,
 }
 
 /// The workload in which a pod needs room; `None` for a pod that needs none.
-pub(super) type NeedsRoom = Option<Arc<Workload>>;
+type NeedsRoom = Option<Arc<Workload>>;
 
-/// A pod that may be the next of its group.
-pub(super) type Front<'a> = (&'a Place, &'a NeedsRoom);
-
-type Fronts = BTreeMap<ScatterGroup, BTreeSet<(Place, NeedsRoom)>>;
-
-/// Pods that take as much of the budgets.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    workloads: BTreeMap<NeedsRoom, BTreeMap<ScatterGroup, BTreeSet<Place>>>,
+    workloads: BTreeMap<NeedsRoom, BTreeMap<Lane, BTreeSet<Place>>>,
     /// The first pod of each workload that has room: a plan looks at no others, and does not count the rest.
-    fronts: Fronts,
+    fronts: BTreeMap<Lane, BTreeSet<Place>>,
 }
 
 impl Queue {
     /// A pod comes or goes. `has_room`: its workload has room for it.
-    pub(super) fn change(
-        &mut self,
-        workload: &NeedsRoom,
-        group: &ScatterGroup,
-        place: Place,
-        has_room: bool,
-        add: bool,
-    ) {
-        let groups = self.workloads.entry(workload.clone()).or_default();
-        let pods = groups.entry(group.clone()).or_default();
-        let changes_front = pods.first().is_none_or(|first| place <= *first);
-        if changes_front {
-            remove_front(&mut self.fronts, workload, group, pods);
+    pub(super) fn change(&mut self, lane: &Lane, place: Place, has_room: bool, add: bool) {
+        let workload = place.workload.clone();
+        let first = |queue: &Self| queue.workloads.get(&workload)?.get(lane)?.first().cloned();
+        let before = first(self);
+        let lanes = self.workloads.entry(workload.clone()).or_default();
+        group_member(lanes, lane.clone(), place, add);
+        if lanes.is_empty() {
+            self.workloads.remove(&workload);
         }
-        if add {
-            pods.insert(place);
-        } else {
-            pods.remove(&place);
-        }
-        if changes_front && has_room {
-            add_front(&mut self.fronts, workload, group, pods);
-        }
-        if pods.is_empty() {
-            groups.remove(group);
-        }
-        if groups.is_empty() {
-            self.workloads.remove(workload);
+        let after = first(self);
+        if has_room && before != after {
+            before.into_iter().for_each(|front| group_member(&mut self.fronts, lane.clone(), front, false));
+            after.into_iter().for_each(|front| group_member(&mut self.fronts, lane.clone(), front, true));
         }
     }
 
     /// There is room in a workload, or there is none any more.
-    pub(super) fn set_room(&mut self, workload: &NeedsRoom, has_room: bool) {
-        for (group, pods) in self.workloads.get(workload).into_iter().flatten() {
-            remove_front(&mut self.fronts, workload, group, pods);
-            if has_room {
-                add_front(&mut self.fronts, workload, group, pods);
-            }
+    pub(super) fn set_room(&mut self, workload: &Arc<Workload>, has_room: bool) {
+        for (lane, pods) in self.workloads.get(&Some(Arc::clone(workload))).into_iter().flatten() {
+            let first = pods.first().cloned();
+            first.into_iter().for_each(|front| group_member(&mut self.fronts, lane.clone(), front, has_room));
         }
     }
 
-    /// Pods of this workload wait.
-    pub(super) fn has(&self, workload: &NeedsRoom) -> bool {
-        self.workloads.contains_key(workload)
+    /// Workloads in which pods need room.
+    pub(super) fn workloads(&self) -> impl Iterator<Item = &Arc<Workload>> {
+        self.workloads.keys().flatten()
     }
 
-    /// Groups with a pod that there is room for.
-    pub(super) fn groups(&self) -> impl Iterator<Item = &ScatterGroup> {
+    /// With a pod that there is room for.
+    pub(super) fn lanes(&self) -> impl Iterator<Item = &Lane> {
         self.fronts.keys()
     }
 }
 
-fn add_front(fronts: &mut Fronts, workload: &NeedsRoom, group: &ScatterGroup, pods: &BTreeSet<Place>) {
-    if let Some(first) = pods.first() {
-        fronts.entry(group.clone()).or_default().insert((first.clone(), workload.clone()));
-    }
+/// The room that workloads have left while a plan takes pods.
+pub(crate) struct WorkloadRoom<'a> {
+    /// Pods that may become unavailable in a workload, before the plan.
+    before: &'a dyn Fn(&Workload) -> usize,
+    taken: BTreeMap<&'a Workload, usize>,
 }
 
-fn remove_front(fronts: &mut Fronts, workload: &NeedsRoom, group: &ScatterGroup, pods: &BTreeSet<Place>) {
-    if let (Some(first), Some(of_group)) = (pods.first(), fronts.get_mut(group)) {
-        of_group.remove(&(first.clone(), workload.clone()));
-        if of_group.is_empty() {
-            fronts.remove(group);
+impl<'a> WorkloadRoom<'a> {
+    pub(crate) fn new(before: &'a dyn Fn(&Workload) -> usize) -> Self {
+        Self { before, taken: BTreeMap::new() }
+    }
+
+    /// True for a pod that needs none.
+    pub(crate) fn is_left(&self, workload: Option<&Workload>) -> bool {
+        let taken = |workload| self.taken.get(workload).copied().unwrap_or(0);
+        workload.is_none_or(|workload| (self.before)(workload) > taken(workload))
+    }
+
+    pub(crate) fn take(&mut self, workload: Option<&'a Workload>) {
+        if let Some(workload) = workload {
+            *self.taken.entry(workload).or_default() += 1;
         }
     }
 }
 
-/// The pods of one group in a queue, one after the other, without those whose workload has no room.
+/// The pods of a lane, one after the other, without those whose workload has no room.
 pub(super) struct Cursor<'a> {
     queue: &'a Queue,
-    group: &'a ScatterGroup,
+    pub(super) lane: &'a Lane,
     /// First pods of workloads of which none was taken.
-    fronts: Option<Peekable<Iter<'a, (Place, NeedsRoom)>>>,
+    fronts: Peekable<Iter<'a, Place>>,
     /// The next pods of the other workloads.
-    next: BinaryHeap<Reverse<Front<'a>>>,
+    next: BinaryHeap<Reverse<&'a Place>>,
 }
 
 impl<'a> Cursor<'a> {
-    pub(super) fn new(queue: &'a Queue, group: &'a ScatterGroup) -> Self {
-        let fronts = queue.fronts.get(group).map(|fronts| fronts.iter().peekable());
-        Self { queue, group, fronts, next: BinaryHeap::new() }
+    pub(super) fn new(queue: &'a Queue, lane: &'a Lane) -> Option<Self> {
+        Some(Self { queue, lane, fronts: queue.fronts.get(lane)?.iter().peekable(), next: BinaryHeap::new() })
     }
 
     /// The first pod that there is room for. Those before it are dropped: the room of a workload only shrinks.
-    pub(super) fn peek(&mut self, room: &WorkloadRoom<'_>) -> Option<Front<'a>> {
+    pub(super) fn peek(&mut self, room: &WorkloadRoom<'_>) -> Option<&'a Place> {
         loop {
-            let front = self.first()?;
-            if room.is_left(front.1.as_deref()) {
-                return Some(front);
+            let first = self.first()?;
+            if room.is_left(first.workload.as_deref()) {
+                return Some(first);
             }
             self.drop_first();
         }
@@ -135,28 +133,24 @@ impl<'a> Cursor<'a> {
 
     /// Goes on to the pod behind the first.
     pub(super) fn advance(&mut self) {
-        if let Some((place, workload)) = self.drop_first() {
-            let pods = self.queue.workloads.get(workload).and_then(|groups| groups.get(self.group));
+        if let Some(place) = self.drop_first() {
+            let pods = self.queue.workloads.get(&place.workload).and_then(|lanes| lanes.get(self.lane));
             let behind = pods.and_then(|pods| pods.range((Excluded(place), Unbounded)).next());
-            self.next.extend(behind.map(|behind| Reverse((behind, workload))));
+            self.next.extend(behind.map(Reverse));
         }
     }
 
-    fn first(&mut self) -> Option<Front<'a>> {
-        self.untouched().into_iter().chain(self.next.peek().map(|Reverse(front)| *front)).min()
+    fn first(&mut self) -> Option<&'a Place> {
+        let untouched = self.fronts.peek().copied();
+        untouched.into_iter().chain(self.next.peek().map(|Reverse(place)| *place)).min()
     }
 
-    fn drop_first(&mut self) -> Option<Front<'a>> {
+    fn drop_first(&mut self) -> Option<&'a Place> {
         let first = self.first()?;
-        if self.untouched() == Some(first) {
-            self.fronts.as_mut().and_then(Iterator::next);
+        if self.fronts.peek() == Some(&first) {
+            self.fronts.next()
         } else {
-            self.next.pop();
+            self.next.pop().map(|Reverse(place)| place)
         }
-        Some(first)
-    }
-
-    fn untouched(&mut self) -> Option<Front<'a>> {
-        self.fronts.as_mut()?.peek().map(|(place, workload)| (place, workload))
     }
 }

@@ -1,6 +1,6 @@
 //! What the evictions of a set take of its budgets.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::jiff::Timestamp;
 
@@ -9,8 +9,9 @@ use crate::core::pod::workload::Workload;
 use crate::core::pod::{PodKey, PodView};
 use crate::core::replace::owner;
 use crate::core::rollout::assess::state::State;
-use crate::core::rollout::budget::evictions::EvictionClaims;
-use crate::core::rollout::budget::workloads::{Member, needs_room};
+use crate::core::rollout::budget::counts::EvictionClaims;
+use crate::core::rollout::budget::workloads::is_unavailable;
+use crate::core::rollout::order::cost::needs_room;
 use crate::core::rollout::state::index::Index;
 use crate::core::rollout::state::set::SetState;
 use crate::core::rollout::target::rollout::PersistedProgress;
@@ -37,8 +38,10 @@ pub(crate) fn eviction_claims(
     let is_retried = target.retry_ends().is_some_and(|end| now < end);
     let mut claims = EvictionClaims::default();
     for eviction in evictions.iter().filter(|eviction| !eviction.in_vain) {
-        let place = if eviction.unready { &mut claims.capped } else { &mut claims.slots };
-        *place += 1;
+        let name = format!("{}/{}", eviction.namespace, eviction.pod);
+        let why = if eviction.failed { "evicted, no ready replacement" } else { "evicted" };
+        let holders = if eviction.unready { &mut claims.capped } else { &mut claims.slots };
+        holders.push(format!("{name} ({why})"));
         if eviction.revision != target.revision {
             continue;
         }
@@ -52,41 +55,21 @@ pub(crate) fn eviction_claims(
                 _ => claims.gone += 1,
             }
         }
-        let is_broken = replacement == Replacement::Broken;
-        if (eviction.failed || is_broken) && !is_retried {
+        let why = match replacement {
+            Replacement::Broken => None,
+            Replacement::There => Some("its replacement is not ready"),
+            Replacement::Missing => Some("it has no ready replacement"),
+        };
+        if (eviction.failed || why.is_none()) && !is_retried {
             let failed = if eviction.unready { &mut claims.failed_capped } else { &mut claims.failed_slots };
             *failed += 1;
-            claims.failed += usize::from(!is_broken);
+            claims.failed.extend(why.map(|why| format!("{name} ({why})")));
         }
     }
     let in_vain = evictions.iter().filter(|eviction| eviction.in_vain && eviction.revision == target.revision);
-    claims.left_alone = set.evictable.of(in_vain.map(|eviction| eviction.owner_uid.as_str()));
+    let owners: BTreeSet<&String> = in_vain.map(|eviction| &eviction.owner_uid).collect();
+    claims.left_alone = owners.into_iter().filter_map(|owner| set.evictable.get(owner)).map(|owner| owner.pods).sum();
     claims
-}
-
-/// Evicted pods without a ready replacement, for messages: `default/web-1 (its replacement is not ready)`. Not those whose
-/// replacement is named itself.
-pub(crate) fn failed_evictions(all: &Index, set: &SetState, persisted: &PersistedProgress) -> Vec<String> {
-    let is_failed =
-        |eviction: &&Eviction| eviction.failed && !eviction.in_vain && eviction.revision == set.target.revision;
-    let evictions = recorded(all, &set.target.set, persisted);
-    let failed = evictions.into_iter().filter(is_failed).filter_map(|eviction| {
-        let why = match replacement(all, set, eviction) {
-            Replacement::Broken => return None,
-            Replacement::There => "its replacement is not ready",
-            Replacement::Missing => "it has no ready replacement",
-        };
-        Some(format!("{}/{} ({why})", eviction.namespace, eviction.pod))
-    });
-    failed.collect()
-}
-
-/// Evicted pods whose absence takes a slot, for messages: `default/web-1 (evicted)`.
-pub(crate) fn evicted_holders(all: &Index, set: &SetState, persisted: &PersistedProgress) -> Vec<String> {
-    let evictions = recorded(all, &set.target.set, persisted).into_iter();
-    let holders = evictions.filter(|eviction| !eviction.in_vain && !eviction.unready);
-    let why = |eviction: &Eviction| if eviction.failed { "evicted, no ready replacement" } else { "evicted" };
-    holders.map(|eviction| format!("{}/{} ({})", eviction.namespace, eviction.pod, why(eviction))).collect()
 }
 
 /// The records of this process, and those of the status that it does not know yet.
@@ -98,7 +81,7 @@ fn recorded<'a>(all: &'a Index, set: &str, persisted: &'a PersistedProgress) -> 
 
 fn replacement(all: &Index, set: &SetState, eviction: &Eviction) -> Replacement {
     let mut found = Replacement::Missing;
-    for pod in all.pods_of(&eviction.owner_uid) {
+    for pod in all.pods.of_owner(&eviction.owner_uid) {
         let Some(mark) = pod.marks.get(&set.target.set) else { continue };
         if !is_newer(pod, eviction) || mark.revision != set.target.revision {
             continue;
@@ -141,10 +124,10 @@ pub(crate) fn evicting(all: &Index, set: &SetState, persisted: &PersistedProgres
     let evictions = recorded(all, &set.target.set, persisted);
     for eviction in evictions.into_iter().filter(|eviction| !eviction.in_vain) {
         // Where it, or what came for it, is known not to be available, that is counted already.
-        let pods = all.pods_of(&eviction.owner_uid);
+        let mut pods = all.pods.of_owner(&eviction.owner_uid);
         let is_its = |pod: &PodView| pod.uid == eviction.pod_uid || is_newer(pod, eviction);
-        let is_counted = |pod: &PodView| set.assessment(&pod.key).is_some_and(|pod| Member::of(pod, false).unavailable);
-        if !pods.iter().any(|pod| is_its(pod) && is_counted(pod)) {
+        let is_counted = |pod: &PodView| set.assessment(&pod.key).is_some_and(is_unavailable);
+        if !pods.any(|pod| is_its(pod) && is_counted(pod)) {
             *rooms.entry(workload_of(all, set, eviction)).or_default() += 1;
         }
     }
@@ -152,7 +135,7 @@ pub(crate) fn evicting(all: &Index, set: &SetState, persisted: &PersistedProgres
 }
 
 fn workload_of(all: &Index, set: &SetState, eviction: &Eviction) -> Workload {
-    match all.pods_of(&eviction.owner_uid).first() {
+    match all.pods.of_owner(&eviction.owner_uid).next() {
         Some(pod) => Workload::of(pod),
         None => Workload::of_owner(&eviction.namespace, &owner(eviction), |workload| set.workloads.has(workload)),
     }

@@ -3,7 +3,6 @@
 pub(crate) mod claims;
 pub mod evict;
 pub(crate) mod phase;
-pub mod prepull;
 pub mod pullers;
 pub(crate) mod snapshot;
 pub mod summary;
@@ -18,39 +17,42 @@ use crate::core::rollout::state::index::Index;
 use crate::core::rollout::state::pulls::Pull;
 use crate::core::rollout::target::rollout::PersistedProgress;
 
-/// What to do now.
+/// The next batch of a set, most urgent first. At most `limit` requests at a time, so that a change of mind comes through
+/// soon. They count as sent.
+pub fn begin_batch(
+    index: &mut Index,
+    set: &str,
+    persisted: &PersistedProgress,
+    now: Timestamp,
+    limit: usize,
+) -> Vec<PodPatch> {
+    // 1. Time has passed.
+    index.advance(set, now);
+    // 2. The set at this moment, and what is left of its budgets.
+    let Some(snapshot) = Snapshot::take(index, set, persisted, now) else { return Vec::new() };
+    // 3. Who goes now: what was begun first, then those behind, in their order.
+    let chosen = snapshot.choose(limit);
+    // 4. What is sent to each.
+    let patch = |key| pod_patch(&*index.get(key)?, &snapshot.set.target, snapshot.set.assessment(key)?, now);
+    let patches: Vec<PodPatch> = chosen.iter().filter_map(patch).collect();
+    index.sending(set, patches.iter().map(|patch| patch.key.clone()).collect(), persisted);
+    patches
+}
+
+/// What is told between two batches.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Plan {
-    /// Requests to send, most urgent first.
-    pub(crate) patches: Vec<PodPatch>,
+pub struct Report {
+    /// For the status.
+    pub summary: Summary,
     /// What nodes have to pull before the pods of the next batch can be patched.
     pub(crate) pulls: Vec<Pull>,
-    /// What the status says, as if the requests had not been sent.
-    pub summary: Summary,
     /// When to plan again even if nothing happens.
     pub(crate) wake_at: Option<Timestamp>,
 }
 
-/// Plans one set. At most `limit` requests are planned at a time, so that a change of mind comes through soon. Nothing is
-/// written: [`Index::advance`] comes before, and `sending` after.
-pub fn plan(state: &Index, set: &str, persisted: &PersistedProgress, now: Timestamp, limit: usize) -> Plan {
-    // 1. The set at this moment, and what is left of its budgets.
-    let Some(snapshot) = Snapshot::take(state, set, persisted, now) else { return Plan::default() };
-    // 2. Who goes now: what was begun first, then those behind, in their order.
-    let chosen = snapshot.choose(limit);
-    // 3. What is sent to each.
-    let patch = |key| pod_patch(&*state.get(key)?, &snapshot.set.target, snapshot.set.assessment(key)?, now);
-    let patches: Vec<PodPatch> = chosen.iter().filter_map(patch).collect();
-    // 4. What nodes pull meanwhile, for the batch after it.
+/// Where the rollout of a set stands, with all answers that the index knows.
+pub fn report(index: &Index, set: &str, persisted: &PersistedProgress, now: Timestamp) -> Report {
+    let Some(snapshot) = Snapshot::take(index, set, persisted, now) else { return Report::default() };
     let pulls = snapshot.pulls();
-    // 5. What is told, and when to look again.
-    Plan { patches, summary: snapshot.summary(&pulls), pulls, wake_at: snapshot.wake_at() }
-}
-
-/// The next batch of a set: time has passed, it is planned, and counts as sent.
-pub fn begin_batch(state: &mut Index, set: &str, persisted: &PersistedProgress, now: Timestamp, limit: usize) -> Plan {
-    state.advance(set, now);
-    let plan = plan(state, set, persisted, now, limit);
-    state.sending(set, plan.patches.iter().map(|patch| patch.key.clone()).collect(), persisted);
-    plan
+    Report { summary: snapshot.summary(&pulls), pulls, wake_at: snapshot.wake_at() }
 }

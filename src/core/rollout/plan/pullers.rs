@@ -7,14 +7,12 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::api::keys;
 use crate::core::base::text::bounded;
-use crate::core::base::time::after;
+use crate::core::base::time::{after, seconds};
 use crate::core::pod::PodKey;
 use crate::core::pod::kubelet::{CRASH_LOOP, is_not_pulled, is_not_started};
 use crate::core::rollout::state::pulls::{Outcome, Pull};
@@ -36,80 +34,41 @@ const TRIES: usize = 3;
 
 const TOO_SLOW: &str = "not finished by podUpdateTimeoutSeconds";
 
-/// The fields of a puller that are decoded.
-#[derive(Clone, Debug, Deserialize, Serialize, kube::Resource)]
-#[resource(inherit = "k8s_openapi::api::core::v1::Pod")]
-pub(crate) struct PullerPod {
-    /// Its labels name the set.
-    pub(crate) metadata: ObjectMeta,
-    #[serde(default)]
-    spec: PullerSpec,
-    #[serde(default)]
-    status: PullerStatus,
-}
-
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(default)]
-struct PullerSpec {
-    containers: Vec<PullerContainer>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(default)]
-struct PullerContainer {
-    name: String,
-    image: String,
-}
-
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default)]
-struct PullerStatus {
-    phase: String,
-    reason: String,
-    container_statuses: Vec<ContainerStatus>,
-}
-
-impl PullerPod {
-    /// Namespace and name.
-    pub(crate) fn key(&self) -> PodKey {
-        let text = |field: &Option<String>| field.clone().unwrap_or_default();
-        PodKey { namespace: text(&self.metadata.namespace), name: text(&self.metadata.name) }
-    }
-
-    /// Its UID.
-    pub(crate) fn uid(&self) -> &str {
-        self.metadata.uid.as_deref().unwrap_or_default()
-    }
-
-    /// What became of its images; empty while that is open.
-    fn outcomes(&self, is_late: bool) -> Vec<(String, Outcome)> {
-        let states: Vec<(&String, Option<Outcome>)> =
-            self.spec.containers.iter().map(|container| (&container.image, self.outcome(&container.name))).collect();
-        let all_pulled = states.iter().all(|(_, outcome)| *outcome == Some(Outcome::Pulled));
-        let any_failed = states.iter().any(|(_, outcome)| matches!(outcome, Some(Outcome::Failed(_))));
-        let rest = match self.status.phase.as_str() {
-            _ if all_pulled || any_failed => None,
-            "Failed" if self.status.reason != "DeadlineExceeded" => {
-                Some(Outcome::Skipped(bounded(format!("the node refuses the puller: {}", self.status.reason))))
-            }
-            "Failed" => Some(Outcome::Failed(TOO_SLOW.to_owned())),
-            _ if is_late => Some(Outcome::Failed(TOO_SLOW.to_owned())),
-            _ => return Vec::new(),
-        };
-        states.into_iter().filter_map(|(image, outcome)| Some((image.clone(), outcome.or(rest.clone())?))).collect()
-    }
-
-    fn outcome(&self, container: &str) -> Option<Outcome> {
-        let status = self.status.container_statuses.iter().find(|status| status.name == container)?;
-        let state = status.state.as_ref()?;
-        let waits = state.waiting.as_ref().and_then(|waiting| waiting.reason.as_deref()).unwrap_or_default();
-        let ended = state.terminated.as_ref().is_some_and(|end| end.reason.as_deref() != Some(NEVER_SEEN));
-        if is_not_pulled(waits) {
-            return Some(Outcome::Failed(waits.to_owned()));
+/// What became of a puller's images; empty while that is open.
+fn outcomes(puller: &Pod, is_late: bool) -> Vec<(String, Outcome)> {
+    let status = puller.status.clone().unwrap_or_default();
+    let statuses = status.container_statuses.unwrap_or_default();
+    let of = |name: &str| statuses.iter().find(|status| status.name == name).and_then(container_outcome);
+    let containers = puller.spec.iter().flat_map(|spec| &spec.containers);
+    let states: Vec<(String, Option<Outcome>)> =
+        containers.map(|container| (container.image.clone().unwrap_or_default(), of(&container.name))).collect();
+    let all_pulled = states.iter().all(|(_, outcome)| *outcome == Some(Outcome::Pulled));
+    let any_failed = states.iter().any(|(_, outcome)| matches!(outcome, Some(Outcome::Failed(_))));
+    let (has_failed, reason) = (status.phase.as_deref() == Some("Failed"), status.reason.unwrap_or_default());
+    let rest = match () {
+        () if all_pulled || any_failed => None,
+        () if has_failed && reason != "DeadlineExceeded" => {
+            Some(Outcome::Skipped(bounded(format!("the node refuses the puller: {reason}"))))
         }
-        let tried = ended || state.running.is_some() || is_not_started(waits) || waits == CRASH_LOOP;
-        tried.then_some(Outcome::Pulled)
+        () if has_failed || is_late => Some(Outcome::Failed(TOO_SLOW.to_owned())),
+        () => return Vec::new(),
+    };
+    states.into_iter().filter_map(|(image, outcome)| Some((image, outcome.or(rest.clone())?))).collect()
+}
+
+fn container_outcome(status: &ContainerStatus) -> Option<Outcome> {
+    let state = status.state.as_ref()?;
+    let waits = state.waiting.as_ref().and_then(|waiting| waiting.reason.as_deref()).unwrap_or_default();
+    let ended = state.terminated.as_ref().is_some_and(|end| end.reason.as_deref() != Some(NEVER_SEEN));
+    if is_not_pulled(waits) {
+        return Some(Outcome::Failed(waits.to_owned()));
     }
+    let tried = ended || state.running.is_some() || is_not_started(waits) || waits == CRASH_LOOP;
+    tried.then_some(Outcome::Pulled)
+}
+
+fn uid(puller: &Pod) -> &str {
+    puller.metadata.uid.as_deref().unwrap_or_default()
 }
 
 /// The puller for a pod of the batch as it is in the API; or why there can be none.
@@ -186,51 +145,43 @@ struct Open {
     seen: bool,
 }
 
-/// What to do about pullers.
 #[derive(Debug, Default)]
 pub(crate) struct Step {
     /// What was found out, by image.
     pub(crate) results: Vec<(Pull, String, Outcome)>,
-    /// Pullers to make.
     pub(crate) create: Vec<Pull>,
     /// Pullers to delete, with their UIDs.
     pub(crate) delete: Vec<(PodKey, String)>,
 }
 
 impl Pullers {
-    /// No puller is known to be there.
     pub(crate) fn is_empty(&self) -> bool {
         self.open.is_empty()
     }
 
-    /// Takes note of a puller that was made.
     pub(crate) fn created(&mut self, pull: Pull, uid: String, now: Timestamp) {
         self.open.insert(uid, Open { pull, created: now, seen: false });
     }
 
     /// Decides what to do, if `wanted` is what plans wait for and `listed` are all pods with the label. A list may be
     /// older than the last creations and deletions.
-    pub(crate) fn step(&mut self, wanted: &[Pull], listed: &[PullerPod], now: Timestamp) -> Step {
+    pub(crate) fn step(&mut self, wanted: &[Pull], listed: &[Pod], now: Timestamp) -> Step {
         let mut step = Step::default();
         for pod in listed {
-            let finished = match self.open.get_mut(pod.uid()) {
-                Some(open) => {
-                    open.seen = true;
-                    let timeout = SignedDuration::from_secs(open.pull.timeout_seconds.into());
-                    let outcomes = pod.outcomes(now >= after(open.created, timeout));
-                    let unwanted = !wanted.iter().any(|pull| pull.is_same(&open.pull));
-                    let finished = unwanted || !outcomes.is_empty();
-                    let results = outcomes.into_iter().map(|(image, outcome)| (open.pull.clone(), image, outcome));
-                    step.results.extend(results);
-                    finished
+            if let Some(open) = self.open.get_mut(uid(pod)) {
+                open.seen = true;
+                let outcomes = outcomes(pod, now >= after(open.created, seconds(open.pull.timeout_seconds)));
+                if outcomes.is_empty() && wanted.iter().any(|pull| pull.is_same(&open.pull)) {
+                    continue;
                 }
-                None => true,
-            };
-            if finished && pod.metadata.deletion_timestamp.is_none() {
-                step.delete.push((pod.key(), pod.uid().to_owned()));
+                let result = |(image, outcome)| (open.pull.clone(), image, outcome);
+                step.results.extend(outcomes.into_iter().map(result));
+                self.open.remove(uid(pod));
             }
-            if finished {
-                self.open.remove(pod.uid());
+            if pod.metadata.deletion_timestamp.is_none() {
+                let text = |field: &Option<String>| field.clone().unwrap_or_default();
+                let key = PodKey { namespace: text(&pod.metadata.namespace), name: text(&pod.metadata.name) };
+                step.delete.push((key, uid(pod).to_owned()));
             }
         }
         self.forget_vanished(listed, now, &mut step);
@@ -243,13 +194,11 @@ impl Pullers {
     }
 
     /// Somebody else deletes pullers: that must not go on for ever.
-    fn forget_vanished(&mut self, listed: &[PullerPod], now: Timestamp, step: &mut Step) {
-        let is_gone = |uid: &String, open: &Open| {
-            listed.iter().all(|pod| pod.uid() != uid) && (open.seen || now >= after(open.created, GONE))
+    fn forget_vanished(&mut self, listed: &[Pod], now: Timestamp, step: &mut Step) {
+        let is_gone = |of: &String, open: &mut Open| {
+            listed.iter().all(|pod| uid(pod) != of) && (open.seen || now >= after(open.created, GONE))
         };
-        let gone: Vec<String> =
-            self.open.iter().filter(|(uid, open)| is_gone(uid, open)).map(|(uid, _)| uid.clone()).collect();
-        for Open { pull, .. } in gone.iter().filter_map(|uid| self.open.remove(uid)).collect::<Vec<_>>() {
+        for (_, Open { pull, .. }) in self.open.extract_if(.., is_gone) {
             let times = self.vanished.entry((pull.set.clone(), pull.node.clone())).or_default();
             *times += 1;
             if *times == TRIES {

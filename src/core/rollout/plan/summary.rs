@@ -1,12 +1,13 @@
 //! What is told of a rollout: the numbers and names that status, new pods and the CLI read.
 
+use std::collections::BTreeSet;
+
 use crate::api::reasons::Reason;
 use crate::core::pod::PodKey;
 use crate::core::replace::report::EvictionReport;
 use crate::core::rollout::assess::state::{Obstacle, State};
 use crate::core::rollout::budget::counts::Counts;
 use crate::core::rollout::budget::steps::Gate;
-use crate::core::rollout::plan::prepull::Pulling;
 use crate::core::rollout::state::set::SetState;
 use crate::core::rollout::target::{Direction, Target};
 
@@ -16,12 +17,12 @@ pub(crate) const NAMED_PODS: usize = 3;
 /// Where a rollout stands.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Summary {
-    /// Numbers of pods.
     pub(crate) counts: Counts,
     /// Pods that partition keeps on the old revision.
     pub(crate) keep_old: usize,
-    /// maxUnavailable in pods.
     pub(crate) max_unavailable: usize,
+    /// Pods that were not ready anyway and may be in an undecided or failed update at once.
+    pub(crate) max_unready: usize,
     /// Pods that partition and steps let move, in place or by eviction, now or later; and those whose move is to be
     /// completed.
     pub(crate) remaining: usize,
@@ -35,13 +36,16 @@ pub struct Summary {
     pub(crate) exempt: Vec<(&'static str, usize)>,
     /// Where evictions stand. The plan does not know.
     pub(crate) evictions: EvictionReport,
-    /// At least one of them could be patched now.
-    pub(crate) movable: bool,
     /// Slots of maxUnavailable that are taken, by updates and by evictions.
     pub(crate) slots: usize,
     /// Some of the pods that hold a slot, and why: `default/web-1 (not ready)`.
     pub(crate) slot_holders: Vec<String>,
-    /// Workloads whose ready pods wait because maxUnavailablePerWorkload leaves no room in them.
+    /// Pods that count in `max_unready` now.
+    pub(crate) capped: usize,
+    /// Some of them, and why: `default/web-1 (agent: ImagePullBackOff)`.
+    pub(crate) cap_holders: Vec<String>,
+    /// Workloads whose ready pods wait only because maxUnavailablePerWorkload leaves no room in them, if nothing else
+    /// can go.
     pub(crate) blocked_workloads: usize,
     /// Some of these: `Deployment default/web (1 of 1 unavailable)`.
     pub(crate) blocked: Vec<String>,
@@ -51,12 +55,22 @@ pub struct Summary {
     pub(crate) failed: Vec<String>,
     /// Why pods cannot be patched, and how many.
     pub(crate) not_in_place: Vec<(Obstacle, usize)>,
-    /// Where the rollout stands among its steps.
     pub(crate) gate: Gate,
     /// Too many pods have failed: the revision is to be given up.
     pub(crate) exceeded: bool,
     /// Images that the next batch waits for.
     pub(crate) pulling: Pulling,
+}
+
+/// What messages say about pulls.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Pulling {
+    /// Images that are being pulled.
+    pub(crate) images: BTreeSet<String>,
+    /// Nodes that pull them.
+    pub(crate) nodes: Vec<String>,
+    /// Why nobody could pull, and on how many nodes.
+    pub(crate) skipped: Vec<(String, usize)>,
 }
 
 impl Summary {

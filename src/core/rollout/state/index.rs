@@ -6,6 +6,7 @@ use std::sync::Arc;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use crate::api::v1beta1::Eviction;
+use crate::core::base::lists::List;
 use crate::core::base::text::bounded;
 use crate::core::pod::{PodKey, PodView};
 use crate::core::rollout::assess::context::{PodContext, Refusal};
@@ -24,16 +25,34 @@ const TRY_AGAIN: SignedDuration = SignedDuration::from_secs(10);
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Index {
-    pods: Pods,
+    pub(crate) pods: Pods,
     sets: BTreeMap<String, SetState>,
+    beside: Beside,
+    reading: Option<Reading>,
+    in_flight: HashMap<String, InFlight>,
+    assessments: u64,
+}
+
+/// What the state of pods depends on besides them and their sets.
+#[derive(Debug, Default)]
+struct Beside {
     namespaces: HashMap<String, BTreeMap<String, String>>,
     /// Whether the node's kubelet restarts native sidecars for a new image.
     nodes: HashMap<String, bool>,
     /// The apiserver does not let resources of running pods be changed.
     cannot_resize: bool,
-    reading: Option<Reading>,
-    in_flight: HashMap<String, InFlight>,
-    assessments: u64,
+}
+
+impl Beside {
+    fn context<'a>(&'a self, pod: &PodView, refused: Option<&'a Refusal>, now: Timestamp) -> PodContext<'a> {
+        PodContext {
+            namespace_labels: self.namespaces.get(&pod.key.namespace),
+            restarts_native_sidecars: pod.node.as_ref().and_then(|node| self.nodes.get(node)).copied(),
+            can_resize: !self.cannot_resize,
+            refused,
+            now,
+        }
+    }
 }
 
 /// A read of all pods that is under way.
@@ -129,23 +148,6 @@ impl Index {
         self.pods.iter()
     }
 
-    /// The pods of the owner with this UID, in the order of their names.
-    pub(crate) fn pods_of(&self, owner: &str) -> Vec<&PodView> {
-        let mut pods: Vec<&PodView> = self.pods.of_owner(owner).map(Arc::as_ref).collect();
-        pods.sort_by(|a, b| a.key.cmp(&b.key));
-        pods
-    }
-
-    /// Revisions that pods of a set carry.
-    pub(crate) fn revisions_in_use(&self, set: &str) -> BTreeSet<String> {
-        self.pods.revisions(set).cloned().collect()
-    }
-
-    /// Sets that pods carry marks of, whether or not they exist.
-    pub(crate) fn marked_sets(&self) -> Vec<String> {
-        self.pods.marked_sets().cloned().collect()
-    }
-
     /// Takes note of what a set wants. All its pods are due if that concerns them; see [`Index::assess_due`]. Then what was
     /// known of them is returned: freeing a row per pod takes long, so the caller does it after the lock.
     pub(crate) fn set_target(&mut self, target: Target) -> Option<SetState> {
@@ -160,7 +162,7 @@ impl Index {
             set.target = Arc::new(target);
             return None;
         }
-        let pulls = std::mem::take(&mut set.pulls).for_target(&target);
+        let pulls = std::mem::take(&mut set.pulls).for_target(&set.target, &target);
         Some(std::mem::replace(set, SetState::new(Arc::new(target), pulls)))
     }
 
@@ -175,7 +177,7 @@ impl Index {
     /// node or namespace that changed. True if none is left: before that nothing is planned for the set.
     pub(crate) fn assess_due(&mut self, set: &str, now: Timestamp, limit: usize) -> bool {
         let Some(state) = self.sets.get_mut(set) else { return true };
-        let due = state.take_due(limit, |behind, limit| self.pods.of_set(set, behind, limit));
+        let due = state.due.take(limit, |behind, limit| self.pods.of_set(set, behind, limit));
         for key in due {
             self.update_set(set, &key, now);
         }
@@ -191,32 +193,38 @@ impl Index {
     /// Takes note of a namespace's labels, `None` when it is gone. Returns the sets to reconcile: those of which pods are
     /// due.
     pub fn set_namespace(&mut self, name: &str, labels: Option<BTreeMap<String, String>>) -> Vec<String> {
+        let namespaces = &mut self.beside.namespaces;
         let old = match &labels {
-            Some(labels) => self.namespaces.insert(name.to_owned(), labels.clone()),
-            None => self.namespaces.remove(name),
+            Some(labels) => namespaces.insert(name.to_owned(), labels.clone()),
+            None => namespaces.remove(name),
         };
         let selected = |target: &Target, labels: Option<&_>| target.in_namespace(labels);
-        let changed = |set: &SetState| selected(&set.target, old.as_ref()) != selected(&set.target, labels.as_ref());
-        make_due(&mut self.sets, self.pods.of_namespace(name), changed)
+        make_due(&mut self.sets, self.pods.of_namespace(name), |set, _| {
+            selected(&set.target, old.as_ref()) != selected(&set.target, labels.as_ref())
+        })
     }
 
     /// Takes note of a node's kubelet. Returns the sets to reconcile: those of which pods are due.
     pub fn set_node(&mut self, name: &str, restarts_native_sidecars: Option<bool>) -> Vec<String> {
         let old = match restarts_native_sidecars {
-            Some(able) => self.nodes.insert(name.to_owned(), able),
-            None => self.nodes.remove(name),
+            Some(able) => self.beside.nodes.insert(name.to_owned(), able),
+            None => self.beside.nodes.remove(name),
         };
-        let mut sets = make_due(&mut self.sets, self.pods.of_node(name), |_| old != restarts_native_sidecars);
-        if restarts_native_sidecars.is_none() {
-            let forget = |(of, set): (&String, &mut SetState)| set.forget_pulls_on(name).then(|| of.clone());
-            sets.extend(self.sets.iter_mut().filter_map(forget));
-        }
-        sets
+        // A node that is gone may come back without its images.
+        let is_gone = restarts_native_sidecars.is_none();
+        let forgets = |set: &mut SetState| is_gone && set.pulls.forget_node(name);
+        let sets = self.sets.iter_mut().filter_map(|(of, set)| forgets(set).then(|| of.clone()));
+        let forgetful: BTreeSet<String> = sets.collect();
+        make_due(&mut self.sets, self.pods.of_node(name), |set, pod| {
+            // For no other pods it matters what the kubelet does with native sidecars.
+            let has_init_containers = pod.containers.iter().any(|container| container.list == List::Init);
+            (old != restarts_native_sidecars && has_init_containers) || forgetful.contains(&set.target.set)
+        })
     }
 
     /// Takes note of whether the apiserver has the subresource `resize` of pods (Kubernetes 1.33), which is taken as given.
     pub(crate) fn set_can_resize(&mut self, can_resize: bool) {
-        self.cannot_resize = !can_resize;
+        self.beside.cannot_resize = !can_resize;
     }
 
     /// Takes note that a patch of exactly this version of a pod, to the set's target, was not accepted. It counts as
@@ -241,7 +249,7 @@ impl Index {
 
     /// `None` for a set that is not known, or of which pods are still due.
     pub fn set(&self, name: &str) -> Option<&SetState> {
-        self.sets.get(name).filter(|set| set.is_assessed())
+        self.sets.get(name).filter(|set| set.due.is_empty())
     }
 
     pub(crate) fn in_flight(&self, set: &str) -> Option<&InFlight> {
@@ -279,7 +287,8 @@ impl Index {
     pub(crate) fn note_pull(&mut self, pull: &Pull, image: &str, outcome: Outcome, now: Timestamp) {
         let Some(set) = self.sets.get_mut(&pull.set) else { return };
         set.pulls.note(&set.target, pull, image, outcome, now);
-        for key in set.nodes.on(&pull.node) {
+        let on_node = self.pods.of_node(&pull.node).filter(|(_, pod)| pod.marks.contains_key(&pull.set));
+        for key in on_node.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
             self.update_set(&pull.set, &key, now);
         }
     }
@@ -300,14 +309,7 @@ impl Index {
 
     /// Where a pod stands that was just read, whatever is known of it.
     pub(crate) fn judge(&self, set: &str, pod: &PodView, now: Timestamp) -> Option<Assessment> {
-        let node = pod.node.as_deref();
-        let context = PodContext {
-            namespace_labels: self.namespaces.get(&pod.key.namespace),
-            restarts_native_sidecars: node.and_then(|node| self.nodes.get(node)).copied(),
-            refused: None,
-            can_resize: !self.cannot_resize,
-            now,
-        };
+        let context = self.beside.context(pod, None, now);
         assess(pod, &self.sets.get(set)?.target, &context)
     }
 
@@ -336,7 +338,6 @@ impl Index {
         let Some(index) = self.sets.get_mut(set) else { return false };
         self.assessments += 1;
         let pod = self.pods.get(key).map(AsRef::as_ref);
-        let node = pod.and_then(|pod| pod.node.as_deref());
         let refusals = self.in_flight.get_mut(set).map(|in_flight| &mut in_flight.refusals);
         let stands = |refusal: &Refusal| pod.is_some_and(|pod| refusal.stands(pod, &index.target, now));
         let refused = refusals.and_then(|refusals| {
@@ -345,14 +346,7 @@ impl Index {
             }
             refusals.get(key)
         });
-        let context = PodContext {
-            namespace_labels: self.namespaces.get(&key.namespace),
-            restarts_native_sidecars: node.and_then(|node| self.nodes.get(node)).copied(),
-            can_resize: !self.cannot_resize,
-            refused,
-            now,
-        };
-        index.update(key, pod, &context)
+        index.update(key, pod.map(|pod| (pod, self.beside.context(pod, refused, now))))
     }
 }
 
@@ -360,15 +354,15 @@ impl Index {
 fn make_due<'a>(
     sets: &mut BTreeMap<String, SetState>,
     pods: impl Iterator<Item = (&'a Arc<PodKey>, &'a Arc<PodView>)>,
-    is_concerned: impl Fn(&SetState) -> bool,
+    is_concerned: impl Fn(&SetState, &PodView) -> bool,
 ) -> Vec<String> {
     let mut concerned = BTreeSet::new();
     for (key, pod) in pods {
         for set in pod.marks.keys() {
             if let Some(state) = sets.get_mut(&**set)
-                && is_concerned(state)
+                && is_concerned(state, pod)
             {
-                state.make_due(key);
+                state.due.pods.push(key.clone());
                 concerned.insert(set);
             }
         }

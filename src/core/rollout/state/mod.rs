@@ -1,6 +1,5 @@
 //! What is kept between events.
 
-pub(crate) mod evictable;
 pub mod index;
 pub(crate) mod pods;
 pub mod pulls;

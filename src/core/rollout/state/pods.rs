@@ -1,32 +1,28 @@
 //! All pods, and which of them a change beside them is about.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;
 
-use crate::core::base::lists::List;
+use crate::core::base::tally::{count, group_member};
 use crate::core::pod::{Common, PodKey, PodView};
+
+type Groups = BTreeMap<String, BTreeSet<Arc<PodKey>>>;
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Pods {
     /// All that names a pod shares its key.
     all: HashMap<Arc<PodKey>, Arc<PodView>>,
-    by_namespace: HashMap<String, HashSet<Arc<PodKey>>>,
-    /// Those with init containers: for no others it matters what the kubelet does with native sidecars.
-    by_node: HashMap<String, HashSet<Arc<PodKey>>>,
+    by_namespace: Groups,
+    by_node: Groups,
     /// By UID of their controller.
-    by_owner: HashMap<String, HashSet<Arc<PodKey>>>,
+    by_owner: Groups,
     /// Those that carry marks of a set, whether or not the set is known.
-    by_set: BTreeMap<String, Marked>,
+    by_set: Groups,
+    /// How many carry each revision of a set.
+    revisions: BTreeMap<(String, String), usize>,
     common: Common,
-}
-
-#[derive(Debug, Default)]
-struct Marked {
-    pods: BTreeSet<Arc<PodKey>>,
-    /// How many of them carry each revision.
-    revisions: BTreeMap<String, usize>,
 }
 
 impl Pods {
@@ -66,23 +62,22 @@ impl Pods {
     }
 
     pub(crate) fn of_namespace(&self, namespace: &str) -> impl Iterator<Item = (&Arc<PodKey>, &Arc<PodView>)> {
-        self.by_namespace.get(namespace).into_iter().flatten().filter_map(|key| Some((key, self.all.get(key)?)))
+        self.of(&self.by_namespace, namespace)
     }
 
-    /// Pods with init containers.
     pub(crate) fn of_node(&self, node: &str) -> impl Iterator<Item = (&Arc<PodKey>, &Arc<PodView>)> {
-        self.by_node.get(node).into_iter().flatten().filter_map(|key| Some((key, self.all.get(key)?)))
+        self.of(&self.by_node, node)
     }
 
-    /// Pods of the controller with this UID.
+    /// Pods of the controller with this UID, in the order of their names.
     pub(crate) fn of_owner(&self, owner: &str) -> impl Iterator<Item = &Arc<PodView>> {
-        self.by_owner.get(owner).into_iter().flatten().filter_map(|key| self.all.get(key))
+        self.of(&self.by_owner, owner).map(|(_, pod)| pod)
     }
 
     /// The next pods that carry marks of a set, behind one of them, in the order of their names.
     pub(crate) fn of_set(&self, set: &str, behind: Option<&PodKey>, limit: usize) -> Vec<Arc<PodKey>> {
         let from = behind.map_or(Unbounded, Excluded);
-        let pods = self.by_set.get(set).map(|marked| marked.pods.range::<PodKey, _>((from, Unbounded)));
+        let pods = self.by_set.get(set).map(|pods| pods.range::<PodKey, _>((from, Unbounded)));
         pods.into_iter().flatten().take(limit).cloned().collect()
     }
 
@@ -93,56 +88,35 @@ impl Pods {
 
     /// Revisions that pods of a set carry.
     pub(crate) fn revisions(&self, set: &str) -> impl Iterator<Item = &String> {
-        self.by_set.get(set).into_iter().flat_map(|marked| marked.revisions.keys())
+        let from = (set.to_owned(), String::new());
+        self.revisions
+            .range(from..)
+            .map(|((set, revision), _)| (set, revision))
+            .take_while(move |(of, _)| *of == set)
+            .map(|(_, revision)| revision)
+    }
+
+    fn of<'a>(&'a self, groups: &'a Groups, name: &str) -> impl Iterator<Item = (&'a Arc<PodKey>, &'a Arc<PodView>)> {
+        groups.get(name).into_iter().flatten().filter_map(|key| Some((key, self.all.get(key)?)))
     }
 
     fn file(&mut self, key: &Arc<PodKey>, pod: &PodView, add: bool) {
-        file(&mut self.by_namespace, &key.namespace, key, add);
-        if let Some(node) = node_that_matters(pod) {
-            file(&mut self.by_node, node, key, add);
+        group_member(&mut self.by_namespace, key.namespace.clone(), key.clone(), add);
+        if let Some(node) = &pod.node {
+            group_member(&mut self.by_node, node.to_string(), key.clone(), add);
         }
         if let Some(owner) = &pod.owner {
-            file(&mut self.by_owner, &owner.uid, key, add);
+            group_member(&mut self.by_owner, owner.uid.clone(), key.clone(), add);
         }
         for (set, mark) in pod.marks.iter() {
-            let marked = self.by_set.entry(set.to_string()).or_default();
-            let count = marked.revisions.entry(mark.revision.clone()).or_default();
-            if add {
-                *count += 1;
-                marked.pods.insert(Arc::clone(key));
-            } else {
-                *count -= 1;
-                marked.pods.remove(key);
-            }
-            if *count == 0 {
-                marked.revisions.remove(&mark.revision);
-            }
-            if marked.pods.is_empty() {
-                self.by_set.remove(&**set);
-            }
+            group_member(&mut self.by_set, set.to_string(), key.clone(), add);
+            count(&mut self.revisions, (set.to_string(), mark.revision.clone()), add);
         }
     }
-}
-
-fn file(places: &mut HashMap<String, HashSet<Arc<PodKey>>>, place: &str, key: &Arc<PodKey>, add: bool) {
-    let pods = places.entry(place.to_owned()).or_default();
-    if add {
-        pods.insert(Arc::clone(key));
-    } else {
-        pods.remove(key);
-    }
-    if pods.is_empty() {
-        places.remove(place);
-    }
-}
-
-fn node_that_matters(pod: &PodView) -> Option<&str> {
-    let has_init_containers = pod.containers.iter().any(|container| container.list == List::Init);
-    pod.node.as_deref().filter(|_| has_init_containers)
 }
 
 fn same_place(old: &PodView, new: &PodView) -> bool {
-    node_that_matters(old) == node_that_matters(new) && old.owner == new.owner && revisions(old).eq(revisions(new))
+    old.node == new.node && old.owner == new.owner && revisions(old).eq(revisions(new))
 }
 
 fn revisions(pod: &PodView) -> impl Iterator<Item = (&str, &str)> {

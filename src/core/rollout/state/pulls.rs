@@ -1,8 +1,9 @@
-//! What became of pulling images before pods are patched: memory of the leader. A new one pulls again, which is cheap where
-//! the image is there already.
+//! Pre-pulling: which nodes must have the new images before a sidecar on them is stopped, and what became of pulling them.
+//!
+//! The kubelet stops the old container first and pulls the new image afterwards, so a missing image costs the sidecar.
+//! What is known is memory of the leader: a new one pulls again, which is cheap where the image is there already.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
@@ -14,17 +15,14 @@ use crate::core::rollout::target::{Direction, Target};
 /// A pull that the next batch waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Pull {
-    /// Name of the set.
     pub(crate) set: String,
     /// Hash of the revision that has the images.
     pub(crate) revision: String,
-    /// Where to pull.
     pub(crate) node: String,
     /// By image, the container of the pod that is to get it.
     pub(crate) images: BTreeMap<String, String>,
     /// A pod of the batch on this node: its namespace, pull secrets and service account are used.
     pub(crate) pod: PodKey,
-    /// Its UID.
     pub(crate) uid: String,
     /// Seconds after which a pull that is not finished has failed: `podUpdateTimeoutSeconds`.
     pub(crate) timeout_seconds: i32,
@@ -42,7 +40,6 @@ impl Pull {
 /// What became of pulling one image on one node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// The node has it.
     Pulled,
     /// It could not be pulled; the text says why. Tried again after `podUpdateTimeoutSeconds`.
     Failed(String),
@@ -50,15 +47,9 @@ pub(crate) enum Outcome {
     Skipped(String),
 }
 
-/// What is known of the pulls of one set's revision: memory of the leader. A new one pulls again, which is cheap where
-/// the image is there already.
+/// What is known of the pulls for the target of one set, by node, then by image.
 #[derive(Debug, Default)]
-pub struct PullResults {
-    revision: String,
-    retried_at: Option<Timestamp>,
-    /// By node, then by image.
-    nodes: BTreeMap<String, BTreeMap<String, (Outcome, Timestamp)>>,
-}
+pub struct PullResults(BTreeMap<String, BTreeMap<String, (Outcome, Timestamp)>>);
 
 /// Whether a candidate may go, as far as the images on its node are concerned.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,35 +72,41 @@ pub(crate) enum PullState {
     },
 }
 
+impl PullState {
+    /// The node has to pull before the pod can go.
+    pub(crate) fn must_pull(self) -> bool {
+        matches!(self, Self::Wanted | Self::Failed { again_at: None })
+    }
+}
+
 impl PullResults {
     /// What became of pulling an image on the node of `pull`; nothing if the set wants something else by now.
     pub(crate) fn note(&mut self, target: &Target, pull: &Pull, image: &str, outcome: Outcome, now: Timestamp) {
-        if target.revision != pull.revision {
-            return;
+        if target.revision == pull.revision {
+            self.0.entry(pull.node.clone()).or_default().insert(image.to_owned(), (outcome, now));
         }
-        if self.revision != pull.revision {
-            *self = Self { revision: pull.revision.clone(), retried_at: target.retried_at, ..Self::default() };
-        }
-        self.nodes.entry(pull.node.clone()).or_default().insert(image.to_owned(), (outcome, now));
     }
 
     /// What of it is still true for another target: nothing for another revision, and after a retry what has worked.
-    pub(crate) fn for_target(mut self, target: &Target) -> Self {
-        if self.revision != target.revision || !is_used(target) {
+    pub(crate) fn for_target(mut self, old: &Target, new: &Target) -> Self {
+        if old.revision != new.revision || !is_used(new) {
             return Self::default();
         }
-        if self.retried_at != target.retried_at {
-            self.retried_at = target.retried_at;
-            for images in self.nodes.values_mut() {
+        if old.retried_at != new.retried_at {
+            for images in self.0.values_mut() {
                 images.retain(|_, (outcome, _)| *outcome == Outcome::Pulled);
             }
         }
         self
     }
 
-    /// A node that is gone may come back without its images.
-    pub(crate) fn forget_node(&mut self, node: &str) {
-        self.nodes.remove(node);
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// A node that is gone may come back without its images. True if something was known of it.
+    pub(crate) fn forget_node(&mut self, node: &str) -> bool {
+        self.0.remove(node).is_some()
     }
 
     /// What a candidate waits for; `None` for one that needs no pull.
@@ -119,7 +116,7 @@ impl PullResults {
         if images.is_empty() {
             return None;
         }
-        let known = self.nodes.get(&node);
+        let known = self.0.get(&node);
         let outcomes: Vec<_> = images.keys().map(|image| known.and_then(|known| known.get(image))).collect();
         let timeout = SignedDuration::from_secs(target.strategy.pod_update_timeout_seconds.into());
         let failed = outcomes.iter().flatten().filter(|(outcome, _)| matches!(outcome, Outcome::Failed(_)));
@@ -133,7 +130,7 @@ impl PullResults {
 
     /// Why a node could not pull, for example `pull of agent:v2: ErrImagePull`.
     pub(crate) fn why_failed(&self, node: &str) -> String {
-        let why = self.nodes.get(node).into_iter().flatten().find_map(|(image, (outcome, _))| match outcome {
+        let why = self.0.get(node).into_iter().flatten().find_map(|(image, (outcome, _))| match outcome {
             Outcome::Failed(why) => Some(format!("pull of {image}: {why}")),
             Outcome::Pulled | Outcome::Skipped(_) => None,
         });
@@ -143,7 +140,7 @@ impl PullResults {
     /// Why nobody could pull, and on how many nodes.
     pub(crate) fn skipped(&self) -> BTreeMap<&str, usize> {
         let mut skipped = BTreeMap::new();
-        for images in self.nodes.values() {
+        for images in self.0.values() {
             let reasons = images.values().filter_map(|(outcome, _)| match outcome {
                 Outcome::Skipped(why) => Some(why.as_str()),
                 Outcome::Pulled | Outcome::Failed(_) => None,
@@ -153,58 +150,6 @@ impl PullResults {
             }
         }
         skipped
-    }
-}
-
-/// The candidates of a set whose nodes have to have an image first, by node.
-#[derive(Debug, Default)]
-pub(crate) struct NodeCandidates {
-    nodes: BTreeMap<String, BTreeSet<Arc<PodKey>>>,
-    /// On nodes that could not pull, by node.
-    blocked: BTreeMap<String, usize>,
-    all_blocked: usize,
-}
-
-impl NodeCandidates {
-    pub(crate) fn account(&mut self, key: &Arc<PodKey>, pull: &NodePull, add: bool) {
-        let pods = self.nodes.entry(pull.node.clone()).or_default();
-        if add {
-            pods.insert(Arc::clone(key));
-        } else {
-            pods.remove(key);
-        }
-        if pods.is_empty() {
-            self.nodes.remove(&pull.node);
-        }
-        if matches!(pull.state, PullState::Failed { .. }) {
-            let blocked = self.blocked.entry(pull.node.clone()).or_default();
-            for number in [&mut *blocked, &mut self.all_blocked] {
-                *number = if add { *number + 1 } else { *number - 1 };
-            }
-            if *blocked == 0 {
-                self.blocked.remove(&pull.node);
-            }
-        }
-    }
-
-    /// Those on a node.
-    pub(crate) fn on(&self, node: &str) -> Vec<Arc<PodKey>> {
-        self.nodes.get(node).into_iter().flatten().cloned().collect()
-    }
-
-    /// All of them.
-    pub(crate) fn all(&self) -> Vec<Arc<PodKey>> {
-        self.nodes.values().flatten().cloned().collect()
-    }
-
-    /// How many wait for a node that could not pull.
-    pub(crate) fn blocked(&self) -> usize {
-        self.all_blocked
-    }
-
-    /// These nodes.
-    pub(crate) fn blocking(&self) -> impl ExactSizeIterator<Item = &str> {
-        self.blocked.keys().map(String::as_str)
     }
 }
 

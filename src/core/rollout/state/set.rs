@@ -1,63 +1,75 @@
-//! The pods of one set, each with its assessment, sorted by what can be done with them. An event changes the sums by one
-//! pod: its cost does not grow with the number of pods.
+//! The pods of one set, each with its assessment, and what is summed up of them. An event changes the sums by one pod: its
+//! cost does not grow with the number of pods.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use k8s_openapi::jiff::Timestamp;
 
+use crate::core::base::tally::{count, member, tally};
 use crate::core::pod::workload::Workload;
-use crate::core::pod::{PodKey, PodView};
+use crate::core::pod::{Owner, PodKey, PodView};
 use crate::core::rollout::assess::context::PodContext;
-use crate::core::rollout::assess::state::{Claim, Obstacle, State};
-use crate::core::rollout::assess::{Assessment, Rank, assess};
+use crate::core::rollout::assess::state::{Evictability, State};
+use crate::core::rollout::assess::{Assessment, assess};
 use crate::core::rollout::budget::counts::{Counts, Kind, Table};
-use crate::core::rollout::budget::workloads::{Member, Workloads, needs_room};
-use crate::core::rollout::order::candidates::{Candidate, Candidates};
-use crate::core::rollout::order::key::OrderKey;
-use crate::core::rollout::state::evictable::Evictable;
-use crate::core::rollout::state::pulls::{NodeCandidates, NodePull, PullResults, PullState};
+use crate::core::rollout::budget::workloads::{Workloads, is_unavailable};
+use crate::core::rollout::order::candidates::{Candidates, OrderKey};
+use crate::core::rollout::order::cost::{Cost, needs_room};
+use crate::core::rollout::state::pulls::{NodePull, PullResults, PullState};
 use crate::core::rollout::target::Target;
 
 /// See the module.
 #[derive(Debug)]
 pub struct SetState {
     pub(crate) target: Arc<Target>,
-    due: Due,
-    table: Table,
+    pub(super) due: Due,
     rows: HashMap<Arc<PodKey>, Row>,
+    pub(crate) table: Table,
     pub(crate) candidates: Candidates,
+    pub(crate) workloads: Workloads,
+    /// Owners of pods that wait for an eviction, by UID.
+    pub(crate) evictable: BTreeMap<String, EvictableOwner>,
     /// What came of pulling images before pods are patched.
     pub(crate) pulls: PullResults,
-    pub(crate) nodes: NodeCandidates,
-    pub(crate) workloads: Workloads,
-    /// Workloads without room whose ready pods wait.
-    blocked: BTreeSet<Arc<Workload>>,
-    /// Pods whose update is to be completed.
-    to_complete: BTreeSet<(Rank, Arc<PodKey>)>,
-    pub(crate) slot_holders: BTreeSet<Arc<PodKey>>,
-    pub(crate) failed: BTreeSet<Arc<PodKey>>,
-    pub(crate) unready: BTreeSet<Arc<PodKey>>,
-    pub(crate) not_in_place: BTreeMap<Obstacle, usize>,
-    pub(crate) evictable: Evictable,
+    /// How many pods wait on each node that could not pull.
+    pub(crate) blocked_nodes: BTreeMap<String, usize>,
     timers: BTreeSet<(Timestamp, Arc<PodKey>)>,
-    /// Pods that are still to be brought to the target, by the time they were created.
-    to_move: BTreeMap<Timestamp, usize>,
-    /// Pods that may still fail, or work.
-    undecided: BTreeMap<Timestamp, usize>,
 }
 
 /// Pods whose assessment is missing, or may be of what is not true any more.
-#[derive(Debug, Default)]
-struct Due {
+#[derive(Debug)]
+pub(super) struct Due {
     /// All pods of the set, until the last of them is assessed.
     all: Option<Rest>,
-    pods: Vec<Arc<PodKey>>,
+    pub(super) pods: Vec<Arc<PodKey>>,
 }
 
 /// The pods of the set that stand behind this one; `None` for all.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Rest(Option<Arc<PodKey>>);
+
+impl Due {
+    pub(super) fn is_empty(&self) -> bool {
+        self.all.is_none() && self.pods.is_empty()
+    }
+
+    /// Takes at most `limit`. `next`: the next so many pods of the set behind one of them.
+    pub(super) fn take(
+        &mut self,
+        limit: usize,
+        next: impl Fn(Option<&PodKey>, usize) -> Vec<Arc<PodKey>>,
+    ) -> Vec<Arc<PodKey>> {
+        let mut taken = self.all.take().map(|Rest(behind)| next(behind.as_deref(), limit)).unwrap_or_default();
+        if taken.len() == limit {
+            self.all = Some(Rest(taken.last().cloned()));
+        } else {
+            // What changed beside pods that had been assessed already.
+            taken.extend(self.pods.split_off(self.pods.len().saturating_sub(limit - taken.len())));
+        }
+        taken
+    }
+}
 
 /// What is kept of a pod.
 #[derive(Debug, PartialEq)]
@@ -68,9 +80,37 @@ struct Row {
     pull: Option<NodePull>,
 }
 
+#[derive(Debug)]
+pub(crate) struct EvictableOwner {
+    pub(crate) owner: Arc<Owner>,
+    pub(crate) namespace: String,
+    /// Pods that wait.
+    pub(crate) pods: usize,
+    /// Of these, those whose eviction costs no slot.
+    pub(crate) cheap: usize,
+}
+
 impl Row {
     fn pull_state(&self) -> PullState {
         self.pull.as_ref().map_or(PullState::Done, |pull| pull.state)
+    }
+
+    /// The node that could not pull for it.
+    fn blocked_on(&self) -> Option<&String> {
+        self.pull.as_ref().filter(|pull| matches!(pull.state, PullState::Failed { .. })).map(|pull| &pull.node)
+    }
+
+    fn kind(&self) -> Kind {
+        Kind::of(&self.assessment, self.blocked_on().is_some())
+    }
+
+    /// When time alone may change something.
+    fn check_at(&self) -> Option<Timestamp> {
+        let again_at = match self.pull_state() {
+            PullState::Failed { again_at } => again_at,
+            PullState::Done | PullState::Wanted => None,
+        };
+        again_at.into_iter().chain(self.assessment.check_at).min()
     }
 }
 
@@ -81,28 +121,20 @@ impl SetState {
             pulls,
             workloads: Workloads::new(target.strategy.max_unavailable_per_workload.clone()),
             target,
-            due: Due { all: Some(Rest::default()), pods: Vec::new() },
-            table: Table::default(),
+            due: Due { all: Some(Rest(None)), pods: Vec::new() },
             rows: HashMap::new(),
+            table: Table::default(),
             candidates: Candidates::default(),
-            nodes: NodeCandidates::default(),
-            blocked: BTreeSet::new(),
-            to_complete: BTreeSet::new(),
-            slot_holders: BTreeSet::new(),
-            failed: BTreeSet::new(),
-            unready: BTreeSet::new(),
-            not_in_place: BTreeMap::new(),
-            evictable: Evictable::default(),
+            evictable: BTreeMap::new(),
+            blocked_nodes: BTreeMap::new(),
             timers: BTreeSet::new(),
-            to_move: BTreeMap::new(),
-            undecided: BTreeMap::new(),
         }
     }
 
     /// A pod has changed, or is gone. True if that changed anything here.
-    pub(crate) fn update(&mut self, key: &Arc<PodKey>, pod: Option<&PodView>, context: &PodContext<'_>) -> bool {
-        let row = pod.and_then(|pod| {
-            let assessment = assess(pod, &self.target, context)?;
+    pub(crate) fn update(&mut self, key: &Arc<PodKey>, pod: Option<(&PodView, PodContext<'_>)>) -> bool {
+        let row = pod.and_then(|(pod, context)| {
+            let assessment = assess(pod, &self.target, &context)?;
             let waits = assessment.state == State::Outdated && assessment.selected;
             let pull = if waits { self.pulls.of(pod, &self.target, context.now) } else { None };
             Some(Row { assessment, order: OrderKey::of(pod, &self.target), pull })
@@ -126,91 +158,38 @@ impl SetState {
 
     pub(crate) fn counts(&self) -> Counts {
         let counts = self.table.counts();
-        Counts {
-            locked_out: self.workloads.locked_out(),
-            // Each node that could not pull is one failure.
-            failed: counts.failed + self.nodes.blocking().len(),
-            blocked: self.nodes.blocked(),
-            oldest_to_move: self.to_move.keys().next().copied(),
-            oldest_undecided: self.undecided.keys().next().copied(),
-            ..counts
-        }
+        Counts { failed: counts.failed + self.blocked_nodes.len(), ..counts }
     }
 
-    /// The pod of a candidate's node has to pull before it can go.
-    pub(crate) fn must_pull(&self, key: &PodKey) -> bool {
-        let state = self.rows.get(key).map_or(PullState::Done, Row::pull_state);
-        matches!(state, PullState::Wanted | PullState::Failed { again_at: None })
-    }
-
-    /// No pull keeps the pod from going.
-    pub(crate) fn has_pulled(&self, key: &PodKey) -> bool {
-        self.rows.get(key).is_none_or(|row| row.pull_state() == PullState::Done)
-    }
-
-    /// Workloads whose ready pods wait only for room in them.
-    pub(crate) fn blocked_workloads(&self) -> impl Iterator<Item = &Workload> {
-        self.blocked.iter().map(Arc::as_ref)
+    pub(crate) fn pull_state(&self, key: &PodKey) -> PullState {
+        self.rows.get(key).map_or(PullState::Done, Row::pull_state)
     }
 
     /// Failed pods, and why.
     pub(crate) fn failed(&self) -> impl Iterator<Item = (&PodKey, &str)> {
-        self.failed.iter().filter_map(|key| match &self.assessment(key)?.state {
+        self.table.pods(Kind::is_failed).filter_map(|key| match &self.assessment(key)?.state {
             State::Failed(why) | State::Refused(why) => Some((key.as_ref(), why.as_str())),
             _ => None,
         })
     }
 
     /// Pods whose update is to be completed, first to go first, each with the workload whose room it takes.
-    pub(crate) fn to_complete(&self) -> impl Iterator<Item = (&PodKey, &Assessment, Option<&Workload>)> {
-        self.to_complete.iter().filter_map(|(_, key)| {
+    pub(crate) fn to_complete(&self) -> Vec<(&PodKey, &Assessment, Option<&Workload>)> {
+        let pods = self.table.pods(Kind::is_to_complete).filter_map(|key| {
             let Row { assessment, order, .. } = self.rows.get(key)?;
             Some((key.as_ref(), assessment, order.workload.as_deref().filter(|_| needs_room(assessment))))
-        })
-    }
-
-    /// False while pods are due.
-    pub(crate) fn is_assessed(&self) -> bool {
-        self.due.all.is_none() && self.due.pods.is_empty()
-    }
-
-    /// Something beside this pod has changed.
-    pub(crate) fn make_due(&mut self, key: &Arc<PodKey>) {
-        self.due.pods.push(key.clone());
-    }
-
-    /// A node that is gone may come back without its images. True if candidates are due for it.
-    pub(crate) fn forget_pulls_on(&mut self, node: &str) -> bool {
-        self.pulls.forget_node(node);
-        let pods = self.nodes.on(node);
-        for key in &pods {
-            self.make_due(key);
-        }
-        !pods.is_empty()
+        });
+        let mut pods: Vec<_> = pods.collect();
+        pods.sort_by_key(|(key, pod, _)| (pod.rank, *key));
+        pods
     }
 
     /// What is known of pulls may not be true any more.
     pub(crate) fn forget_pulls(&mut self) {
-        self.pulls = PullResults::default();
-        self.nodes.all().iter().for_each(|key| self.make_due(key));
-    }
-
-    /// Takes at most `limit` pods that are due. `next`: the next so many pods of the set behind one of them.
-    pub(crate) fn take_due(
-        &mut self,
-        limit: usize,
-        next: impl Fn(Option<&PodKey>, usize) -> Vec<Arc<PodKey>>,
-    ) -> Vec<Arc<PodKey>> {
-        let Due { all, pods } = &mut self.due;
-        let mut taken = all.as_ref().map(|Rest(behind)| next(behind.as_deref(), limit)).unwrap_or_default();
-        if taken.len() == limit {
-            *all = all.take().map(|_| Rest(taken.last().cloned()));
-        } else {
-            *all = None;
-            // What changed beside pods that had been assessed already.
-            taken.extend(pods.split_off(pods.len().saturating_sub(limit - taken.len())));
+        if !self.pulls.is_empty() {
+            self.pulls = PullResults::default();
+            self.due.all = Some(Rest(None));
         }
-        taken
     }
 
     /// Pods whose state may have changed with time alone.
@@ -223,100 +202,46 @@ impl SetState {
         self.timers.first().map(|(at, _)| *at)
     }
 
+    /// The one place where a row comes into the sums, or goes out of them.
     fn account(&mut self, key: &Arc<PodKey>, row: &Row, add: bool) {
-        let pod = &row.assessment;
-        let kind = Kind::of(pod);
-        if add {
-            self.table.add(kind);
-        } else {
-            self.table.remove(kind);
+        let (pod, kind) = (&row.assessment, row.kind());
+        self.account_order(key, row, &kind, add);
+        self.table.change(kind, pod.created(), key, add);
+        if let Some(at) = row.check_at() {
+            member(&mut self.timers, (at, key.clone()), add);
         }
-        self.account_order(key, row, kind, add);
-        self.account_pull(key, row, add);
-        self.evictable.account(key, pod, add);
-        if let State::NotInPlace(obstacle) = &pod.state {
-            count(&mut self.not_in_place, obstacle.clone(), add);
+        if let Some(node) = row.blocked_on() {
+            count(&mut self.blocked_nodes, node.clone(), add);
         }
-        if kind.is_to_move() {
-            count(&mut self.to_move, pod.created(), add);
-        }
-        if kind.is_undecided() {
-            count(&mut self.undecided, pod.created(), add);
-        }
-        if kind.is_to_complete() {
-            set_member(&mut self.to_complete, (pod.rank, key.clone()), add);
-        }
-        if pod.claim == Claim::Disruption {
-            set_member(&mut self.slot_holders, key.clone(), add);
-        }
-        if pod.state == State::NotReady {
-            set_member(&mut self.unready, key.clone(), add);
-        }
-        if kind.is_failed() {
-            set_member(&mut self.failed, key.clone(), add);
-        }
-        if let Some(at) = pod.check_at {
-            set_member(&mut self.timers, (at, key.clone()), add);
-        }
-    }
-
-    /// The queues, and the workloads whose room opens and closes them.
-    fn account_order(&mut self, key: &Arc<PodKey>, row: &Row, kind: Kind, add: bool) {
-        let Row { assessment: pod, order, .. } = row;
-        let waits = kind.is_candidate();
-        if waits || (pod.selected && !kind.is_behind()) {
-            self.candidates.count(&order.group, !kind.is_behind(), add);
-        }
-        if let Some(workload) = &order.workload
-            && self.workloads.account(workload, Member::of(pod, waits), add)
-        {
-            self.candidates.set_room(workload, self.workloads.has_room(workload));
-        }
-        // A node that failed keeps its pods out until it is tried again.
-        let must_pull = match row.pull_state() {
-            PullState::Done => Some(false),
-            PullState::Wanted | PullState::Failed { again_at: None } => Some(true),
-            PullState::Failed { .. } => None,
-        };
-        if waits && let Some(must_pull) = must_pull {
-            let needs_room = needs_room(pod);
-            let has_room = !needs_room || order.workload.as_ref().is_none_or(|w| self.workloads.has_room(w));
-            let candidate = Candidate { key, assessment: pod, order, needs_room, has_room, must_pull };
-            self.candidates.change(&candidate, add);
-        }
-        if let Some(workload) = &order.workload {
-            if self.candidates.has_ready(workload) && !self.workloads.has_room(workload) {
-                self.blocked.insert(Arc::clone(workload));
-            } else {
-                self.blocked.remove(workload);
+        if let Some(Evictability::Evictable(owner)) = pod.evictability.as_ref().filter(|_| pod.selected) {
+            let (owner, namespace) = (Arc::clone(owner), key.namespace.clone());
+            let uid = owner.uid.clone();
+            let none = EvictableOwner { owner, namespace, pods: 0, cheap: 0 };
+            let behind = self.evictable.entry(uid.clone()).or_insert(none);
+            tally(&mut behind.pods, 1, add);
+            tally(&mut behind.cheap, usize::from(Cost::of(pod) != Cost::Ready), add);
+            if behind.pods == 0 {
+                self.evictable.remove(&uid);
             }
         }
     }
 
-    fn account_pull(&mut self, key: &Arc<PodKey>, row: &Row, add: bool) {
-        let Some(pull) = &row.pull else { return };
-        self.nodes.account(key, pull, add);
-        if let PullState::Failed { again_at: Some(again_at) } = pull.state {
-            set_member(&mut self.timers, (again_at, key.clone()), add);
+    /// The queue, and the workloads whose room opens and closes it for their pods.
+    fn account_order(&mut self, key: &Arc<PodKey>, row: &Row, kind: &Kind, add: bool) {
+        let Row { assessment: pod, order, .. } = row;
+        if kind.is_candidate() || (pod.selected && !kind.is_behind()) {
+            self.candidates.count(order, !kind.is_behind(), add);
         }
-    }
-}
-
-fn count<T: Ord>(pods: &mut BTreeMap<T, usize>, of: T, add: bool) {
-    if add {
-        *pods.entry(of).or_default() += 1;
-    } else if let Some(number) = pods.get_mut(&of) {
-        *number -= 1;
-        if *number == 0 {
-            pods.remove(&of);
+        if let Some(workload) = &order.workload
+            && self.workloads.change(workload, is_unavailable(pod), add)
+        {
+            self.candidates.set_room(workload, self.workloads.has_room(workload));
         }
-    }
-}
-
-fn set_member<T: Ord>(set: &mut BTreeSet<T>, member: T, add: bool) {
-    if add {
-        set.insert(member);
-    } else {
-        set.remove(&member);
+        // A node that failed keeps its pods out until it is tried again.
+        let is_kept_out = matches!(row.pull_state(), PullState::Failed { again_at: Some(_) });
+        if kind.is_candidate() && !is_kept_out {
+            let has_room = order.workload.as_ref().is_none_or(|workload| self.workloads.has_room(workload));
+            self.candidates.change(key, (pod, order), has_room, row.pull_state().must_pull(), add);
+        }
     }
 }

@@ -6,9 +6,8 @@ use serde_json::{Value, json};
 use crate::api::validate::validate;
 use crate::api::{SidecarSet, SidecarSetStatus, keys};
 use crate::core::revision::{History, Revision, Template};
-use crate::core::rollout::plan::{Plan, begin_batch};
 use crate::core::rollout::target::rollout::rollout;
-use crate::core::rollout::testing::{SET, TestPod, at, hash, set};
+use crate::core::rollout::testing::{Plan, SET, TestPod, at, hash, planned, set};
 use crate::core::rollout::tests::{Fleet, unready};
 use crate::core::status::{InjectionState, status};
 
@@ -61,7 +60,7 @@ impl World {
         let template = Template::of(&self.set.spec);
         let rollout = rollout(&validate(&self.set).unwrap(), (&template.hash(0), &template), &history, now);
         self.fleet.index.configure(rollout.target.clone(), now);
-        let plan = begin_batch(&mut self.fleet.index, SET, &rollout.persisted, now, usize::MAX);
+        let plan = planned(&mut self.fleet.index, SET, &rollout.persisted, now, usize::MAX);
         let (status, _) = status(&self.set, &rollout, &plan.summary, &InjectionState::default(), now);
         self.set.status = Some(status);
         plan

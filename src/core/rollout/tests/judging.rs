@@ -6,10 +6,10 @@ use crate::api::validate::validate;
 use crate::core::pod::PodView;
 use crate::core::revision::Template;
 use crate::core::rollout::assess::attempt::{Attempt, Progress};
-use crate::core::rollout::plan::begin_batch;
 use crate::core::rollout::target::rollout::PersistedProgress;
 use crate::core::rollout::target::{Direction, Target};
-use crate::core::rollout::testing::{self, SET, TestPod, at, target};
+use crate::core::rollout::testing;
+use crate::core::rollout::testing::{SET, TestPod, at, planned, target};
 use crate::core::rollout::tests::Fleet;
 
 /// Judges a pod whose sidecar was updated at time 0 and changed by `edit` since.
@@ -341,7 +341,7 @@ fn a_container_in_its_hold_time_is_still_judged_when_another_one_changes() {
     for (i, seconds) in [(1, 0), (2, 30)] {
         fleet.now = seconds;
         fleet.index.configure(to(i), at(seconds));
-        let plan = begin_batch(&mut fleet.index, SET, &PersistedProgress::default(), at(seconds), 1);
+        let plan = planned(&mut fleet.index, SET, &PersistedProgress::default(), at(seconds), 1);
         let sent = fleet.send(&plan);
         assert_eq!(sent.len(), 1);
         if i == 1 {

@@ -3,8 +3,8 @@
 use serde_json::json;
 
 use crate::api::SidecarSetStatus;
-use crate::core::rollout::plan::begin_batch;
 use crate::core::rollout::target::rollout::still_wanted;
+use crate::core::rollout::testing::planned;
 use crate::core::rollout::tests::*;
 
 #[test]
@@ -15,7 +15,7 @@ fn an_image_set_back_before_the_kubelet_saw_it_change_costs_nothing_for_ever() {
     fleet.observe();
     let stable = testing::hash("v1");
     fleet.index.configure(Target { stable: Some(stable), ..target("v1", json!({})) }, at(0));
-    let plan = begin_batch(&mut fleet.index, SET, &PersistedProgress::default(), at(0), usize::MAX);
+    let plan = planned(&mut fleet.index, SET, &PersistedProgress::default(), at(0), usize::MAX);
     assert_eq!(fleet.send(&plan).len(), 1);
     // The kubelet has seen nothing but what it runs.
     let pod = fleet.pods.values_mut().next().unwrap();

@@ -4,12 +4,11 @@ use serde_json::{Value, json};
 
 use crate::api::validate::validate;
 use crate::core::rollout::assess::state::State;
-use crate::core::rollout::plan::{Plan, begin_batch};
 use crate::core::rollout::state::index::Index;
 use crate::core::rollout::target::Target;
 use crate::core::rollout::target::rollout::PersistedProgress;
 use crate::core::rollout::testing;
-use crate::core::rollout::testing::{SET, TestPod, at, hash, target};
+use crate::core::rollout::testing::{Plan, SET, TestPod, at, hash, planned, target};
 
 mod aborted;
 mod created;
@@ -70,7 +69,7 @@ impl Fleet {
 
     fn plan(&mut self, image: &str, strategy: &Value) -> Plan {
         self.index.configure(target(image, strategy.clone()), at(self.now));
-        begin_batch(&mut self.index, SET, &PersistedProgress::default(), at(self.now), usize::MAX)
+        planned(&mut self.index, SET, &PersistedProgress::default(), at(self.now), usize::MAX)
     }
 
     /// Sends the plan's patches; returns the names of the pods.
@@ -121,7 +120,7 @@ impl Fleet {
 
     /// Slots that are taken at this second.
     fn slots(&mut self, now: i64) -> usize {
-        begin_batch(&mut self.index, SET, &PersistedProgress::default(), at(now), 0).summary.counts.slots
+        planned(&mut self.index, SET, &PersistedProgress::default(), at(now), 0).summary.counts.slots
     }
 
     fn reason(&mut self, image: &str, strategy: &Value) -> String {
@@ -366,7 +365,7 @@ fn a_pod_that_an_old_rollout_updated_costs_nothing_when_it_is_unready_later() {
     next.stable = Some(hash("v2"));
     fleet.index.configure(next, now);
     assert_eq!(
-        begin_batch(&mut fleet.index, SET, &PersistedProgress::default(), now, usize::MAX).patches.len(),
+        planned(&mut fleet.index, SET, &PersistedProgress::default(), now, usize::MAX).patches.len(),
         2,
         "the unready one is free, as it always was"
     );
@@ -401,9 +400,9 @@ fn a_way_back_to_the_stable_revision_is_not_finished_before_its_containers_are()
     let mut back = target("v1", json!({}));
     back.stable = Some(hash("v1"));
     fleet.index.configure(back, at(fleet.now));
-    let plan = begin_batch(&mut fleet.index, SET, &PersistedProgress::default(), at(fleet.now), usize::MAX);
+    let plan = planned(&mut fleet.index, SET, &PersistedProgress::default(), at(fleet.now), usize::MAX);
     fleet.send(&plan);
-    let counts = begin_batch(&mut fleet.index, SET, &PersistedProgress::default(), at(fleet.now), 0).summary.counts;
+    let counts = planned(&mut fleet.index, SET, &PersistedProgress::default(), at(fleet.now), 0).summary.counts;
     assert_eq!((counts.undecided, counts.updated_ready), (1, 0));
 }
 
@@ -412,7 +411,7 @@ fn an_open_eviction_takes_a_slot() {
     let mut fleet = Fleet::of(5);
     fleet.index.configure(target("v2", json!({"maxUnavailable": 2})), at(0));
     let evicting = PersistedProgress { evictions: vec![evictions::open()], ..PersistedProgress::default() };
-    assert_eq!(begin_batch(&mut fleet.index, SET, &evicting, at(0), usize::MAX).patches.len(), 1);
+    assert_eq!(planned(&mut fleet.index, SET, &evicting, at(0), usize::MAX).patches.len(), 1);
 }
 
 #[test]
@@ -436,7 +435,7 @@ fn beside_a_hot_sidecar_others_are_still_upgraded_in_place() {
     });
     let mut fleet = Fleet::new([pod]);
     fleet.index.configure(target, at(0));
-    let plan = begin_batch(&mut fleet.index, SET, &PersistedProgress::default(), at(0), usize::MAX);
+    let plan = planned(&mut fleet.index, SET, &PersistedProgress::default(), at(0), usize::MAX);
     assert_eq!(plan.summary.not_in_place, []);
     assert_eq!(fleet.send(&plan), ["web"]);
 }

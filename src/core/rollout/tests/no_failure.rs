@@ -3,11 +3,10 @@
 use serde_json::{Value, json};
 
 use crate::core::rollout::assess::attempt::Progress;
-use crate::core::rollout::plan::begin_batch;
 use crate::core::rollout::target::Target;
 use crate::core::rollout::target::rollout::PersistedProgress;
 use crate::core::rollout::testing;
-use crate::core::rollout::testing::{SET, TestPod, at, target};
+use crate::core::rollout::testing::{SET, TestPod, at, planned, target};
 use crate::core::rollout::tests::Fleet;
 use crate::core::rollout::tests::judging::{agent, app_crashed, judge, replaced};
 
@@ -122,9 +121,9 @@ fn what_was_before_a_retry_is_no_evidence() {
     fleet.observe();
     let retried = Target { retried_at: Some(at(31)), ..target("v2", json!({})) };
     fleet.index.configure(retried, at(31));
-    let summary = begin_batch(&mut fleet.index, SET, &PersistedProgress::default(), at(31), 0).summary;
+    let summary = planned(&mut fleet.index, SET, &PersistedProgress::default(), at(31), 0).summary;
     assert_eq!((summary.counts.failed, summary.counts.slots, summary.counts.updated_ready), (0, 1, 0), "its hold time");
-    let summary = begin_batch(&mut fleet.index, SET, &PersistedProgress::default(), at(35), 0).summary;
+    let summary = planned(&mut fleet.index, SET, &PersistedProgress::default(), at(35), 0).summary;
     assert_eq!((summary.counts.slots, summary.counts.updated_ready), (0, 1));
 }
 

@@ -6,9 +6,8 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::core::rollout::assess::state::State;
-use crate::core::rollout::plan::Plan;
 use crate::core::rollout::state::pulls::Outcome;
-use crate::core::rollout::testing::{SET, TestPod, at};
+use crate::core::rollout::testing::{Plan, SET, TestPod, at};
 use crate::core::rollout::tests::Fleet;
 use crate::core::rollout::tests::order::{labelled, owned, with_readiness};
 

@@ -4,9 +4,8 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use crate::core::rollout::assess::attempt::{Attempt, Progress};
-use crate::core::rollout::plan::begin_batch;
 use crate::core::rollout::target::rollout::PersistedProgress;
-use crate::core::rollout::testing::{SET, at, hash, target};
+use crate::core::rollout::testing::{SET, at, hash, planned, target};
 use crate::core::rollout::tests::Fleet;
 
 /// What may happen between two plans.
@@ -47,7 +46,7 @@ proptest! {
             match step {
                 Step::Plan { image, limit } => {
                     fleet.index.configure(target(images[image], strategy.clone()), at(fleet.now));
-                    let plan = begin_batch(&mut fleet.index, SET, &PersistedProgress::default(), at(fleet.now), limit);
+                    let plan = planned(&mut fleet.index, SET, &PersistedProgress::default(), at(fleet.now), limit);
                     prop_assert!(plan.patches.len() <= limit);
                     let before = plan.summary.counts.slots;
                     let taken = plan.patches.iter().filter(|p| {

@@ -2,9 +2,11 @@
 
 use serde_json::{Value, json};
 
+use crate::core::rollout::testing;
 use crate::core::rollout::testing::{SET, TestPod, at};
-use crate::core::rollout::tests::Fleet;
 use crate::core::rollout::tests::order::owned;
+use crate::core::rollout::tests::{Fleet, unready};
+use crate::core::status::Verdict;
 
 #[test]
 fn pods_that_were_ready_a_moment_ago_cost_what_ready_ones_do() {
@@ -46,4 +48,23 @@ fn pods_that_were_ready_a_moment_ago_leave_their_workload_no_room() {
     let names: Vec<String> = (0..4).map(|i| format!("web-{i}")).collect();
     fleet.set_ready(&names, false);
     assert_eq!(fleet.plan("v2", &strategy).patches, []);
+}
+
+#[test]
+fn a_full_cap_of_unready_pods_says_who_holds_it() {
+    let mut fleet = Fleet::new((0..50).map(|i| unready(&format!("web-{i}"))));
+    let strategy = json!({"failurePolicy": {"action": "Ignore"}});
+    let message = |fleet: &mut Fleet| {
+        let summary = fleet.plan("bad", &strategy).summary;
+        Verdict::of(&testing::rollout("bad", strategy.clone()), &summary, true).message
+    };
+    let plan = fleet.plan("bad", &strategy);
+    let sent = fleet.send(&plan);
+    let holders = "default/web-0 (not ready), default/web-1 (not ready), default/web-10 (not ready) and 2 more";
+    let said = message(&mut fleet);
+    assert!(said.ends_with(&format!("; 5 of 5 that were not ready before are in an update: {holders}")), "{said}");
+    fleet.kubelets(&sent);
+    assert!(message(&mut fleet).contains("default/web-0 (agent: ImagePullBackOff), "), "{}", message(&mut fleet));
+    fleet.delete(&sent[..1]);
+    assert!(!message(&mut fleet).contains("not ready before"), "a place is free");
 }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::api::keys;
-use crate::core::rollout::plan::begin_batch;
+use crate::core::rollout::testing::planned;
 use crate::core::rollout::tests::aborted::World;
 use crate::core::rollout::tests::*;
 
@@ -69,7 +69,7 @@ fn an_image_that_is_put_right_costs_a_slot_until_the_kubelet_has_seen_it() {
     fleet.observe();
     let stable = Target { stable: Some(testing::hash("v1")), ..target("v1", json!({})) };
     fleet.index.configure(stable, at(0));
-    let plan = begin_batch(&mut fleet.index, SET, &PersistedProgress::default(), at(0), usize::MAX);
+    let plan = planned(&mut fleet.index, SET, &PersistedProgress::default(), at(0), usize::MAX);
     assert_eq!(fleet.send(&plan).len(), 1);
     assert_eq!(fleet.slots(10_000), 1, "it may stop the container at any time");
     fleet.pods.values_mut().next().unwrap().edit(see);

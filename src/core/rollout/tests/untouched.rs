@@ -2,14 +2,13 @@
 
 use serde_json::{Value, json};
 
-use super::{Fleet, begin_batch};
+use super::{Fleet, planned};
 use crate::api::SidecarSet;
 use crate::api::validate::validate;
 use crate::core::revision::Template;
-use crate::core::rollout::plan::Plan;
 use crate::core::rollout::target::Target;
 use crate::core::rollout::target::rollout::PersistedProgress;
-use crate::core::rollout::testing::{self, SET, TestPod, at, hash};
+use crate::core::rollout::testing::{self, Plan, SET, TestPod, at, hash};
 
 #[test]
 fn a_pod_whose_image_is_spelled_otherwise_is_at_the_target() {
@@ -56,7 +55,7 @@ fn made_with(set: &SidecarSet, names: &[&str]) -> Fleet {
 
 fn plan(fleet: &mut Fleet, target: &Target) -> Plan {
     fleet.index.configure(target.clone(), at(fleet.now));
-    begin_batch(&mut fleet.index, SET, &PersistedProgress::default(), at(fleet.now), usize::MAX)
+    planned(&mut fleet.index, SET, &PersistedProgress::default(), at(fleet.now), usize::MAX)
 }
 
 fn specs(fleet: &Fleet) -> Vec<&Value> {
@@ -162,6 +161,6 @@ fn an_image_that_admission_sets_back_has_failed_at_once_and_is_asked_for_again_b
     fleet.now = 5;
     let retried = Target { retried_at: Some(at(5)), ..testing::target("v2", json!({})) };
     fleet.index.configure(retried, at(5));
-    let again = begin_batch(&mut fleet.index, SET, &PersistedProgress::default(), at(5), usize::MAX);
+    let again = testing::planned(&mut fleet.index, SET, &PersistedProgress::default(), at(5), usize::MAX);
     assert_eq!(fleet.send(&again), ["web-0"]);
 }

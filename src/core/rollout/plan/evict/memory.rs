@@ -1,6 +1,6 @@
 //! What is remembered of the evictions of a set while one replica leads.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
@@ -18,20 +18,24 @@ const BACKOFF: (SignedDuration, SignedDuration) = (SignedDuration::from_secs(5),
 pub(crate) struct EvictionMemory {
     /// `status.evictions` as last written.
     pub(crate) records: Vec<Eviction>,
-    /// What open evictions wait for, by UID of the evicted pod.
-    pub(super) lacks: HashMap<String, Lack>,
-    /// When evicted pods were first seen to be gone, by their UID.
-    pub(super) gone: HashMap<String, Timestamp>,
-    /// By owner UID.
+    /// Of open evictions, by UID of the evicted pod.
+    pub(super) open: HashMap<String, Open>,
     pub(super) waiting: BTreeMap<String, Waiting>,
-    /// UIDs of pods that were evicted for sure: a watch that is late must not say that they never were.
-    pub(super) evicted: BTreeSet<String>,
     /// Owners that are said to have pods without sidecars have none.
     pub(crate) found_is_stale: bool,
-    /// What keeps all pods from being evicted, by cause.
+    /// What keeps all pods from being evicted, by [`EvictionCause`].
     pub(super) holds: [Option<Hold>; 2],
     /// The revision that new pods get, and since when that is known here.
     given: Option<(String, Timestamp)>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Open {
+    pub(super) lack: Option<Lack>,
+    /// When the pod was first seen to be gone.
+    pub(super) gone_at: Option<Timestamp>,
+    /// It was evicted for sure: a watch that is late must not say that it never was.
+    pub(super) is_evicted: bool,
 }
 
 /// An owner whose pod is not evicted now.
@@ -46,7 +50,6 @@ pub(super) struct Waiting {
 }
 
 impl EvictionMemory {
-    /// With what the status says.
     pub fn new(records: Vec<Eviction>) -> Self {
         Self { records, ..Self::default() }
     }
@@ -57,20 +60,16 @@ impl EvictionMemory {
         Self { given: Some((revision.to_owned(), Timestamp::UNIX_EPOCH)), ..self }
     }
 
-    /// The records were written.
     pub(crate) fn recorded(&mut self, records: Vec<Eviction>) {
-        self.gone.retain(|pod, _| records.iter().any(|eviction| eviction.pod_uid == *pod));
-        self.lacks.retain(|pod, _| records.iter().any(|eviction| eviction.pod_uid == *pod));
-        self.evicted.retain(|pod| records.iter().any(|eviction| eviction.pod_uid == *pod));
+        self.open.retain(|pod, _| records.iter().any(|eviction| eviction.pod_uid == *pod));
         self.records = records;
     }
 
     /// The apiserver has said that it evicted the pod with this UID.
     pub(crate) fn note_evicted(&mut self, pod: &str) {
-        self.evicted.insert(pod.to_owned());
+        self.open.entry(pod.to_owned()).or_default().is_evicted = true;
     }
 
-    /// The records but for one.
     pub(crate) fn without(&self, eviction: Option<&Eviction>) -> Vec<Eviction> {
         self.records.iter().filter(|record| Some(*record) != eviction).cloned().collect()
     }
@@ -112,9 +111,8 @@ impl EvictionMemory {
         self.waiting.retain(|_, waiting| now < after(waiting.until, BACKOFF.1));
     }
 
-    /// Where evictions for a cause stand.
     pub(crate) fn report(&self, cause: EvictionCause) -> EvictionReport {
-        let hold = self.holds[usize::from(cause == EvictionCause::NotInPlace)];
+        let hold = self.holds[cause as usize];
         let mut report = EvictionReport { cause, hold, ..EvictionReport::default() };
         for eviction in self.records.iter().filter(|eviction| eviction.cause == cause) {
             let Eviction { namespace, pod, owner_kind, owner_name, .. } = eviction;
@@ -122,7 +120,7 @@ impl EvictionMemory {
                 report.in_vain.push(format!("{owner_kind} {namespace}/{owner_name}"));
             } else {
                 let key = PodKey { namespace: namespace.clone(), name: pod.clone() };
-                report.open.push((key, self.lacks.get(&eviction.pod_uid).cloned()));
+                report.open.push((key, self.open.get(&eviction.pod_uid).and_then(|open| open.lack.clone())));
             }
         }
         for waiting in self.waiting.values().filter(|waiting| waiting.cause == cause) {

@@ -3,10 +3,8 @@
 
 pub mod input;
 pub mod memory;
-pub mod owned;
-pub mod quota;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::SignedDuration;
@@ -22,12 +20,10 @@ use crate::core::replace::report::{EvictionReport, Hold, Lack, Wait};
 use crate::core::replace::uninjected::is_uninjected;
 use crate::core::replace::{EvictionTimeouts, MAX_KEPT, Next, OwnedPod, Verdict};
 use crate::core::rollout::plan::claims::workload_room;
-use crate::core::rollout::plan::evict::input::{EvictionInput, Facts};
+use crate::core::rollout::plan::evict::input::{EvictionInput, EvictionQuota, Facts, has_all, owned_pods, quota};
 use crate::core::rollout::plan::evict::memory::EvictionMemory;
-use crate::core::rollout::plan::evict::owned::{has_all, owned_pods};
-use crate::core::rollout::plan::evict::quota::{EvictionQuota, quota};
-use crate::core::rollout::state::evictable::Evictable;
 use crate::core::rollout::state::index::Index;
+use crate::core::rollout::state::set::EvictableOwner;
 
 /// Every replica of the webhook reads from the status which revision new pods get: it must have said so for this long.
 const FOLLOW: SignedDuration = SignedDuration::from_secs(1);
@@ -41,7 +37,6 @@ pub(crate) enum Step {
     Record(Vec<Eviction>),
     /// To write this record, and to send the request.
     Evict(Box<Chosen>),
-    /// Nothing now.
     Rest,
 }
 
@@ -56,12 +51,9 @@ pub(crate) enum Question {
     Replacement(Box<Chosen>),
 }
 
-/// A pod to evict.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Chosen {
-    /// The pod.
     pub(crate) pod: PodKey,
-    /// Its record.
     pub(crate) record: Eviction,
     /// The record whose slot it takes over.
     pub(crate) supersedes: Option<Eviction>,
@@ -98,22 +90,24 @@ fn step(index: &Index, input: &EvictionInput<'_>, memory: &mut EvictionMemory, f
     run.settle(memory).or_else(|| run.choose(memory)).unwrap_or(Step::Rest)
 }
 
-/// Something that is not known.
+/// Why there is no answer.
 enum Gap {
-    /// It has to be read.
+    /// It depends on what has to be read.
     Ask(Box<Question>),
-    /// It could not be read: what depends on it waits for the next round.
-    Unreadable,
+    /// It could not be read, or no place is left: it waits for the next round.
+    Later,
+    /// The owner keeps its pods for now.
+    Wait(EvictionCause, Wait),
+    /// The owner has no such pod.
+    NoPod,
 }
 
-/// An owner that may give up a pod.
-struct Candidate {
-    owner: Owner,
-    namespace: String,
+struct Candidate<'a> {
+    owner: &'a Owner,
+    namespace: &'a str,
     cause: EvictionCause,
 }
 
-/// One step of one set.
 struct Run<'a> {
     index: &'a Index,
     input: &'a EvictionInput<'a>,
@@ -129,7 +123,7 @@ impl Run<'_> {
             let verdict = match self.judge(memory, &eviction) {
                 Ok(verdict) => verdict,
                 Err(Gap::Ask(question)) => return Some(Step::Read(*question)),
-                Err(Gap::Unreadable) => Verdict::Open,
+                Err(_) => Verdict::Open,
             };
             match verdict {
                 Verdict::Open => kept.push(eviction),
@@ -155,28 +149,28 @@ impl Run<'_> {
             is_there || (eviction.cause == EvictionCause::NotInPlace && has_all(pods, replicas))
         };
         let pods = self.pods(&eviction.namespace, &owner, is_known)?;
-        memory.lacks.insert(eviction.pod_uid.clone(), Lack::of(eviction, &pods, replicas));
+        let open = memory.open.entry(eviction.pod_uid.clone()).or_default();
+        open.lack = Some(Lack::of(eviction, &pods, replicas));
         if pods.iter().any(|pod| pod.uid == eviction.pod_uid) {
-            memory.gone.remove(&eviction.pod_uid);
-            if memory.evicted.contains(&eviction.pod_uid) {
+            open.gone_at = None;
+            if open.is_evicted {
                 return Ok(Verdict::Open);
             }
         } else {
-            memory.gone.entry(eviction.pod_uid.clone()).or_insert(self.input.now);
+            open.gone_at.get_or_insert(self.input.now);
         }
+        let gone_at = open.gone_at;
         let strategy = &self.input.set.spec.update_strategy;
         let timeouts = EvictionTimeouts {
             min_ready: seconds(strategy.min_ready_seconds),
             timeout: seconds(strategy.pod_update_timeout_seconds),
         };
-        let gone_at = memory.gone.get(&eviction.pod_uid).copied();
         let verdict = replace::judge(eviction, &pods, replicas, gone_at, timeouts, self.input.now);
         // Nothing says whether an owner of an unknown kind is still there: a change of the set ends the wait for it.
         let is_forgotten = replicas.is_none() && pods.is_empty() && eviction.revision != self.revision(eviction.cause);
         Ok(if verdict == Verdict::Failed && is_forgotten { Verdict::Done } else { verdict })
     }
 
-    /// Hash of the revision that a replacement is to get.
     fn revision(&self, cause: EvictionCause) -> &str {
         match cause {
             EvictionCause::NoSidecars => self.input.given,
@@ -186,7 +180,7 @@ impl Run<'_> {
 
     fn replicas(&self, namespace: &str, owner: &Owner) -> Result<Option<usize>, Gap> {
         if self.facts.unreadable.contains(&owner.uid) {
-            return Err(Gap::Unreadable);
+            return Err(Gap::Later);
         }
         let ask = || Gap::Ask(Box::new(Question::Replicas(namespace.to_owned(), owner.clone())));
         self.facts.replicas.get(&owner.uid).copied().ok_or_else(ask)
@@ -204,33 +198,35 @@ impl Run<'_> {
             return Ok(pods);
         }
         if self.facts.unreadable.contains(namespace) {
-            return Err(Gap::Unreadable);
+            return Err(Gap::Later);
         }
         Err(Gap::Ask(Box::new(Question::Uninjected(namespace.to_owned()))))
     }
 
-    /// The next pod that is evicted.
     fn choose(&self, memory: &mut EvictionMemory) -> Option<Step> {
         let holds = [EvictionCause::NoSidecars, EvictionCause::NotInPlace].map(|cause| self.hold(memory, cause));
         memory.holds = holds;
-        let wants = |cause| holds[usize::from(cause == EvictionCause::NotInPlace)].is_none();
+        let wants = |cause| holds[cause as usize].is_none();
         memory.forget_old(self.input.now);
         let uninjected: BTreeSet<&str> = self.uninjected().map(|(owner, _)| owner.uid.as_str()).collect();
         memory.waiting.retain(|owner, waiting| {
             wants(waiting.cause)
                 && match waiting.cause {
                     EvictionCause::NoSidecars => uninjected.contains(owner.as_str()),
-                    EvictionCause::NotInPlace => self.evictable().is_some_and(|all| all.owners.contains_key(owner)),
+                    EvictionCause::NotInPlace => self.evictable().is_some_and(|owners| owners.contains_key(owner)),
                 }
         });
         if memory.records.len() >= MAX_KEPT {
             return None;
         }
         for candidate in self.candidates(memory, wants) {
-            match self.try_owner(memory, &candidate, wants) {
-                Ok(None) | Err(Gap::Unreadable) => {}
-                Ok(Some(chosen)) => return Some(Step::Evict(Box::new(chosen))),
+            let Candidate { owner, namespace, cause } = candidate;
+            match self.choose_of(&memory.records, &candidate, wants) {
+                Ok(chosen) => return Some(Step::Evict(Box::new(chosen))),
                 Err(Gap::Ask(question)) => return Some(Step::Read(*question)),
+                Err(Gap::Wait(cause, why)) => memory.wait(cause, namespace, owner, why, self.input.now),
+                Err(Gap::NoPod) => memory.found_is_stale |= cause == EvictionCause::NoSidecars,
+                Err(Gap::Later) => {}
             }
         }
         None
@@ -263,27 +259,26 @@ impl Run<'_> {
         (input.given != self.quota.revision).then_some(Hold::NotGiven)
     }
 
-    /// Owners of pods without sidecars.
-    fn uninjected(&self) -> impl Iterator<Item = (&Owner, &String)> {
+    fn uninjected(&self) -> impl Iterator<Item = (&Owner, &str)> {
         let groups = self.input.found.groups.iter();
-        let owners = groups.filter_map(|group| Some((group.owner.as_ref()?, &group.example.namespace)));
+        let owners = groups.filter_map(|group| Some((group.owner.as_ref()?, group.example.namespace.as_str())));
         owners.filter(|(owner, _)| replace::exempt(Some(owner), true).is_none())
     }
 
-    fn evictable(&self) -> Option<&Evictable> {
+    /// Owners of pods that cannot be upgraded in place, by UID.
+    fn evictable(&self) -> Option<&BTreeMap<String, EvictableOwner>> {
         self.index.set(&self.input.compiled.name).map(|set| &set.evictable)
     }
 
-    /// Owners of pods that cannot be upgraded in place.
-    fn owners_behind(&self) -> impl Iterator<Item = (&Owner, &String)> {
-        let owners = self.evictable().into_iter().flat_map(|evictable| evictable.owners.values());
+    fn owners_behind(&self) -> impl Iterator<Item = (&Owner, &str)> {
+        let owners = self.evictable().into_iter().flat_map(BTreeMap::values);
         // Where no slot is left, only those with a pod that costs none.
-        let owners = owners.filter(|owner| owner.cheap > 0 || self.quota.slots > 0);
-        owners.filter_map(|owned| Some((&owned.owner, &owned.pods.first()?.namespace)))
+        let owners = owners.filter(|behind| behind.cheap > 0 || self.quota.slots > 0);
+        owners.map(|behind| (&*behind.owner, behind.namespace.as_str()))
     }
 
     /// Owners that are not left alone now and may give up a pod.
-    fn candidates(&self, memory: &EvictionMemory, wants: impl Fn(EvictionCause) -> bool) -> Vec<Candidate> {
+    fn candidates(&self, memory: &EvictionMemory, wants: impl Fn(EvictionCause) -> bool) -> Vec<Candidate<'_>> {
         let current = [self.input.given, self.quota.revision.as_str()];
         let is_round_over = self.facts.replicas.len() >= self.input.limit;
         let may = |owner: &Owner| {
@@ -294,63 +289,44 @@ impl Run<'_> {
         };
         // A slot that is held by a failed eviction is taken over.
         let has_slot = |owner: &Owner| self.quota.slots > 0 || replace::superseded(&memory.records, owner).is_some();
-        let (none, behind) = (EvictionCause::NoSidecars, EvictionCause::NotInPlace);
-        let uninjected = self.uninjected().filter(|(owner, _)| wants(none) && has_slot(owner) && may(owner));
-        let behind = self.owners_behind().filter(|(owner, _)| wants(behind) && may(owner)).map(|owner| (owner, behind));
-        let candidates = uninjected.map(|owner| (owner, none)).chain(behind);
-        let candidate = |((owner, namespace), cause): ((&Owner, &String), EvictionCause)| Candidate {
-            owner: owner.clone(),
-            namespace: namespace.clone(),
-            cause,
-        };
-        candidates.take(self.input.limit).map(candidate).collect()
+        let of = |cause| move |(owner, namespace)| Candidate { owner, namespace, cause };
+        let uninjected = self.uninjected().filter(|(owner, _)| has_slot(owner)).map(of(EvictionCause::NoSidecars));
+        let all = uninjected.chain(self.owners_behind().map(of(EvictionCause::NotInPlace)));
+        all.filter(|candidate| wants(candidate.cause) && may(candidate.owner)).take(self.input.limit).collect()
     }
 
-    /// Chooses a pod of an owner, or remembers why none.
-    fn try_owner(
+    fn choose_of(
         &self,
-        memory: &mut EvictionMemory,
-        candidate: &Candidate,
+        records: &[Eviction],
+        candidate: &Candidate<'_>,
         wants: impl Fn(EvictionCause) -> bool,
-    ) -> Result<Option<Chosen>, Gap> {
-        let (now, Candidate { owner, namespace, .. }) = (self.input.now, candidate);
+    ) -> Result<Chosen, Gap> {
+        let Candidate { owner, namespace, .. } = *candidate;
         let replicas = self.replicas(namespace, owner)?;
         let is_known = |pods: &[OwnedPod]| candidate.cause == EvictionCause::NotInPlace && has_all(pods, replicas);
         let pods = self.pods(namespace, owner, is_known)?;
-        let pod = match replace::next(&pods, wants, replicas) {
-            Next::Evict(pod) => pod,
-            Next::Wait(cause, why) => {
-                memory.wait(cause, namespace, owner, why, now);
-                return Ok(None);
-            }
+        let (pod, cause) = match replace::next(&pods, wants, replicas) {
+            Next::Evict(pod) => (pod, pod.behind.unwrap_or(candidate.cause)),
+            Next::Wait(cause, why) => return Err(Gap::Wait(cause, why)),
             Next::Nothing => {
-                match pods.iter().find_map(|pod| pod.exempt) {
-                    Some(kind) => memory.wait(candidate.cause, namespace, owner, Wait::Exempt(kind), now),
-                    None => memory.found_is_stale |= candidate.cause == EvictionCause::NoSidecars,
-                }
-                return Ok(None);
+                let exempt = pods.iter().find_map(|pod| pod.exempt);
+                return Err(exempt.map_or(Gap::NoPod, |kind| Gap::Wait(candidate.cause, Wait::Exempt(kind))));
             }
         };
-        let Some(cause) = pod.behind else { return Ok(None) };
-        let supersedes = replace::superseded(&memory.records, owner).cloned();
+        let supersedes = replace::superseded(records, owner).cloned();
         if let Some(why) = self.obstacle(pod, supersedes.as_ref()) {
-            memory.wait(cause, namespace, owner, why, now);
-            return Ok(None);
+            return Err(Gap::Wait(cause, why));
         }
-        let mut record = replace::record(pod, &pods, cause, owner, self.revision(cause), now);
+        let mut record = replace::record(pod, &pods, cause, owner, self.revision(cause), self.input.now);
         record.unready = supersedes.as_ref().map_or(record.unready, |open| open.unready);
-        let is_held = pod.held || supersedes.is_some();
-        if !is_held && !self.quota.has_place(&record) {
-            return Ok(None);
+        if !pod.held && supersedes.is_none() && !self.quota.has_place(&record) {
+            return Err(Gap::Later);
         }
         let chosen = Chosen { pod: pod.key.clone(), record, supersedes };
         match self.facts.replacements.get(&pod.uid) {
             None => Err(Gap::Ask(Box::new(Question::Replacement(Box::new(chosen))))),
-            Some(None) => Ok(Some(chosen)),
-            Some(Some(why)) => {
-                memory.wait(cause, namespace, owner, why.clone(), now);
-                Ok(None)
-            }
+            Some(None) => Ok(chosen),
+            Some(Some(why)) => Err(Gap::Wait(cause, why.clone())),
         }
     }
 

@@ -8,16 +8,13 @@ use crate::core::pod::{Owner, PodKey};
 use crate::core::replace;
 use crate::core::replace::OwnedPod;
 use crate::core::revision::Change;
-use crate::core::rollout::plan::evict::input::Facts;
-use crate::core::rollout::plan::evict::owned::owned_pods;
-use crate::core::rollout::plan::evict::quota::quota;
+use crate::core::rollout::plan::evict::input::{Facts, owned_pods, quota};
 use crate::core::rollout::plan::summary::Summary;
-use crate::core::rollout::plan::{Plan, begin_batch};
 use crate::core::rollout::state::index::Index;
 use crate::core::rollout::target::Target;
 use crate::core::rollout::target::rollout::PersistedProgress;
 use crate::core::rollout::testing;
-use crate::core::rollout::testing::{SET, TestPod, at, hash, target};
+use crate::core::rollout::testing::{Plan, SET, TestPod, at, hash, planned, target};
 use crate::core::rollout::tests::Fleet;
 use crate::core::rollout::tests::evictions::task::Task;
 use crate::core::status::Verdict;
@@ -59,7 +56,7 @@ fn env_change(strategy: &Value) -> Target {
 fn plan(fleet: &mut Fleet, strategy: &Value, evictions: &[Eviction]) -> Plan {
     fleet.index.configure(env_change(strategy), at(fleet.now));
     let persisted = PersistedProgress { evictions: evictions.to_vec(), ..PersistedProgress::default() };
-    begin_batch(&mut fleet.index, SET, &persisted, at(fleet.now), usize::MAX)
+    planned(&mut fleet.index, SET, &persisted, at(fleet.now), usize::MAX)
 }
 
 fn rollout(strategy: &Value) -> crate::core::rollout::target::rollout::Rollout {
@@ -176,8 +173,8 @@ fn pods_that_must_be_made_anew_wait_with_their_owners() {
     let summary = plan(&mut fleet, &json!({}), &[]).summary;
     assert_eq!((summary.counts.not_in_place, summary.evictable, summary.remaining), (3, 2, 2));
     assert_eq!(summary.exempt, [("pods without a controller", 1)]);
-    let owners: Vec<_> = fleet.index.set(SET).unwrap().evictable.owners.values().collect();
-    assert_eq!((owners.len(), &owners[0].owner, owners[0].cheap), (1, &owner("web"), 0), "both pods are ready");
+    let owners: Vec<_> = fleet.index.set(SET).unwrap().evictable.values().collect();
+    assert_eq!((owners.len(), &*owners[0].owner, owners[0].cheap), (1, &owner("web"), 0), "both pods are ready");
     let verdict = Verdict::of(&rollout(&json!({})), &summary, true);
     assert_eq!(verdict.reason.as_str(), "RollingUpdate");
     let text =
@@ -209,7 +206,7 @@ fn nothing_is_evicted_while_the_rollout_stands() {
     let mut stopped = env_change(&json!({}));
     stopped.direction = crate::core::rollout::target::Direction::Halted;
     fleet.index.configure(stopped, at(0));
-    begin_batch(&mut fleet.index, SET, &PersistedProgress::default(), at(0), 9);
+    planned(&mut fleet.index, SET, &PersistedProgress::default(), at(0), 9);
     assert_eq!(upgrades(&fleet), 0, "aborted");
 }
 
@@ -219,7 +216,7 @@ fn on_the_way_back_pods_are_evicted_whatever_partition_says_and_new_ones_get_the
     let back = || Target { stable: Some(hash("v2")), ..env_change(&strategy) }.going_back();
     let mut fleet = Fleet::new([owned("a", "ReplicaSet", "web"), owned("b", "ReplicaSet", "other")]);
     fleet.index.configure(back(), at(0));
-    let summary = begin_batch(&mut fleet.index, SET, &PersistedProgress::default(), at(0), 9).summary;
+    let summary = planned(&mut fleet.index, SET, &PersistedProgress::default(), at(0), 9).summary;
     assert_eq!((summary.evictable, upgrades(&fleet)), (2, 2));
     let rollout =
         crate::core::rollout::target::rollout::Rollout { target: back(), ..testing::rollout("v1", json!({})) };
@@ -265,7 +262,7 @@ fn a_slot_is_taken_once_by_a_plan_or_by_an_eviction() {
     assert_eq!(task.next(&mut fleet), None, "the patch may be on its way");
 
     // The plan after the answers, none of which was a yes.
-    begin_batch(&mut fleet.index, SET, &PersistedProgress::default(), at(0), 0);
+    planned(&mut fleet.index, SET, &PersistedProgress::default(), at(0), 0);
     assert_eq!(task.next(&mut fleet).map(|chosen| chosen.pod.name), Some("a".to_owned()));
     assert_eq!(Task::new(&json!({})).next(&mut fleet), None, "there was one");
     assert_eq!(plan(&mut fleet, &json!({}), &[]).patches, [], "the record may not be in the status yet");

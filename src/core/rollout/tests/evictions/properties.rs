@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
-use crate::core::rollout::plan::begin_batch;
 use crate::core::rollout::plan::evict::memory::EvictionMemory;
+use crate::core::rollout::testing::planned;
 use crate::core::rollout::tests::evictions::*;
 
 /// What may happen between two looks.
@@ -103,7 +103,7 @@ impl Sim {
         self.fleet.index.configure(env_change(&self.strategy), now);
         let persisted =
             PersistedProgress { evictions: self.task.memory.records.clone(), ..PersistedProgress::default() };
-        self.plan = begin_batch(&mut self.fleet.index, SET, &persisted, now, limit);
+        self.plan = planned(&mut self.fleet.index, SET, &persisted, now, limit);
         let set = testing::set("v2", json!({}));
         let rollout = rollout(&self.strategy);
         let summary = &self.plan.summary;

@@ -179,7 +179,7 @@ fn an_open_eviction_takes_the_room_of_its_workload_until_the_owner_has_its_pods_
     let old = uninjected("db-0", "StatefulSet", "db");
     let mut fleet = Fleet::new([patchable("db-1", "db"), patchable("db-2", "db")]);
     fleet.index.configure(env_change(&per_workload()), at(0));
-    begin_batch(&mut fleet.index, SET, &PersistedProgress::default(), at(0), 0);
+    planned(&mut fleet.index, SET, &PersistedProgress::default(), at(0), 0);
     let mut task = Task::new(&per_workload()).with_uninjected(std::slice::from_ref(&old));
     task.replicas = [("db".to_owned(), 3)].into();
     assert_eq!(name(task.next(&mut fleet)).as_deref(), Some("db-0"));

@@ -9,11 +9,10 @@ use crate::api::{SidecarSet, keys};
 use crate::core::pod::PodView;
 use crate::core::revision::{Change, Template};
 use crate::core::rollout::assess::state::State;
-use crate::core::rollout::plan::{Plan, begin_batch};
 use crate::core::rollout::state::index::Index;
 use crate::core::rollout::target::Target;
 use crate::core::rollout::target::rollout::PersistedProgress;
-use crate::core::rollout::testing::{SET, TestPod, at, set};
+use crate::core::rollout::testing::{Plan, SET, TestPod, at, planned, set};
 
 mod odd;
 mod properties;
@@ -122,7 +121,7 @@ impl World {
         target.changes.insert(label, Change::InPlace);
         change(&mut target);
         self.index.configure(target, at(self.now));
-        begin_batch(&mut self.index, SET, &PersistedProgress::default(), at(self.now), usize::MAX)
+        planned(&mut self.index, SET, &PersistedProgress::default(), at(self.now), usize::MAX)
     }
 
     /// Plans and sends; the containers that got another image, with it.
@@ -359,7 +358,7 @@ fn a_reset_of_a_pod_that_holds_no_slot_takes_one() {
     world.kubelets();
     let evicting = PersistedProgress { evictions: vec![super::evictions::open()], ..PersistedProgress::default() };
     world.plan(NEW);
-    assert_eq!(begin_batch(&mut world.index, SET, &evicting, at(world.now), usize::MAX).patches, []);
+    assert_eq!(planned(&mut world.index, SET, &evicting, at(world.now), usize::MAX).patches, []);
     assert_eq!(world.send(NEW), pair("mesh-1", IDLE));
 }
 

@@ -10,7 +10,7 @@ use crate::api::validate::unchecked;
 use crate::core::inject::{CompiledSet, CompiledSets, Request, inject};
 use crate::core::pod::PodView;
 use crate::core::revision::{Change, History, Revision};
-use crate::core::rollout::plan::begin_batch;
+use crate::core::rollout::testing::planned;
 use crate::core::rollout::tests::*;
 
 mod resizing;
@@ -78,7 +78,7 @@ impl Way {
 
     fn plan(&mut self) -> Plan {
         self.index.apply(self.pod.view(), at(self.now));
-        begin_batch(&mut self.index, SET, &PersistedProgress::default(), at(self.now), usize::MAX)
+        planned(&mut self.index, SET, &PersistedProgress::default(), at(self.now), usize::MAX)
     }
 
     /// Sends the next request; true if it was a resize, `None` if there is none.

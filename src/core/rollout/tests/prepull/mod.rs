@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::core::rollout::plan::prepull::MOST_AT_ONCE;
-use crate::core::rollout::plan::{Plan, begin_batch};
+use crate::core::rollout::plan::snapshot::MOST_AT_ONCE;
 use crate::core::rollout::state::pulls::{Outcome, Pull};
 use crate::core::rollout::target::rollout::PersistedProgress;
 use crate::core::rollout::target::{Direction, Target};
 use crate::core::rollout::testing;
-use crate::core::rollout::testing::{SET, TestPod, at, hash, target};
+use crate::core::rollout::testing::{Plan, SET, TestPod, at, hash, planned, target};
 use crate::core::rollout::tests::Fleet;
 use crate::core::status::Verdict;
 
@@ -253,9 +252,9 @@ fn a_retry_pulls_again_where_it_failed_and_only_there() {
     }
     let retried = Target { retried_at: Some(at(9)), ..target("v2", strategy(3)) };
     fleet.index.configure(Target { direction: Direction::Halted, ..target("v2", strategy(3)) }, at(5));
-    assert_eq!(begin_batch(&mut fleet.index, SET, &PersistedProgress::default(), at(5), 9).pulls, []);
+    assert_eq!(planned(&mut fleet.index, SET, &PersistedProgress::default(), at(5), 9).pulls, []);
     fleet.index.configure(retried, at(9));
-    assert_eq!(nodes(&begin_batch(&mut fleet.index, SET, &PersistedProgress::default(), at(9), 9).pulls), ["n0", "n2"]);
+    assert_eq!(nodes(&planned(&mut fleet.index, SET, &PersistedProgress::default(), at(9), 9).pulls), ["n0", "n2"]);
 }
 
 #[test]
@@ -268,6 +267,6 @@ fn another_image_is_pulled_anew_and_the_way_back_waits_for_nothing() {
     fleet.now += 60;
     let back = Target { stable: Some(hash("v1")), ..target("v1", strategy(2)) }.going_back();
     fleet.index.configure(back, at(fleet.now));
-    let plan = begin_batch(&mut fleet.index, SET, &PersistedProgress::default(), at(fleet.now), 9);
+    let plan = planned(&mut fleet.index, SET, &PersistedProgress::default(), at(fleet.now), 9);
     assert_eq!((plan.patches.len(), plan.pulls.len()), (2, 0));
 }

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use k8s_openapi::api::core::v1::Pod;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use crate::core::rollout::plan::pullers::{PullerPod, Pullers};
+use crate::core::rollout::plan::pullers::Pullers;
 use crate::core::rollout::state::index::Index;
 use crate::core::rollout::state::pulls::{Outcome, Pull};
 use crate::core::rollout::testing::{at, hash};
@@ -49,7 +50,7 @@ struct World {
     pullers: Pullers,
     /// By UID: the pull, and the kubelet's word.
     made: BTreeMap<String, (Pull, Value)>,
-    old_list: Vec<PullerPod>,
+    old_list: Vec<Pod>,
     has_image: BTreeSet<(String, String)>,
     refused: BTreeSet<(String, String)>,
     refuses: bool,
@@ -59,7 +60,7 @@ struct World {
 const IMAGES: [&str; 3] = ["v1", "v2", "v3"];
 
 impl World {
-    fn list(&self) -> Vec<PullerPod> {
+    fn list(&self) -> Vec<Pod> {
         self.made.iter().map(|(uid, (pull, status))| seen(pull, uid, status)).collect()
     }
 

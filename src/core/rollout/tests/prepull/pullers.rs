@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
-use crate::core::rollout::plan::pullers::{PullerPod, Pullers, puller, refusal};
+use crate::core::rollout::plan::pullers::{Pullers, puller, refusal};
 use crate::core::rollout::state::pulls::{Outcome, Pull};
 use crate::core::rollout::testing::{SET, at, hash};
 use crate::core::rollout::tests::prepull::{fleet, strategy};
@@ -27,7 +27,7 @@ fn owner() -> Pod {
 }
 
 /// The puller as the API has it, with the kubelet's word on its container.
-pub(crate) fn seen(pull: &Pull, uid: &str, status: &Value) -> PullerPod {
+pub(crate) fn seen(pull: &Pull, uid: &str, status: &Value) -> Pod {
     let mut pod = serde_json::to_value(puller(pull, &owner()).unwrap()).unwrap();
     pod["metadata"]["name"] = json!(uid);
     pod["metadata"]["uid"] = json!(uid);
