@@ -130,7 +130,9 @@ impl Table {
     pub(crate) fn by<T: Ord>(&self, name: impl Fn(&Kind) -> Option<T>) -> BTreeMap<T, usize> {
         let mut numbers = BTreeMap::new();
         for (kind, pods) in &self.0 {
-            name(kind).into_iter().for_each(|name| *numbers.entry(name).or_default() += pods.number);
+            if let Some(name) = name(kind) {
+                *numbers.entry(name).or_default() += pods.number;
+            }
         }
         numbers
     }

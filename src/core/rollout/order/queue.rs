@@ -56,16 +56,21 @@ impl Queue {
         }
         let after = first(self);
         if has_room && before != after {
-            before.into_iter().for_each(|front| group_member(&mut self.fronts, lane.clone(), front, false));
-            after.into_iter().for_each(|front| group_member(&mut self.fronts, lane.clone(), front, true));
+            if let Some(front) = before {
+                group_member(&mut self.fronts, lane.clone(), front, false);
+            }
+            if let Some(front) = after {
+                group_member(&mut self.fronts, lane.clone(), front, true);
+            }
         }
     }
 
     /// There is room in a workload, or there is none any more.
     pub(super) fn set_room(&mut self, workload: &Arc<Workload>, has_room: bool) {
         for (lane, pods) in self.workloads.get(&Some(Arc::clone(workload))).into_iter().flatten() {
-            let first = pods.first().cloned();
-            first.into_iter().for_each(|front| group_member(&mut self.fronts, lane.clone(), front, has_room));
+            if let Some(front) = pods.first().cloned() {
+                group_member(&mut self.fronts, lane.clone(), front, has_room);
+            }
         }
     }
 

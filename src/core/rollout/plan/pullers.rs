@@ -40,10 +40,10 @@ fn outcomes(puller: &Pod, is_late: bool) -> Vec<(String, Outcome)> {
     let statuses = status.container_statuses.unwrap_or_default();
     let of = |name: &str| statuses.iter().find(|status| status.name == name).and_then(container_outcome);
     let containers = puller.spec.iter().flat_map(|spec| &spec.containers);
-    let states: Vec<(String, Option<Outcome>)> =
+    let images: Vec<(String, Option<Outcome>)> =
         containers.map(|container| (container.image.clone().unwrap_or_default(), of(&container.name))).collect();
-    let all_pulled = states.iter().all(|(_, outcome)| *outcome == Some(Outcome::Pulled));
-    let any_failed = states.iter().any(|(_, outcome)| matches!(outcome, Some(Outcome::Failed(_))));
+    let all_pulled = images.iter().all(|(_, outcome)| *outcome == Some(Outcome::Pulled));
+    let any_failed = images.iter().any(|(_, outcome)| matches!(outcome, Some(Outcome::Failed(_))));
     let (has_failed, reason) = (status.phase.as_deref() == Some("Failed"), status.reason.unwrap_or_default());
     let rest = match () {
         () if all_pulled || any_failed => None,
@@ -53,7 +53,7 @@ fn outcomes(puller: &Pod, is_late: bool) -> Vec<(String, Outcome)> {
         () if has_failed || is_late => Some(Outcome::Failed(TOO_SLOW.to_owned())),
         () => return Vec::new(),
     };
-    states.into_iter().filter_map(|(image, outcome)| Some((image, outcome.or(rest.clone())?))).collect()
+    images.into_iter().filter_map(|(image, outcome)| Some((image, outcome.or(rest.clone())?))).collect()
 }
 
 fn container_outcome(status: &ContainerStatus) -> Option<Outcome> {
