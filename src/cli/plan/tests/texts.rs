@@ -182,7 +182,9 @@ fn an_owner_with_an_open_eviction_waits_and_holds_its_slot() {
     let mut world = world();
     world.existing = Some(SidecarSet { status: serde_json::from_value(status).unwrap(), ..target.clone() });
     let text = text(target, world, &owned(2, "ReplicaSet"));
-    assert!(text.contains("\nfirst: nothing; cannot be updated in place, evicted in turn: 2 ("), "{text}");
+    let expected =
+        "\nfirst: nothing; 1 of 1 unavailable: default/p9 (evicted); cannot be updated in place, evicted in turn: 2 (";
+    assert!(text.contains(expected), "{text}");
 }
 
 #[test]
