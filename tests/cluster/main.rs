@@ -22,6 +22,7 @@ mod lost;
 mod order;
 mod plan;
 mod plan_apply;
+mod pod_conflicts;
 mod prepull;
 mod resources;
 mod robust;
