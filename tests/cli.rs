@@ -111,6 +111,34 @@ fn inject_twice_is_inject_once_and_uninject_takes_it_back() {
 }
 
 #[test]
+fn items_of_a_typed_list_and_workloads_of_other_kinds_are_injected() {
+    let set = File::new("kinds.yaml", SET);
+    let template =
+        r#"{"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "app", "image": "app:1"}]}}"#;
+    let of = |kind: &str, name: &str| {
+        format!(r#"{{{kind}"metadata": {{"name": "{name}"}}, "spec": {{"template": {template}}}}}"#)
+    };
+    let list = format!(
+        r#"{{"kind": "DeploymentList", "apiVersion": "apps/v1", "metadata": {{}}, "items": [{}]}}"#,
+        of("", "web")
+    );
+    let rollout = of(r#""apiVersion": "argoproj.io/v1alpha1", "kind": "Rollout", "#, "shop");
+    let jobs = format!(
+        r#"{{"apiVersion": "x/v1", "kind": "JobSet", "metadata": {{"name": "j"}}, "spec": {{"jobs": [{}]}}}}"#,
+        of("", "job")
+    );
+    let input = format!("{list}\n{rollout}\n{jobs}");
+    let output = run(&["inject", "-f", "-", "-s", set.path()], &input);
+    let unread = "jobset/j: not looked at: spec.jobs[0].spec.template.spec.containers; only spec.template and \
+                  spec.jobTemplate.spec.template are\n";
+    let expected = format!("deployment/web: agent Injected\nrollout/shop: agent Injected\n{unread}");
+    assert_eq!((output.code, output.stderr), (Some(0), expected));
+    let back = run(&["uninject", "-f", "-"], &output.stdout);
+    let removed = format!("deployment/web: agent Removed\nrollout/shop: agent Removed\n{unread}");
+    assert_eq!((back.stdout, back.stderr), (run(&["uninject", "-f", "-"], &input).stdout, removed));
+}
+
+#[test]
 fn namespaces_of_the_input_and_flags_decide_what_is_selected() {
     let set = File::new(
         "namespaces.yaml",

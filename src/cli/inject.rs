@@ -12,15 +12,15 @@ use super::manifest::{Document, FileArgs, Format, print};
 use super::ordered::Ordered;
 use super::output::{note, warn};
 use super::sets::{NamespaceLabels, OperatorArgs, Sets, fetch_namespace, name_label};
-use super::workloads::{Owner, labels, objects, pods};
+use super::workloads::{Owner, labels, objects, pods, unread};
 use crate::api::reasons::Reason;
 use crate::api::validate::validate;
 use crate::core::inject::{CompiledSets, Injection, Request, inject};
 
 /// Inject sidecars into manifests, as the operator does into pods.
 ///
-/// Pods and the pod templates of the built-in workloads get the containers; other objects pass as they are. What each
-/// set did is said on stderr. Comments of the input are lost. Nothing is printed if a set with failurePolicy Fail
+/// Pods get the containers, and the pod templates of every kind that has one in spec.template or in
+/// spec.jobTemplate.spec.template; other objects pass as they are. What each set did is said on stderr. Comments of the input are lost. Nothing is printed if a set with failurePolicy Fail
 /// cannot inject.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -85,8 +85,7 @@ async fn injector(args: &Args, cluster: &ClusterArgs, documents: &[Document]) ->
 fn written_namespaces(documents: &[Document]) -> NamespaceLabels {
     let mut found = NamespaceLabels::new();
     for document in documents {
-        let body = document.body.value();
-        for object in objects(&body).into_iter().filter(|object| object["kind"] == "Namespace") {
+        for object in objects(&document.body.value()).iter().filter(|object| object["kind"] == "Namespace") {
             if let Some(name) = object["metadata"]["name"].as_str() {
                 found.insert(name.to_owned(), labels(object).into_iter().chain(name_label(name)).collect());
             }
@@ -109,6 +108,7 @@ impl Injector {
     /// The document with sidecars; pods that the webhook would refuse are added to `refused`, with the reason.
     fn inject(&self, body: &Ordered, refused: &mut Vec<String>) -> Result<Ordered, Error> {
         let mut value = body.value();
+        unread(&value).into_iter().for_each(note);
         for (owner, pod) in pods(&mut value) {
             let namespace = owner.namespace.as_ref().unwrap_or(&self.default_namespace);
             let by_name = name_label(namespace);

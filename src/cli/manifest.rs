@@ -136,9 +136,13 @@ fn render<T: Serialize>(objects: &[T], format: Format) -> Result<String, Error> 
 
 /// `deployment/web`, as kubectl names objects.
 pub(crate) fn name_of(object: &Value) -> String {
+    named(object["kind"].as_str().unwrap_or_default(), object)
+}
+
+pub(super) fn named(kind: &str, object: &Value) -> String {
     let metadata = &object["metadata"];
     let name = metadata["name"].as_str().or(metadata["generateName"].as_str()).unwrap_or_default();
-    format!("{}/{name}", object["kind"].as_str().unwrap_or_default().to_lowercase())
+    format!("{}/{name}", kind.to_lowercase())
 }
 
 #[cfg(test)]

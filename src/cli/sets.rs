@@ -65,8 +65,8 @@ impl Sets {
         for path in paths {
             let before = all.len() + refused.len();
             for document in manifest::read(path, recursive)? {
-                for object in objects(&document.body.value()).into_iter().filter(|object| is_set(object)) {
-                    match read(object) {
+                for object in objects(&document.body.value()).into_iter().filter(is_set) {
+                    match read(&object) {
                         Ok(set) => all.push(set),
                         Err(why) => refused.push(format!("{}: {why}", document.path)),
                     }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use super::error::Error;
 use super::manifest::{FileArgs, Format, print};
 use super::output::note;
-use super::workloads::pods;
+use super::workloads::{pods, unread};
 use crate::core::inject::uninject::{marks, uninject};
 
 /// Remove injected sidecars from manifests.
@@ -25,6 +25,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Error> {
     let mut bodies = Vec::new();
     for document in args.files.read("uninject")? {
         let mut value = document.body.value();
+        unread(&value).into_iter().for_each(note);
         for (owner, pod) in pods(&mut value) {
             for set in marks(pod).keys() {
                 note(format_args!("{owner}: {set} Removed"));

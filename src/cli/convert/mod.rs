@@ -118,10 +118,10 @@ pub fn convert(documents: &[Document]) -> Result<Conversion, String> {
     for (file, object) in objects {
         let version = object["apiVersion"].as_str().unwrap_or_default();
         match (version, object["kind"].as_str().unwrap_or_default()) {
-            (kruise::V1ALPHA1 | kruise::V1BETA1, "SidecarSet") => drafts.push(kruise::convert(object)),
-            ("v1", "ConfigMap") => configurations.extend(tumblr::of_config_map(file, object, &mut conversion.notes)?),
+            (kruise::V1ALPHA1 | kruise::V1BETA1, "SidecarSet") => drafts.push(kruise::convert(&object)),
+            ("v1", "ConfigMap") => configurations.extend(tumblr::of_config_map(file, &object, &mut conversion.notes)?),
             ("", "") if object["name"].is_string() => {
-                configurations.push(tumblr::Configuration::new(file, object.clone())?);
+                configurations.push(tumblr::Configuration::new(file, object)?);
             }
             ("", _) | (_, "") if object.is_object() => {
                 return Err(not_convertible(file, "a document without apiVersion and kind"));

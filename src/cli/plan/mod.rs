@@ -68,10 +68,10 @@ fn manifests(documents: &[Document]) -> Result<Vec<Manifest>, Error> {
         for object in objects(&body.value()) {
             if object["kind"].as_str().is_none_or(str::is_empty) {
                 sets.push(Err(Error::Input(format!("{path}: a document has no kind"))));
-            } else if is_set(object) {
-                sets.push(Manifest::read(object));
+            } else if is_set(&object) {
+                sets.push(Manifest::read(&object));
             } else {
-                note(format_args!("skipped {}", name_of(object)));
+                note(format_args!("skipped {}", name_of(&object)));
             }
         }
     }

@@ -358,7 +358,7 @@ pub(super) struct Known {
 
 impl Known {
     fn of<'a>(templates: impl Iterator<Item = &'a Template>) -> Self {
-        let mut known = Self::default();
+        let mut known = Self { annotations: [keys::DEFAULT_CONTAINER.to_owned()].into(), ..Self::default() };
         for template in templates {
             let name = |entry: &Value| entry["name"].as_str().map(str::to_owned);
             let keys = |entry: &Value, map: &str| -> Vec<String> {

@@ -105,8 +105,8 @@ fn attempt<'a>(
     placement.share_budget(&order, &mut sidecars)?;
     place(&mut placement.patch, &order, &sidecars);
     placement.check_resources()?;
-    placement.finish_sets();
     placement.name_default_container();
+    placement.finish_sets();
     placement.check_pod()?;
     let Placement { patch, sets, .. } = placement;
     for (i, PlacedSet { set, notes, .. }) in sets.into_iter().enumerate() {

@@ -148,20 +148,29 @@ impl<'a> Placement<'a> {
         }
     }
 
-    /// `kubectl logs` and `exec` go to the first container unless told otherwise: keep them at the application.
+    /// `kubectl logs` and `exec` go to the first container unless told otherwise: keep them at the application. The record
+    /// of the set in front says that injection wrote it.
     pub(super) fn name_default_container(&mut self) {
-        let ordinary = path(List::Ordinary);
-        let names = elements(self.patch.pod(), &ordinary).filter_map(|container| container["name"].as_str());
-        let ours: BTreeSet<&str> =
-            self.containers().into_iter().map(|(_, container)| container.name.as_str()).collect();
-        let is_sidecar = |name: &str| ours.contains(name) || self.owner(name).is_some();
+        let lists_it = |record: &InjectionRecord| record.annotations.iter().any(|key| key == keys::DEFAULT_CONTAINER);
+        let pod = self.patch.pod();
+        let is_set = !pod["metadata"]["annotations"][keys::DEFAULT_CONTAINER].is_null();
+        let is_ours = self.sets.iter().any(|placed| placed.kept.is_some_and(lists_it));
+        let is_patched = self.sets.iter().any(|placed| lists_it(&placed.record));
+        if is_patched || (is_set && !is_ours) {
+            return;
+        }
+        let placed: BTreeMap<&str, usize> =
+            self.containers().into_iter().map(|(set, container)| (container.name.as_str(), set)).collect();
+        let is_sidecar = |name: &str| placed.contains_key(name) || self.owner(name).is_some();
+        let names = elements(pod, &path(List::Ordinary)).filter_map(|container| container["name"].as_str());
         let names: Vec<&str> = names.collect();
         let app = names.iter().find(|name| !is_sidecar(name)).map(|name| Value::from(*name));
-        let unset = self.patch.pod()["metadata"]["annotations"][keys::DEFAULT_CONTAINER].is_null();
-        if let Some(app) = app
-            && unset
-            && names.first().is_some_and(|first| is_sidecar(first))
-        {
+        let Some((first, app)) = names.first().filter(|first| is_sidecar(first)).zip(app) else { return };
+        if let Some(&set) = placed.get(first) {
+            self.sets[set].record.annotations.push(keys::DEFAULT_CONTAINER.to_owned());
+            self.patch.edit_for(set);
+        }
+        if !is_set {
             self.patch.set(&["metadata", "annotations", keys::DEFAULT_CONTAINER], &app);
         }
     }

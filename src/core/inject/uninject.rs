@@ -33,22 +33,10 @@ pub(crate) fn uninject(pod: &Value) -> Patch {
     for InjectionRecord { volumes, claims: ours, .. } in added.values_mut() {
         volumes.retain(|name| ours.contains(name) || !claims.contains(name.as_str()));
     }
-    let first_was_sidecar = first_container(pod)
-        .and_then(Value::as_str)
-        .is_some_and(|first| added.values().any(|added| added.containers.iter().any(|name| name == first)));
     take_back(&mut patch, &added.values().collect::<Vec<_>>());
     remove_marks(&mut patch, &BTreeSet::new());
-    // Injection names the application's container where a sidecar stands in front of it; now it is the first again.
-    let default = &patch.pod()["metadata"]["annotations"][keys::DEFAULT_CONTAINER];
-    if first_was_sidecar && first_container(patch.pod()) == Some(default) {
-        patch.remove(&["metadata", "annotations", keys::DEFAULT_CONTAINER]);
-    }
     remove_emptied(&mut patch, pod);
     patch.into_patch()
-}
-
-fn first_container(pod: &Value) -> Option<&Value> {
-    elements(pod, &path(List::Ordinary)).next().map(|container| &container["name"])
 }
 
 /// Removes the lists and maps that are empty now and were not before.
@@ -133,7 +121,10 @@ mod tests {
             names(vec!["own", "data"]),
             names(vec!["mine", "pull"]),
         );
-        let maps = (names(vec!["app", "x/y", "x~y"]), names(vec!["note", "example.com/added", "a/b~c"]));
+        let maps = (
+            names(vec!["app", "x/y", "x~y"]),
+            names(vec!["note", "example.com/added", "a/b~c", keys::DEFAULT_CONTAINER]),
+        );
         (lists, maps, any::<bool>()).prop_map(|((containers, init, volumes, secrets), (labels, annotations), mounts)| {
             let mounts = mounts && volumes.iter().flatten().any(|volume| *volume == "own");
             let mount = if mounts { json!([{"name": "own", "mountPath": "/x"}]) } else { json!([]) };
@@ -168,9 +159,27 @@ mod tests {
     }
 
     #[test]
+    fn a_default_container_that_the_user_named_stays() {
+        let mut pod = json!({"metadata": {"annotations": {"kubectl.kubernetes.io/default-container": "main"}},
+            "spec": {"containers": [{"name": "main"}, {"name": "second"}]}});
+        for name in ["main", "second"] {
+            pod["metadata"]["annotations"][keys::DEFAULT_CONTAINER] = json!(name);
+            let once = injected(&pod);
+            assert_eq!(uninjected(&once), pod);
+            assert_eq!(injected(&once), once);
+        }
+        pod["metadata"].as_object_mut().unwrap().clear();
+        let once = injected(&pod);
+        assert_eq!(once["metadata"]["annotations"][keys::DEFAULT_CONTAINER], "main");
+        assert_eq!(injected(&once), once, "the mark still lists it");
+        pod.as_object_mut().unwrap().remove("metadata");
+        assert_eq!(uninjected(&once), pod);
+    }
+
+    #[test]
     fn everything_that_a_mark_lists_goes() {
         let mark = r#"{"containers":["c-1","c-2"],"initContainers":["i"],"volumes":["v","used"],"imagePullSecrets":["p"],
-            "labels":["l"],"annotations":["a"],"hot":{"c":"c-1"},"base":"b","resources":true,"future":1}"#;
+            "labels":["l"],"annotations":["a","kubectl.kubernetes.io/default-container"],"hot":{"c":"c-1"},"base":"b","resources":true,"future":1}"#;
         let pod = json!({
             "metadata": {"labels": {"app": "web", "l": "x", "sidecarset.dev/injected": "true", "revision.sidecarset.dev/s": "1"},
                 "annotations": {"a": "x", "injection.sidecarset.dev/s": mark, "update.sidecarset.dev/s": "{}",

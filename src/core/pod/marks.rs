@@ -60,7 +60,7 @@ pub(crate) struct InjectionRecord {
     /// Keys of labels from `patchPodMetadata`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) labels: Vec<String>,
-    /// Keys of annotations from `patchPodMetadata`, and those that hot-upgrade twins read.
+    /// Keys of annotations from `patchPodMetadata`, those that hot-upgrade twins read, and `kubectl`'s default container.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) annotations: Vec<String>,
     /// The working twin by container name, for example `{"agent":"agent-1"}`.

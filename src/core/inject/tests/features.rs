@@ -267,7 +267,7 @@ fn what_the_pod_had_itself_is_not_marked_as_ours() {
     let mark = after["metadata"]["annotations"]["injection.sidecarset.dev/s"].as_str().unwrap();
     assert_eq!(
         mark,
-        r#"{"containers":["agent"],"initContainers":[],"volumes":[],"imagePullSecrets":["new"],"annotations":["new"],"hashWithoutImages":"c12ec1badb33fcff"}"#
+        r#"{"containers":["agent"],"initContainers":[],"volumes":[],"imagePullSecrets":["new"],"annotations":["new","kubectl.kubernetes.io/default-container"],"hashWithoutImages":"c12ec1badb33fcff"}"#
     );
 }
 

@@ -97,7 +97,7 @@ fn a_new_pod_gets_containers_volumes_secrets_and_marks() {
         json!({
             "labels": {"app": "web", "sidecarset.dev/injected": "true", "revision.sidecarset.dev/logs": revision},
             "annotations": {
-                "injection.sidecarset.dev/logs": r#"{"containers":["agent"],"initContainers":[],"volumes":["logs"],"imagePullSecrets":["pull"],"hashWithoutImages":"5f2773d766c28392"}"#,
+                "injection.sidecarset.dev/logs": r#"{"containers":["agent"],"initContainers":[],"volumes":["logs"],"imagePullSecrets":["pull"],"annotations":["kubectl.kubernetes.io/default-container"],"hashWithoutImages":"5f2773d766c28392"}"#,
                 "kubectl.kubernetes.io/default-container": "app",
             },
         })
