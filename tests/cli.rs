@@ -48,11 +48,15 @@ struct Output {
 }
 
 fn run(arguments: &[&str], input: &str) -> Output {
+    run_bytes(arguments, input.as_bytes())
+}
+
+fn run_bytes(arguments: &[&str], input: &[u8]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kubectl-sidecarset"));
     command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     // It may end without reading it.
-    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    let _ = child.stdin.take().unwrap().write_all(input);
     let output = child.wait_with_output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     Output { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
@@ -136,6 +140,19 @@ fn items_of_a_typed_list_and_workloads_of_other_kinds_are_injected() {
     let back = run(&["uninject", "-f", "-"], &output.stdout);
     let removed = format!("deployment/web: agent Removed\nrollout/shop: agent Removed\n{unread}");
     assert_eq!((back.stdout, back.stderr), (run(&["uninject", "-f", "-"], &input).stdout, removed));
+}
+
+#[test]
+fn what_kubectl_reads_is_read_and_a_key_that_stands_twice_gets_a_warning() {
+    let set = File::new("encodings.yaml", &format!("\u{FEFF}{SET}"));
+    let utf16: Vec<u8> = format!("\u{FEFF}{APP}").encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let output = run_bytes(&["inject", "-f", "-", "-s", set.path()], &utf16);
+    let plain = run(&["inject", "-f", "-", "-s", set.path()], APP);
+    assert_eq!((output.stdout, output.stderr.as_str()), (plain.stdout, "deployment/web -n shop: agent Injected\n"));
+    let twice = run(&["uninject", "-f", "-"], &APP.replace("image: app:1", "image: app:0\n        image: app:1"));
+    let path = "spec.template.spec.containers[0].image";
+    let warning = format!("Warning: -: deployment/web: {path} is written more than once, and the last value counts\n");
+    assert_eq!((twice.stdout, twice.stderr), (run(&["uninject", "-f", "-"], APP).stdout, warning));
 }
 
 #[test]

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use serde::Serialize;
-use serde_json::Value;
 
 use super::error::Error;
 use super::ordered::Ordered;
-use super::output::write;
+use super::output::{warn, write};
+use super::parse::{decode, parse};
 
 /// What kubectl takes from a folder.
 const EXTENSIONS: [&str; 3] = ["json", "yaml", "yml"];
@@ -61,30 +61,20 @@ impl FileArgs {
 pub(crate) fn read(name: &str, recursive: bool) -> Result<Vec<Document>, Error> {
     let mut documents = Vec::new();
     for path in files(name, recursive)? {
-        let text = read_text(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
-        let bodies = parse(&text).map_err(|message| Error::Parse { path: path.clone(), message })?;
-        documents.extend(bodies.into_iter().map(|body| Document { path: path.clone(), body }));
+        let bytes = read_bytes(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
+        let parsed = parse(&decode(&bytes)).map_err(|message| Error::Parse { path: path.clone(), message })?;
+        parsed.warnings.iter().for_each(|warning| warn(format_args!("{path}: {warning}")));
+        documents.extend(parsed.bodies.into_iter().map(|body| Document { path: path.clone(), body }));
     }
     Ok(documents)
 }
 
-fn read_text(path: &str) -> std::io::Result<String> {
+fn read_bytes(path: &str) -> std::io::Result<Vec<u8>> {
     if path != "-" {
-        return std::fs::read_to_string(path);
+        return std::fs::read(path);
     }
-    let mut text = String::new();
-    std::io::stdin().read_to_string(&mut text).map(|_| text)
-}
-
-/// Documents that are not empty. Read as kubectl does: `yes` is true and `0644` is octal unless quoted.
-pub(super) fn parse(text: &str) -> Result<Vec<Ordered>, String> {
-    if text.trim_start().starts_with('{') {
-        let objects = serde_json::Deserializer::from_str(text).into_iter();
-        return objects.collect::<Result<_, _>>().map_err(|error: serde_json::Error| error.to_string());
-    }
-    let options = serde_saphyr::options! { budget: None, legacy_octal_numbers: true, with_snippet: false };
-    serde_saphyr::from_str_multiple_with_options::<Ordered, Vec<Ordered>>(text, options)
-        .map_err(|error| error.to_string())
+    let mut bytes = Vec::new();
+    std::io::stdin().read_to_end(&mut bytes).map(|_| bytes)
 }
 
 fn files(name: &str, recursive: bool) -> Result<Vec<String>, Error> {
@@ -134,17 +124,6 @@ fn render<T: Serialize>(objects: &[T], format: Format) -> Result<String, Error> 
     Ok(texts.join(if format == Format::Yaml { "---\n" } else { "" }))
 }
 
-/// `deployment/web`, as kubectl names objects.
-pub(crate) fn name_of(object: &Value) -> String {
-    named(object["kind"].as_str().unwrap_or_default(), object)
-}
-
-pub(super) fn named(kind: &str, object: &Value) -> String {
-    let metadata = &object["metadata"];
-    let name = metadata["name"].as_str().or(metadata["generateName"].as_str()).unwrap_or_default();
-    format!("{}/{name}", kind.to_lowercase())
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -152,7 +131,7 @@ mod tests {
     use super::*;
 
     fn yaml(text: &str) -> Vec<Ordered> {
-        parse(text).unwrap()
+        parse(text).unwrap().bodies
     }
 
     #[test]
@@ -200,17 +179,6 @@ mod tests {
         assert_eq!(yaml(&text), objects, "{text}");
         let text = render(&objects, Format::Json).unwrap();
         assert_eq!(yaml(&text), objects, "{text}");
-    }
-
-    #[test]
-    fn unquoted_scalars_mean_what_they_mean_to_kubectl() {
-        let read = yaml("[0644, yes, 1e3, \"0644\", 'yes', 1.30]")[0].value();
-        assert_eq!(read, json!([420, true, 1000.0, "0644", "yes", 1.3]));
-    }
-
-    #[test]
-    fn json_objects_may_follow_each_other() {
-        assert_eq!(yaml("{\"a\": 1}\n{\"b\": 2}").len(), 2);
     }
 
     #[test]

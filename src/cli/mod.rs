@@ -8,6 +8,7 @@ mod inject;
 mod manifest;
 mod ordered;
 mod output;
+mod parse;
 pub mod plan;
 mod schema;
 mod sets;

@@ -1,10 +1,10 @@
 //! JSON values that keep the order of their fields: what a user wrote comes back in the order in which it was written.
 
 use indexmap::IndexMap;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::Value;
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub(crate) enum Ordered {
     Object(IndexMap<String, Self>),

@@ -5,8 +5,6 @@ use std::fmt;
 
 use serde_json::Value;
 
-use super::manifest::named;
-
 /// Where any kind may have a pod template.
 const TEMPLATES: [&str; 2] = ["/spec/template", "/spec/jobTemplate/spec/template"];
 
@@ -133,6 +131,17 @@ fn objects_in(object: &Value, list: Option<&Type>) -> Vec<Value> {
         fields.insert("kind".to_owned(), own.kind.into());
     }
     vec![object]
+}
+
+/// `deployment/web`, as kubectl names objects.
+pub(crate) fn name_of(object: &Value) -> String {
+    named(object["kind"].as_str().unwrap_or_default(), object)
+}
+
+fn named(kind: &str, object: &Value) -> String {
+    let metadata = &object["metadata"];
+    let name = metadata["name"].as_str().or(metadata["generateName"].as_str()).unwrap_or_default();
+    format!("{}/{name}", kind.to_lowercase())
 }
 
 /// Labels of an object.

@@ -18,7 +18,7 @@ use super::manifest::{FileArgs, Format, print};
 use super::ordered::Ordered;
 use super::output;
 use super::schema::{Misfit, Schema};
-use super::workloads::objects;
+use super::workloads::{name_of, objects};
 use crate::api::SidecarSet;
 use crate::api::validate::validate;
 
@@ -107,30 +107,50 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Error> {
     Ok(if conversion.failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// Converts all documents. Tumblr configurations may inherit from each other, whatever their order.
+/// Converts all documents. Tumblr configurations may inherit from each other, whatever their order. Objects of other kinds
+/// that stand beside them are skipped, with a note.
 ///
 /// # Errors
-/// A document that is none of the accepted kinds, or has a name that its injector refuses; nothing is converted then.
+/// A document that may be meant for conversion and cannot be converted, a name that its injector refuses, or nothing to
+/// convert; nothing is converted then.
 pub fn convert(documents: &[Document]) -> Result<Conversion, String> {
     let (mut drafts, mut configurations, mut conversion) = (Vec::new(), Vec::new(), Conversion::default());
+    let mut skipped = None;
     let objects =
         documents.iter().flat_map(|Document { file, value }| objects(value).into_iter().map(move |o| (file, o)));
     for (file, object) in objects {
         let version = object["apiVersion"].as_str().unwrap_or_default();
         match (version, object["kind"].as_str().unwrap_or_default()) {
             (kruise::V1ALPHA1 | kruise::V1BETA1, "SidecarSet") => drafts.push(kruise::convert(&object)),
-            ("v1", "ConfigMap") => configurations.extend(tumblr::of_config_map(file, &object, &mut conversion.notes)?),
-            ("", "") if object["name"].is_string() => {
-                configurations.push(tumblr::Configuration::new(file, object)?);
+            ("v1", "ConfigMap") => {
+                let found = tumblr::of_config_map(file, &object, &mut conversion.notes)?;
+                if found.is_empty() {
+                    let what = format!("{} without a configuration of k8s-sidecar-injector", name_of(&object));
+                    skipped.get_or_insert_with(|| not_convertible(file, &what));
+                }
+                configurations.extend(found);
             }
+            ("", "") if object["name"].is_string() => configurations.push(tumblr::Configuration::new(file, object)?),
             ("", _) | (_, "") if object.is_object() => {
                 return Err(not_convertible(file, "a document without apiVersion and kind"));
             }
             ("", _) | (_, "") => return Err(not_convertible(file, "a document that is no object")),
-            (version, kind) => return Err(not_convertible(file, &format!("{kind} of {version}"))),
+            (version, kind) => {
+                let refusal = not_convertible(file, &format!("{kind} of {version}"));
+                if kind == "SidecarSet" {
+                    return Err(refusal);
+                }
+                let mut notes = Notes::about(name_of(&object));
+                notes.say("kind", format!("{kind} of {version} is nothing that convert reads: skipped"));
+                conversion.notes.extend(notes.list);
+                skipped.get_or_insert(refusal);
+            }
         }
     }
     drafts.extend(tumblr::convert(&configurations));
+    if let Some(refusal) = skipped.filter(|_| drafts.is_empty()) {
+        return Err(refusal);
+    }
     let schema = Schema::of_spec();
     for draft in drafts {
         finish(draft, &schema, &mut conversion);
@@ -168,7 +188,17 @@ fn finish(draft: Draft, schema: &Schema, conversion: &mut Conversion) {
         let (version, kind) = (SidecarSet::api_version(&()), SidecarSet::kind(&()));
         let set = json!({"apiVersion": version, "kind": kind, "metadata": metadata, "spec": spec});
         judge(&set, &mut notes);
-        conversion.sets.push(set);
+        let others = || conversion.sets.iter().filter(|other| other["metadata"]["name"] == set["metadata"]["name"]);
+        if others().any(|other| *other == set) {
+            notes.say("metadata.name", "stands in the input once more, with the same content: converted once");
+        } else {
+            if others().next().is_some() {
+                let message =
+                    "another set of the output has this name, and applying both keeps only the last: rename one";
+                notes.refuse("metadata.name", message);
+            }
+            conversion.sets.push(set);
+        }
     }
     conversion.failed |= notes.failed;
     conversion.notes.extend(notes.list);

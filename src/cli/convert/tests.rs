@@ -302,6 +302,45 @@ fn a_file_mode_in_a_config_map_is_octal_and_a_typo_is_named() {
 }
 
 #[test]
+fn every_document_of_a_key_is_converted_and_what_is_foreign_is_skipped() {
+    let yaml = |name: &str| format!("---\nname: {name}\ncontainers: [{{name: {name}, image: i, image: j}}]\n");
+    let text = [yaml("first"), yaml("second"), "---\njust: data\n".to_owned()].concat();
+    let map = |name: &str, data: Value| {
+        let value = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data});
+        Document { file: "a.yaml".to_owned(), value }
+    };
+    let documents = [
+        map("app", json!({"app.conf": "debug: true", "broken": "a: ["})),
+        map("sidecars", json!({"a.yaml": text})),
+        document("b.yaml", "{apiVersion: v1, kind: Service, metadata: {name: injector}}"),
+    ];
+    let conversion = convert(&documents).unwrap();
+    assert!(!conversion.failed, "{:#?}", conversion.notes);
+    let names: Vec<&Value> = conversion.sets.iter().map(|set| &set["metadata"]["name"]).collect();
+    assert_eq!(names, ["first", "second"]);
+    assert_eq!(conversion.sets[0]["spec"]["containers"][0]["image"], "j");
+    let notes: Vec<String> = conversion.notes.iter().map(ToString::to_string).collect();
+    let foreign = "is no configuration of k8s-sidecar-injector: skipped";
+    assert_eq!(notes[0], format!("ConfigMap/app: data[app.conf]: {foreign}"));
+    assert!(notes[1].starts_with(&format!("ConfigMap/app: data[broken]: {foreign}; ")), "{}", notes[1]);
+    assert!(notes[2].contains("data[a.yaml]: first: containers[0].image is written more than once"), "{}", notes[2]);
+    assert_eq!(notes[4], format!("ConfigMap/sidecars: data[a.yaml]: has a document that {foreign}"));
+    assert_eq!(notes[5], "service/injector: kind: Service of v1 is nothing that convert reads: skipped");
+    assert!(convert(&documents[2..]).unwrap_err().starts_with("b.yaml: cannot convert Service of v1"));
+}
+
+#[test]
+fn sets_of_one_name_are_named_in_a_note() {
+    let yaml = |image: &str| format!("{{name: App, containers: [{{name: a, image: {image}}}]}}");
+    let conversion = tumblr(&[yaml("a"), yaml("b"), yaml("a")].join("\n---\n"));
+    assert!(conversion.failed);
+    let images: Vec<&Value> = conversion.sets.iter().map(|set| &set["spec"]["containers"][0]["image"]).collect();
+    assert_eq!(images, ["a", "b"], "nothing is lost, and the same is there once");
+    assert_eq!(paths(&conversion), ["metadata.name", "metadata.name"]);
+    assert!(!tumblr(&[yaml("a"), yaml("a")].join("\n---\n")).failed);
+}
+
+#[test]
 fn versions_of_one_tumblr_name_become_sets_of_their_own() {
     let yaml = |version: &str| format!("{{name: 'app{version}', containers: [{{name: a, image: a}}]}}");
     let conversion = tumblr(&[yaml(""), yaml(":V2")].join("\n---\n"));
@@ -320,14 +359,17 @@ fn a_tumblr_configuration_without_containers_makes_no_set() {
 fn lists_are_unpacked_and_other_kinds_are_refused() {
     let set = "{apiVersion: apps.kruise.io/v1beta1, kind: SidecarSet, metadata: {name: a}, \
                spec: {selector: {matchLabels: {a: b}}, containers: [{name: a, image: a}]}}";
-    let list = format!("{{apiVersion: v1, kind: List, items: [{set}, {set}]}}");
+    let list = format!("{{apiVersion: v1, kind: List, items: [{set}, {}]}}", set.replace("name: a", "name: b"));
     assert_eq!(convert(&[document("a.yaml", &list)]).unwrap().sets.len(), 2);
+    let typed = list.replace("v1, kind: List", "apps.kruise.io/v1beta1, kind: SidecarSetList");
+    let typed = typed.replace("apiVersion: apps.kruise.io/v1beta1, kind: SidecarSet, metadata", "metadata");
+    assert_eq!(convert(&[document("a.yaml", &typed)]).unwrap().sets.len(), 2);
     for (yaml, found) in [
         ("{apiVersion: apps/v1, kind: Deployment}", "Deployment of apps/v1"),
         ("{apiVersion: sidecarset.dev/v1beta1, kind: SidecarSet}", "SidecarSet of sidecarset.dev/v1beta1"),
         ("{spec: {}}", "a document without apiVersion and kind"),
         ("[1]", "a document that is no object"),
-        ("{apiVersion: v1, kind: ConfigMap, metadata: {name: x}, data: {a: 'b: c'}}", "ConfigMap \"x\" without"),
+        ("{apiVersion: v1, kind: ConfigMap, metadata: {name: x}, data: {a: 'b: c'}}", "configmap/x without"),
     ] {
         let error = convert(&[document("a.yaml", yaml)]).unwrap_err();
         assert!(error.starts_with(&format!("a.yaml: cannot convert {found}")), "{error}");

@@ -7,8 +7,9 @@ use std::path::{Component, Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use super::{Draft, MAX_NAME, Note, Notes, entries, not_convertible, take, valid_name};
-use crate::cli::manifest::parse;
+use super::{Draft, MAX_NAME, Note, Notes, entries, take, valid_name};
+use crate::cli::ordered::Ordered;
+use crate::cli::parse::parse;
 use crate::cli::schema::is_empty;
 
 /// Annotation by which a pod asks for a configuration, and the label that takes its place.
@@ -64,21 +65,32 @@ impl Configuration {
     }
 }
 
-/// The configurations in the values of a `ConfigMap`; what is none is skipped, with a note.
+/// The configurations in the values of a `ConfigMap`, each with as many documents as it has. What is none is skipped,
+/// with a note.
 pub(super) fn of_config_map(file: &str, map: &Value, notes: &mut Vec<Note>) -> Result<Vec<Configuration>, String> {
     let name = map["metadata"]["name"].as_str().unwrap_or_default();
     let mut found = Vec::new();
     let mut skipped = Notes::about(format!("ConfigMap/{name}"));
     for (key, text) in map["data"].as_object().into_iter().flatten() {
-        let document = parse(text.as_str().unwrap_or_default()).ok().and_then(|mut documents| documents.pop());
-        match document.map(|document| document.value()) {
-            Some(value) if value["name"].is_string() => found.push(Configuration::new(file, value)?),
-            _ => skipped.say(format!("data[{key}]"), "is no configuration of k8s-sidecar-injector: skipped"),
+        let path = format!("data[{key}]");
+        let parsed = match parse(text.as_str().unwrap_or_default()) {
+            Ok(parsed) => parsed,
+            Err(message) => {
+                skipped.say(path, format!("is no configuration of k8s-sidecar-injector: skipped; {message}"));
+                continue;
+            }
+        };
+        parsed.warnings.into_iter().for_each(|warning| skipped.say(&path, warning));
+        let documents: Vec<Value> = parsed.bodies.iter().map(Ordered::value).collect();
+        let (configurations, others): (Vec<_>, Vec<_>) =
+            documents.into_iter().partition(|value| value["name"].is_string());
+        if configurations.is_empty() || !others.is_empty() {
+            let which = if configurations.is_empty() { "" } else { "has a document that " };
+            skipped.say(path, format!("{which}is no configuration of k8s-sidecar-injector: skipped"));
         }
-    }
-    if found.is_empty() {
-        let what = format!("ConfigMap {name:?} without a configuration of k8s-sidecar-injector");
-        return Err(not_convertible(file, &what));
+        for value in configurations {
+            found.push(Configuration::new(file, value)?);
+        }
     }
     notes.extend(skipped.list);
     Ok(found)
@@ -89,9 +101,11 @@ pub(super) fn convert(configurations: &[Configuration]) -> Vec<Draft> {
 }
 
 fn draft(configuration: &Configuration, all: &[Configuration]) -> Draft {
-    let versions = all.iter().filter(|other| other.name == configuration.name).count();
+    let of_another_version =
+        |other: &&Configuration| other.name == configuration.name && other.version != configuration.version;
+    let has_versions = all.iter().any(|other| of_another_version(&other));
     // Sets of several versions of one name need names of their own.
-    let name = valid_name(&if versions > 1 { configuration.label() } else { configuration.name.clone() });
+    let name = valid_name(&if has_versions { configuration.label() } else { configuration.name.clone() });
     let mut notes = Notes::about(format!("SidecarSet/{name}"));
     let mut value = inherited(configuration, all, &mut Vec::new(), &mut notes);
     let metadata = Map::from_iter([("name".to_owned(), json!(name))]);

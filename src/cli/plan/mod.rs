@@ -22,11 +22,11 @@ use render::{Example, render};
 
 use super::cluster::{ClusterArgs, list};
 use super::error::Error;
-use super::manifest::{Document, FileArgs, name_of};
+use super::manifest::{Document, FileArgs};
 use super::output::{note, write};
 use super::schema::invalid;
 use super::sets::{conflict, is_set, tell_warnings};
-use super::workloads::objects;
+use super::workloads::{name_of, objects};
 use crate::api::validate::{ValidSidecarSet, validate};
 use crate::api::{SidecarSet, keys};
 
