@@ -48,12 +48,21 @@ fn merge_fields(have: &mut Value, want: &Value, quantities: bool) {
 }
 
 fn merge_list(have: &mut Vec<Value>, want: &[Value], keys: &[&str]) {
+    let mut places = Vec::new();
     for want in want {
-        match have.iter_mut().find(|element| same_key(element, want, keys)) {
+        let place = have.iter().position(|element| same_key(element, want, keys)).unwrap_or(have.len());
+        match have.get_mut(place) {
             Some(element) if covers(element, want, false) => {}
             Some(element) => *element = want.clone(),
             None => have.push(want.clone()),
         }
+        places.push(place);
+    }
+    // A variable must stand behind those that it refers to.
+    if !places.is_sorted() {
+        let ours: Vec<Value> = places.iter().map(|place| have[*place].clone()).collect();
+        have.retain(|element| !want.iter().any(|want| same_key(element, want, keys)));
+        have.extend(ours);
     }
 }
 

@@ -21,6 +21,7 @@ mod share;
 #[cfg(test)]
 mod tests;
 pub mod uninject;
+mod variables;
 mod volumes;
 
 use std::sync::Arc;

@@ -1,10 +1,12 @@
-//! What a sidecar takes over from the pod's own containers: volume mounts, volume devices, environment variables.
+//! What a sidecar takes over from the pod's own containers: volume mounts, volume devices, environment variables. What
+//! it has itself wins, and what could not mean the same in it is left out.
 
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
 use super::patch::{elements, strings};
+use super::variables::{Environment, Variables, references};
 use crate::api::v1beta1::{SharePolicy, ShareType, SidecarContainer, TransferEnv};
 use crate::api::validate::field_reference;
 
@@ -36,18 +38,28 @@ impl Shares {
     /// Adds to `container` what it takes over. What it has itself wins. Returns what was asked for and is not there.
     pub(super) fn apply(&self, container: &mut Value, pod: &Value, sources: &Sources<'_>) -> Vec<String> {
         let mut notes = Vec::new();
+        if !self.volumes && !self.devices && self.env.is_empty() {
+            return notes;
+        }
+        let mut environment = Environment::of(container);
         // The application's containers first: of two mounts at one path theirs is the one that people mean.
         let all = || sources.containers.iter().chain(&sources.init_containers).copied();
+        let mut variables: Vec<Variables<'_>> = all().map(Variables::of).collect();
+        // What the set names goes before what comes along.
+        let (ordinary, _) = variables.split_at_mut(sources.containers.len());
+        for transfer in &self.env {
+            transfer_env(&mut environment, pod, ordinary, transfer, &mut notes);
+        }
         let mut taken = Taken::of(container);
         if self.volumes {
-            all().for_each(|source| share_mounts(container, source, &mut taken, &mut notes));
+            for from in &mut variables {
+                share_mounts(container, &mut environment, from, &mut taken, &mut notes);
+            }
         }
         if self.devices {
             all().for_each(|source| share_devices(container, source, &mut taken, &mut notes));
         }
-        for transfer in &self.env {
-            transfer_env(container, pod, &sources.containers, transfer, &mut notes);
-        }
+        environment.write(container);
         notes
     }
 }
@@ -79,8 +91,14 @@ fn clean(path: &str) -> String {
     if trimmed.is_empty() { path.to_owned() } else { trimmed.to_owned() }
 }
 
-fn share_mounts(container: &mut Value, source: &Value, taken: &mut Taken, notes: &mut Vec<String>) {
-    for mount in elements(source, &["volumeMounts"]) {
+fn share_mounts(
+    container: &mut Value,
+    environment: &mut Environment,
+    from: &mut Variables<'_>,
+    taken: &mut Taken,
+    notes: &mut Vec<String>,
+) {
+    for mount in elements(from.container, &["volumeMounts"]) {
         let path = clean(mount["mountPath"].as_str().unwrap_or_default());
         let volume = mount["name"].as_str().unwrap_or_default();
         if taken.paths.contains(&path) {
@@ -90,13 +108,14 @@ fn share_mounts(container: &mut Value, source: &Value, taken: &mut Taken, notes:
             notes.push(format!("the mount of volume {volume:?} is not shared: the sidecar has it as a device"));
             continue;
         }
+        // A container whose subPathExpr names a variable that it has not is never started.
+        let names = references(mount["subPathExpr"].as_str().unwrap_or_default());
+        if let Err(why) = environment.take(from, &names) {
+            notes.push(format!("the mount of volume {volume:?} at {path} is not shared: {why}"));
+            continue;
+        }
         taken.paths.insert(path);
         taken.mounts.insert(volume.to_owned());
-        for variable in variables(mount["subPathExpr"].as_str().unwrap_or_default()) {
-            if !copy_variable(container, source, variable) {
-                notes.push(missing_variable(source, variable));
-            }
-        }
         let mut mount = mount.clone();
         // The apiserver refuses Bidirectional in a container that is not privileged.
         if mount["mountPropagation"] == "Bidirectional" && container["securityContext"]["privileged"] != true {
@@ -123,26 +142,10 @@ fn share_devices(container: &mut Value, source: &Value, taken: &mut Taken, notes
     }
 }
 
-/// Names in `$(NAME)`; `$$(NAME)` is an escape (`k8s.io/kubernetes/third_party/forked/golang/expansion`).
-fn variables(expression: &str) -> Vec<&str> {
-    let mut names = Vec::new();
-    let mut rest = expression;
-    while let Some(dollar) = rest.find('$') {
-        rest = &rest[dollar + 1..];
-        if let Some(escaped) = rest.strip_prefix('$') {
-            rest = escaped;
-        } else if let Some((name, after)) = rest.strip_prefix('(').and_then(|inner| inner.split_once(')')) {
-            names.push(name);
-            rest = after;
-        }
-    }
-    names
-}
-
 fn transfer_env(
-    container: &mut Value,
+    environment: &mut Environment,
     pod: &Value,
-    sources: &[&Value],
+    sources: &mut [Variables<'_>],
     transfer: &TransferEnv,
     notes: &mut Vec<String>,
 ) {
@@ -150,13 +153,15 @@ fn transfer_env(
         Ok(name) => name,
         Err(note) => return notes.push(note),
     };
-    let Some(source) = sources.iter().find(|source| source["name"] == name.as_str()) else {
+    let Some(from) = sources.iter_mut().find(|source| source.container["name"] == name.as_str()) else {
         return notes.push(format!("the pod has no container {name:?} to take environment variables from"));
     };
     let wanted: BTreeSet<&String> = transfer.env_name.iter().chain(&transfer.env_names).collect();
     for variable in wanted {
-        if !copy_variable(container, source, variable) {
-            notes.push(missing_variable(source, variable));
+        if !environment.owns(variable)
+            && let Err(why) = environment.take(from, &[variable])
+        {
+            notes.push(format!("environment variable {variable:?} is not taken over: {why}"));
         }
     }
 }
@@ -167,23 +172,6 @@ fn source_name(pod: &Value, transfer: &TransferEnv) -> Result<String, String> {
     let path = &reference.field_path;
     let found = field_reference(path).and_then(|(map, key)| strings(&pod["metadata"][map]).remove(key));
     found.ok_or_else(|| format!("the pod has no {path} to name the container that environment variables come from"))
-}
-
-fn missing_variable(source: &Value, variable: &str) -> String {
-    let name = source["name"].as_str().unwrap_or_default();
-    format!("container {name:?} has no environment variable {variable:?}")
-}
-
-/// Copies a variable, `valueFrom` and all, unless the container has one of that name. False if the source has none.
-fn copy_variable(container: &mut Value, source: &Value, name: &str) -> bool {
-    if elements(container, &["env"]).any(|own| own["name"] == name) {
-        return true;
-    }
-    let Some(variable) = elements(source, &["env"]).find(|variable| variable["name"] == name).cloned() else {
-        return false;
-    };
-    push(container, "env", variable);
-    true
 }
 
 fn push(container: &mut Value, list: &str, element: Value) {
@@ -228,14 +216,17 @@ mod tests {
     }
 
     #[test]
-    fn variables_of_sub_paths_come_along() {
+    fn a_mount_whose_variables_cannot_be_had_is_left_out() {
         let env = json!([{"name": "POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]);
-        let expression = "$(POD)/$$(NOT)/$(GONE)";
-        let pod = json!({"spec": {"containers": [{"name": "app", "env": env,
-            "volumeMounts": [{"name": "v", "mountPath": "/v", "subPathExpr": expression}]}]}});
+        let with_path =
+            |path: &str, expression: &str| json!({"name": "v", "mountPath": path, "subPathExpr": expression});
+        let mounts = [with_path("/v", "$(POD)/$$(NOT)"), with_path("/w", "$(POD)/$(GONE)")];
+        let pod = json!({"spec": {"containers": [{"name": "app", "env": env, "volumeMounts": mounts}]}});
         let (container, notes) = apply(json!({"shareVolumePolicy": {"type": "enabled"}}), &pod);
         assert_eq!(container["env"], env);
-        assert_eq!(notes, [r#"container "app" has no environment variable "GONE""#]);
+        assert_eq!(container["volumeMounts"], json!([mounts[0]]));
+        let why = r#"container "app" has no environment variable "GONE""#;
+        assert_eq!(notes, [format!(r#"the mount of volume "v" at /w is not shared: {why}"#)]);
     }
 
     #[test]
