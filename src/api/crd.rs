@@ -53,7 +53,7 @@ fn refine(schema: &mut Value) {
             container(&mut list["items"]);
         }
     }
-    for list in ["volumes", "imagePullSecrets"] {
+    for list in ["volumes", "podVolumes", "imagePullSecrets"] {
         if let Some(list) = schema.pointer_mut(&format!("/properties/spec/properties/{list}")) {
             keyed_list(list, &["name"]);
             require_name(&mut list["items"]);

@@ -128,6 +128,8 @@ reasons! {
     NameConflict,
     /// The pod has another volume of that name.
     VolumeConflict,
+    /// The pod has no volume of a name in `podVolumes`, and the set has none in its place.
+    VolumeNotFound,
     /// What the pod says elsewhere does not go with a sidecar: the pod would be refused or not start.
     PodConflict,
     /// `dependsOn` of several sets goes in a circle.
@@ -157,6 +159,7 @@ impl Reason {
             self,
             Self::NameConflict
                 | Self::VolumeConflict
+                | Self::VolumeNotFound
                 | Self::PodConflict
                 | Self::OrderConflict
                 | Self::RevisionNotFound

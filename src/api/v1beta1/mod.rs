@@ -81,6 +81,11 @@ pub struct SidecarSetSpec {
     #[schemars(length(max = 64))]
     pub volumes: Vec<Volume>,
 
+    /// Volumes that pods declare themselves and sidecars may mount by name, for example the claim of a StatefulSet. If volumes has one of that name, pods without their own get it; else they get no sidecars.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub pod_volumes: Vec<PodVolume>,
+
     /// Pull secrets added to the pod, once per name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
@@ -112,6 +117,13 @@ pub struct SidecarSetSpec {
     /// How running pods are upgraded.
     #[serde(default)]
     pub update_strategy: UpdateStrategy,
+}
+
+/// A volume that the pod declares.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PodVolume {
+    /// Name in the pod's spec.volumes.
+    pub name: String,
 }
 
 /// Metadata that injection sets on the pod.

@@ -3,18 +3,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::api::core::v1::{Container, Volume};
+use k8s_openapi::api::core::v1::Container;
 
 use super::{At, Problems, names, sidecars};
 use crate::api::quantity::Quantity;
-use crate::api::v1beta1::{SidecarContainer, SidecarSetSpec};
+use crate::api::v1beta1::{PodVolume, SidecarContainer, SidecarSetSpec};
 
 pub(super) fn check(spec: &SidecarSetSpec, problems: &mut Problems) {
-    let mut seen = BTreeSet::new();
+    let (mut seen, volumes) = (BTreeSet::new(), volumes(spec));
     for (list, i, SidecarContainer { container, .. }) in sidecars::all(spec) {
         let mut at = At::new(format!("spec.{list}[{i}]"), &mut problems.errors);
         check_container(&mut at, container);
-        check_mounts(&mut at, container, &spec.volumes);
+        check_mounts(&mut at, container, &volumes);
         if list == "initContainers" {
             check_init(&mut at, container);
         } else {
@@ -27,6 +27,12 @@ pub(super) fn check(spec: &SidecarSetSpec, problems: &mut Problems) {
         at.at(".name").refuse_if(!is_new, "is used twice: names must be unique over containers and initContainers");
     }
     check_volumes(spec, problems);
+}
+
+/// Names of the volumes that a sidecar may mount.
+fn volumes(spec: &SidecarSetSpec) -> BTreeSet<&str> {
+    let of_the_pod = spec.pod_volumes.iter().map(|volume| volume.name.as_str());
+    spec.volumes.iter().map(|volume| volume.name.as_str()).chain(of_the_pod).collect()
 }
 
 fn check_volumes(spec: &SidecarSetSpec, problems: &mut Problems) {
@@ -42,6 +48,17 @@ fn check_volumes(spec: &SidecarSetSpec, problems: &mut Problems) {
         if !used.contains(volume.name.as_str()) {
             let path = at.path;
             problems.warnings.push(format!("{path}: no container mounts volume {:?}, so no pod gets it", volume.name));
+        }
+    }
+    let mut named = BTreeSet::new();
+    for (i, PodVolume { name }) in spec.pod_volumes.iter().enumerate() {
+        let mut at = At::new(format!("spec.podVolumes[{i}]"), &mut problems.errors);
+        at.at(".name").refuse_if(!names::is_dns_label(name), names::DNS_LABEL);
+        at.at(".name").refuse_if(!named.insert(name), "is used twice: volume names must be unique");
+        // A volume that is in both lists has its warning.
+        if !used.contains(name.as_str()) && !seen.contains(name) {
+            let path = at.path;
+            problems.warnings.push(format!("{path}: no container mounts volume {name:?}"));
         }
     }
 }
@@ -160,7 +177,7 @@ fn check_init(at: &mut At<'_>, container: &Container) {
     at.at(".lifecycle").refuse_if(container.lifecycle.is_some(), message);
 }
 
-fn check_mounts(at: &mut At<'_>, container: &Container, volumes: &[Volume]) {
+fn check_mounts(at: &mut At<'_>, container: &Container, volumes: &BTreeSet<&str>) {
     let mut paths = BTreeSet::new();
     let lists = [
         ("volumeMounts", "mountPath", serde_json::to_value(&container.volume_mounts)),
@@ -177,8 +194,11 @@ fn check_mounts(at: &mut At<'_>, container: &Container, volumes: &[Volume]) {
             } else if !paths.insert(path.to_owned()) {
                 at.at(format_args!(".{key}")).refuse("is used twice in this container");
             }
-            if !volumes.iter().any(|v| v.name == name) {
-                at.at(".name").refuse(format!("{name:?} is not in spec.volumes: add the volume there"));
+            if !volumes.contains(name) {
+                at.at(".name").refuse(format!(
+                    "{name:?} is neither in spec.volumes nor in spec.podVolumes: add the volume to spec.volumes, or its \
+                     name to spec.podVolumes if the pods declare it"
+                ));
             }
             let leads_out = sub_path.split('/').any(|part| part == "..") || sub_path.starts_with('/');
             at.at(".subPath").refuse_if(leads_out, "must be a relative path without '..'");

@@ -89,6 +89,8 @@ fn each_rule_names_the_field_it_refuses() {
         ),
         (("/spec/volumes".into(), json!([{"name": "v"}])), "spec.volumes[0]"),
         (("/spec/volumes/-".into(), json!({"name": "v", "emptyDir": {}})), "spec.volumes[1].name"),
+        (("/spec/podVolumes".into(), json!([{"name": "a b"}])), "spec.podVolumes[0].name"),
+        (("/spec/podVolumes".into(), json!([{"name": "v"}, {"name": "v"}])), "spec.podVolumes[1].name"),
         (
             ("/spec/initContainers".into(), json!([{"name": "i", "image": "i", "restartPolicy": "Never"}])),
             "spec.initContainers[0].restartPolicy",
@@ -207,6 +209,8 @@ fn an_update_strategy_that_means_nothing_is_refused() {
 fn risky_but_legal_input_is_warned_about() {
     let set = with("/spec/volumes/-", json!({"name": "unused", "emptyDir": {}}));
     assert_eq!(valid(&set).warnings().len(), 1);
+    let set = with("/spec/podVolumes", json!([{"name": "unused"}, {"name": "v"}]));
+    assert_eq!(valid(&set).warnings(), ["spec.podVolumes[0]: no container mounts volume \"unused\""]);
     let set = with("/spec/selector", json!({"matchExpressions": [{"key": "job-name", "operator": "Exists"}]}));
     assert_eq!(valid(&set).warnings().len(), 1);
     let set = with("/spec/updateStrategy", json!({"minReadySeconds": 600}));

@@ -7,6 +7,7 @@ mod kruise;
 mod tests;
 mod tumblr;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::process::ExitCode;
 
@@ -21,6 +22,7 @@ use super::schema::{Misfit, Schema};
 use super::workloads::{name_of, objects};
 use crate::api::SidecarSet;
 use crate::api::validate::validate;
+use crate::core::revision::mounted_volumes;
 
 /// The longest name of a set: it becomes part of a label key.
 const MAX_NAME: usize = 63;
@@ -178,6 +180,7 @@ struct Draft {
 fn finish(draft: Draft, schema: &Schema, conversion: &mut Conversion) {
     let Draft { metadata, spec, mut notes } = draft;
     if let Some(mut spec) = spec {
+        pod_volumes(&mut spec);
         for Misfit { error, removed } in schema.fit(&mut spec) {
             if removed {
                 notes.say(error.path, format!("{}; dropped", error.message));
@@ -202,6 +205,19 @@ fn finish(draft: Draft, schema: &Schema, conversion: &mut Conversion) {
     }
     conversion.failed |= notes.failed;
     conversion.notes.extend(notes.list);
+}
+
+/// With all sources a volume that the pod declares wins over one of the configuration; a mounted one may be the pod's alone.
+fn pod_volumes(spec: &mut Value) {
+    let containers = ["initContainers", "containers"].into_iter().filter_map(|list| spec[list].as_array());
+    let mounted = containers.flatten().flat_map(mounted_volumes);
+    let declared = spec["volumes"].as_array().into_iter().flatten().filter_map(|volume| volume["name"].as_str());
+    let mut seen = BTreeSet::new();
+    let names = declared.chain(mounted).filter(|name| seen.insert(*name)).map(|name| json!({"name": name}));
+    let names: Vec<Value> = names.collect();
+    if !names.is_empty() {
+        spec["podVolumes"] = names.into();
+    }
 }
 
 fn judge(set: &Value, notes: &mut Notes) {

@@ -69,6 +69,7 @@ fn a_kruise_set_keeps_what_has_the_same_name_and_meaning() {
                     "terminationMessagePath": "/dev/termination-log", "terminationMessagePolicy": "File",
                 }],
                 "volumes": [{"name": "rules", "emptyDir": {}}],
+                "podVolumes": [{"name": "rules"}],
                 "imagePullSecrets": [{"name": "registry"}],
                 "updateStrategy": {"type": "RollingUpdate", "maxUnavailable": "10%",
                     "selector": {"matchLabels": {"tier": "canary"}}},
@@ -256,6 +257,7 @@ fn tumblr_configurations_become_sets_behind_a_label() {
                 "volumeMounts": [{"name": "settings", "mountPath": "/etc/settings"}],
             }],
             "volumes": [{"name": "settings", "configMap": {"name": "statsd"}}],
+            "podVolumes": [{"name": "settings"}],
         })
     );
     assert_eq!(conversion.sets[1]["metadata"]["name"], "twem-proxy");
@@ -338,6 +340,15 @@ fn sets_of_one_name_are_named_in_a_note() {
     assert_eq!(images, ["a", "b"], "nothing is lost, and the same is there once");
     assert_eq!(paths(&conversion), ["metadata.name", "metadata.name"]);
     assert!(!tumblr(&[yaml("a"), yaml("a")].join("\n---\n")).failed);
+}
+
+#[test]
+fn a_volume_that_only_the_pods_declare_can_be_mounted() {
+    let yaml = "{name: a, containers: [{name: a, image: a, volumeMounts: [{name: data, mountPath: /d}, {name: v, mountPath: /v}]}], \
+                volumes: [{name: v, emptyDir: {}}]}";
+    let conversion = tumblr(yaml);
+    assert!(!conversion.failed, "{:#?}", conversion.notes);
+    assert_eq!(conversion.sets[0]["spec"]["podVolumes"], json!([{"name": "v"}, {"name": "data"}]));
 }
 
 #[test]

@@ -46,6 +46,8 @@ pub(super) struct CompiledTemplate {
     pub(super) hash_without_images: String,
     pub(super) containers: Vec<CompiledContainer>,
     pub(super) volumes: Vec<Value>,
+    /// Names of volumes that containers mount and the pod may have itself.
+    pub(super) pod_volumes: BTreeSet<String>,
     pub(super) pull_secrets: Vec<Value>,
     pub(super) metadata: Vec<PatchPodMetadata>,
     /// The twin that works first, by name in the set.
@@ -261,6 +263,11 @@ impl CompiledTemplate {
             revision: revision.to_owned(),
             hash_without_images: template.hash_without_images(),
             volumes: template.entries("volumes").filter(is_mounted).cloned().collect(),
+            pod_volumes: template
+                .entries("podVolumes")
+                .filter(is_mounted)
+                .filter_map(|volume| volume["name"].as_str().map(str::to_owned))
+                .collect(),
             pull_secrets: template.entries("imagePullSecrets").cloned().collect(),
             metadata: template
                 .entries("patchPodMetadata")

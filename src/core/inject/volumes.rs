@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
+use super::compile::CompiledTemplate;
 use super::decision::Failure;
 use super::patch::{VOLUMES, elements};
 use super::placement::{PlacedSet, Placement};
@@ -17,6 +18,9 @@ impl<'a> Placement<'a> {
             for volume in &template.volumes {
                 let name = volume["name"].as_str().unwrap_or_default();
                 let ours = self.was_added(name);
+                if self.is_the_pods(template, name) {
+                    continue;
+                }
                 let existing = elements(self.patch.pod(), &VOLUMES).find(|existing| existing["name"] == name && !ours);
                 if existing.or(claimed.get(name).copied()).is_some_and(|other| !same(other, volume)) {
                     let message = format!(
@@ -26,6 +30,12 @@ impl<'a> Placement<'a> {
                 }
                 claimed.insert(name, volume);
             }
+            if let Some(name) = self.missing_volume(template) {
+                let message = format!(
+                    "the pod has no volume {name:?}: add it to the pod, or to the volumes of the SidecarSet for pods without it"
+                );
+                return Err(Failure { set, reason: Reason::VolumeNotFound, message });
+            }
         }
         Ok(())
     }
@@ -34,6 +44,9 @@ impl<'a> Placement<'a> {
     pub(super) fn place_volumes(&mut self, set: usize, claimed: &mut BTreeSet<String>) {
         for volume in &self.sets[set].template.volumes {
             let name = volume["name"].as_str().unwrap_or_default();
+            if self.is_the_pods(self.sets[set].template, name) {
+                continue;
+            }
             let ours = self.was_added(name);
             let index = self.patch.position(&VOLUMES, name);
             match index {
@@ -53,10 +66,29 @@ impl<'a> Placement<'a> {
         }
     }
 
+    /// A volume of `podVolumes` that the pod declares itself: that one is mounted, whatever the set would bring.
+    fn is_the_pods(&self, template: &CompiledTemplate, volume: &str) -> bool {
+        template.pod_volumes.contains(volume)
+            && !self.was_added(volume)
+            && self.patch.position(&VOLUMES, volume).is_some()
+    }
+
+    /// A volume of `podVolumes` that neither the pod nor the set has. What a set that injects
+    /// now has added is not the pod's.
+    fn missing_volume(&self, template: &'a CompiledTemplate) -> Option<&'a String> {
+        let brought = |name: &str| template.volumes.iter().any(|volume| volume["name"] == name);
+        let is_there = |name: &str| self.patch.position(&VOLUMES, name).is_some() && !self.is_kept(name);
+        template.pod_volumes.iter().find(|name| !brought(name) && !is_there(name))
+    }
+
     /// A volume that came with a set that injects now, or with one whose sidecars are gone: sets may share it.
     fn was_added(&self, volume: &str) -> bool {
+        self.left_volumes.contains(volume) || self.is_kept(volume)
+    }
+
+    fn is_kept(&self, volume: &str) -> bool {
         let kept = self.sets.iter().filter_map(|placed| placed.kept);
-        self.left_volumes.contains(volume) || kept.flat_map(|kept| &kept.volumes).any(|name| name == volume)
+        kept.flat_map(|kept| &kept.volumes).any(|name| name == volume)
     }
 }
 

@@ -13,8 +13,8 @@ use crate::core::base::lists::List;
 const HASH_DIGITS: usize = 16;
 
 /// Fields of the spec that shape a pod. The hash covers them and nothing else.
-pub(super) const TEMPLATE_FIELDS: [&str; 6] =
-    ["containers", "imagePullSecrets", "initContainers", "patchPodMetadata", "resources", "volumes"];
+pub(super) const TEMPLATE_FIELDS: [&str; 7] =
+    ["containers", "imagePullSecrets", "initContainers", "patchPodMetadata", "podVolumes", "resources", "volumes"];
 
 /// A sidecar of a template, as far as upgrades look at it.
 #[derive(Clone, Debug, PartialEq, Eq)]

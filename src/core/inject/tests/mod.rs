@@ -1,6 +1,7 @@
 mod copies;
 mod features;
 mod pod_checks;
+mod pod_volumes;
 mod properties;
 
 use std::collections::BTreeMap;

@@ -67,9 +67,10 @@ fn spec_of(name: &str) -> Value {
             "patchPodMetadata": [{"annotations": {"a/b": "1"}, "patchPolicy": "Overwrite"}, {"annotations": {"x~y": "1"}, "labels": {"a/b": "z", "app": "y"}},
                 {"annotations": {"a": "{\"k\":1,\"gone\":null}"}, "patchPolicy": "MergePatchJson"}]}),
         _ => {
-            json!({"containers": [{"name": "other", "image": "o", "dependsOn": ["late"], "shareVolumePolicy": {"type": "enabled"},
+            json!({"containers": [{"name": "other", "image": "o", "dependsOn": ["late"], "volumeMounts": [{"name": "a", "mountPath": "/a"}], "shareVolumePolicy": {"type": "enabled"},
                     "transferEnv": [{"sourceContainerName": "a", "envNames": ["V", "W"]}, {"sourceContainerNameFrom": {"fieldRef": {"fieldPath": "metadata.annotations['a']"}}, "envName": "V"}]},
                 {"name": "hot", "image": "h", "upgradeStrategy": {"upgradeType": "HotUpgrade", "hotUpgradeEmptyImage": "e"}}],
+                "podVolumes": [{"name": "logs"}, {"name": "a"}], "volumes": [{"name": "a", "emptyDir": {"medium": "Memory"}}],
                 "patchPodMetadata": [{"annotations": {"a/b": "2"}, "labels": {"x~y": "1"}, "patchPolicy": "Overwrite"}]})
         }
     }
@@ -150,6 +151,10 @@ fn later_sets(new_s: bool, new_t: bool) -> CompiledSets {
 
 /// Lists and maps that are empty are as good as absent.
 fn without_empty(mut pod: Value) -> Value {
+    // Their order means nothing, and a volume that stays keeps its place.
+    if let Some(volumes) = pod["spec"]["volumes"].as_array_mut() {
+        volumes.sort_by_key(|volume| volume["name"].to_string());
+    }
     for (parent, field) in [
         ("metadata", "labels"),
         ("metadata", "annotations"),
