@@ -247,6 +247,12 @@ impl PodView {
         !self.deleting && !matches!(&*self.phase, "Succeeded" | "Failed")
     }
 
+    /// A kubelet has it, and says so: a node name alone can be written by anybody.
+    pub(crate) fn has_begun(&self) -> bool {
+        let is_reported = self.node.is_some() && self.containers.iter().any(|container| container.status.is_some());
+        self.phase == "Running" || is_reported
+    }
+
     /// It has the label that the watch of pods selects by.
     pub fn is_labelled(&self) -> bool {
         self.labels.get(keys::INJECTED).is_some_and(|value| value == "true")

@@ -44,7 +44,8 @@ pub(super) fn message(rollout: &Rollout, summary: &Summary, phase: Reason) -> St
 fn left_alone(summary: &Summary, phase: Reason) -> String {
     match phase {
         Reason::PartitionReached => {
-            format!("; updateStrategy.partition keeps {} on the old revision", summary.keep_old)
+            let kept = format!("; updateStrategy.partition keeps {} on the old revision", summary.keep_old);
+            kept + &not_started(summary)
         }
         Reason::NotInPlace => not_in_place(summary),
         Reason::SelectorReached => format!("; {} are outside updateStrategy.selector", summary.counts.outside),
@@ -109,13 +110,21 @@ fn step_waits(rollout: &Rollout, summary: &Summary) -> String {
 }
 
 fn waits_for(summary: &Summary) -> String {
-    let failures = failures(summary);
-    let rest = format!("{}{}{failures}{}{}", blocked(summary), cap(summary), pulling(summary), not_in_place(summary));
+    let more = [not_started, blocked, cap, failures, pulling, not_in_place];
+    let rest: String = more.iter().map(|text| text(summary)).collect();
     if summary.slot_holders.is_empty() {
         return rest;
     }
     let holders = listed(&summary.slot_holders, summary.slots);
     format!("; {} of {} unavailable: {holders}{rest}", summary.slots, summary.max_unavailable)
+}
+
+/// Pods that partition and steps do not count before they start.
+fn not_started(summary: &Summary) -> String {
+    match summary.counts.not_started {
+        pods if pods > 0 && summary.remaining == 0 => format!("; {pods} not started, and not counted yet"),
+        _ => String::new(),
+    }
 }
 
 /// Slots of maxUnavailable are free, and still nothing can be patched.

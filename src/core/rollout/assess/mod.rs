@@ -42,7 +42,7 @@ pub(crate) struct Assessment {
     pub(crate) moved: bool,
     /// Its revision is the target's own.
     pub(crate) proves: bool,
-    /// What percentages are of: it runs, has moved, or takes something of the budgets.
+    /// What percentages are of: a kubelet has it, it has moved, or takes something of the budgets.
     pub(crate) counted: bool,
     /// `updateStrategy.selector` matches.
     pub(crate) selected: bool,
@@ -107,7 +107,7 @@ impl PodInSet<'_> {
         Assessment {
             moved,
             proves: mark.revision == target.revision,
-            counted: moved || pod.phase == "Running" || claim != Claim::None,
+            counted: moved || pod.has_begun() || claim != Claim::None,
             ready: pod.ready,
             counts_as_ready: readiness.counts_as_ready(),
             claim,
@@ -153,11 +153,11 @@ impl PodInSet<'_> {
         recorded.max(requested)
     }
 
-    /// A pod without a node can be made by anybody: it counts as moved when it runs, or when it was updated in place.
+    /// A pod that no kubelet has can be made by anybody: it counts as moved when one has it, or when it was updated in place.
     fn has_moved(&self, state: &State) -> bool {
         let Self { pod, mark, target, .. } = *self;
         let is_updated = mark.update.as_ref().is_some_and(|update| target.is_reached_by(&update.revision));
-        let is_at_target = target.is_reached_by(&mark.revision) && (pod.phase == "Running" || is_updated);
+        let is_at_target = target.is_reached_by(&mark.revision) && (pod.has_begun() || is_updated);
         is_at_target || matches!(state, State::Unconfirmed(_))
     }
 

@@ -176,6 +176,8 @@ pub struct Counts {
     /// Outdated or evictable, but outside `updateStrategy.selector`.
     pub(crate) outside: usize,
     pub(crate) outdated: usize,
+    /// Of these, those that no kubelet has: they count for no percentage.
+    pub(crate) not_started: usize,
     /// What was begun with them is to be completed, whatever partition and steps say; they are selected.
     pub(crate) to_complete: usize,
     /// Cost one of maxUnavailable each.
@@ -230,6 +232,7 @@ impl Counts {
             (&mut self.not_in_place, not_in_place),
             (&mut self.outside, (*state == Outdated || *evictable) && !selected),
             (&mut self.outdated, *state == Outdated && *selected),
+            (&mut self.not_started, *state == Outdated && *selected && !counted),
             (&mut self.to_complete, kind.is_to_complete()),
             (&mut self.slots, slot),
             (&mut self.failed_slots, slot && failed),

@@ -1,5 +1,5 @@
-//! How many pods each field of `updateStrategy` allows. Percentages are of the set's pods that run or take something of
-//! the budgets: a pod without a node can be made by anybody, and counts for none until it runs.
+//! How many pods each field of `updateStrategy` allows. Percentages are of the set's pods that a kubelet has, or that take
+//! something of the budgets: a pod without a node can be made by anybody, and counts for none.
 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
@@ -45,7 +45,12 @@ impl Target {
 pub(crate) fn share_left(target: &Target, counts: &Counts, gate: &Gate, evictions: &EvictionClaims) -> usize {
     let pods = counts.counted + evictions.gone + evictions.lost;
     let moved = evictions.moving() + evictions.lost;
-    let by_partition = (pods - target.keep_old(pods)).saturating_sub(counts.moved + moved);
+    let by_partition = if target.has_partition() {
+        (pods - target.keep_old(pods)).saturating_sub(counts.moved + moved)
+    } else {
+        // Every pod, also one that counts for no percentage.
+        usize::MAX
+    };
     let by_step = gate.allowed.map_or(usize::MAX, |allowed| allowed.saturating_sub(counts.selected_moved + moved));
     by_partition.min(by_step)
 }

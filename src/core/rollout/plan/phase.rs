@@ -25,7 +25,10 @@ pub(crate) fn phase(rollout: &Rollout, summary: &Summary, is_rolling: bool) -> R
         return Reason::Paused;
     }
     let step_is_open = summary.gate.allowed.is_some() && summary.gate.wait.is_none() && counts.outdated > 0;
-    let unfinished = summary.remaining > 0 || counts.undecided + summary.evicting > 0 || step_is_open;
+    // Partition keeps nothing, as nobody counts yet.
+    let must_start = counts.not_started > 0 && summary.keep_old == 0;
+    let is_open = counts.undecided + summary.evicting > 0 || step_is_open || must_start;
+    let unfinished = summary.remaining > 0 || is_open;
     if target.direction == Direction::Back {
         return if unfinished { Reason::RollingBack } else { Reason::RolledBack };
     }
