@@ -21,7 +21,7 @@ pub(crate) fn phase(rollout: &Rollout, summary: &Summary, is_rolling: bool) -> R
         let turns_back = rollout.way_back.is_some() && target.direction == Direction::Forward;
         return if turns_back { Reason::RollingBack } else { Reason::FailureBudgetExceeded };
     }
-    if target.strategy.paused && summary.remaining > 0 {
+    if target.strategy.paused && (summary.remaining > 0 || !target.changes_running_pods()) {
         return Reason::Paused;
     }
     let step_is_open = summary.gate.allowed.is_some() && summary.gate.wait.is_none() && counts.outdated > 0;

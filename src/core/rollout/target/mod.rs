@@ -73,12 +73,7 @@ impl Target {
         let changes = revisions.iter().map(|(hash, old)| ((*hash).clone(), old.change_to(template)));
         let beside =
             revisions.iter().map(|(hash, old)| Some(((*hash).clone(), NonImageChange::between(set, old, template)?)));
-        let mut strategy = Strategy::new(valid);
-        // With the stable revision as target there is no old one to stay on, unless new pods are pinned to one.
-        if stable == Some(revision) && valid.set().spec.injection_strategy.revision.is_none() {
-            strategy.take_all();
-        }
-        Self {
+        let mut compiled = Self {
             set: set.to_owned(),
             selector: selectors.pods.clone(),
             namespace_selector: selectors.namespaces.clone(),
@@ -92,8 +87,13 @@ impl Target {
             direction: Direction::Forward,
             started_at: None,
             retried_at: None,
-            strategy,
+            strategy: Strategy::new(valid),
+        };
+        // Pods of the stable revision have nothing to stay behind with, unless new pods are pinned to an old one.
+        if compiled.is_reached_by_stable() && valid.set().spec.injection_strategy.revision.is_none() {
+            compiled.strategy.take_all();
         }
+        compiled
     }
 
     /// The way back to the stable revision, after the one of the spec was aborted.
@@ -130,7 +130,11 @@ impl Target {
     /// False if the target gives running pods nothing that they do not have from the stable revision: only new pods can
     /// prove it.
     pub(crate) fn changes_running_pods(&self) -> bool {
-        self.stable.as_ref().is_none_or(|stable| stable == &self.revision || !self.is_reached_by(stable))
+        !self.is_rolling() || !self.is_reached_by_stable()
+    }
+
+    fn is_reached_by_stable(&self) -> bool {
+        self.stable.as_ref().is_some_and(|stable| self.is_reached_by(stable))
     }
 
     /// What running pods have of this revision is stable.

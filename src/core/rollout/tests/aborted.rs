@@ -15,11 +15,13 @@ use crate::core::status::{InjectionState, status};
 pub(crate) struct World {
     pub(crate) fleet: Fleet,
     pub(crate) set: SidecarSet,
+    history: History,
 }
 
 impl World {
     /// Pods that run `v1`, the stable revision.
     pub fn new(fleet: Fleet, strategy: Value) -> Self {
+        let history = ["v1", "v2", "v3", "bad"].map(|image| known(&set(image, json!({})))).into();
         let mut set = set("v1", strategy);
         set.status = Some(SidecarSetStatus {
             update_revision: Some(hash("v1")),
@@ -27,11 +29,16 @@ impl World {
             observed_generation: Some(1),
             ..SidecarSetStatus::default()
         });
-        Self { fleet, set }
+        Self { fleet, set, history }
     }
 
     pub fn apply(&mut self, image: &str, strategy: Value) {
-        self.set.spec = set(image, strategy).spec;
+        self.apply_set(set(image, strategy));
+    }
+
+    pub(crate) fn apply_set(&mut self, set: SidecarSet) {
+        self.history.extend([known(&set)]);
+        self.set.spec = set.spec;
         self.set.metadata.generation = self.set.metadata.generation.map(|generation| generation + 1);
     }
 
@@ -53,12 +60,8 @@ impl World {
 
     pub fn plan(&mut self) -> Plan {
         let now = at(self.fleet.now);
-        let history: History = ["v1", "v2", "v3", "bad"]
-            .map(|image| Template::of(&set(image, json!({})).spec))
-            .map(|template| (template.hash(0), Revision { template, number: 1, owner: None, custom_version: None }))
-            .into();
         let template = Template::of(&self.set.spec);
-        let rollout = rollout(&validate(&self.set).unwrap(), (&template.hash(0), &template), &history, now);
+        let rollout = rollout(&validate(&self.set).unwrap(), (&template.hash(0), &template), &self.history, now);
         self.fleet.index.configure(rollout.target.clone(), now);
         let plan = planned(&mut self.fleet.index, SET, &rollout.persisted, now, usize::MAX);
         let (status, _) = status(&self.set, &rollout, &plan.summary, &InjectionState::default(), now);
@@ -84,6 +87,11 @@ impl World {
     pub(crate) fn with_image(&self, image: &str) -> usize {
         self.fleet.pods.values().filter(|pod| pod.image() == image).count()
     }
+}
+
+fn known(set: &SidecarSet) -> (String, Revision) {
+    let template = Template::of(&set.spec);
+    (template.hash(0), Revision { template, number: 1, owner: None, custom_version: None })
 }
 
 /// The promise of the failure budget, for 1,000 pods: not one more is touched.

@@ -9,6 +9,7 @@ use crate::core::revision::Template;
 use crate::core::rollout::target::Target;
 use crate::core::rollout::target::rollout::PersistedProgress;
 use crate::core::rollout::testing::{self, Plan, SET, TestPod, at, hash};
+use crate::core::rollout::tests::aborted::World;
 
 #[test]
 fn a_pod_whose_image_is_spelled_otherwise_is_at_the_target() {
@@ -163,4 +164,44 @@ fn an_image_that_admission_sets_back_has_failed_at_once_and_is_asked_for_again_b
     fleet.index.configure(retried, at(5));
     let again = testing::planned(&mut fleet.index, SET, &PersistedProgress::default(), at(5), usize::MAX);
     assert_eq!(fleet.send(&again), ["web-0"]);
+}
+
+/// Its pods, and the set that they were made with, which is stable.
+fn world(stable: &SidecarSet, names: &[&str]) -> World {
+    let mut world = World::new(made_with(stable, names), json!({}));
+    world.apply_set(stable.clone());
+    world.set.status.as_mut().unwrap().stable_revision = Some(revision(stable));
+    world.plan();
+    world
+}
+
+fn revision(set: &SidecarSet) -> String {
+    Template::of(&set.spec).hash(0)
+}
+
+#[test]
+fn partition_and_steps_hold_back_nothing_where_running_pods_have_nothing_to_change() {
+    for strategy in [json!({"partition": "50%"}), json!({"steps": [{"replicas": 1, "pause": {}}]})] {
+        let mut world = world(&with_init("v1", "prepare:1"), &["a", "b"]);
+        let mut new = with_init("v1", "prepare:2");
+        new.spec.update_strategy = serde_json::from_value(strategy.clone()).unwrap();
+        world.apply_set(new.clone());
+        world.plan();
+        assert_eq!(world.status().injection_revision, Some(revision(&new)), "{strategy}");
+        world.fleet.pods.extend(made_with(&new, &["c"]).pods);
+        world.fleet.observe();
+        world.plan();
+        assert_eq!((world.status().stable_revision.clone(), world.reason()), (Some(revision(&new)), "UpToDate"));
+    }
+}
+
+#[test]
+fn a_pause_holds_back_what_only_new_pods_get_and_says_so() {
+    let old = with_init("v1", "prepare:1");
+    let mut world = world(&old, &["a"]);
+    let mut new = with_init("v1", "prepare:2");
+    new.spec.update_strategy.paused = true;
+    world.apply_set(new);
+    world.plan();
+    assert_eq!((world.status().injection_revision.clone(), world.reason()), (Some(revision(&old)), "Paused"));
 }
