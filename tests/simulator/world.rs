@@ -172,7 +172,8 @@ impl World {
                 for entry in template.entries(list) {
                     let place = containers[list].as_array_mut().unwrap();
                     let known = entry.as_object().unwrap().iter();
-                    let known = known.filter(|(key, _)| ["name", "image", "startupProbe"].contains(&key.as_str()));
+                    let known = known
+                        .filter(|(key, _)| ["name", "image", "restartPolicy", "startupProbe"].contains(&key.as_str()));
                     place.push(known.map(|(key, value)| (key.clone(), value.clone())).collect());
                 }
             }

@@ -359,7 +359,7 @@ impl Planner {
             let mut containers = names.iter().filter_map(|name| pod.container(name));
             let container =
                 containers.find(|container| !sidecar.hot || !same_image(&container.image, &sidecar.idle_image))?;
-            let changed = !same_image(&container.image, &sidecar.image);
+            let changed = !pod.is_past(container) && !same_image(&container.image, &sidecar.image);
             changed.then(|| format!("{}: {} -> {}", sidecar.name, container.image, sidecar.image))
         });
         let beside = pod.marks.get(&self.name).and_then(|mark| target.beside.get(&mark.revision));

@@ -134,6 +134,8 @@ pub struct ContainerSpec {
     pub(crate) name: String,
     /// `spec…image`.
     pub image: String,
+    /// An init container that is no native sidecar.
+    pub(crate) is_plain_init: bool,
     /// Seconds between two startup probes, if there is one. Kubernetes' default is 10.
     pub(crate) startup_period: Option<i32>,
     /// cpu and memory; `None` if none are named.
@@ -247,6 +249,17 @@ impl PodView {
         !self.deleting && !matches!(&*self.phase, "Succeeded" | "Failed")
     }
 
+    /// A plain init container has run its course, or the pod is past all of them: the image in its spec means nothing.
+    pub(crate) fn is_past(&self, container: &ContainerView) -> bool {
+        let has_started = |other: &ContainerView| {
+            other.list == List::Ordinary && other.status.as_ref().is_some_and(|status| !status.id.is_empty())
+        };
+        let ended_well = container.status.as_ref().is_some_and(|status| {
+            status.exit_code == Some(0) && status.running_since.is_none() && status.waiting.is_none()
+        });
+        container.is_plain_init && (ended_well || self.containers.iter().any(has_started))
+    }
+
     /// A kubelet has it, and says so: a node name alone can be written by anybody.
     pub(crate) fn has_begun(&self) -> bool {
         let is_reported = self.node.is_some() && self.containers.iter().any(|container| container.status.is_some());
@@ -305,6 +318,7 @@ fn containers(
         spec: Arc::new(ContainerSpec {
             list,
             index,
+            is_plain_init: list == List::Init && container.restart_policy.as_deref() != Some("Always"),
             restarts_on_resize: ["cpu", "memory"].map(|name| restarts_on_resize(&container, name)),
             startup_period: container.startup_probe.as_ref().map(|probe| probe.period_seconds.unwrap_or(10)),
             resources: (container.resources != Resources::default()).then(|| Box::new(container.resources)),

@@ -33,6 +33,7 @@ pub(crate) struct SlimSpec {
 pub(super) struct SlimContainer {
     pub(super) name: String,
     pub(super) image: Option<String>,
+    pub(super) restart_policy: Option<String>,
     pub(super) startup_probe: Option<Probe>,
     pub(super) resources: Resources,
     pub(super) resize_policy: Vec<ContainerResizePolicy>,

@@ -154,6 +154,9 @@ impl Attempt<'_> {
         if self.pod.node.is_none() {
             return Progress::Undecided(None);
         }
+        if self.pod.is_past(container) {
+            return Progress::Done;
+        }
         let Some(status) = &container.status else { return self.not_yet(not_ready(container)) };
         // Back on the image that it had. The kubelet may have killed it for the other one, and says so when it has pulled that.
         let is_back = status.id == replaced.id && *replaced.image == *container.image;

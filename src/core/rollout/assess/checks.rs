@@ -100,6 +100,8 @@ pub(crate) fn has_images(pod: &PodView, mark: &Mark, target: &Target, now: Times
     let as_requested = as_requested && !(is_retried && set_back(pod, mark, target).is_some());
     let has = |sidecar: &Sidecar| {
         let container = pod.container(&sidecar.name).filter(|_| is_marked && !sidecar.hot);
+        // Revisions that differ in plain init containers only are the same for what runs.
+        let as_requested = as_requested && (sidecar.long_running || mark.revision == target.revision);
         let is_admitted = |container: &ContainerView| as_requested || is_rewritten(&container.image, &sidecar.image);
         container.is_some_and(is_admitted) || has_image(pod, mark, sidecar, target, now)
     };
@@ -140,14 +142,14 @@ pub(crate) fn set_back<'a>(pod: &'a PodView, mark: &Mark, target: &Target) -> Op
 }
 
 pub(crate) fn has_image(pod: &PodView, mark: &Mark, sidecar: &Sidecar, target: &Target, now: Timestamp) -> bool {
-    // It has run its course: what the pod's spec says of it is left as it is.
-    if !sidecar.long_running {
-        return true;
-    }
     if sidecar.hot {
         return twins::has_image(pod, mark, sidecar, target, now);
     }
-    pod.container(&sidecar.name).is_some_and(|container| same_image(&container.image, &sidecar.image))
+    match pod.container(&sidecar.name) {
+        Some(container) => pod.is_past(container) || same_image(&container.image, &sidecar.image),
+        // A pod that was made before there was this plain init container is past it.
+        None => !sidecar.long_running,
+    }
 }
 
 /// The container that is to get another image, if the pod has one.

@@ -7,13 +7,13 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::api::keys;
-use crate::core::base::image::same_image;
 use crate::core::base::pointer::{pointer, test};
 use crate::core::base::resources::Resize;
 use crate::core::base::small_map::SmallMap;
 use crate::core::pod::{ContainerView, Mark, PodView, Replaced, Update};
 use crate::core::revision::Sidecar;
 use crate::core::rollout::assess::Assessment;
+use crate::core::rollout::assess::checks::has_image;
 use crate::core::rollout::assess::state::Claim;
 use crate::core::rollout::assess::twins::{Moves, moves, takes_over};
 use crate::core::rollout::request::resize::{request, resizes};
@@ -32,7 +32,7 @@ pub(crate) fn pod_patch(pod: &PodView, target: &Target, assessed: &Assessment, n
     let mut operations = vec![test("/metadata/uid", &pod.uid), test(&label, &mark.revision)];
     operations.extend(readiness_test(pod));
     let hot = moves(pod, mark, target, now);
-    let changed = changed(pod, target, &hot);
+    let changed = changed(pod, mark, target, &hot, now);
     for Changed { container, image, .. } in &changed {
         let path = format!("/spec/{}/{}/image", container.list.field(), container.index);
         operations.extend(test_running(container));
@@ -128,12 +128,11 @@ struct Changed<'a> {
     image: &'a str,
 }
 
-fn changed<'a>(pod: &'a PodView, target: &'a Target, hot: &Moves<'a>) -> Vec<Changed<'a>> {
-    let cold = target.sidecars.iter().filter(|sidecar| sidecar.long_running && !sidecar.hot && !hot.before_upgrade);
-    let cold = cold.filter_map(|sidecar| {
+fn changed<'a>(pod: &'a PodView, mark: &Mark, target: &'a Target, hot: &Moves<'a>, now: Timestamp) -> Vec<Changed<'a>> {
+    let cold = target.sidecars.iter().filter(|sidecar| !sidecar.hot && !hot.before_upgrade);
+    let cold = cold.filter(|sidecar| !has_image(pod, mark, sidecar, target, now)).filter_map(|sidecar| {
         let container = pod.containers.iter().find(|c| c.list == sidecar.list && c.name == sidecar.name)?;
-        let changed = Changed { container, image: &sidecar.image };
-        (!same_image(&container.image, &sidecar.image)).then_some(changed)
+        Some(Changed { container, image: &sidecar.image })
     });
     let moved = hot.moves.iter().map(|next| Changed { container: next.to, image: next.image });
     cold.chain(moved).collect()

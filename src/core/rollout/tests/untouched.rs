@@ -5,7 +5,9 @@ use serde_json::{Value, json};
 use super::{Fleet, planned};
 use crate::api::SidecarSet;
 use crate::api::validate::validate;
+use crate::core::pod::PodKey;
 use crate::core::revision::Template;
+use crate::core::rollout::assess::state::State;
 use crate::core::rollout::target::Target;
 use crate::core::rollout::target::rollout::PersistedProgress;
 use crate::core::rollout::testing::{self, Plan, SET, TestPod, at, hash};
@@ -204,4 +206,64 @@ fn a_pause_holds_back_what_only_new_pods_get_and_says_so() {
     world.apply_set(new);
     world.plan();
     assert_eq!((world.status().injection_revision.clone(), world.reason()), (Some(revision(&old)), "Paused"));
+}
+
+/// Made with this set, and its plain init container cannot be pulled.
+fn hanging(set: &SidecarSet, names: &[&str]) -> Fleet {
+    let mut fleet = made_with(set, names);
+    for pod in fleet.pods.values_mut() {
+        pod.edit(|pod| {
+            let waiting = |name: &str, reason: &str| json!({"name": name, "restartCount": 0, "state": {"waiting": {"reason": reason}}});
+            pod["status"]["phase"] = json!("Pending");
+            pod["status"]["conditions"][0]["status"] = json!("False");
+            pod["status"]["initContainerStatuses"] = json!([waiting("prepare", "ImagePullBackOff")]);
+            let others = ["agent", "app"].map(|name| waiting(name, "PodInitializing"));
+            pod["status"]["containerStatuses"] = json!(others);
+        });
+    }
+    fleet
+}
+
+#[test]
+fn a_pod_that_hangs_in_a_plain_init_container_gets_its_new_image() {
+    let bad = with_init("v1", "prepare:bad");
+    let mut world = world(&with_init("v1", "prepare:1"), &["a"]);
+    world.fleet.pods.extend(hanging(&bad, &["b"]).pods);
+    world.apply_set(bad);
+    world.fleet.observe();
+    world.plan();
+    assert!(world.message().contains("default/b (prepare: ImagePullBackOff)"), "{}", world.message());
+    world.apply_set(with_init("v1", "prepare:3"));
+    let plan = world.plan();
+    assert_eq!(world.fleet.send(&plan), ["b"]);
+    assert_eq!(specs(&world.fleet), ["prepare:1", "prepare:3"]);
+    let update = |world: &World| world.fleet.index.state(SET, &key("b")).cloned();
+    assert_eq!(update(&world), Some(State::Updating));
+    world.fleet.named("b").edit(|pod| {
+        let ended = json!({"terminated": {"exitCode": 0, "finishedAt": at(1).to_string()}});
+        pod["status"]["initContainerStatuses"][0]["state"] = ended;
+        pod["status"]["observedGeneration"] = pod["metadata"]["generation"].clone();
+        pod["status"]["containerStatuses"] =
+            made_with(&with_init("v1", "prepare:3"), &["b"]).named("b").0["status"]["containerStatuses"].clone();
+    });
+    world.fleet.set_ready(&["b".to_owned()], true);
+    assert_eq!(update(&world), Some(State::Available));
+}
+
+#[test]
+fn a_pod_that_hangs_in_a_plain_init_container_goes_back_too() {
+    let mut world = world(&with_init("v1", "prepare:1"), &["a"]);
+    let mut bad = with_init("v1", "prepare:bad");
+    bad.spec.update_strategy =
+        serde_json::from_value(json!({"failurePolicy": {"action": "Rollback", "maxFailed": 0}})).unwrap();
+    world.fleet.pods.extend(hanging(&bad, &["b"]).pods);
+    world.apply_set(bad);
+    world.fleet.observe();
+    world.settle();
+    world.settle();
+    assert_eq!(specs(&world.fleet), ["prepare:1", "prepare:1"], "{}", world.message());
+}
+
+fn key(name: &str) -> PodKey {
+    PodKey { namespace: "default".into(), name: name.into() }
 }
