@@ -202,3 +202,25 @@ fn at_rest_a_pod_that_starts_is_no_news() {
     world.plan();
     assert_eq!(world.reason(), "PodsNotReady");
 }
+
+#[test]
+fn a_sidecar_that_worked_has_decided_whatever_its_pod_is() {
+    let strategy = json!({"podUpdateTimeoutSeconds": 60, "partition": 1});
+    let mut world = world([born("a", 0).with(not_ready), TestPod::new("b")], strategy);
+    world.fleet.named("a").edit(|pod| {
+        restarted(pod);
+        agent(pod)["lastState"]["terminated"]["finishedAt"] = json!(at(100).to_string());
+        agent(pod)["state"]["running"]["startedAt"] = json!(at(100).to_string());
+    });
+    world.fleet.now = 100;
+    world.fleet.observe();
+    world.plan();
+    assert_eq!(world.status().failed_pods, 0, "it restarted after its time");
+    world.fleet.named("a").edit(|pod| {
+        agent(pod)["ready"] = json!(false);
+        agent(pod)["state"] = json!({"waiting": {"reason": "CrashLoopBackOff"}});
+    });
+    world.fleet.observe();
+    world.plan();
+    assert_eq!(world.status().failed_pods, 1, "a crash loop counts");
+}
