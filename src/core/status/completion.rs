@@ -52,7 +52,7 @@ fn is_proved(rollout: &Rollout, summary: &Summary) -> bool {
     if !target.changes_running_pods() {
         return counts.proved > 0;
     }
-    counts.updated_ready > 0 || (counts.failed == 0 && !changes_template(summary))
+    counts.updated_ready > 0 || (target.stable.is_some() && counts.failed == 0 && !changes_template(summary))
 }
 
 /// What is held back stays so while pods are made anew, or for a moment there are none.

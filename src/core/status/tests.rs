@@ -206,7 +206,8 @@ fn a_revision_is_stable_when_every_pod_runs_it_that_can() {
 #[test]
 fn pods_that_cannot_be_patched_do_not_keep_a_revision_from_being_stable() {
     let set = testing::set("v2", json!({}));
-    let rollout = testing::rollout("v2", json!({}));
+    let mut rollout = testing::rollout("v2", json!({}));
+    rollout.target.stable = Some(testing::hash("v1"));
     let is_stable = |updated: usize, kind: ObstacleKind| {
         let summary = summary(|s| {
             (s.counts.updated, s.counts.updated_ready, s.counts.not_in_place) = (updated, updated, 10 - updated);

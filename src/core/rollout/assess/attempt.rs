@@ -44,10 +44,9 @@ impl Progress {
 }
 
 /// The record of a pod that was made with the target's sidecars, as if it had been updated from nothing then. `None` for a
-/// pod that was updated, and for one that proves nothing: of another revision, of a stable one, or of a set's first one,
-/// as there would be nothing to go back to.
+/// pod that was updated, and for one that proves nothing: of another revision, or of a stable one.
 pub(crate) fn created(pod: &PodView, mark: &Mark, target: &Target) -> Option<Update> {
-    let proves = mark.revision == target.revision && target.is_rolling() && target.stable.is_some();
+    let proves = mark.revision == target.revision && target.is_rolling();
     if mark.update.is_some() || !proves {
         return None;
     }

@@ -17,6 +17,7 @@ use crate::core::base::time::{after, seconds};
 use crate::core::pod::PodView;
 use crate::core::pod::readiness::Readiness;
 use crate::core::replace::exempt;
+use crate::core::revision::Sidecar;
 use crate::core::rollout::assess::attempt::{Attempt, Progress, created};
 use crate::core::rollout::assess::checks::{has_images, set_back};
 use crate::core::rollout::assess::context::{PodContext, PodInSet};
@@ -50,7 +51,7 @@ pub(crate) struct Assessment {
     pub(crate) evictability: Option<Evictability>,
     /// When time alone may change this.
     pub(crate) check_at: Option<Timestamp>,
-    /// What an unfinished update waits for, if the kubelet says so.
+    /// What an unfinished update, or a pod that is not ready, waits for, if the kubelet says so.
     pub(crate) waits_for: Option<String>,
 }
 
@@ -180,8 +181,23 @@ impl PodInSet<'_> {
     }
 
     fn waits_for(&self, open: bool, second_try: Option<String>) -> Option<String> {
+        if self.mark.update.is_none() {
+            return self.trouble();
+        }
         let update = self.mark.update.as_ref().filter(|_| open)?;
         second_try.or_else(|| resize::waits_for(self.pod, update)).or_else(|| evidence::waits_for(self.pod, update))
+    }
+
+    /// What keeps a sidecar from starting in a pod that was made so, whether or not that is news of a revision.
+    fn trouble(&self) -> Option<String> {
+        if self.pod.ready || self.mark.update.is_some() {
+            return None;
+        }
+        let names = self.target.sidecars.iter().flat_map(Sidecar::container_names);
+        names.filter_map(|name| self.pod.container(&name)).find_map(|container| {
+            let status = container.status.as_ref().filter(|status| status.running_since.is_none())?;
+            Some(format!("{}: {}", container.name, evidence::of_container(status, 0)?))
+        })
     }
 
     /// The time of an update is over, the kubelet has seen it, the pod is ready, and nothing is expected of it any more:
@@ -250,7 +266,8 @@ impl PodInSet<'_> {
             // news of this one.
             let is_new = !target.is_rolling() || (mark.update.is_none() && attempt.is_some());
             let window_end = after(pod.created, seconds(target.strategy.pod_update_timeout_seconds));
-            return (State::NotReady, Some(window_end).filter(|end| is_new && now < end));
+            let is_starting = is_new && now < &window_end && self.trouble().is_none();
+            return (State::NotReady, Some(window_end).filter(|_| is_starting));
         };
         let deadline = attempt.retry_ends().unwrap_or_else(|| attempt.deadline());
         let since = pod.ready_changed.unwrap_or(attempt.update.at);

@@ -168,6 +168,8 @@ pub struct Counts {
     pub(crate) updated_ready: usize,
     /// Update failed, or the patch was refused; and nodes that could not pull.
     pub(crate) failed: usize,
+    /// Of these, those that were made so: they hold nothing that an update takes.
+    pub(crate) failed_new: usize,
     /// At the target, update undecided; also with a reset due, or a patch that may still be carried out.
     pub(crate) undecided: usize,
     /// Of these, with a reset of a hot sidecar's twin due.
@@ -227,6 +229,7 @@ impl Counts {
             (&mut self.ready, *ready),
             (&mut self.updated_ready, *state == Available),
             (&mut self.failed, failed),
+            (&mut self.failed_new, matches!(state, State::Failed(_)) && *claim == Claim::None),
             (&mut self.undecided, matches!(state, Updating | ResetDue | Unconfirmed(_))),
             (&mut self.resets_due, *state == ResetDue),
             (&mut self.not_in_place, not_in_place),

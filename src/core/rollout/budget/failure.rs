@@ -13,8 +13,10 @@ pub(crate) fn is_held(target: &Target) -> bool {
 /// those that have, however few (`is_stuck`). While a set is paused nothing is decided.
 pub(crate) fn is_exceeded(target: &Target, counts: &Counts, is_stuck: impl FnOnce() -> bool) -> bool {
     let is_asked = target.is_rolling() && target.strategy.failure_policy.action != FailureAction::Ignore;
-    if target.direction != Direction::Forward || is_held(target) || !is_asked || counts.failed == 0 {
+    // From a set's first revision there is nothing that new pods could get instead.
+    let failed = if target.stable.is_none() { counts.failed - counts.failed_new } else { counts.failed };
+    if target.direction != Direction::Forward || is_held(target) || !is_asked || failed == 0 {
         return false;
     }
-    counts.failed > target.max_failed(counts.counted) || is_stuck()
+    failed > target.max_failed(counts.counted) || is_stuck()
 }

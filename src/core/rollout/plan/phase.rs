@@ -50,7 +50,8 @@ pub(crate) fn phase(rollout: &Rollout, summary: &Summary, is_rolling: bool) -> R
     // Where nothing is left to be rolled out, as many as maxUnavailable may be not ready for reasons of their own, and one
     // that starts is no news.
     let nothing_left = !is_rolling || holds_back(rollout, summary);
-    let is_tolerated = nothing_left && counts.slots == 0 && counts.not_ready <= summary.max_unavailable;
+    let are_few = counts.not_ready <= summary.max_unavailable && counts.updated_ready > 0;
+    let is_tolerated = nothing_left && counts.slots == 0 && (counts.not_ready == 0 || are_few);
     match () {
         () if counts.updated > counts.updated_ready && !is_tolerated => Reason::PodsNotReady,
         () if behind > 0 => Reason::PartitionReached,

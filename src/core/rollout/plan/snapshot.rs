@@ -206,7 +206,7 @@ impl<'a> Snapshot<'a> {
             slot_holders: holders.take(NAMED_PODS).collect(),
             capped: counts.capped + evictions.capped.len(),
             cap_holders: capped.take(NAMED_PODS).collect(),
-            unready: oldest(&|kind| kind.state == State::NotReady).map(ToString::to_string).collect(),
+            unready: oldest(&|kind| kind.state == State::NotReady).map(named).collect(),
             blocked_workloads: full.len(),
             blocked: full.iter().take(NAMED_PODS).map(|workload| self.describe(workload)).collect(),
             failed: failed.take(NAMED_PODS).collect(),

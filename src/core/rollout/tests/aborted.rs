@@ -297,8 +297,8 @@ fn pods_that_are_born_with_a_broken_sidecar_are_failures_of_a_rollout() {
     first.plan();
     assert_eq!(
         (first.status().failed_pods, first.status().aborted_revision.clone()),
-        (0, None),
-        "nothing to go back to"
+        (2, None),
+        "there is nothing to go back to"
     );
 }
 

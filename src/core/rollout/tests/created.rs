@@ -224,3 +224,41 @@ fn a_sidecar_that_worked_has_decided_whatever_its_pod_is() {
     world.plan();
     assert_eq!(world.status().failed_pods, 1, "a crash loop counts");
 }
+
+/// Its sidecar cannot be pulled.
+fn without_image(pod: &mut Value) {
+    not_ready(pod);
+    let agent = &mut pod["status"]["containerStatuses"][0];
+    agent["ready"] = json!(false);
+    agent["state"] = json!({"waiting": {"reason": "ErrImagePull"}});
+}
+
+#[test]
+fn the_first_revision_is_stable_when_a_pod_works_with_it() {
+    let mut world = world([born("a", 0).with(without_image)], json!({}));
+    world.set.status = None;
+    world.plan();
+    world.plan();
+    assert_eq!((world.status().stable_revision.clone(), world.reason()), (None, "PodsFailed"));
+    assert!(world.message().contains("1 failed: default/a (agent: ErrImagePull)"), "{}", world.message());
+    assert_eq!(world.status().aborted_revision, None, "there is nothing to go back to");
+    let works = born("b", -60);
+    world.fleet.pods.insert(works.view().key, works);
+    world.fleet.observe();
+    world.plan();
+    assert_eq!(world.status().stable_revision, Some(hash("v2")));
+}
+
+#[test]
+fn at_rest_a_pod_whose_sidecar_cannot_start_is_news() {
+    let mut world = world([], json!({}));
+    world.set.status = None;
+    world.plan();
+    assert_eq!(world.status().stable_revision, Some(hash("v2")), "there is no pod at all");
+    let pods = ["a", "b"].map(|name| born(name, 0).with(without_image));
+    world.fleet.pods.extend(pods.map(|pod| (pod.view().key, pod)));
+    world.fleet.observe();
+    world.plan();
+    assert_eq!(world.reason(), "PodsNotReady");
+    assert!(world.message().contains("default/a (agent: ErrImagePull)"), "{}", world.message());
+}
