@@ -229,6 +229,8 @@ impl PodInSet<'_> {
                 }
                 Progress::NotStarted => return (State::NotReady, None),
                 Progress::Undecided(_) if mark.update.is_none() && !pod.ready => return self.unready(Some(attempt)),
+                // A new pod on trial. Time is about to tell.
+                Progress::Undecided(_) if mark.update.is_none() => return (State::NotReady, None),
                 Progress::Undecided(_) if pod.node.is_some() => return (State::Updating, None),
                 _ => {}
             }

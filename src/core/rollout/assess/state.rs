@@ -14,7 +14,7 @@ pub(crate) enum State {
     Updating,
     /// At the target, and of a hot sidecar's twins the one that has handed over is to be reset.
     ResetDue,
-    /// At the target and done, but the pod is not ready.
+    /// At the target and done, but the pod is not ready, or was made just now.
     NotReady,
     /// At the target, done, and the pod is ready.
     Available,

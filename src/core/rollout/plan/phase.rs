@@ -27,7 +27,10 @@ pub(crate) fn phase(rollout: &Rollout, summary: &Summary, is_rolling: bool) -> R
     let step_is_open = summary.gate.allowed.is_some() && summary.gate.wait.is_none() && counts.outdated > 0;
     // Partition keeps nothing, as nobody counts yet.
     let must_start = counts.not_started > 0 && summary.keep_old == 0;
-    let is_open = counts.undecided + summary.evicting > 0 || step_is_open || must_start;
+    // Where pods are left behind, or nothing is left to roll out, one that starts is no news.
+    let is_at_rest = !is_rolling || holds_back(rollout, summary) || counts.updated < counts.matched;
+    let is_on_trial = counts.recovering > 0 && !is_at_rest;
+    let is_open = counts.undecided + summary.evicting > 0 || step_is_open || must_start || is_on_trial;
     let unfinished = summary.remaining > 0 || is_open;
     if target.direction == Direction::Back {
         return if unfinished { Reason::RollingBack } else { Reason::RolledBack };
@@ -47,11 +50,9 @@ pub(crate) fn phase(rollout: &Rollout, summary: &Summary, is_rolling: bool) -> R
     if counts.failed > 0 && is_rolling {
         return Reason::PodsFailed;
     }
-    // Where nothing is left to be rolled out, as many as maxUnavailable may be not ready for reasons of their own, and one
-    // that starts is no news.
-    let nothing_left = !is_rolling || holds_back(rollout, summary);
+    // At rest as many as maxUnavailable may be not ready for reasons of their own.
     let are_few = counts.not_ready <= summary.max_unavailable && counts.updated_ready > 0;
-    let is_tolerated = nothing_left && counts.slots == 0 && (counts.not_ready == 0 || are_few);
+    let is_tolerated = is_at_rest && counts.slots == 0 && (counts.not_ready == 0 || are_few);
     match () {
         () if counts.updated > counts.updated_ready && !is_tolerated => Reason::PodsNotReady,
         () if behind > 0 => Reason::PartitionReached,

@@ -90,6 +90,7 @@ pub(crate) fn named(set: &SetState, key: &PodKey) -> String {
             State::ResetDue => "a twin is to be reset".to_owned(),
             _ if let Some(text) = &entry.waits_for => text.clone(),
             _ if !entry.ready => "not ready".to_owned(),
+            State::NotReady => "just made".to_owned(),
             _ => "updating".to_owned(),
         },
         None => "gone".to_owned(),

@@ -262,3 +262,28 @@ fn at_rest_a_pod_whose_sidecar_cannot_start_is_news() {
     assert_eq!(world.reason(), "PodsNotReady");
     assert!(world.message().contains("default/a (agent: ErrImagePull)"), "{}", world.message());
 }
+
+#[test]
+fn new_pods_are_no_news_of_a_set_that_partition_keeps_at_rest() {
+    let strategy = json!({"partition": 1, "podUpdateTimeoutSeconds": 60});
+    let mut world = world([born("a", -60), TestPod::new("b")], strategy);
+    for (second, name) in [(0, "c"), (10, "d"), (20, "e")] {
+        world.fleet.now = second;
+        let new = born(name, second).with(not_ready);
+        world.fleet.pods.insert(new.view().key, new);
+        world.fleet.observe();
+        world.plan();
+        assert_eq!(world.reason(), "PartitionReached", "{name} is not ready");
+        world.fleet.set_ready(&[name.to_owned()], true);
+        world.plan();
+        assert_eq!(world.reason(), "PartitionReached", "{name} is on trial");
+        world.fleet.now = second + 5;
+        world.plan();
+    }
+    world.fleet.now = 1000;
+    world.fleet.set_ready(&["a".to_owned()], false);
+    world.fleet.now = 1001;
+    world.fleet.set_ready(&["a".to_owned()], true);
+    world.plan();
+    assert_eq!((world.status().updated_ready_pods, world.reason()), (4, "PartitionReached"), "its trial was over");
+}
