@@ -24,13 +24,13 @@ pub(super) fn message(rollout: &Rollout, summary: &Summary, phase: Reason) -> St
         Reason::NotUpdate => "; running pods are left alone: updateStrategy.type is NotUpdate".to_owned(),
         Reason::Paused => "; paused: set updateStrategy.paused to false to go on".to_owned(),
         Reason::WaitingForApproval | Reason::StepPause => step_waits(rollout, summary),
-        Reason::RollingUpdate | Reason::EvictionBlocked => waits_for(summary),
+        Reason::RollingUpdate | Reason::EvictionBlocked => waits_for(summary) + &awaited(summary),
         Reason::FailureBudgetExceeded => format!("; {}", given_up(rollout, summary)),
         Reason::RollingBack if rollout.target.direction == Direction::Forward => {
             let stable = rollout.way_back.as_deref().unwrap_or_default();
             format!("; going back to {stable}, {}", given_up(rollout, summary))
         }
-        Reason::RollingBack => format!("{}; {}", waits_for(summary), given_up(rollout, summary)),
+        Reason::RollingBack => format!("{}{}; {}", waits_for(summary), awaited(summary), given_up(rollout, summary)),
         Reason::RolledBack => format!("{}; {}", left_behind(rollout, summary), given_up(rollout, summary)),
         Reason::PodsFailed => format!("; {}; {}", failed(summary), way_out(rollout)),
         Reason::PodsNotReady => not_ready(summary),
@@ -117,6 +117,16 @@ fn waits_for(summary: &Summary) -> String {
     }
     let holders = listed(&summary.slot_holders, summary.slots);
     format!("; {} of {} unavailable: {holders}{rest}", summary.slots, summary.max_unavailable)
+}
+
+/// Pods that take no slot, and have their time to show whether they work.
+fn awaited(summary: &Summary) -> String {
+    // Those that fill the cap are named for that.
+    match listed(&summary.awaited, summary.counts.awaited) {
+        _ if !cap(summary).is_empty() => String::new(),
+        pods if pods.is_empty() => pods,
+        pods => format!("; waiting for {pods}"),
+    }
 }
 
 /// Pods that partition and steps do not count before they start.

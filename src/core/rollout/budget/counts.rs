@@ -75,7 +75,7 @@ impl Kind {
     }
 
     /// It may still fail, or work.
-    fn is_undecided(&self) -> bool {
+    pub(crate) fn is_undecided(&self) -> bool {
         matches!(self.state, State::Updating | State::ResetDue) || (self.state == State::NotReady && self.timed)
     }
 
@@ -186,6 +186,10 @@ pub struct Counts {
     pub(crate) slots: usize,
     /// Of these, failed.
     pub(crate) failed_slots: usize,
+    /// At the target and not ready, or made just now: they have until a deadline.
+    pub(crate) recovering: usize,
+    /// May still fail, or work, and cost none.
+    pub(crate) awaited: usize,
     /// Were unready when patched, and are undecided or failed.
     pub(crate) capped: usize,
     /// Of these, failed.
@@ -238,6 +242,8 @@ impl Counts {
             (&mut self.not_started, *state == Outdated && *selected && !counted),
             (&mut self.to_complete, kind.is_to_complete()),
             (&mut self.slots, slot),
+            (&mut self.recovering, *state == NotReady && *timed),
+            (&mut self.awaited, kind.is_undecided() && !slot),
             (&mut self.failed_slots, slot && failed),
             (&mut self.capped, capped),
             (&mut self.failed_capped, capped && failed),

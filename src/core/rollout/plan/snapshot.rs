@@ -204,6 +204,7 @@ impl<'a> Snapshot<'a> {
             evictions: EvictionReport::default(),
             slots: counts.slots + evictions.slots.len(),
             slot_holders: holders.take(NAMED_PODS).collect(),
+            awaited: oldest(&|kind| kind.is_undecided() && kind.claim != Claim::Disruption).map(named).collect(),
             capped: counts.capped + evictions.capped.len(),
             cap_holders: capped.take(NAMED_PODS).collect(),
             unready: oldest(&|kind| kind.state == State::NotReady).map(named).collect(),

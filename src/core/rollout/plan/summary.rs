@@ -40,6 +40,8 @@ pub struct Summary {
     pub(crate) slots: usize,
     /// Some of the pods that hold a slot, and why: `default/web-1 (not ready)`.
     pub(crate) slot_holders: Vec<String>,
+    /// Some of the pods that hold none and may still fail, or work.
+    pub(crate) awaited: Vec<String>,
     /// Pods that count in `max_unready` now.
     pub(crate) capped: usize,
     /// Some of them, and why: `default/web-1 (agent: ImagePullBackOff)`.

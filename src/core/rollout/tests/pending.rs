@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::core::rollout::testing::{TestPod, hash};
+use crate::core::rollout::testing::{TestPod, at, hash};
 use crate::core::rollout::tests::Fleet;
 use crate::core::rollout::tests::aborted::World;
 
@@ -71,4 +71,24 @@ fn a_partition_that_keeps_nothing_is_not_reached() {
     assert_eq!(world.fleet.send(&plan), ["a"]);
     world.plan();
     assert!(world.message().contains("; 1 not started, and not counted yet"), "{}", world.message());
+}
+
+#[test]
+fn who_takes_no_slot_and_holds_up_a_rollout_is_named() {
+    let waiting = |pod: &mut Value| pod["status"]["conditions"][0]["status"] = json!("False");
+    let mut world = World::new(Fleet::new([TestPod::new("a").with(waiting)]), json!({}));
+    world.apply("v2", json!({}));
+    let plan = world.plan();
+    world.fleet.send(&plan);
+    world.plan();
+    assert!(world.message().ends_with("; waiting for default/a (not ready)"), "{}", world.message());
+    let new = TestPod::new("b").with(|pod| {
+        pod["metadata"]["labels"]["revision.sidecarset.dev/logs"] = json!(hash("v2"));
+        pod["metadata"]["creationTimestamp"] = json!(at(0).to_string());
+        pod["spec"]["containers"][0]["image"] = json!("v2");
+    });
+    let mut world = World::new(Fleet::new([new]), json!({}));
+    world.apply("v2", json!({}));
+    world.plan();
+    assert!(world.message().ends_with("; waiting for default/b (just made)"), "{}", world.message());
 }
