@@ -34,7 +34,7 @@ pub(super) fn message(rollout: &Rollout, summary: &Summary, phase: Reason) -> St
         Reason::RolledBack => format!("{}; {}", left_behind(rollout, summary), given_up(rollout, summary)),
         Reason::PodsFailed => format!("; {}; {}", failed(summary), way_out(rollout)),
         Reason::PodsNotReady => not_ready(summary),
-        _ if summary.counts.not_ready > 0 => not_ready(summary) + &left_alone(summary, phase),
+        _ if summary.counts.not_ready > 0 => unready(summary) + &left_alone(summary, phase),
         _ => left_alone(summary, phase),
     };
     line + &told
@@ -43,23 +43,32 @@ pub(super) fn message(rollout: &Rollout, summary: &Summary, phase: Reason) -> St
 /// What is not updated, and may stay so.
 fn left_alone(summary: &Summary, phase: Reason) -> String {
     match phase {
-        Reason::PartitionReached => {
-            let kept = format!("; updateStrategy.partition keeps {} on the old revision", summary.keep_old);
-            kept + &not_started(summary)
+        Reason::PartitionReached | Reason::NotInPlace => {
+            kept_back(summary) + &not_started(summary) + &not_in_place(summary)
         }
-        Reason::NotInPlace => not_in_place(summary),
         Reason::SelectorReached => format!("; {} are outside updateStrategy.selector", summary.counts.outside),
         _ => String::new(),
     }
 }
 
-/// Updated pods that are not ready.
+fn kept_back(summary: &Summary) -> String {
+    if summary.counts.outdated + summary.evictable == 0 {
+        return String::new();
+    }
+    format!("; updateStrategy.partition keeps {} on the old revision", summary.keep_old)
+}
+
 fn not_ready(summary: &Summary) -> String {
+    unready(summary) + &waits_for(summary)
+}
+
+/// Updated pods that are not ready.
+fn unready(summary: &Summary) -> String {
     let waiting = summary.counts.updated.saturating_sub(summary.counts.updated_ready);
     let names_all = summary.counts.slots >= waiting || summary.unready.is_empty();
     // Those that hold a slot are named for that.
     let names = if names_all { String::new() } else { format!(": {}", listed(&summary.unready, waiting)) };
-    format!("; {waiting} updated not ready{names}{}", waits_for(summary))
+    format!("; {waiting} updated not ready{names}")
 }
 
 fn progress(rollout: &Rollout, summary: &Summary) -> String {

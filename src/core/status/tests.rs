@@ -141,6 +141,19 @@ fn each_state_has_its_row() {
     }
 }
 
+#[test]
+fn partition_is_reached_when_what_is_left_behind_is_what_it_keeps() {
+    let one_not_in_place = |keeps: usize| {
+        let summary = summary(|s| {
+            behind(6, 0)(s);
+            (s.counts.outdated, s.counts.not_in_place, s.keep_old) = (3, 1, keeps);
+        });
+        row(json!({"partition": keeps}), &summary)
+    };
+    assert_eq!(one_not_in_place(4), "True False False False PartitionReached Current");
+    assert_eq!(one_not_in_place(3), "False False False False NotInPlace InProgress", "it may move, and cannot");
+}
+
 /// The conditions, the reason of `Ready`, and what kstatus makes of them.
 fn row(strategy: serde_json::Value, summary: &Summary) -> String {
     let set = testing::set("v2", strategy.clone());

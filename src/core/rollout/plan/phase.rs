@@ -53,9 +53,11 @@ pub(crate) fn phase(rollout: &Rollout, summary: &Summary, is_rolling: bool) -> R
     // At rest as many as maxUnavailable may be not ready for reasons of their own.
     let are_few = counts.not_ready <= summary.max_unavailable && counts.updated_ready > 0;
     let is_tolerated = is_at_rest && counts.slots == 0 && (counts.not_ready == 0 || are_few);
+    // Whether what partition keeps could be updated in place is no question yet.
+    let is_kept = counts.not_in_place == 0 || counts.matched - counts.updated - counts.not_started <= summary.keep_old;
     match () {
         () if counts.updated > counts.updated_ready && !is_tolerated => Reason::PodsNotReady,
-        () if behind > 0 => Reason::PartitionReached,
+        () if behind > 0 && is_kept => Reason::PartitionReached,
         () if counts.not_in_place > 0 => Reason::NotInPlace,
         () if counts.outside > 0 => Reason::SelectorReached,
         () => Reason::UpToDate,
