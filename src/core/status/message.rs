@@ -42,13 +42,16 @@ pub(super) fn message(rollout: &Rollout, summary: &Summary, phase: Reason) -> St
 
 /// What is not updated, and may stay so.
 fn left_alone(summary: &Summary, phase: Reason) -> String {
-    match phase {
+    let rest = match phase {
         Reason::PartitionReached | Reason::NotInPlace => {
             kept_back(summary) + &not_started(summary) + &not_in_place(summary)
         }
         Reason::SelectorReached => format!("; {} are outside updateStrategy.selector", summary.counts.outside),
         _ => String::new(),
-    }
+    };
+    // Holders of slots are not named here.
+    let failures = if summary.counts.failed > 0 { format!("; {}", failed(summary)) } else { String::new() };
+    failures + &rest
 }
 
 fn kept_back(summary: &Summary) -> String {

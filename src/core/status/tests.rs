@@ -265,3 +265,15 @@ fn without_progress_a_rollout_is_stalled_and_paused_time_does_not_count() {
     assert_eq!(look(&paused, 3, 250), ("Paused".to_owned(), None));
     assert_eq!(look(&strategy, 3, 999), moving(1099), "the time before and in the pause is forgotten");
 }
+
+#[test]
+fn a_failed_eviction_is_told_where_it_stops_nothing() {
+    let rollout = testing::rollout("v2", json!({}));
+    let summary = summary(|s| {
+        (s.counts.failed, s.counts.failed_slots) = (1, 1);
+        s.failed = vec!["default/a (it has no ready replacement)".to_owned()];
+    });
+    let verdict = Verdict::of(&rollout, &summary, false);
+    assert_eq!(verdict.reason, Reason::UpToDate);
+    assert!(verdict.message.ends_with("; 1 failed: default/a (it has no ready replacement)"), "{}", verdict.message);
+}
