@@ -223,14 +223,17 @@ impl PodInSet<'_> {
         }
         let attempt = attempt.filter(|attempt| target.is_reached_by(&attempt.update.revision));
         if let Some(attempt) = attempt {
+            let is_stable = target.is_stable(&attempt.update.revision);
             match progress {
-                Progress::Failed(reason) if !target.is_stable(&attempt.update.revision) => {
+                Progress::Failed(reason) if !is_stable => {
                     return (State::Failed(reason.clone()), attempt.failure_ends());
                 }
                 Progress::NotStarted => return (State::NotReady, None),
                 Progress::Undecided(_) if mark.update.is_none() && !pod.ready => return self.unready(Some(attempt)),
                 // A new pod on trial. Time is about to tell.
                 Progress::Undecided(_) if mark.update.is_none() => return (State::NotReady, None),
+                // Once a revision is stable, an update whose time is over is no news.
+                Progress::Undecided(_) if is_stable && now >= attempt.deadline() => {}
                 Progress::Undecided(_) if pod.node.is_some() => return (State::Updating, None),
                 _ => {}
             }

@@ -92,3 +92,26 @@ fn who_takes_no_slot_and_holds_up_a_rollout_is_named() {
     world.plan();
     assert!(world.message().ends_with("; waiting for default/b (just made)"), "{}", world.message());
 }
+
+#[test]
+fn a_stuck_pod_that_starts_when_the_revision_is_stable_is_no_news() {
+    let mut world = World::new(Fleet::new([TestPod::new("a"), stuck("b")]), json!({}));
+    world.apply("v2", json!({}));
+    for _ in 0..2 {
+        let plan = world.plan();
+        world.fleet.send(&plan);
+        world.fleet.kubelets(&["a".to_owned()]);
+        world.fleet.now += 6;
+    }
+    world.fleet.named("b").edit(|pod| {
+        pod["status"]["containerStatuses"][0]["state"] = json!({"waiting": {"reason": "PodInitializing"}});
+        pod["status"]["observedGeneration"] = pod["metadata"]["generation"].clone();
+    });
+    world.fleet.now = 700;
+    world.fleet.observe();
+    world.plan();
+    assert_eq!((world.status().stable_revision.clone(), world.reason()), (Some(hash("v2")), "UpToDate"));
+    world.fleet.kubelets(&["b".to_owned()]);
+    world.plan();
+    assert_eq!(world.reason(), "UpToDate");
+}
