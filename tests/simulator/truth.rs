@@ -158,7 +158,7 @@ impl World {
             revision: promise.revision.clone(),
             generation: pod.view.generation,
             at: now,
-            was_ready: costs_slot || in_flight,
+            was_ready: costs_slot || in_flight || claims,
             containers,
             unsettled: !pod.kubelet.is_settled(before.generation),
             seen: false,
