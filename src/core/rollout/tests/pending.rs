@@ -81,7 +81,7 @@ fn who_takes_no_slot_and_holds_up_a_rollout_is_named() {
     let plan = world.plan();
     world.fleet.send(&plan);
     world.plan();
-    assert!(world.message().ends_with("; waiting for default/a (not ready)"), "{}", world.message());
+    assert!(world.message().ends_with(" are in an update: default/a (not ready)"), "{}", world.message());
     let new = TestPod::new("b").with(|pod| {
         pod["metadata"]["labels"]["revision.sidecarset.dev/logs"] = json!(hash("v2"));
         pod["metadata"]["creationTimestamp"] = json!(at(0).to_string());
