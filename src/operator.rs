@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::core::v1::{Namespace, ResourceQuota, ServiceAccount};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{Patch, PatchParams};
@@ -221,10 +221,20 @@ async fn finish<T>(part: JoinHandle<T>) {
 /// What `kubectl apply -k config/default` does for an operator in the cluster.
 async fn install(client: &Client, namespace: &str) -> Result<()> {
     let params = PatchParams::apply(keys::MANAGER).force();
-    let object = json!({"apiVersion": "v1", "kind": "Namespace",
-        "metadata": {"name": namespace, "labels": {keys::INJECT: "false"}}});
     let namespaces: Api<Namespace> = Api::all(client.clone());
-    namespaces.patch(namespace, &params, &Patch::Apply(&object)).await.map_err(cannot("apply the namespace"))?;
+    for namespace in [namespace, keys::DRY_RUN_NAMESPACE] {
+        let object = json!({"apiVersion": "v1", "kind": "Namespace",
+            "metadata": {"name": namespace, "labels": {keys::INJECT: "false"}}});
+        namespaces.patch(namespace, &params, &Patch::Apply(&object)).await.map_err(cannot("apply a namespace"))?;
+    }
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount",
+        "metadata": {"name": "default"}, "automountServiceAccountToken": false});
+    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), keys::DRY_RUN_NAMESPACE);
+    accounts.patch("default", &params, &Patch::Apply(&account)).await.map_err(cannot("apply a service account"))?;
+    let quota = json!({"apiVersion": "v1", "kind": "ResourceQuota",
+        "metadata": {"name": "no-pods"}, "spec": {"hard": {"pods": "0"}}});
+    let quotas: Api<ResourceQuota> = Api::namespaced(client.clone(), keys::DRY_RUN_NAMESPACE);
+    quotas.patch("no-pods", &params, &Patch::Apply(&quota)).await.map_err(cannot("apply the quota"))?;
     let definition = crd::crd().map_err(cannot("make the CRD"))?;
     let name = definition.name_any();
     let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());

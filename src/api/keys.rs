@@ -69,6 +69,9 @@ pub const MANAGER: &str = "sidecarset-operator";
 /// Namespaces that no set reaches: a sidecar there could keep the cluster from starting.
 pub(crate) const EXCLUDED_NAMESPACES: [&str; 2] = ["kube-system", "kube-node-lease"];
 
+/// Namespace in which pods are created that are never stored: to see whether a pod may have the sidecars of a set.
+pub(crate) const DRY_RUN_NAMESPACE: &str = "sidecarset-dry-run";
+
 /// `revision.sidecarset.dev/<set>`.
 pub fn revision_label(set: &str) -> String {
     format!("{REVISION_PREFIX}{set}")

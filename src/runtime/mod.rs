@@ -3,6 +3,7 @@
 pub(crate) mod args;
 pub(crate) mod call;
 pub(crate) mod client;
+pub(crate) mod dry_run;
 pub mod events;
 pub(crate) mod health;
 pub(crate) mod http;

@@ -20,9 +20,10 @@ const MAX_REVIEW: usize = 16 * 1024 * 1024;
 
 /// The routes of both webhooks.
 pub fn router(pods: pod::Pods, served: watch::Receiver<Arc<Served>>) -> Router {
+    let sets = set::Sets { served, client: pods.client.clone() };
     Router::new()
         .route(&format!("{POD_PATH}/{{version}}"), post(pod::mutate).with_state(pods))
-        .route(SET_PATH, post(set::check).with_state(served))
+        .route(SET_PATH, post(set::check).with_state(sets))
         .layer(DefaultBodyLimit::max(MAX_REVIEW))
 }
 

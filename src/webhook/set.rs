@@ -7,7 +7,7 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::StatusCode;
-use kube::ResourceExt;
+use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -15,14 +15,23 @@ use tokio::time::timeout;
 use super::pod::{Review, review};
 use crate::api::SidecarSet;
 use crate::api::validate::{FieldError, Problems, ValidSidecarSet, conflicts, validate_with};
+use crate::core::inject::dry_run::Verdict;
 use crate::core::inject::{Served, unknown_revision};
+use crate::runtime::dry_run;
 
 /// How long a set that this one needs may take to be seen: `kubectl apply` writes both within milliseconds.
 const CATCH_UP: Duration = Duration::from_millis(500);
 
+/// Who is asked about a set.
+#[derive(Clone)]
+pub(crate) struct Sets {
+    pub(crate) served: watch::Receiver<Arc<Served>>,
+    pub(crate) client: Client,
+}
+
 /// `POST /validate-sidecarsets`.
 pub(crate) async fn check(
-    State(mut served): State<watch::Receiver<Arc<Served>>>,
+    State(Sets { mut served, client }): State<Sets>,
     body: Bytes,
 ) -> Result<Json<Value>, (StatusCode, String)> {
     let Review { request } = serde_json::from_slice::<Review<SidecarSet>>(&body)
@@ -33,18 +42,44 @@ pub(crate) async fn check(
     if old.is_some_and(|old| old.spec == set.spec && old.annotations() == set.annotations()) {
         return Ok(Json(review(json!({"uid": request.uid, "allowed": true}))));
     }
-    let valid = validate_with(Arc::clone(&set), &served.borrow().allowed);
-    let problems = match valid {
-        Ok(valid) => beside_others(&valid, request.old_object, &mut served).await,
+    let allowed = Arc::clone(&served.borrow().allowed);
+    let old = request.old_object.and_then(|old| validate_with(Arc::new(old), &allowed).ok());
+    let problems = match validate_with(Arc::clone(&set), &allowed) {
+        Ok(valid) => {
+            let mut problems = beside_others(&valid, old.as_ref(), &mut served).await;
+            if problems.errors.is_empty() {
+                in_a_pod(&client, &valid, old.as_ref(), &mut problems).await;
+            }
+            problems
+        }
         Err(problems) => problems,
     };
     Ok(Json(answer(&set, &request.uid, &problems)))
 }
 
+/// What the API server has against the sidecars; what it had against the old ones is a warning here, too.
+async fn in_a_pod(client: &Client, valid: &ValidSidecarSet, old: Option<&ValidSidecarSet>, problems: &mut Problems) {
+    let errors = match dry_run::ask(client, valid).await {
+        Verdict::Valid => return,
+        Verdict::Refused(errors) => errors,
+        Verdict::Unchecked(why) => {
+            return problems.warnings.push(format!("the API server has not checked the sidecars: {why}"));
+        }
+    };
+    let before = match old {
+        Some(old) => dry_run::ask(client, old).await,
+        None => Verdict::Valid,
+    };
+    let (known, errors): (Vec<_>, Vec<_>) =
+        errors.into_iter().partition(|error| matches!(&before, Verdict::Refused(before) if before.contains(error)));
+    problems.warnings.extend(known.iter().map(ToString::to_string));
+    problems.errors = errors;
+}
+
 /// What stands against a set that is valid by itself.
 async fn beside_others(
     valid: &ValidSidecarSet,
-    old: Option<SidecarSet>,
+    old: Option<&ValidSidecarSet>,
     served: &mut watch::Receiver<Arc<Served>>,
 ) -> Problems {
     let mut warnings = valid.warnings().to_vec();
@@ -54,8 +89,7 @@ async fn beside_others(
     }
     let served = served.borrow();
     // What was wrong before this change, such as a set that is gone, must not keep a mended image out.
-    let old = old.and_then(|old| validate_with(Arc::new(old), &served.allowed).ok());
-    let before = old.map(|old| with_others(&old, &served)).unwrap_or_default();
+    let before = old.map(|old| with_others(old, &served)).unwrap_or_default();
     let (known, errors): (Vec<_>, Vec<_>) =
         with_others(valid, &served).into_iter().partition(|error| before.contains(error));
     warnings.extend(known.iter().map(ToString::to_string));
@@ -105,8 +139,11 @@ mod tests {
             ..Served::default()
         };
         let review = json!({"request": {"uid": "1", "object": new, "oldObject": old}});
-        let (_sender, receiver) = watch::channel(Arc::new(served));
-        check(State(receiver), Bytes::from(review.to_string())).await.unwrap().0["response"].clone()
+        let (_sender, served) = watch::channel(Arc::new(served));
+        // Nobody answers there.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = Client::try_from(kube::Config::new("http://127.0.0.1:1".parse().unwrap())).unwrap();
+        check(State(Sets { served, client }), Bytes::from(review.to_string())).await.unwrap().0["response"].clone()
     }
 
     #[tokio::test]

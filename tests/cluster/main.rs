@@ -9,6 +9,7 @@ mod common;
 mod convert;
 mod crash;
 mod crash_twenty;
+mod dry_run;
 mod evict_upgrade;
 mod evictions;
 mod failures;

@@ -125,6 +125,11 @@ impl CompiledSet {
         special.map_or(Ok(&self.usual), |special| special.template.as_ref().map_err(String::as_str))
     }
 
+    /// What pods get to which nothing else applies.
+    pub(super) fn usual(&self) -> &CompiledTemplate {
+        &self.usual
+    }
+
     /// Hash of the revision that pods get to which nothing else applies.
     pub(crate) fn revision(&self) -> &str {
         &self.usual.revision

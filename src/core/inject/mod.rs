@@ -8,6 +8,7 @@ mod cleanup;
 mod compile;
 mod containers;
 mod decision;
+pub(crate) mod dry_run;
 mod marks;
 mod merge;
 pub(crate) mod metadata;

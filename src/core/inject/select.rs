@@ -49,6 +49,12 @@ impl<'a> Selection<'a> {
         selection
     }
 
+    /// One set, whatever it selects.
+    pub(super) fn of(set: &'a CompiledSet) -> Self {
+        let candidates = vec![SelectedSet { set, template: set.usual() }];
+        Self { candidates, failures: Vec::new(), outcomes: Vec::new(), paused: Vec::new() }
+    }
+
     /// Takes a set that cannot inject out of the candidates.
     pub(super) fn drop(&mut self, failure: Failure<'a>) {
         self.candidates.retain(|candidate| candidate.set.name != failure.set.name);

@@ -1,0 +1,305 @@
+//! Whether any pod may have the sidecars of a set: small pods to ask the API server about, and what its answers say of the
+//! set. It checks a pod before quota and Pod Security, and knows rules that this program does not.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use kube::core::Status;
+use kube::core::response::StatusCause;
+use serde_json::{Value, json};
+
+use super::marks::Marks;
+use super::select::Selection;
+use super::{CompiledSet, CompiledSets, attempt};
+use crate::api::keys;
+use crate::api::v1beta1::{FailurePolicy, SidecarSetSpec, UpgradeType};
+use crate::api::validate::{FieldError, ValidSidecarSet};
+use crate::core::revision::{History, mounted_volumes};
+
+/// What the API server says about a set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// A pod may have its sidecars.
+    Valid,
+    /// No pod may.
+    Refused(Vec<FieldError>),
+    /// It was not asked, or did not get as far as that: why.
+    Unchecked(String),
+}
+
+/// Longer than any `preStop` should be, which may not take longer than this.
+const GRACE_PERIOD_SECONDS: u32 = 3600;
+
+/// Name of the container of a small pod: nobody's.
+const CONTAINER: &str = "sidecarset-dry-run";
+
+/// Pods with the sidecars of a set, of which one is valid if any pod can have them: some fields are for certain pods only.
+/// In the order in which they are tried; the first is the plainest.
+pub(crate) fn small_pods(valid: &ValidSidecarSet) -> Vec<Value> {
+    // A set is what its spec says, not what its rollout has come to; and what it lacks in these pods is no fault of it.
+    let mut set = CompiledSet::new(valid, &History::new());
+    set.failure_policy = FailurePolicy::Ignore;
+    let set = Arc::new(set);
+    let all = CompiledSets::new([Arc::clone(&set)]);
+    let injected = |mut pod: Value| {
+        let marks = Marks::read(&pod, &all);
+        let injection = attempt(&all, &pod, &marks, &Selection::of(&set)).ok()?;
+        json_patch::patch(&mut pod, &injection.patch).ok()?;
+        Some(pod)
+    };
+    kinds(&set).into_iter().filter_map(injected).collect()
+}
+
+fn kinds(set: &CompiledSet) -> Vec<Value> {
+    let containers = || set.usual().containers.iter().map(|container| &container.json);
+    let own: BTreeSet<&str> = set.usual().volumes.iter().filter_map(|volume| volume["name"].as_str()).collect();
+    let mounted: BTreeSet<&str> = containers().flat_map(mounted_volumes).collect();
+    // Volumes of the pod: a claim can be mounted, and be used as a device.
+    let claim = |name: &&str| json!({"name": name, "persistentVolumeClaim": {"claimName": "claim"}});
+    let volumes: Vec<Value> = mounted.difference(&own).map(claim).collect();
+    let claims = containers().filter_map(|container| container["resources"]["claims"].as_array()).flatten();
+    let claims: BTreeSet<&str> = claims.filter_map(|claim| claim["name"].as_str()).collect();
+    let claims: Vec<Value> = claims.iter().map(|name| json!({"name": name, "resourceClaimName": "claim"})).collect();
+    let host_process = json!({"windowsOptions": {"hostProcess": true, "runAsUserName": "NT AUTHORITY\\SYSTEM"}});
+    let amounts = json!({"cpu": "4", "memory": "8Gi"});
+    let pod = |spec: Value| {
+        let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": CONTAINER}, "spec": {
+            "containers": [{"name": CONTAINER, "image": CONTAINER}], "volumes": volumes,
+            "terminationGracePeriodSeconds": GRACE_PERIOD_SECONDS, "automountServiceAccountToken": false}});
+        json_patch::merge(&mut pod["spec"], &spec);
+        pod
+    };
+    vec![
+        pod(json!({})),
+        // Claims of devices are declared by the pod; stop signals are those of a system.
+        pod(json!({"os": {"name": "linux"}, "resourceClaims": claims})),
+        // For `procMount: Unmasked`.
+        pod(json!({"hostUsers": false})),
+        // For expressions of the application's resources.
+        pod(json!({"containers": [{"name": CONTAINER, "image": CONTAINER,
+            "resources": {"requests": amounts, "limits": amounts}}]})),
+        pod(json!({"os": {"name": "windows"}})),
+        pod(json!({"os": {"name": "windows"}, "hostNetwork": true, "securityContext": host_process})),
+    ]
+}
+
+/// What an error of the API server says about the set whose sidecars this small pod has.
+pub(crate) fn read(spec: &SidecarSetSpec, pod: &Value, error: &Status) -> Verdict {
+    let message = error.message.as_str();
+    let unchecked = || Verdict::Unchecked(message.to_owned());
+    // Such words say anything, with any code.
+    if message.starts_with("admission webhook ") {
+        return unchecked();
+    }
+    let after_validation = ["exceeded quota", "quota: ", "violates PodSecurity", "ValidatingAdmissionPolicy "];
+    if !message.contains("cannot create resource") && after_validation.iter().any(|text| message.contains(text)) {
+        return Verdict::Valid;
+    }
+    let causes = error.details.iter().flat_map(|details| &details.causes).filter(|cause| !cause.field.is_empty());
+    let mut errors: Vec<FieldError> = match error.code {
+        422 => causes.map(|StatusCause { message, field, .. }| field_error(spec, pod, field, message)).collect(),
+        400 => undecoded(spec, pod, message),
+        _ => Vec::new(),
+    };
+    if errors.is_empty() {
+        return unchecked();
+    }
+    // Twins of a hot upgrade are one container of the set.
+    let mut seen = BTreeSet::new();
+    errors.retain(|error| seen.insert(error.to_string()));
+    Verdict::Refused(errors)
+}
+
+/// A pod that the API server cannot read; a webhook's patch would fail with it just so.
+fn undecoded(spec: &SidecarSetSpec, pod: &Value, message: &str) -> Vec<FieldError> {
+    let unknown = message.split("unknown field \"").skip(1).filter_map(|rest| rest.split('"').next());
+    let unknown: Vec<FieldError> =
+        unknown.map(|field| field_error(spec, pod, field, "is not a field that this API server knows")).collect();
+    match unknown.is_empty() && message.contains("cannot be handled as a Pod") {
+        true => vec![FieldError::new("spec", message)],
+        false => unknown,
+    }
+}
+
+/// The same fault at the field of the set that the field of the pod comes from.
+fn field_error(spec: &SidecarSetSpec, pod: &Value, field: &str, message: &str) -> FieldError {
+    let of_list = |list: &str| {
+        let (index, rest) = field.strip_prefix(&format!("spec.{list}["))?.split_once(']')?;
+        let name = pod["spec"][list][index.parse::<usize>().ok()?]["name"].as_str()?;
+        Some(format!("spec.{list}[{}]{rest}", position(spec, list, name)?))
+    };
+    let lists = ["containers", "initContainers", "volumes", "imagePullSecrets"];
+    let at = lists.into_iter().find_map(of_list).or_else(|| metadata(spec, field, message));
+    let at = at.or_else(|| field.starts_with("spec.resources").then(|| field.to_owned()));
+    match at {
+        Some(path) => FieldError::new(path, message),
+        None => FieldError::new("spec", format!("in a pod with these sidecars, {field}: {message}")),
+    }
+}
+
+/// Where the entry of a set stands from which a pod has this one.
+fn position(spec: &SidecarSetSpec, list: &str, name: &str) -> Option<usize> {
+    let containers = match list {
+        "volumes" => return spec.volumes.iter().position(|volume| volume.name == name),
+        "imagePullSecrets" => return spec.image_pull_secrets.iter().position(|secret| secret.name == name),
+        "initContainers" => &spec.init_containers,
+        _ => &spec.containers,
+    };
+    containers.iter().position(|entry| {
+        let upgrade = entry.upgrade_strategy.as_ref().and_then(|strategy| strategy.upgrade_type);
+        keys::container_names(&entry.container.name, upgrade == Some(UpgradeType::HotUpgrade)).iter().any(|n| n == name)
+    })
+}
+
+/// The label or annotation that the field, or else the message, names.
+fn metadata(spec: &SidecarSetSpec, field: &str, message: &str) -> Option<String> {
+    let (map, rest) = ["labels", "annotations"]
+        .into_iter()
+        .find_map(|map| Some((map, field.strip_prefix(&format!("metadata.{map}"))?)))?;
+    let names = |key: &str, value: &str| {
+        rest == format!("[{key}]")
+            || rest.is_empty() && [key, value].iter().any(|text| message.contains(&format!("{text:?}")))
+    };
+    let entries = spec.patch_pod_metadata.iter().enumerate().flat_map(|(i, patch)| {
+        let pairs = if map == "labels" { &patch.labels } else { &patch.annotations };
+        pairs.iter().map(move |(key, value)| (i, key, value))
+    });
+    let found = entries.into_iter().find(|(_, key, value)| names(key, value));
+    Some(found.map_or_else(
+        || "spec.patchPodMetadata".to_owned(),
+        |(i, key, _)| format!("spec.patchPodMetadata[{i}].{map}[{key}]"),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::SidecarSet;
+    use crate::api::validate::unchecked;
+
+    fn set() -> SidecarSet {
+        let agent =
+            |name: &str| json!({"name": name, "image": "i", "volumeMounts": [{"name": "v", "mountPath": "/v"}]});
+        let hot = json!({"name": "hot", "image": "i", "upgradeStrategy": {"upgradeType": "HotUpgrade", "hotUpgradeEmptyImage": "e"}});
+        serde_json::from_value(json!({
+            "apiVersion": "sidecarset.dev/v1beta1", "kind": "SidecarSet", "metadata": {"name": "s"},
+            "spec": {
+                "selector": {"matchLabels": {"app": "web"}},
+                "containers": [agent("last"), hot],
+                "initContainers": [agent("init")],
+                "volumes": [{"name": "unmounted", "emptyDir": {}}, {"name": "v", "emptyDir": {}}],
+                "imagePullSecrets": [{"name": "secret"}],
+                "patchPodMetadata": [{"labels": {"l": "1"}}, {"annotations": {"a": "1", "b": "two"}}],
+                "injectionStrategy": {"failurePolicy": "Fail", "paused": true, "revision": {"customVersion": "gone"}},
+            },
+        }))
+        .unwrap()
+    }
+
+    fn first_pod(set: &SidecarSet) -> Value {
+        small_pods(&unchecked(set)).remove(0)
+    }
+
+    fn error(code: u16, message: &str, causes: &[(&str, &str)]) -> Status {
+        let causes: Vec<Value> =
+            causes.iter().map(|(field, message)| json!({"field": field, "message": message})).collect();
+        serde_json::from_value(json!({"code": code, "message": message, "details": {"causes": causes}})).unwrap()
+    }
+
+    #[test]
+    fn every_small_pod_has_the_sidecars_of_the_spec_whatever_the_set_injects_now() {
+        let pods = small_pods(&unchecked(&set()));
+        assert_eq!(pods.len(), 6);
+        for pod in pods {
+            let names = |list: &str| -> Vec<String> {
+                let entries = pod["spec"][list].as_array().into_iter().flatten();
+                entries.filter_map(|entry| entry["name"].as_str().map(str::to_owned)).collect()
+            };
+            assert_eq!(names("containers"), ["last", "hot-1", "hot-2", CONTAINER]);
+            assert_eq!((names("initContainers"), names("volumes")), (vec!["init".into()], vec!["v".into()]));
+            assert_eq!(pod["metadata"]["annotations"]["b"], "two");
+        }
+    }
+
+    #[test]
+    fn a_small_pod_has_what_the_sidecars_expect_of_a_pod() {
+        let mut set = set();
+        set.spec.volumes.clear();
+        set.spec.containers[0].container.resources =
+            serde_json::from_value(json!({"claims": [{"name": "gpu"}]})).unwrap();
+        let pods = small_pods(&unchecked(&set));
+        assert_eq!(pods[0]["spec"]["volumes"][0]["name"], "v");
+        assert_eq!(pods[1]["spec"]["resourceClaims"], json!([{"name": "gpu", "resourceClaimName": "claim"}]));
+    }
+
+    #[test]
+    fn what_is_wrong_with_the_pod_is_said_of_the_field_of_the_set() {
+        let set = set();
+        let pod = first_pod(&set);
+        for (field, message, expected) in [
+            ("spec.containers[0].ports[0].hostPort", "m", "spec.containers[0].ports[0].hostPort: m"),
+            ("spec.containers[2].tty", "m", "spec.containers[1].tty: m"),
+            ("spec.initContainers[0].env[1].valueFrom", "m", "spec.initContainers[0].env[1].valueFrom: m"),
+            ("spec.volumes[0].secret", "m", "spec.volumes[1].secret: m"),
+            ("spec.imagePullSecrets[0].name", "m", "spec.imagePullSecrets[0].name: m"),
+            ("metadata.annotations[a]", "m", "spec.patchPodMetadata[1].annotations[a]: m"),
+            (
+                "metadata.annotations",
+                "Invalid value: \"two\"",
+                "spec.patchPodMetadata[1].annotations[b]: Invalid value: \"two\"",
+            ),
+            ("metadata.labels", "Invalid value: \"l\"", "spec.patchPodMetadata[0].labels[l]: Invalid value: \"l\""),
+            ("metadata.annotations", "Too long", "spec.patchPodMetadata: Too long"),
+            ("spec.resources.limits", "m", "spec.resources.limits: m"),
+            ("spec.containers[3].name", "m", "spec: in a pod with these sidecars, spec.containers[3].name: m"),
+            ("spec.hostUsers", "m", "spec: in a pod with these sidecars, spec.hostUsers: m"),
+        ] {
+            let verdict = read(&set.spec, &pod, &error(422, "invalid", &[(field, message)]));
+            let Verdict::Refused(errors) = verdict else { panic!("{field}: {verdict:?}") };
+            assert_eq!(errors.iter().map(ToString::to_string).collect::<Vec<_>>(), [expected]);
+        }
+    }
+
+    #[test]
+    fn twins_are_told_of_once() {
+        let set = set();
+        let causes = [("spec.containers[1].tty", "m"), ("spec.containers[2].tty", "m")];
+        let verdict = read(&set.spec, &first_pod(&set), &error(422, "invalid", &causes));
+        assert_eq!(verdict, Verdict::Refused(vec![FieldError::new("spec.containers[1].tty", "m")]));
+    }
+
+    #[test]
+    fn a_field_that_the_api_server_does_not_know_is_refused() {
+        let set = set();
+        let message = "Pod in version \"v1\" cannot be handled as a Pod: strict decoding error: unknown field \"spec.containers[2].new\"";
+        let verdict = read(&set.spec, &first_pod(&set), &error(400, message, &[]));
+        let expected = FieldError::new("spec.containers[1].new", "is not a field that this API server knows");
+        assert_eq!(verdict, Verdict::Refused(vec![expected]));
+    }
+
+    #[test]
+    fn only_what_comes_after_the_check_of_the_pod_shows_that_it_is_valid() {
+        let set = set();
+        let pod = first_pod(&set);
+        for (code, message, is_valid) in [
+            (
+                403,
+                "pods \"p\" is forbidden: exceeded quota: no-pods, requested: pods=1, used: pods=0, limited: pods=0",
+                true,
+            ),
+            (403, "pods \"p\" is forbidden: status unknown for quota: no-pods, resources: pods", true),
+            (403, "pods \"p\" is forbidden: violates PodSecurity \"restricted:latest\": privileged", true),
+            (422, "pods \"p\" is forbidden: ValidatingAdmissionPolicy 'x' with binding 'y' denied request: no", true),
+            (403, "pods is forbidden: User \"quota: x\" cannot create resource \"pods\" in API group \"\"", false),
+            (403, "pods \"p\" is forbidden: error looking up service account sidecarset-dry-run/default", false),
+            (404, "namespaces \"sidecarset-dry-run\" not found", false),
+            (422, "admission webhook \"x\" denied the request: spec.containers[0]: exceeded quota", false),
+            (400, "the dryRun parameter is wrong", false),
+            (500, "Internal error occurred: failed calling webhook \"x\"", false),
+        ] {
+            let verdict = read(&set.spec, &pod, &error(code, message, &[]));
+            let expected = if is_valid { Verdict::Valid } else { Verdict::Unchecked(message.to_owned()) };
+            assert_eq!(verdict, expected, "{message}");
+        }
+    }
+}
