@@ -11,8 +11,19 @@ pub(crate) mod selector;
 pub(crate) mod v1beta1;
 pub mod validate;
 
+use reasons::Reason;
+use reasons::condition::READY;
 pub(crate) use v1beta1::SidecarSetSpec;
 pub use v1beta1::{SidecarSet, SidecarSetStatus};
+
+impl SidecarSet {
+    /// What is wrong with this very generation, as the leader says: no pod may have the sidecars.
+    pub(crate) fn refusal(&self) -> Option<&str> {
+        let ready = self.status.as_ref()?.conditions.iter().find(|condition| condition.type_ == READY)?;
+        let is_refused = Reason::named(&ready.reason) == Some(Reason::InvalidSpec);
+        (is_refused && ready.observed_generation == self.metadata.generation).then_some(ready.message.as_str())
+    }
+}
 
 /// The base of a canary set: both annotations must be there (OpenKruise's rule).
 pub(crate) fn canary_base(set: &SidecarSet) -> Option<&str> {

@@ -64,6 +64,7 @@ async fn injector(args: &Args, cluster: &ClusterArgs, documents: &[Document]) ->
     let mut namespaces = written_namespaces(documents);
     if !args.sets.is_empty() {
         let sets = Sets::read(&args.sets, args.files.recursive)?.compile();
+        note("the API server has not checked the sidecars: kubectl sidecarset plan asks it");
         let default_namespace = cluster.namespace.clone().unwrap_or_else(|| "default".to_owned());
         return Ok(Injector { sets, namespaces, default_namespace, excluded, unread_revisions: None });
     }

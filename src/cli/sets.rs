@@ -55,8 +55,8 @@ impl OperatorArgs {
 impl Sets {
     /// Compiles what the webhook would serve; a set that validation refuses is not in it.
     pub(crate) fn compile(&self) -> CompiledSets {
-        let served = self.all.iter().filter(|set| set.metadata.deletion_timestamp.is_none());
-        compile(served.filter_map(|set| validate(set).ok()), &self.revisions)
+        let valid = self.all.iter().filter_map(|set| validate(set).ok());
+        compile(valid.filter(ValidSidecarSet::is_served), &self.revisions)
     }
 
     /// The sets of files and folders. Each must be what the API server and the operator would take.

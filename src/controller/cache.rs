@@ -131,7 +131,7 @@ impl Cache {
         // The status of a rolling set changes every second; that is no reason to compile it again.
         let same_spec = known.filter(|known| spec(&known.set) == spec(&set));
         let spec_version = same_spec.map_or(version, |known| known.spec_version);
-        let same = same_spec.filter(|known| given_revision(&known.set) == given_revision(&set));
+        let same = same_spec.filter(|known| given(&known.set) == given(&set));
         let compiled = same.map(|known| known.compiled.clone());
         let set = Arc::new(set);
         let valid = known.and_then(|known| known.valid.as_ref().ok()?.renewed(Arc::clone(&set)));
@@ -277,9 +277,9 @@ fn is_conflicting(set: &SidecarSet) -> bool {
     conditions.into_iter().any(|condition| condition.type_ == CONFLICTING && condition.status == "True")
 }
 
-/// `None` for a set that validation refuses: it is not served, and the controller says why.
+/// `None` for a set that validation or the API server refuses: it is not served, and the controller says why.
 fn compile(valid: &Result<ValidSidecarSet, Problems>, history: Option<&History>) -> Option<Arc<CompiledSet>> {
-    let valid = valid.as_ref().ok().filter(|valid| valid.set().metadata.deletion_timestamp.is_none())?;
+    let valid = valid.as_ref().ok().filter(|valid| valid.is_served())?;
     Some(Arc::new(CompiledSet::new(valid, history.unwrap_or(&History::new()))))
 }
 
@@ -292,10 +292,11 @@ fn spec(set: &SidecarSet) -> impl PartialEq + use<'_> {
     )
 }
 
-/// What the status says about the revision that new pods get.
-fn given_revision(set: &SidecarSet) -> Option<(Option<&String>, Option<&String>, Option<&String>)> {
+/// What the status says about what new pods get.
+fn given(set: &SidecarSet) -> Option<impl PartialEq + use<'_>> {
     let status = set.status.as_ref()?;
-    Some((status.injection_revision.as_ref(), status.aborted_revision.as_ref(), status.stable_revision.as_ref()))
+    let revisions = [&status.injection_revision, &status.aborted_revision, &status.stable_revision];
+    Some((revisions, set.refusal().is_some()))
 }
 
 /// The same set, later.
@@ -340,6 +341,27 @@ mod tests {
         assert!(cache.revisions("mesh").contains_key(&hash));
         cache.apply_revision(&revision(&object, "b", "miner:1"));
         assert!(cache.revisions("mesh").is_empty(), "what stood under that name is not there any more");
+    }
+
+    #[test]
+    fn what_the_api_server_refuses_is_left_out_where_failures_are_ignored() {
+        let (cache, served) = Cache::new(Allowed::default(), Namespaces::default(), watch::channel(0).1);
+        let mut version = 0;
+        let mut is_served = |policy: &str, observed: i64| {
+            version += 1;
+            let mut set = json!(set("mesh", version, &json!({})));
+            set["spec"]["injectionStrategy"] = json!({"failurePolicy": policy});
+            set["status"]["conditions"] = json!([{"type": "Ready", "status": "False", "reason": "InvalidSpec",
+                "message": "spec.containers[0]: wrong", "observedGeneration": observed, "lastTransitionTime": "2026-01-01T00:00:00Z"}]);
+            cache.apply_set(serde_json::from_value(set).unwrap());
+            cache.sets_listed(&["mesh".to_owned()].into());
+            cache.revisions_listed(&HashSet::new());
+            served.borrow().sets.get("mesh").is_some()
+        };
+        assert!(is_served("Ignore", 0), "that was said of another generation");
+        assert!(!is_served("Ignore", 1));
+        assert!(is_served("Fail", 1));
+        assert!(!is_served("Ignore", 1));
     }
 
     #[test]

@@ -133,14 +133,14 @@ struct Moment {
 
 impl Moment {
     fn now(context: &Context, name: &str, limit: usize) -> Option<Self> {
-        let sets = context.cache.compiled();
+        let (sets, set) = (context.cache.compiled(), context.cache.set(name)?);
         Some(Self {
-            set: context.cache.set(name)?,
             compiled: Arc::clone(sets.get(name)?),
             sets,
             found: context.state().set_mut(name).uninjected.clone().unwrap_or_default(),
-            is_served: context.cache.is_registered(name),
+            is_served: context.cache.is_registered(name) && set.refusal().is_none(),
             limit,
+            set,
         })
     }
 

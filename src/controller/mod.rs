@@ -4,6 +4,7 @@ mod apply;
 pub(crate) mod cache;
 mod canaries;
 pub(crate) mod context;
+mod dry_run;
 mod evict;
 mod leadership;
 mod prepull;
@@ -43,6 +44,7 @@ pub(crate) async fn run(context: Arc<Context>, shutdown: CancellationToken) {
     tasks.spawn(uninjected::run(Arc::clone(&context)));
     tasks.spawn(evict::run(Arc::clone(&context)));
     tasks.spawn(prepull::run(Arc::clone(&context)));
+    tasks.spawn(dry_run::run(Arc::clone(&context)));
     let (sets, store) = watches::sets(&context);
     let dirty = futures::stream::unfold(Arc::clone(&context), |context| async move {
         let names = context.shared.queue.take(COLLECT).await;

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::context::{Context, Error, WatchedSet, now};
 use super::report::{report, tell_failures};
 use super::revisions::{self, UpdateRevision};
-use super::{apply, prepull};
+use super::{apply, dry_run, prepull};
 use crate::api::validate::ValidSidecarSet;
 use crate::api::{SidecarSet, canary_base};
 use crate::core::revision::History;
@@ -25,21 +25,31 @@ pub(super) async fn reconcile(watched: Arc<WatchedSet>, context: Arc<Context>) -
     let Some((set, valid)) = known.filter(|_| context.is_active_leader()) else { return Ok(Action::await_change()) };
     let started = Instant::now();
     let next = match valid {
-        Ok(valid) => reconcile_valid(&context, &valid).await?,
-        Err(problems) => {
-            let injection = injection(&context, &set, false);
-            report(&context, &set, status::invalid(&set, &problems.to_string(), &injection, now())).await?;
-            None
-        }
+        Ok(valid) => match dry_run::check(&context, &valid).await {
+            Ok(unchecked) => reconcile_valid(&context, &valid, unchecked.as_deref()).await?,
+            Err(problems) => reject(&context, &set, &problems).await?,
+        },
+        Err(problems) => reject(&context, &set, &problems.to_string()).await?,
     };
     context.metrics.reconcile("ok", started.elapsed().as_secs_f64());
     Ok(next.map_or_else(Action::await_change, Action::requeue))
 }
 
+/// Leaves the pods of a set alone that cannot be acted on.
+async fn reject(context: &Context, set: &SidecarSet, problems: &str) -> Result<Option<Duration>, Error> {
+    let injection = injection(context, set, Some(problems), None);
+    report(context, set, status::invalid(set, problems, &injection, now())).await?;
+    Ok(None)
+}
+
 /// Returns when to look again; `None`: when the set changes.
-async fn reconcile_valid(context: &Arc<Context>, valid: &ValidSidecarSet) -> Result<Option<Duration>, Error> {
+async fn reconcile_valid(
+    context: &Arc<Context>,
+    valid: &ValidSidecarSet,
+    unchecked: Option<&str>,
+) -> Result<Option<Duration>, Error> {
     let (set, name) = (valid.set(), valid.name());
-    let injection = injection(context, set, true);
+    let injection = injection(context, set, None, unchecked);
     let history = context.cache.revisions(name);
     let newest = newest(context, set, &history).await?;
     let rollout = rollout(valid, (&newest.hash, &newest.template), &history, now());
@@ -73,14 +83,15 @@ async fn newest(context: &Context, set: &SidecarSet, history: &History) -> Resul
     Ok(newest)
 }
 
-fn injection(context: &Context, set: &SidecarSet, is_valid: bool) -> InjectionState {
+fn injection(context: &Context, set: &SidecarSet, problems: Option<&str>, unchecked: Option<&str>) -> InjectionState {
     let name = &set.name_any();
     let compiled = context.cache.compiled_set(name);
     let (is_registered, conflicts) = (context.cache.is_registered(name), context.cache.conflicts(name));
     let mut state = context.state();
     let kept = state.set_mut(name);
     let facts = InjectionFacts {
-        is_valid,
+        problems,
+        unchecked,
         pinned: compiled.as_ref().and_then(|compiled| compiled.pinned()),
         is_registered,
         conflicts,

@@ -43,6 +43,16 @@ pub(super) struct SetState {
     pub(super) evictions: [EvictionReport; 2],
     /// What the last plan waits for.
     pub(super) pulls: Vec<Pull>,
+    pub(super) checked: Option<Checked>,
+}
+
+/// What the API server says about the sidecars of a set.
+#[derive(Clone, Debug)]
+pub(super) struct Checked {
+    /// UID and generation.
+    pub(super) of: (Option<String>, Option<i64>),
+    /// What no pod may have; else why that is not known.
+    pub(super) answer: Result<Option<String>, String>,
 }
 
 /// Failed pods that have their Event.
@@ -78,7 +88,18 @@ impl State {
         self.index.forget_in_flight();
         for set in self.sets.values_mut() {
             set.pulls.clear();
+            set.checked = None;
         }
+    }
+
+    /// Sets are checked again: all, or those of which nothing is known. Returns their names.
+    pub(super) fn forget_checks(&mut self, all: bool) -> Vec<String> {
+        let is_forgotten = |checked: &mut Checked| all || matches!(checked.answer, Ok(Some(_)));
+        let forgotten = self.sets.iter_mut().filter_map(|(name, set)| {
+            set.checked.take_if(is_forgotten)?;
+            Some(name.clone())
+        });
+        forgotten.collect()
     }
 
     /// Nobody wants to know of the uninjected pods of these sets any more. Returns those for which some were known.

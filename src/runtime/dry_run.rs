@@ -8,11 +8,31 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use crate::api::keys;
-use crate::api::validate::ValidSidecarSet;
-use crate::core::inject::dry_run::{Verdict, read, small_pods};
+use crate::api::validate::{FieldError, Problems, ValidSidecarSet};
+use crate::core::inject::dry_run::{Verdict, small_pods};
 
 /// Longest wait for all answers together: the API server gives the webhook on sets 5 s.
 const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What the API server has against the sidecars of a set that is about to be written. What it has against the old ones,
+/// too, is a warning: it must not keep a mended image out.
+pub(crate) async fn problems(client: &Client, valid: &ValidSidecarSet, old: Option<&ValidSidecarSet>) -> Problems {
+    let errors = match ask(client, valid).await {
+        Verdict::Valid => return Problems::default(),
+        Verdict::Refused(errors) => errors,
+        Verdict::Unchecked(why) => {
+            let warnings = vec![format!("the API server has not checked the sidecars: {why}")];
+            return Problems { errors: Vec::new(), warnings };
+        }
+    };
+    let before = match old {
+        Some(old) => ask(client, old).await,
+        None => Verdict::Valid,
+    };
+    let is_known = |error: &FieldError| matches!(&before, Verdict::Refused(before) if before.contains(error));
+    let (known, errors): (Vec<_>, Vec<_>) = errors.into_iter().partition(is_known);
+    Problems { errors, warnings: known.iter().map(ToString::to_string).collect() }
+}
 
 /// What the API server says of a set that validation accepts.
 pub(crate) async fn ask(client: &Client, valid: &ValidSidecarSet) -> Verdict {
@@ -23,10 +43,11 @@ pub(crate) async fn ask(client: &Client, valid: &ValidSidecarSet) -> Verdict {
 /// A set that only some pods may have is valid; of one that none may have, the plainest pod says best what is wrong.
 async fn try_all(client: &Client, valid: &ValidSidecarSet) -> Verdict {
     let mut refused = None;
-    for pod in small_pods(valid) {
-        let verdict = match create(client, &pod).await {
-            Ok(_) => Verdict::Valid,
-            Err(kube::Error::Api(status)) => read(&valid.set().spec, &pod, &status),
+    let spec = &valid.set().spec;
+    for small in small_pods(valid) {
+        let verdict = match create(client, &small.pod).await {
+            Ok(_) => small.verdict(spec, None),
+            Err(kube::Error::Api(status)) => small.verdict(spec, Some(&status)),
             Err(error) => Verdict::Unchecked(error.to_string()),
         };
         match verdict {

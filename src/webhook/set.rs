@@ -15,7 +15,6 @@ use tokio::time::timeout;
 use super::pod::{Review, review};
 use crate::api::SidecarSet;
 use crate::api::validate::{FieldError, Problems, ValidSidecarSet, conflicts, validate_with};
-use crate::core::inject::dry_run::Verdict;
 use crate::core::inject::{Served, unknown_revision};
 use crate::runtime::dry_run;
 
@@ -48,32 +47,15 @@ pub(crate) async fn check(
         Ok(valid) => {
             let mut problems = beside_others(&valid, old.as_ref(), &mut served).await;
             if problems.errors.is_empty() {
-                in_a_pod(&client, &valid, old.as_ref(), &mut problems).await;
+                let Problems { errors, warnings } = dry_run::problems(&client, &valid, old.as_ref()).await;
+                problems.errors = errors;
+                problems.warnings.extend(warnings);
             }
             problems
         }
         Err(problems) => problems,
     };
     Ok(Json(answer(&set, &request.uid, &problems)))
-}
-
-/// What the API server has against the sidecars; what it had against the old ones is a warning here, too.
-async fn in_a_pod(client: &Client, valid: &ValidSidecarSet, old: Option<&ValidSidecarSet>, problems: &mut Problems) {
-    let errors = match dry_run::ask(client, valid).await {
-        Verdict::Valid => return,
-        Verdict::Refused(errors) => errors,
-        Verdict::Unchecked(why) => {
-            return problems.warnings.push(format!("the API server has not checked the sidecars: {why}"));
-        }
-    };
-    let before = match old {
-        Some(old) => dry_run::ask(client, old).await,
-        None => Verdict::Valid,
-    };
-    let (known, errors): (Vec<_>, Vec<_>) =
-        errors.into_iter().partition(|error| matches!(&before, Verdict::Refused(before) if before.contains(error)));
-    problems.warnings.extend(known.iter().map(ToString::to_string));
-    problems.errors = errors;
 }
 
 /// What stands against a set that is valid by itself.

@@ -30,7 +30,7 @@ const ROLLOUT: Order =
 const CONTROLLER: Order = &[
     &["state", "cache"],
     &["context"],
-    &["watch_gaps", "revisions", "report"],
+    &["watch_gaps", "revisions", "report", "dry_run"],
     &["apply", "evict", "prepull", "canaries", "uninjected"],
     &["reconcile"],
     &["watches", "leadership"],

@@ -5,11 +5,12 @@ use k8s_openapi::api::core::v1::Namespace;
 use kube::Api;
 use kube::api::DeleteParams;
 use serde_json::{Value, json};
+use sidecarset::api::SidecarSet;
 
 use crate::common::eventually;
 use crate::common::operator::Operator;
-use crate::common::raw::{SETS, post};
-use crate::common::world::World;
+use crate::common::raw::{SETS, merge, plugin, post};
+use crate::common::world::{World, condition, find, lists, reason};
 
 /// Fields of a set's container, and where the refusal is.
 fn containers() -> Vec<(Value, &'static str)> {
@@ -145,9 +146,9 @@ async fn a_set_that_only_some_pods_may_have_is_accepted() {
 }
 
 #[tokio::test]
-async fn where_no_dry_run_can_be_made_a_set_is_accepted_with_a_warning() {
+async fn where_no_dry_run_can_be_made_a_set_is_accepted_until_one_can() {
     let cluster = DevCluster::builder().without_kwok().start().await.unwrap();
-    let _operator = Operator::start(cluster.kubeconfig(), "unchecked", &[]).await;
+    let operator = Operator::start(cluster.kubeconfig(), "unchecked", &[]).await;
     let world = World::new(cluster.kubeconfig(), "unchecked").await;
     let namespaces: Api<Namespace> = Api::all(world.client.clone());
     namespaces.delete("sidecarset-dry-run", &DeleteParams::default()).await.unwrap();
@@ -161,6 +162,31 @@ async fn where_no_dry_run_can_be_made_a_set_is_accepted_with_a_warning() {
     let answer = post(&world.client, SETS, &set).await;
     let warning = "the API server has not checked the sidecars: namespaces \"sidecarset-dry-run\" not found";
     assert_eq!((answer.code, answer.warnings), (201, vec![warning.to_owned()]), "{}", answer.body["message"]);
+    let message = |set: &SidecarSet| find(set, "InjectionReady").map(|it| it.message.clone()).unwrap_or_default();
+    let is_ready = |set: &SidecarSet| condition(set, "InjectionReady") == "True";
+    let ready = world.until_set("it is served", is_ready).await;
+    let unchecked = "new pods get the sidecars; the API server has not checked them: namespaces";
+    assert!(message(&ready).starts_with(unchecked), "{}", message(&ready));
+    let plan = async || plugin(cluster.kubeconfig(), &["plan", "-f", "-"], &set.to_string()).await.stderr;
+    assert!(plan().await.contains(warning), "plan says so, too");
+
+    // With its service account. Whoever leads next asks again.
+    let _ = World::new(cluster.kubeconfig(), "sidecarset-dry-run").await;
+    assert!(tokio::task::spawn_blocking(move || operator.terminate()).await.unwrap());
+    let _operator = Operator::start(cluster.kubeconfig(), "checked", &[]).await;
+    let field = "spec.containers[0].terminationMessagePolicy: Unsupported value: \"file\"";
+    let refused = world.until_set("it is found invalid", |set| reason(set, "InjectionReady") == "InvalidSpec").await;
+    assert!(message(&refused).contains(field), "{}", message(&refused));
+    assert_eq!(condition(&refused, "InjectionReady"), "False");
+    let pod = world.pod("app", json!({"containers": [{"name": "app", "image": "app:v1"}]})).await.unwrap();
+    assert_eq!(lists(&pod), (vec!["app"], vec![]), "it is left alone");
+    assert!(plan().await.contains(field), "plan says so, too");
+
+    let mended = json!({"spec": {"containers": [{"name": "agent", "image": "agent:v1"}]}});
+    merge(&world.client, &format!("{SETS}/unchecked"), &mended).await.accepted();
+    let ready = world.until_set("it is served", is_ready).await;
+    assert_eq!(message(&ready).split(';').next(), Some("new pods get the sidecars"));
+    assert!(!message(&ready).contains("not checked"), "{}", message(&ready));
     world.end().await;
     cluster.stop().await;
 }

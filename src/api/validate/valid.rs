@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::api::keys;
 use crate::api::selector::Selector;
-use crate::api::v1beta1::{SidecarSet, SidecarSetStatus};
+use crate::api::v1beta1::{FailurePolicy, SidecarSet, SidecarSetStatus};
 
 /// A set that validation accepts, with its selectors parsed: who takes one need not check or parse anything again. Only
 /// [`super::validate_with`] makes one.
@@ -37,6 +37,12 @@ impl ValidSidecarSet {
     /// The set.
     pub fn set(&self) -> &Arc<SidecarSet> {
         &self.set
+    }
+
+    /// False for a set on its way out, and for one that may be left out of pods that the API server would refuse with it.
+    pub(crate) fn is_served(&self) -> bool {
+        let is_left_out = self.set.spec.injection_strategy.failure_policy == FailurePolicy::Ignore;
+        self.set.metadata.deletion_timestamp.is_none() && !(is_left_out && self.set.refusal().is_some())
     }
 
     pub(crate) fn name(&self) -> &str {

@@ -60,18 +60,19 @@ pub(super) fn explain(view: &View<'_>, all: bool) -> Vec<SetLine> {
         let (set, revision) = (sets.get(name).copied(), carried.get(name));
         let target = set.and_then(|set| target(set, &compiled));
         let is_selected = selected.contains(name.as_str());
-        let (reason, message) = match (revision, set.map(validate)) {
-            (Some(_), None) => (Reason::Injected, "the set does not exist any more".to_owned()),
-            (Some(_), Some(Ok(valid))) if !is_selected => {
+        let (reason, message) = match (revision, set.map(validate), set.and_then(SidecarSet::refusal)) {
+            (Some(_), None, _) => (Reason::Injected, "the set does not exist any more".to_owned()),
+            (Some(_), Some(Ok(valid)), None) if !is_selected => {
                 let unmet = unmet(&valid, &labels, view.namespace_labels);
                 (Reason::Injected, format!("the set does not select the pod any more: {unmet}"))
             }
-            (Some(revision), Some(_)) => (Reason::Injected, compare(view, name, revision, target.as_deref())),
-            (None, None) => return None,
-            (None, Some(Err(problems))) => (Reason::InvalidSpec, problems.to_string()),
-            (None, Some(Ok(valid))) if is_selected => unmarked(view, valid.set(), &wanted),
-            (None, Some(Ok(_))) if !all => return None,
-            (None, Some(Ok(valid))) => (Reason::NotSelected, unmet(&valid, &labels, view.namespace_labels)),
+            (Some(revision), Some(_), _) => (Reason::Injected, compare(view, name, revision, target.as_deref())),
+            (None, None, _) => return None,
+            (None, Some(Err(problems)), _) => (Reason::InvalidSpec, problems.to_string()),
+            (None, Some(Ok(_)), Some(refusal)) => (Reason::InvalidSpec, refusal.to_owned()),
+            (None, Some(Ok(valid)), _) if is_selected => unmarked(view, valid.set(), &wanted),
+            (None, Some(Ok(_)), _) if !all => return None,
+            (None, Some(Ok(valid)), _) => (Reason::NotSelected, unmet(&valid, &labels, view.namespace_labels)),
         };
         Some(SetLine { set: name.clone(), reason, revision: revision.cloned(), target, message })
     });

@@ -56,7 +56,7 @@ impl World {
 
     /// The other sets that the operator serves.
     pub(super) fn valid_others(&self) -> Vec<ValidSidecarSet> {
-        self.others.iter().filter_map(|other| validate(other).ok()).collect()
+        self.others.iter().filter_map(|other| validate(other).ok()).filter(ValidSidecarSet::is_served).collect()
     }
 }
 

@@ -23,12 +23,13 @@ use render::{Example, render};
 use super::cluster::{ClusterArgs, list};
 use super::error::Error;
 use super::manifest::{Document, FileArgs};
-use super::output::{note, write};
+use super::output::{note, warn, write};
 use super::schema::invalid;
 use super::sets::{conflict, is_set, tell_warnings};
 use super::workloads::{name_of, objects};
-use crate::api::validate::{ValidSidecarSet, validate};
+use crate::api::validate::{Problems, ValidSidecarSet, validate};
 use crate::api::{SidecarSet, keys};
+use crate::runtime::dry_run;
 
 /// Exit codes as `kubectl diff` has them: applying would change something; an error, an invalid set included.
 const DIFFERENT: u8 = 1;
@@ -94,6 +95,12 @@ async fn plan(
     let Applied { set, patch, kept } = manifest.applied_to(live(manifest))?;
     let valid = validate(&set).map_err(|problems| Error::Input(invalid(&set.name_any(), &problems.errors)))?;
     tell_warnings(&valid);
+    let old = live(manifest).and_then(|old| validate(old).ok());
+    let Problems { errors, warnings } = dry_run::problems(client, &valid, old.as_ref()).await;
+    if !errors.is_empty() {
+        return Err(Error::Input(invalid(valid.name(), &errors)));
+    }
+    warnings.iter().for_each(|warning| warn(format_args!("SidecarSet {:?}: {warning}", valid.name())));
     let beside = beside.iter().map(|other| Ok(other.applied_to(live(other))?.set));
     let beside: Vec<SidecarSet> = beside.collect::<Result<_, Error>>()?;
     let mut world = gather::world(client, &set, sets).await?;

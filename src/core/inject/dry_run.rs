@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::marks::Marks;
 use super::select::Selection;
-use super::{CompiledSet, CompiledSets, attempt};
+use super::{CompiledSet, CompiledSets, place_all};
 use crate::api::keys;
 use crate::api::v1beta1::{FailurePolicy, SidecarSetSpec, UpgradeType};
 use crate::api::validate::{FieldError, ValidSidecarSet};
@@ -33,19 +33,27 @@ const GRACE_PERIOD_SECONDS: u32 = 3600;
 /// Name of the container of a small pod: nobody's.
 const CONTAINER: &str = "sidecarset-dry-run";
 
-/// Pods with the sidecars of a set, of which one is valid if any pod can have them: some fields are for certain pods only.
-/// In the order in which they are tried; the first is the plainest.
-pub(crate) fn small_pods(valid: &ValidSidecarSet) -> Vec<Value> {
+/// A pod with the sidecars of a set.
+#[derive(Clone, Debug)]
+pub(crate) struct SmallPod {
+    pub(crate) pod: Value,
+    /// Why injection would leave the set out of it.
+    conflict: Option<String>,
+}
+
+/// Pods of which one is valid if any pod can have the sidecars: some fields are for certain pods only. In the order in
+/// which they are tried; the first is the plainest.
+pub(crate) fn small_pods(valid: &ValidSidecarSet) -> Vec<SmallPod> {
     // A set is what its spec says, not what its rollout has come to; and what it lacks in these pods is no fault of it.
     let mut set = CompiledSet::new(valid, &History::new());
     set.failure_policy = FailurePolicy::Ignore;
     let set = Arc::new(set);
     let all = CompiledSets::new([Arc::clone(&set)]);
-    let injected = |mut pod: Value| {
+    let injected = |pod: Value| {
         let marks = Marks::read(&pod, &all);
-        let injection = attempt(&all, &pod, &marks, &Selection::of(&set)).ok()?;
-        json_patch::patch(&mut pod, &injection.patch).ok()?;
-        Some(pod)
+        let placement = place_all(&all, &pod, &marks, &Selection::of(&set), &mut Vec::new()).ok()?;
+        let conflict = placement.check_pod().err().map(|failure| failure.message);
+        Some(SmallPod { pod: placement.patch.pod().clone(), conflict })
     };
     kinds(&set).into_iter().filter_map(injected).collect()
 }
@@ -69,7 +77,7 @@ fn kinds(set: &CompiledSet) -> Vec<Value> {
         json_patch::merge(&mut pod["spec"], &spec);
         pod
     };
-    vec![
+    let mut pods = vec![
         pod(json!({})),
         // Claims of devices are declared by the pod; stop signals are those of a system.
         pod(json!({"os": {"name": "linux"}, "resourceClaims": claims})),
@@ -79,12 +87,27 @@ fn kinds(set: &CompiledSet) -> Vec<Value> {
         pod(json!({"containers": [{"name": CONTAINER, "image": CONTAINER,
             "resources": {"requests": amounts, "limits": amounts}}]})),
         pod(json!({"os": {"name": "windows"}})),
-        pod(json!({"os": {"name": "windows"}, "hostNetwork": true, "securityContext": host_process})),
-    ]
+    ];
+    // Only for those that need it: with hostNetwork a wrong hostPort is left out, which mends nothing elsewhere.
+    if containers().any(|container| container["securityContext"]["windowsOptions"]["hostProcess"] == true) {
+        pods.push(pod(json!({"os": {"name": "windows"}, "hostNetwork": true, "securityContext": host_process})));
+    }
+    pods
 }
 
-/// What an error of the API server says about the set whose sidecars this small pod has.
-pub(crate) fn read(spec: &SidecarSetSpec, pod: &Value, error: &Status) -> Verdict {
+impl SmallPod {
+    /// What follows for the set from the answer of the API server; `None`: it takes the pod.
+    pub(crate) fn verdict(&self, spec: &SidecarSetSpec, error: Option<&Status>) -> Verdict {
+        let verdict = error.map_or(Verdict::Valid, |error| read(spec, &self.pod, error));
+        match (&verdict, &self.conflict) {
+            (Verdict::Valid, Some(why)) => Verdict::Refused(vec![FieldError::new("spec", why)]),
+            _ => verdict,
+        }
+    }
+}
+
+/// What an error of the API server says about the set whose sidecars this pod has.
+fn read(spec: &SidecarSetSpec, pod: &Value, error: &Status) -> Verdict {
     let message = error.message.as_str();
     let unchecked = || Verdict::Unchecked(message.to_owned());
     // Such words say anything, with any code.
@@ -197,7 +220,7 @@ mod tests {
     }
 
     fn first_pod(set: &SidecarSet) -> Value {
-        small_pods(&unchecked(set)).remove(0)
+        small_pods(&unchecked(set)).remove(0).pod
     }
 
     fn error(code: u16, message: &str, causes: &[(&str, &str)]) -> Status {
@@ -209,8 +232,8 @@ mod tests {
     #[test]
     fn every_small_pod_has_the_sidecars_of_the_spec_whatever_the_set_injects_now() {
         let pods = small_pods(&unchecked(&set()));
-        assert_eq!(pods.len(), 6);
-        for pod in pods {
+        assert_eq!(pods.len(), 5);
+        for SmallPod { pod, .. } in pods {
             let names = |list: &str| -> Vec<String> {
                 let entries = pod["spec"][list].as_array().into_iter().flatten();
                 entries.filter_map(|entry| entry["name"].as_str().map(str::to_owned)).collect()
@@ -228,8 +251,8 @@ mod tests {
         set.spec.containers[0].container.resources =
             serde_json::from_value(json!({"claims": [{"name": "gpu"}]})).unwrap();
         let pods = small_pods(&unchecked(&set));
-        assert_eq!(pods[0]["spec"]["volumes"][0]["name"], "v");
-        assert_eq!(pods[1]["spec"]["resourceClaims"], json!([{"name": "gpu", "resourceClaimName": "claim"}]));
+        assert_eq!(pods[0].pod["spec"]["volumes"][0]["name"], "v");
+        assert_eq!(pods[1].pod["spec"]["resourceClaims"], json!([{"name": "gpu", "resourceClaimName": "claim"}]));
     }
 
     #[test]
@@ -257,6 +280,17 @@ mod tests {
             let verdict = read(&set.spec, &pod, &error(422, "invalid", &[(field, message)]));
             let Verdict::Refused(errors) = verdict else { panic!("{field}: {verdict:?}") };
             assert_eq!(errors.iter().map(ToString::to_string).collect::<Vec<_>>(), [expected]);
+        }
+    }
+
+    #[test]
+    fn a_container_that_no_kubelet_would_start_is_refused_too() {
+        let mut set = set();
+        set.spec.containers[0].container.security_context =
+            serde_json::from_value(json!({"runAsNonRoot": true, "runAsUser": 0})).unwrap();
+        for small in small_pods(&unchecked(&set)) {
+            let verdict = small.verdict(&set.spec, None);
+            assert!(matches!(verdict, Verdict::Refused(_)), "{}: {verdict:?}", small.pod);
         }
     }
 

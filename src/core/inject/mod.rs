@@ -88,7 +88,7 @@ pub fn inject(sets: &CompiledSets, request: &Request<'_>) -> Injection {
     }
 }
 
-/// Places the sidecars of all selected sets, or says which set cannot be placed.
+/// Injects into a pod all selected sets, or says which of them cannot be had in it.
 fn attempt<'a>(
     all: &CompiledSets,
     pod: &'a Value,
@@ -97,7 +97,26 @@ fn attempt<'a>(
 ) -> Result<Injection, Failure<'a>> {
     let mut outcomes = selection.outcomes.clone();
     outcomes.extend(selection.failures.iter().map(Failure::outcome));
-    let mut placement = Placement::new(pod, marks, selection, &mut outcomes);
+    let placement = place_all(all, pod, marks, selection, &mut outcomes)?;
+    placement.check_pod()?;
+    let Placement { patch, sets, .. } = placement;
+    for (i, PlacedSet { set, notes, .. }) in sets.into_iter().enumerate() {
+        let reason = if patch.has_changed(i) { Reason::Injected } else { Reason::AlreadyInjected };
+        outcomes.push(Outcome { notes, ..Outcome::new(&set.name, reason, "") });
+    }
+    outcomes.sort_by(|a, b| a.set.cmp(&b.set));
+    Ok(Injection { patch: patch.into_patch(), outcomes, refused: None })
+}
+
+/// Places the sidecars of all selected sets, or says which set cannot be placed.
+fn place_all<'a>(
+    all: &CompiledSets,
+    pod: &'a Value,
+    marks: &'a Marks,
+    selection: &Selection<'a>,
+    outcomes: &mut Vec<Outcome>,
+) -> Result<Placement<'a>, Failure<'a>> {
+    let mut placement = Placement::new(pod, marks, selection, outcomes);
     placement.check_names()?;
     placement.check_volumes()?;
     let order = placement.order()?;
@@ -109,12 +128,5 @@ fn attempt<'a>(
     placement.check_resources()?;
     placement.name_default_container();
     placement.finish_sets();
-    placement.check_pod()?;
-    let Placement { patch, sets, .. } = placement;
-    for (i, PlacedSet { set, notes, .. }) in sets.into_iter().enumerate() {
-        let reason = if patch.has_changed(i) { Reason::Injected } else { Reason::AlreadyInjected };
-        outcomes.push(Outcome { notes, ..Outcome::new(&set.name, reason, "") });
-    }
-    outcomes.sort_by(|a, b| a.set.cmp(&b.set));
-    Ok(Injection { patch: patch.into_patch(), outcomes, refused: None })
+    Ok(placement)
 }

@@ -28,7 +28,10 @@ pub struct InjectionState {
 /// What is known about the injection of a set.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct InjectionFacts<'a> {
-    pub(crate) is_valid: bool,
+    /// Why no pod may have the sidecars.
+    pub(crate) problems: Option<&'a str>,
+    /// Why that could not be asked.
+    pub(crate) unchecked: Option<&'a str>,
     /// Hash of the revision that `injectionStrategy.revision` names, or why there is none.
     pub(crate) pinned: Option<Result<&'a str, &'a str>>,
     /// The webhook gets requests for what the set selects now.
@@ -42,13 +45,21 @@ pub(crate) struct InjectionFacts<'a> {
 
 /// Words what is known.
 pub(crate) fn injection_state(set: &SidecarSet, facts: InjectionFacts<'_>) -> InjectionState {
-    let (ready, reason, message) = match facts.pinned {
-        _ if !facts.is_valid => (false, Reason::InvalidSpec, "the spec is invalid: no pod is injected"),
-        _ if set.spec.injection_strategy.paused => (false, Reason::InjectionPaused, "injectionStrategy.paused is true"),
-        Some(Err(problem)) => (false, Reason::RevisionNotFound, problem),
-        _ if facts.is_registered => (true, Reason::Registered, "new pods get the sidecars"),
-        _ => (false, Reason::NotRegistered, "the webhook configuration does not contain this generation yet"),
+    let (ready, reason, mut message) = match (facts.problems, facts.pinned) {
+        (Some(problems), _) => (false, Reason::InvalidSpec, format!("no pod gets the sidecars: {problems}")),
+        _ if set.spec.injection_strategy.paused => {
+            (false, Reason::InjectionPaused, "injectionStrategy.paused is true".to_owned())
+        }
+        (None, Some(Err(problem))) => (false, Reason::RevisionNotFound, problem.to_owned()),
+        _ if facts.is_registered => (true, Reason::Registered, "new pods get the sidecars".to_owned()),
+        _ => {
+            let message = "the webhook configuration does not contain this generation yet";
+            (false, Reason::NotRegistered, message.to_owned())
+        }
     };
+    if let Some(why) = facts.unchecked {
+        message += &format!("; the API server has not checked them: {why}");
+    }
     let (uninjected, uninjected_message) = match facts.uninjected {
         _ if !wants(set) => (None, String::new()),
         Some(found) => (Some(super::number(found.pods)), uninjected_message(set, found, &facts.evictions.to_string())),
@@ -58,7 +69,7 @@ pub(crate) fn injection_state(set: &SidecarSet, facts: InjectionFacts<'_>) -> In
     InjectionState {
         ready,
         reason,
-        message: message.to_owned(),
+        message,
         pinned: facts.pinned.and_then(Result::ok).map(str::to_owned),
         conflicts: facts.conflicts,
         uninjected,
@@ -86,7 +97,7 @@ mod tests {
     use crate::core::rollout::testing::set;
 
     fn facts() -> InjectionFacts<'static> {
-        InjectionFacts { is_valid: true, is_registered: true, ..InjectionFacts::default() }
+        InjectionFacts { is_registered: true, ..InjectionFacts::default() }
     }
 
     #[test]
@@ -99,7 +110,7 @@ mod tests {
         assert_eq!(reason(&set, unknown.clone()), Reason::RevisionNotFound);
         set.spec.injection_strategy.paused = true;
         assert_eq!(reason(&set, unknown.clone()), Reason::InjectionPaused);
-        assert_eq!(reason(&set, InjectionFacts { is_valid: false, ..unknown }), Reason::InvalidSpec);
+        assert_eq!(reason(&set, InjectionFacts { problems: Some("wrong"), ..unknown }), Reason::InvalidSpec);
     }
 
     #[test]

@@ -165,7 +165,11 @@ pub fn reason(set: &SidecarSet, type_: &str) -> String {
     find(set, type_).map(|condition| condition.reason.clone()).unwrap_or_default()
 }
 
-fn find<'a>(set: &'a SidecarSet, type_: &str) -> Option<&'a k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition> {
+/// A condition.
+pub fn find<'a>(
+    set: &'a SidecarSet,
+    type_: &str,
+) -> Option<&'a k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition> {
     set.status.as_ref()?.conditions.iter().find(|condition| condition.type_ == type_)
 }
 
