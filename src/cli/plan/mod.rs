@@ -100,7 +100,9 @@ async fn plan(
     if !errors.is_empty() {
         return Err(Error::Input(invalid(valid.name(), &errors)));
     }
-    warnings.iter().for_each(|warning| warn(format_args!("SidecarSet {:?}: {warning}", valid.name())));
+    for warning in warnings {
+        warn(format_args!("SidecarSet {:?}: {warning}", valid.name()));
+    }
     let beside = beside.iter().map(|other| Ok(other.applied_to(live(other))?.set));
     let beside: Vec<SidecarSet> = beside.collect::<Result<_, Error>>()?;
     let mut world = gather::world(client, &set, sets).await?;

@@ -61,7 +61,8 @@ pub(crate) fn small_pods(valid: &ValidSidecarSet) -> Vec<SmallPod> {
 fn kinds(set: &CompiledSet) -> Vec<Value> {
     let containers = || set.usual().containers.iter().map(|container| &container.json);
     let own: BTreeSet<&str> = set.usual().volumes.iter().filter_map(|volume| volume["name"].as_str()).collect();
-    let mounted: BTreeSet<&str> = containers().flat_map(mounted_volumes).collect();
+    let declared = set.usual().pod_volumes.iter().map(String::as_str);
+    let mounted: BTreeSet<&str> = containers().flat_map(mounted_volumes).chain(declared).collect();
     // Volumes of the pod: a claim can be mounted, and be used as a device.
     let claim = |name: &&str| json!({"name": name, "persistentVolumeClaim": {"claimName": "claim"}});
     let volumes: Vec<Value> = mounted.difference(&own).map(claim).collect();
@@ -138,10 +139,10 @@ fn undecoded(spec: &SidecarSetSpec, pod: &Value, message: &str) -> Vec<FieldErro
     let unknown = message.split("unknown field \"").skip(1).filter_map(|rest| rest.split('"').next());
     let unknown: Vec<FieldError> =
         unknown.map(|field| field_error(spec, pod, field, "is not a field that this API server knows")).collect();
-    match unknown.is_empty() && message.contains("cannot be handled as a Pod") {
-        true => vec![FieldError::new("spec", message)],
-        false => unknown,
+    if unknown.is_empty() && message.contains("cannot be handled as a Pod") {
+        return vec![FieldError::new("spec", message)];
     }
+    unknown
 }
 
 /// The same fault at the field of the set that the field of the pod comes from.

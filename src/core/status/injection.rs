@@ -58,7 +58,7 @@ pub(crate) fn injection_state(set: &SidecarSet, facts: InjectionFacts<'_>) -> In
         }
     };
     if let Some(why) = facts.unchecked {
-        message += &format!("; the API server has not checked them: {why}");
+        message = format!("{message}; the API server has not checked them: {why}");
     }
     let (uninjected, uninjected_message) = match facts.uninjected {
         _ if !wants(set) => (None, String::new()),
