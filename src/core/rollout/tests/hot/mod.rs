@@ -47,7 +47,10 @@ fn born() -> TestPod {
         let started = at(-1000).to_string();
         for (twin, image) in TWINS.into_iter().zip(images) {
             let (list, statuses) = lists(twin);
-            let container = json!({"name": twin, "image": image});
+            let mut container = json!({"name": twin, "image": image});
+            if list == "initContainers" {
+                container["restartPolicy"] = json!("Always");
+            }
             let status = json!({"name": twin, "containerID": format!("c://{twin}-0#{image}"), "ready": true,
                 "restartCount": 0, "state": {"running": {"startedAt": started}}});
             push(&mut pod["spec"][list], container);
