@@ -88,7 +88,7 @@ reasons! {
     NotRegistered,
     /// `injectionStrategy.revision` names a revision that is not in the history.
     RevisionNotFound,
-    /// See [`condition::CONFLICTING`].
+    /// See `condition::CONFLICTING`.
     Conflict,
     /// `injectionStrategy.paused` is true.
     InjectionPaused,

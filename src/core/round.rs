@@ -49,7 +49,7 @@ pub struct Round {
 }
 
 impl Round {
-    /// Tells the index where the set goes. Returns what it does not need any more, see [`Index::set_target`].
+    /// Tells the index where the set goes. Returns what it does not need any more, see `Index::set_target`.
     pub fn begin(index: &mut Index, set: Arc<SidecarSet>, rollout: Rollout) -> (Self, Option<SetState>) {
         let replaced = index.set_target(rollout.target.clone());
         (Self { set, rollout }, replaced)

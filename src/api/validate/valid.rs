@@ -7,7 +7,7 @@ use crate::api::selector::Selector;
 use crate::api::v1beta1::{FailurePolicy, SidecarSet, SidecarSetStatus};
 
 /// A set that validation accepts, with its selectors parsed: who takes one need not check or parse anything again. Only
-/// [`super::validate_with`] makes one.
+/// `validate_with` makes one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ValidSidecarSet {
     set: Arc<SidecarSet>,

@@ -17,7 +17,7 @@ pub struct Request<'a> {
     pub namespace: &'a str,
     /// Labels of that namespace.
     pub namespace_labels: &'a BTreeMap<String, String>,
-    /// Namespaces besides [`keys::EXCLUDED_NAMESPACES`](crate::api::keys::EXCLUDED_NAMESPACES) that no set reaches.
+    /// Namespaces besides `keys::EXCLUDED_NAMESPACES` that no set reaches.
     pub excluded: &'a [String],
 }
 

@@ -2,8 +2,8 @@
 //!
 //! A new CA is taken into use in two phases, and the contents themselves say in which one they are:
 //! 1. *Published*: `ca.crt` is the new CA and `ca-bundle.crt` has both; the leaf is still the old CA's. Recognised by the
-//!    leaf not being signed by `ca.crt`; began at `ca.crt`'s notBefore + [`CLOCK_SKEW`].
-//! 2. *In use*: after [`PUBLISH_DELAY`], `tls.crt` is issued by the new CA. The old CA stays in the bundle until it expires.
+//!    leaf not being signed by `ca.crt`; began at `ca.crt`'s notBefore + `CLOCK_SKEW`.
+//! 2. *In use*: after `PUBLISH_DELAY`, `tls.crt` is issued by the new CA. The old CA stays in the bundle until it expires.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
