@@ -41,6 +41,11 @@ kind: Other
 spec: {template: {metadata: {labels: {app: web}}, size: 1.5}}
 "#;
 
+/// What `inject` says of sets that come from files, in front of these lines.
+fn unchecked(lines: &str) -> String {
+    format!("the API server has not checked the sidecars: kubectl sidecarset plan asks it\n{lines}")
+}
+
 struct Output {
     code: Option<i32>,
     stdout: String,
@@ -87,7 +92,7 @@ impl Drop for File {
 fn inject_changes_pod_templates_and_nothing_else() {
     let set = File::new("inject.yaml", SET);
     let output = run(&["inject", "-f", "-", "-s", set.path()], APP);
-    assert_eq!((output.code, output.stderr.as_str()), (Some(0), "deployment/web -n shop: agent Injected\n"));
+    assert_eq!((output.code, output.stderr), (Some(0), unchecked("deployment/web -n shop: agent Injected\n")));
     let documents: Vec<&str> = output.stdout.split("---\n").collect();
     assert_eq!(documents[0], "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: shop\n  labels:\n    team: a\n");
     assert!(
@@ -106,8 +111,8 @@ fn inject_twice_is_inject_once_and_uninject_takes_it_back() {
     let once = run(&["inject", "-f", "-", "-s", set.path()], APP).stdout;
     let twice = run(&["inject", "-f", "-", "-s", set.path()], &once);
     assert_eq!(
-        (twice.stdout.as_str(), twice.stderr.as_str()),
-        (once.as_str(), "deployment/web -n shop: agent AlreadyInjected\n")
+        (twice.stdout, twice.stderr),
+        (once.clone(), unchecked("deployment/web -n shop: agent AlreadyInjected\n"))
     );
     let nothing = run(&["uninject", "-f", "-"], APP);
     let back = run(&["uninject", "-f", "-"], &once);
@@ -136,7 +141,7 @@ fn items_of_a_typed_list_and_workloads_of_other_kinds_are_injected() {
     let unread = "jobset/j: not looked at: spec.jobs[0].spec.template.spec.containers; only spec.template and \
                   spec.jobTemplate.spec.template are\n";
     let expected = format!("deployment/web: agent Injected\nrollout/shop: agent Injected\n{unread}");
-    assert_eq!((output.code, output.stderr), (Some(0), expected));
+    assert_eq!((output.code, output.stderr), (Some(0), unchecked(&expected)));
     let back = run(&["uninject", "-f", "-"], &output.stdout);
     let removed = format!("deployment/web: agent Removed\nrollout/shop: agent Removed\n{unread}");
     assert_eq!((back.stdout, back.stderr), (run(&["uninject", "-f", "-"], &input).stdout, removed));
@@ -148,7 +153,7 @@ fn what_kubectl_reads_is_read_and_a_key_that_stands_twice_gets_a_warning() {
     let utf16: Vec<u8> = format!("\u{FEFF}{APP}").encode_utf16().flat_map(u16::to_le_bytes).collect();
     let output = run_bytes(&["inject", "-f", "-", "-s", set.path()], &utf16);
     let plain = run(&["inject", "-f", "-", "-s", set.path()], APP);
-    assert_eq!((output.stdout, output.stderr.as_str()), (plain.stdout, "deployment/web -n shop: agent Injected\n"));
+    assert_eq!((output.stdout, output.stderr), (plain.stdout, unchecked("deployment/web -n shop: agent Injected\n")));
     let twice = run(&["uninject", "-f", "-"], &APP.replace("image: app:1", "image: app:0\n        image: app:1"));
     let path = "spec.template.spec.containers[0].image";
     let warning = format!("Warning: -: deployment/web: {path} is written more than once, and the last value counts\n");
@@ -163,11 +168,14 @@ fn namespaces_of_the_input_and_flags_decide_what_is_selected() {
     );
     let said =
         |input: &str, more: &[&str]| run(&[&["inject", "-f", "-", "-s", set.path()], more].concat(), input).stderr;
-    assert_eq!(said(APP, &[]), "deployment/web -n shop: agent Injected\n");
-    assert_eq!(said(&APP.replace("team: a", "team: b"), &[]), "deployment/web -n shop: no SidecarSet selects it\n");
+    assert_eq!(said(APP, &[]), unchecked("deployment/web -n shop: agent Injected\n"));
+    assert_eq!(
+        said(&APP.replace("team: a", "team: b"), &[]),
+        unchecked("deployment/web -n shop: no SidecarSet selects it\n")
+    );
     let nowhere = APP.replace(", namespace: shop", "");
-    assert_eq!(said(&nowhere, &[]), "deployment/web: no SidecarSet selects it\n");
-    assert_eq!(said(&nowhere, &["-n", "shop"]), "deployment/web: agent Injected\n");
+    assert_eq!(said(&nowhere, &[]), unchecked("deployment/web: no SidecarSet selects it\n"));
+    assert_eq!(said(&nowhere, &["-n", "shop"]), unchecked("deployment/web: agent Injected\n"));
 }
 
 #[test]
@@ -295,11 +303,11 @@ fn sets_and_manifests_may_stand_in_folders() {
     let hint_of_files = run(&["uninject", "-f", folder_path], "");
     let recursive = run(&["inject", "-f", folder_path, "-s", folder_path, "-R"], "");
     std::fs::remove_dir_all(&folder).unwrap();
-    assert_eq!((flat.code, flat.stderr.as_str()), (Some(0), "deployment/web -n shop: agent Injected\n"));
+    assert_eq!((flat.code, flat.stderr), (Some(0), unchecked("deployment/web -n shop: agent Injected\n")));
     let expected =
         format!("error: {folder_path} has no files that end in .json, .yaml or .yml; its subfolders do: add -R\n");
     for hint in [hint, hint_of_files] {
         assert_eq!((hint.code, hint.stderr.as_str()), (Some(1), expected.as_str()));
     }
-    assert_eq!((recursive.code, recursive.stderr.as_str()), (Some(0), "deployment/web -n shop: agent Injected\n"));
+    assert_eq!((recursive.code, recursive.stderr), (Some(0), unchecked("deployment/web -n shop: agent Injected\n")));
 }
