@@ -61,7 +61,7 @@ async fn metadata_reaches_running_pods_without_a_restart() {
         assert_eq!(pod.labels().get("example.com/l").map(String::as_str), Some("1"));
         let mark: Value =
             serde_json::from_str(&pod.annotations()[&format!("injection.sidecarset.dev/{}", world.name)]).unwrap();
-        assert_eq!(mark["annotations"], json!(["example.com/a"]));
+        assert_eq!(mark["annotations"], json!(["example.com/a", "kubectl.kubernetes.io/default-container"]));
     }
     assert_eq!(everything_that_runs(&world).await, before);
     world.end().await;

@@ -27,7 +27,13 @@ async fn a_refusal_names_the_field_and_what_to_write_instead() {
     probe["spec"]["initContainers"] =
         json!([{"name": "init", "image": "init:v1", "readinessProbe": {"tcpSocket": {"port": 80}}}]);
     for (set, parts) in [
-        (mount, ["spec.containers[0].volumeMounts[0].name", "\"logs\" is not in spec.volumes: add the volume there"]),
+        (
+            mount,
+            [
+                "spec.containers[0].volumeMounts[0].name",
+                "\"logs\" is neither in spec.volumes nor in spec.podVolumes: add the volume",
+            ],
+        ),
         (steps, ["spec.updateStrategy.steps[1].replicas", "must not be less than the step before"]),
         (label, ["spec.selector.matchLabels[app]", "the value must have at most 63 letters"]),
         (probe, ["spec.initContainers[0].readinessProbe", "add restartPolicy: Always"]),
@@ -89,7 +95,7 @@ async fn pausing_is_never_refused_and_the_controller_says_what_is_wrong() {
     // Out of the emergency the spec counts again.
     let path = format!("{SETS}/{}", world.name);
     let resumed = merge(&world.client, &path, &json!({"spec": {"updateStrategy": {"paused": false}}})).await;
-    assert!(resumed.refusal().contains("is not in spec.volumes"), "{resumed:?}");
+    assert!(resumed.refusal().contains("is neither in spec.volumes nor in spec.podVolumes"), "{resumed:?}");
     merge(&world.client, &path, &json!({"metadata": {"labels": {"team": "a"}}})).await.accepted();
 
     let mended = json!({"spec": {"updateStrategy": {"paused": false}, "volumes": [{"name": "logs", "emptyDir": {}}]}});
