@@ -171,7 +171,7 @@ async fn what_cannot_be_decided_is_an_error_so_that_the_failure_policy_applies()
 #[tokio::test]
 async fn a_pod_of_three_megabytes_is_read() {
     let mut large = pod();
-    large["metadata"]["annotations"] = json!({"large": "x".repeat(3 << 20)});
+    large["spec"]["containers"][0]["env"] = json!([{"name": "LARGE", "value": "x".repeat(3 << 20)}]);
     let (status, review) = webhook("Ignore").review("default", large.clone()).await;
     assert_eq!(status, StatusCode::OK);
     let patch: ByteString = serde_json::from_value(review["response"]["patch"].clone()).unwrap();

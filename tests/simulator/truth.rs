@@ -196,7 +196,9 @@ impl World {
             self.judge_steps(set, key, promise);
             let (matched, behind) = self.behind(set, &promise.revision);
             let keep = keep_old(&promise.partition, matched);
-            if behind < keep {
+            // What was begun is completed, whatever the partition is since.
+            let completes = before.marks.get(set).is_some_and(|mark| mark.revision == promise.revision);
+            if behind < keep && !completes {
                 let text = format!("{key} of {set}: {behind} of {matched} are left behind, {keep} must be");
                 self.violate("d: partition", text);
             }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use json_patch::Patch;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::core::base::pointer::test;
 use crate::core::pod::{ContainerView, PodKey, PodView};
@@ -46,9 +46,14 @@ pub(crate) fn readiness_test(pod: &PodView) -> Vec<Value> {
 pub(crate) fn test_running(container: &ContainerView) -> Vec<Value> {
     let path = format!("/spec/{}/{}", container.list.field(), container.index);
     let spec = [test(&format!("{path}/name"), &container.name), test(&format!("{path}/image"), &container.image)];
-    let status = container.status.as_ref().filter(|status| !status.id.is_empty()).map(|status| {
+    let status = container.status.as_ref().map(|status| {
         let path = format!("/status/{}/{}", container.list.status_field(), status.index);
-        test(&format!("{path}/containerID"), &status.id)
+        // One that had not started then, and is ready by now, would be taken for the new one.
+        if status.id.is_empty() {
+            json!({"op": "test", "path": format!("{path}/ready"), "value": false})
+        } else {
+            test(&format!("{path}/containerID"), &status.id)
+        }
     });
     spec.into_iter().chain(status).collect()
 }

@@ -213,7 +213,7 @@ fn hanging(set: &SidecarSet, names: &[&str]) -> Fleet {
     let mut fleet = made_with(set, names);
     for pod in fleet.pods.values_mut() {
         pod.edit(|pod| {
-            let waiting = |name: &str, reason: &str| json!({"name": name, "restartCount": 0, "state": {"waiting": {"reason": reason}}});
+            let waiting = |name: &str, reason: &str| json!({"name": name, "ready": false, "restartCount": 0, "state": {"waiting": {"reason": reason}}});
             pod["status"]["phase"] = json!("Pending");
             pod["status"]["conditions"][0]["status"] = json!("False");
             pod["status"]["initContainerStatuses"] = json!([waiting("prepare", "ImagePullBackOff")]);
