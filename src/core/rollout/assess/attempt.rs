@@ -201,8 +201,9 @@ impl Attempt<'_> {
         // The pod's readiness after the deadline is none of this attempt's business: it was decided by then. But a
         // container that started anew has to hold out anew, or a crash loop would be done each time it comes up.
         let from = status.running_since.filter(|_| since > self.deadline()).unwrap_or(since);
-        // It may still be about to be killed for the image before.
-        let least = if is_back { STALE_STATUS } else { SignedDuration::ZERO };
+        // It may still be about to be killed: for the image before, or as the container before, of which no id was known.
+        let may_be_old = replaced.id.is_empty() && !replaced.image.is_empty();
+        let least = if is_back || may_be_old { STALE_STATUS } else { SignedDuration::ZERO };
         let done_at = after(from, self.hold(container).max(least));
         if self.now >= done_at {
             return Progress::Done;

@@ -51,6 +51,30 @@ fn a_new_container_is_done_after_the_hold() {
 }
 
 #[test]
+fn a_container_may_be_the_one_before_if_that_had_not_started_by_the_plan() {
+    let strategy = json!({"minReadySeconds": 0});
+    let mut fleet = Fleet::of(1);
+    fleet.named("web-0").edit(|pod| {
+        pod["status"]["conditions"][0]["status"] = json!("False");
+        agent(pod).as_object_mut().unwrap().remove("containerID");
+        down(json!({"waiting": {"reason": "ContainerCreating"}}))(pod);
+    });
+    fleet.observe();
+    let plan = fleet.plan("v2", &strategy);
+    fleet.send(&plan);
+    let pod = fleet.named("web-0");
+    pod.edit(|pod| {
+        pod["status"]["observedGeneration"] = json!(2);
+        replaced(pod, 0);
+        agent(pod)["ready"] = json!(true);
+    });
+    let view = pod.view();
+    let target = target("v2", strategy);
+    assert_eq!(judged(&view, &target, 2), Progress::Undecided(Some(at(3))), "it may be about to be killed");
+    assert_eq!(judged(&view, &target, 3), Progress::Done);
+}
+
+#[test]
 fn a_startup_probe_makes_the_hold_longer() {
     let probed = |pod: &mut Value| {
         replaced(pod, 1);
