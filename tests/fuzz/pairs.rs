@@ -5,6 +5,7 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use serde_json::{Value, json};
 use sidecarset::api::validate::ValidSidecarSet;
+use sidecarset::core::inject::dry_run::{SmallPod, small_pods};
 
 use crate::cluster::{Cluster, Refusal};
 use crate::generate;
@@ -124,21 +125,18 @@ impl Judge {
         }
     }
 
-    /// A set is valid if the schema and `validate` take it, and a small pod can have its sidecars.
+    /// A set is valid if the schema and `validate` take it, and a small pod can have its sidecars, as at admission.
     async fn valid_set(&self, set: &Value) -> Result<ValidSidecarSet, (&'static str, Refusal)> {
         let validated = |set| valid(set).map_err(|message| ("validate", refused("validate", message)));
         // Before a request is made for it, and again with the defaults of the schema.
         validated(set)?;
         let set = validated(&self.cluster.set(set).await.map_err(|refusal| ("schema", refusal))?)?;
         let mut last = refused("no small pod", String::new());
-        for pod in small_pods() {
-            match self.webhook.inject(std::slice::from_ref(&set), &pod).await {
-                Ok(injected) if injected.is_complete() => match self.cluster.pod(&injected.pod, false).await {
-                    Ok(_) => return Ok(set),
-                    Err(refusal) => last = refusal,
-                },
-                Ok(injected) => last = refused("not injected into a small pod", injected.audit),
-                Err(message) => last = refused("the webhook refuses a small pod", message),
+        for SmallPod { pod, conflict } in small_pods(&set) {
+            match (conflict, self.cluster.pod(&pod, true).await) {
+                (None, Ok(_)) => return Ok(set),
+                (Some(why), Ok(_)) => last = refused("not injected into a small pod", why),
+                (_, Err(refusal)) => last = refusal,
             }
         }
         Err(("small pod", last))
@@ -157,28 +155,6 @@ fn padded(pod: &Value) -> Value {
 
 fn refused(kind: &str, message: String) -> Refusal {
     Refusal { message, kinds: [kind.to_owned()].into() }
-}
-
-/// Pods of which one can have the sidecars of every set that makes sense: some fields are for certain pods only. They wait
-/// long, so that every `preStop` fits.
-fn small_pods() -> Vec<Value> {
-    let small = |more: Value| {
-        let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "small", "labels": {"app": "web"}},
-            "spec": {"containers": [{"name": "app", "image": "app:v1"}], "terminationGracePeriodSeconds": 3600}});
-        if let (Some(spec), Value::Object(more)) = (pod["spec"].as_object_mut(), more) {
-            spec.extend(more);
-        }
-        pod
-    };
-    let host_process = json!({"windowsOptions": {"hostProcess": true, "runAsUserName": "NT AUTHORITY\\SYSTEM"}});
-    vec![
-        small(json!({})),
-        // A claim of a device needs its declaration, `Unmasked` a user namespace, a host process others.
-        small(json!({"os": {"name": "linux"}, "resourceClaims": [{"name": "gpu", "resourceClaimName": "gpu"}]})),
-        small(json!({"hostUsers": false})),
-        small(json!({"os": {"name": "windows"}})),
-        small(json!({"os": {"name": "windows"}, "hostNetwork": true, "securityContext": host_process})),
-    ]
 }
 
 /// What the pod had and has no more: a container or a volume that is gone or another one. Both are as the API server

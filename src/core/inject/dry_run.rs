@@ -35,15 +35,16 @@ const CONTAINER: &str = "sidecarset-dry-run";
 
 /// A pod with the sidecars of a set.
 #[derive(Clone, Debug)]
-pub(crate) struct SmallPod {
-    pub(crate) pod: Value,
+pub struct SmallPod {
+    /// With `apiVersion` and `kind`.
+    pub pod: Value,
     /// Why injection would leave the set out of it.
-    conflict: Option<String>,
+    pub conflict: Option<String>,
 }
 
 /// Pods of which one is valid if any pod can have the sidecars: some fields are for certain pods only. In the order in
 /// which they are tried; the first is the plainest.
-pub(crate) fn small_pods(valid: &ValidSidecarSet) -> Vec<SmallPod> {
+pub fn small_pods(valid: &ValidSidecarSet) -> Vec<SmallPod> {
     // A set is what its spec says, not what its rollout has come to; and what it lacks in these pods is no fault of it.
     let mut set = CompiledSet::new(valid, &History::new());
     set.failure_policy = FailurePolicy::Ignore;

@@ -8,7 +8,7 @@ mod cleanup;
 mod compile;
 mod containers;
 mod decision;
-pub(crate) mod dry_run;
+pub mod dry_run;
 mod marks;
 mod merge;
 pub(crate) mod metadata;
