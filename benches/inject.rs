@@ -5,6 +5,9 @@
 //! Exits non-zero if the handler's p99 among 1,000 sets is 1 ms or more.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "../tests/webhook/alone.rs"]
+mod alone;
+
 use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::sync::Arc;
@@ -14,19 +17,13 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::Request;
 use criterion::{BenchmarkId, Criterion};
-use kube::{Client, Config};
 use serde_json::{Value, json};
 use sidecarset::api::SidecarSet;
 use sidecarset::api::validate::validate;
 use sidecarset::core::inject::{self, CompiledSet, CompiledSets, Served};
 use sidecarset::core::revision::History;
-use sidecarset::runtime::events::Events;
-use sidecarset::runtime::metrics::Metrics;
-use sidecarset::runtime::namespaces::Namespaces;
-use sidecarset::webhook::pod::Pods;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 const SETS: [usize; 4] = [1, 100, 1_000, 5_000];
@@ -160,21 +157,9 @@ struct Webhook {
 
 impl Webhook {
     fn new(sets: Arc<CompiledSets>) -> Self {
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        // Nothing is asked of it: the namespace is known.
-        let client = Client::try_from(Config::new("http://127.0.0.1:1".parse().unwrap())).unwrap();
         let served = Served { complete: true, sets, ..Served::default() };
         let (_, served) = watch::channel(Arc::new(served));
-        let namespaces = Namespaces::default();
-        namespaces.set("default", Some(BTreeMap::new()));
-        let pods = Pods {
-            served: served.clone(),
-            namespaces,
-            excluded: Arc::from([]),
-            client: client.clone(),
-            metrics: Metrics::new(),
-            events: Events::start(client, "bench".to_owned(), CancellationToken::new()),
-        };
+        let pods = alone::pods(served.clone());
         Self { router: sidecarset::webhook::router(pods, served) }
     }
 

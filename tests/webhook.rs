@@ -1,28 +1,25 @@
 //! The webhooks through their router, as the apiserver calls them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+#[path = "webhook/alone.rs"]
+mod alone;
 #[path = "webhook/fuzz.rs"]
 mod fuzz;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode};
 use k8s_openapi::ByteString;
-use kube::{Client, Config};
 use serde_json::{Value, json};
 use sidecarset::api::SidecarSet;
 use sidecarset::api::validate::{ValidSidecarSet, validate};
 use sidecarset::core::inject::{CompiledSet, CompiledSets, Served};
 use sidecarset::core::revision::History;
-use sidecarset::runtime::events::Events;
 use sidecarset::runtime::metrics::Metrics;
-use sidecarset::runtime::namespaces::Namespaces;
 use sidecarset::webhook::pod::Pods;
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 /// Version of the sets that the served state has seen.
@@ -63,23 +60,10 @@ fn webhook(failure_policy: &str) -> Webhook {
     webhook_of(&[set(failure_policy)])
 }
 
-/// A webhook whose API server cannot be reached: only what is cached is known.
 fn webhook_of(sets: &[SidecarSet]) -> Webhook {
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let mut config = Config::new("http://127.0.0.1:1".parse().unwrap());
-    config.default_retry = false;
-    let client = Client::try_from(config).unwrap();
     let (sender, receiver) = watch::channel(Arc::new(served(sets)));
-    let (namespaces, metrics) = (Namespaces::default(), Metrics::new());
-    namespaces.set("default", Some(BTreeMap::new()));
-    let pods = Pods {
-        served: receiver.clone(),
-        namespaces,
-        excluded: Arc::from(["sidecarset-system".to_owned()]),
-        client: client.clone(),
-        metrics: metrics.clone(),
-        events: Events::start(client, "test".to_owned(), CancellationToken::new()),
-    };
+    let pods = Pods { excluded: Arc::from(["sidecarset-system".to_owned()]), ..alone::pods(receiver.clone()) };
+    let metrics = pods.metrics.clone();
     Webhook { router: sidecarset::webhook::router(pods, receiver), sender, metrics }
 }
 

@@ -1,24 +1,20 @@
 //! The webhook on pods with the sets of one pair.
 
-use std::collections::BTreeMap;
+#[path = "../webhook/alone.rs"]
+mod alone;
+
 use std::sync::Arc;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::Request;
 use k8s_openapi::ByteString;
-use kube::{Client, Config};
 use serde_json::{Value, json};
 use sidecarset::api::SidecarSet;
 use sidecarset::api::validate::{ValidSidecarSet, validate};
 use sidecarset::core::inject::{CompiledSet, CompiledSets, Served};
 use sidecarset::core::revision::History;
-use sidecarset::runtime::events::Events;
-use sidecarset::runtime::metrics::Metrics;
-use sidecarset::runtime::namespaces::Namespaces;
-use sidecarset::webhook::pod::Pods;
 use tokio::sync::{Mutex, watch};
-use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 /// One for all pairs, one pair at a time.
@@ -45,19 +41,8 @@ impl Injected {
 
 impl Webhook {
     pub fn start() -> Self {
-        // Nothing is asked of it: the namespace is known, and of a dry run no owner is told.
-        let client = Client::try_from(Config::new("http://127.0.0.1:1".parse().unwrap())).unwrap();
         let (sender, served) = watch::channel(Arc::default());
-        let namespaces = Namespaces::default();
-        namespaces.set("default", Some(BTreeMap::new()));
-        let pods = Pods {
-            served: served.clone(),
-            namespaces,
-            excluded: Arc::from([]),
-            client: client.clone(),
-            metrics: Metrics::new(),
-            events: Events::start(client, "fuzz".to_owned(), CancellationToken::new()),
-        };
+        let pods = alone::pods(served.clone());
         Self { router: sidecarset::webhook::router(pods, served), sender: Mutex::new(sender) }
     }
 
