@@ -162,8 +162,7 @@ impl Index {
             set.target = Arc::new(target);
             return None;
         }
-        let pulls = std::mem::take(&mut set.pulls).for_target(&set.target, &target);
-        Some(std::mem::replace(set, SetState::new(Arc::new(target), pulls)))
+        Some(set.restart(target))
     }
 
     /// The same, and all pods of the set are assessed at once.

@@ -131,6 +131,15 @@ impl SetState {
         }
     }
 
+    /// Another target, under which no pod has been assessed yet. Returns what was known.
+    pub(crate) fn restart(&mut self, target: Target) -> Self {
+        let pulls = std::mem::take(&mut self.pulls).for_target(&self.target, &target);
+        let mut new = Self::new(Arc::new(target), pulls);
+        // A map that grows moves all its rows at once, under the lock.
+        new.rows.reserve(self.rows.len());
+        std::mem::replace(self, new)
+    }
+
     /// A pod has changed, or is gone. True if that changed anything here.
     pub(crate) fn update(&mut self, key: &Arc<PodKey>, pod: Option<(&PodView, PodContext<'_>)>) -> bool {
         let row = pod.and_then(|(pod, context)| {
