@@ -21,6 +21,7 @@ mod knowledge;
 mod listing;
 mod no_failure;
 mod order;
+mod patched;
 mod pending;
 mod prepull;
 mod priority;

@@ -68,7 +68,7 @@ impl World {
         let plan = self.fleet.plan(image, strategy);
         for patch in &plan.patches {
             let pod = &self.fleet.pods[&patch.key].view();
-            let place = (pod.node.clone().unwrap(), image.to_owned());
+            let place = (pod.node.as_deref().unwrap().to_owned(), image.to_owned());
             let alive = pod.container("agent").unwrap().status.as_ref().unwrap().ready;
             let may = !alive || self.has_image.contains(&place) || self.refused.contains(&place);
             prop_assert!(may, "{} is patched before {place:?}", patch.key);
