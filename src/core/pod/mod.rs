@@ -88,7 +88,7 @@ pub struct PodView {
     /// `status.phase`, empty if unset.
     pub phase: Cow<'static, str>,
     /// `spec.nodeName`.
-    pub node: Option<String>,
+    pub node: Option<Arc<str>>,
     /// `spec.restartPolicy` is `Always`, or unset.
     pub restarts_always: bool,
     /// The pod's Ready condition, and since when it is what it is.
@@ -185,6 +185,9 @@ impl PodView {
         if let Some(owner) = &mut self.owner {
             common.owners.share(owner);
         }
+        if let Some(node) = &mut self.node {
+            common.texts.share(node);
+        }
         self.marks.share(&mut common.texts, |mark, texts| mark.share(&mut common.revisions, texts));
         for container in &mut self.containers {
             common.containers.share(&mut container.spec);
@@ -208,7 +211,7 @@ impl PodView {
             created: metadata.creation_timestamp.map_or(Timestamp::UNIX_EPOCH, |time| time.0),
             deleting: metadata.deletion_timestamp.is_some(),
             phase: phase(status.phase.unwrap_or_default()),
-            node: spec.node_name,
+            node: spec.node_name.map(Arc::from),
             has_resources: spec.resources.is_some(),
             resize: status.conditions.iter().find_map(resize_trouble),
             restarts_always: spec.restart_policy.is_none_or(|policy| policy == "Always"),

@@ -148,11 +148,11 @@ impl<'a> Snapshot<'a> {
             if pulls.len() == free.slots.min(MOST_AT_ONCE) {
                 break;
             }
-            let node = pod.node.clone().filter(|node| pulls.iter().all(|pull| pull.node != *node));
+            let node = pod.node.as_deref().filter(|node| pulls.iter().all(|pull| pull.node != *node));
             pulls.extend(node.map(|node| Pull {
                 set: target.set.clone(),
                 revision: target.revision.clone(),
-                node,
+                node: node.to_owned(),
                 images: images_to_pull(&pod, target, self.now),
                 pod: pod.key.clone(),
                 uid: pod.uid.clone(),

@@ -47,7 +47,7 @@ impl Beside {
     fn context<'a>(&'a self, pod: &PodView, refused: Option<&'a Refusal>, now: Timestamp) -> PodContext<'a> {
         PodContext {
             namespace_labels: self.namespaces.get(&pod.key.namespace),
-            restarts_native_sidecars: pod.node.as_ref().and_then(|node| self.nodes.get(node)).copied(),
+            restarts_native_sidecars: pod.node.as_deref().and_then(|node| self.nodes.get(node)).copied(),
             can_resize: !self.cannot_resize,
             refused,
             now,

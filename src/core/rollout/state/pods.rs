@@ -103,7 +103,7 @@ impl Pods {
     fn file(&mut self, key: &Arc<PodKey>, pod: &PodView, add: bool) {
         group_member(&mut self.by_namespace, key.namespace.clone(), key.clone(), add);
         if let Some(node) = &pod.node {
-            group_member(&mut self.by_node, node.clone(), key.clone(), add);
+            group_member(&mut self.by_node, node.to_string(), key.clone(), add);
         }
         if let Some(owner) = &pod.owner {
             group_member(&mut self.by_owner, owner.uid.clone(), key.clone(), add);

@@ -111,12 +111,12 @@ impl PullResults {
 
     /// What a candidate waits for; `None` for one that needs no pull.
     pub fn of(&self, pod: &PodView, target: &Target, now: Timestamp) -> Option<NodePull> {
-        let node = pod.node.clone().filter(|_| is_used(target))?;
+        let node = pod.node.as_deref().filter(|_| is_used(target))?;
         let images = images_to_pull(pod, target, now);
         if images.is_empty() {
             return None;
         }
-        let known = self.0.get(&node);
+        let known = self.0.get(node);
         let outcomes: Vec<_> = images.keys().map(|image| known.and_then(|known| known.get(image))).collect();
         let timeout = SignedDuration::from_secs(target.strategy.pod_update_timeout_seconds.into());
         let failed = outcomes.iter().flatten().filter(|(outcome, _)| matches!(outcome, Outcome::Failed(_)));
@@ -125,7 +125,7 @@ impl PullResults {
             None if outcomes.contains(&None) => PullState::Wanted,
             None => PullState::Done,
         };
-        Some(NodePull { node, state })
+        Some(NodePull { node: node.to_owned(), state })
     }
 
     /// Why a node could not pull, for example `pull of agent:v2: ErrImagePull`.
