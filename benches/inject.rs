@@ -119,7 +119,7 @@ fn pod(size: usize) -> Value {
         "metadata": {
             "generateName": "web-7d4b9c-", "namespace": "default",
             "labels": {"app": "app-0", "app.kubernetes.io/name": "web", "pod-template-hash": "7d4b9c"},
-            "annotations": {"example.com/padding": ""},
+            "annotations": {"example.com/team": "shop"},
             "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web-7d4b9c", "uid": "1", "controller": true}],
             "managedFields": [{"manager": "kube-controller-manager", "operation": "Update", "apiVersion": "v1",
                 "fieldsType": "FieldsV1", "fieldsV1": {"f:metadata": {"f:labels": {"f:app": {}}}, "f:spec": {"f:containers": {
@@ -141,7 +141,7 @@ fn pod(size: usize) -> Value {
         },
     });
     let padding = size.saturating_sub(pod.to_string().len());
-    pod["metadata"]["annotations"]["example.com/padding"] = "x".repeat(padding).into();
+    pod["spec"]["containers"][0]["args"] = json!(["x".repeat(padding)]);
     pod
 }
 
