@@ -16,9 +16,21 @@ pub mod condition {
     pub(crate) const CONFLICTING: &str = "Conflicting";
 }
 
-/// Makes [`Reason`] of the list below: a reason is published by the name of its variant.
+/// How an Event with a reason is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum EventKind {
+    Normal,
+    /// A trouble: somebody should look.
+    Warning,
+    /// The same, of a set that wanted to inject and could not.
+    FailedInjection,
+}
+
+/// Makes [`Reason`] of the list below: a reason is published by the name of its variant. Its [`EventKind`] is Normal where none is named.
 macro_rules! reasons {
-    ($($(#[$doc:meta])* $name:ident,)+) => {
+    (@kind) => { EventKind::Normal };
+    (@kind $kind:ident) => { EventKind::$kind };
+    ($($(#[$doc:meta])* $name:ident $(: $kind:ident)?,)+) => {
         /// Why: every CamelCase reason that is published. Events and conditions take nothing else.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
         pub enum Reason {
@@ -30,6 +42,12 @@ macro_rules! reasons {
             pub(crate) fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$name => stringify!($name),)+
+                }
+            }
+
+            fn kind(self) -> EventKind {
+                match self {
+                    $(Self::$name => reasons!(@kind $($kind)?),)+
                 }
             }
 
@@ -47,7 +65,7 @@ reasons! {
     #[default]
     AsExpected,
     /// The spec was refused.
-    InvalidSpec,
+    InvalidSpec: Warning,
     /// No pod carries the sidecars.
     NoPods,
     /// `updateStrategy.type` is `NotUpdate`.
@@ -61,23 +79,23 @@ reasons! {
     /// A step is reached, and its timed pause is not over.
     StepPause,
     /// Nothing has moved for `progressDeadlineSeconds`.
-    ProgressDeadlineExceeded,
+    ProgressDeadlineExceeded: Warning,
     /// The revision was given up, and the pods return to the stable one.
-    RollingBack,
+    RollingBack: Warning,
     /// The revision was given up, and the pods are back on the stable one.
-    RolledBack,
+    RolledBack: Warning,
     /// Too many pods have failed: the revision was given up.
-    FailureBudgetExceeded,
+    FailureBudgetExceeded: Warning,
     /// Nothing is left to patch, and some pods have failed.
-    PodsFailed,
+    PodsFailed: Warning,
     /// Everything is updated, and some pods are not ready.
-    PodsNotReady,
+    PodsNotReady: Warning,
     /// As many pods are updated as partition allows.
     PartitionReached,
     /// The rest cannot be updated in place.
     NotInPlace,
     /// The rest is to be evicted, and a `PodDisruptionBudget` does not allow it.
-    EvictionBlocked,
+    EvictionBlocked: Warning,
     /// All pods that `updateStrategy.selector` selects are updated.
     SelectorReached,
     /// Everything is updated and ready.
@@ -87,7 +105,7 @@ reasons! {
     /// The webhook configuration does not contain it yet.
     NotRegistered,
     /// `injectionStrategy.revision` names a revision that is not in the history.
-    RevisionNotFound,
+    RevisionNotFound: FailedInjection,
     /// See `condition::CONFLICTING`.
     Conflict,
     /// `injectionStrategy.paused` is true.
@@ -101,15 +119,15 @@ reasons! {
 
     // Events about one thing.
     /// Event on a set: there are selected pods without its sidecars, and there were none before.
-    UninjectedPods,
+    UninjectedPods: Warning,
     /// Event on a pod whose upgrade failed.
-    SidecarUpgradeFailed,
+    SidecarUpgradeFailed: Warning,
     /// Event on a set: images could not be pulled before a batch, and its pods are patched without.
-    PrePullSkipped,
+    PrePullSkipped: Warning,
     /// Event on the owner of a pod that was evicted because it had no sidecars, or could not be upgraded in place.
     EvictedForSidecars,
     /// Event on a pod: its label was removed while it carries sidecars, and is set again.
-    LabelRestored,
+    LabelRestored: Warning,
 
     // What the webhook decided for a set and a pod: warnings, audit annotations, metrics, Events.
     /// The sidecars were added or brought up to date.
@@ -125,21 +143,21 @@ reasons! {
     /// A static pod's mirror is never touched.
     MirrorPod,
     /// A container name is taken by one of the pod's own, or by another set.
-    NameConflict,
+    NameConflict: FailedInjection,
     /// The pod has another volume of that name.
-    VolumeConflict,
+    VolumeConflict: FailedInjection,
     /// The pod has no volume of a name in `podVolumes`, and the set has none in its place.
-    VolumeNotFound,
+    VolumeNotFound: FailedInjection,
     /// What the pod says elsewhere does not go with a sidecar: the pod would be refused or not start.
-    PodConflict,
+    PodConflict: FailedInjection,
     /// `dependsOn` of several sets goes in a circle.
-    OrderConflict,
+    OrderConflict: FailedInjection,
     /// `resourcesPolicy` finds no container of the application to compute from.
-    NoTarget,
+    NoTarget: FailedInjection,
     /// The pod's resources leave no room for the sidecars'.
-    ResourcesConflict,
+    ResourcesConflict: FailedInjection,
     /// `preserveQoS`: the pod is Guaranteed and would not stay so.
-    QosLost,
+    QosLost: FailedInjection,
     /// A canary of the set injects in its place.
     ReplacedByCanary,
 
@@ -155,18 +173,12 @@ reasons! {
 impl Reason {
     /// True if the set wanted to inject and could not.
     pub(crate) fn is_failed_injection(self) -> bool {
-        matches!(
-            self,
-            Self::NameConflict
-                | Self::VolumeConflict
-                | Self::VolumeNotFound
-                | Self::PodConflict
-                | Self::OrderConflict
-                | Self::RevisionNotFound
-                | Self::NoTarget
-                | Self::ResourcesConflict
-                | Self::QosLost
-        )
+        self.kind() == EventKind::FailedInjection
+    }
+
+    /// True if an Event with it is a warning.
+    pub(crate) fn is_warning(self) -> bool {
+        self.kind() != EventKind::Normal
     }
 }
 

@@ -36,20 +36,6 @@ const FRESH: Duration = Duration::from_mins(1);
 /// Owners kept; a few hundred bytes each.
 const KEPT: usize = 1024;
 
-/// Reasons whose event is a warning, besides those of failed injections.
-const WARNINGS: [Reason; 10] = [
-    Reason::FailureBudgetExceeded,
-    Reason::InvalidSpec,
-    Reason::LabelRestored,
-    Reason::PodsFailed,
-    Reason::PrePullSkipped,
-    Reason::ProgressDeadlineExceeded,
-    Reason::RolledBack,
-    Reason::RollingBack,
-    Reason::SidecarUpgradeFailed,
-    Reason::UninjectedPods,
-];
-
 /// The sending side. Clones share the queue.
 #[derive(Clone, Debug)]
 pub struct Events(mpsc::Sender<Note>);
@@ -114,9 +100,8 @@ async fn send(recorder: Recorder, mut owners: TopOwners, mut queue: mpsc::Receiv
 }
 
 async fn write(recorder: &Recorder, note: Note) {
-    let is_warning = note.reason.is_failed_injection() || WARNINGS.contains(&note.reason);
     let event = Event {
-        type_: if is_warning { EventType::Warning } else { EventType::Normal },
+        type_: if note.reason.is_warning() { EventType::Warning } else { EventType::Normal },
         reason: note.reason.to_string(),
         note: Some(truncated(note.message)),
         action: note.action.to_owned(),

@@ -19,8 +19,11 @@ pub struct EvictionReport {
     pub(crate) open: Vec<(PodKey, Option<Lack>)>,
     /// What keeps all pods from being evicted.
     pub(crate) hold: Option<Hold>,
-    /// Owners whose next pod is not evicted now, and why: `ReplicaSet default/web`.
+    /// Some of the owners whose next pod is not evicted now, and why: `ReplicaSet default/web`. First those for whom a
+    /// `PodDisruptionBudget` does not allow it.
     pub(crate) waiting: Vec<(String, Wait)>,
+    /// How many those are.
+    pub(crate) waiting_owners: usize,
     /// Owners whose replacement was no better.
     pub(crate) in_vain: Vec<String>,
     /// Kinds of pods that are never evicted, see [`exempt`](super::exempt()).
@@ -65,7 +68,7 @@ pub(crate) enum Wait {
 }
 
 /// What keeps all pods from being evicted for a cause.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Hold {
     /// It is not asked for, or nothing is to be done.
     #[error("")]
@@ -78,8 +81,9 @@ pub(crate) enum Hold {
     NotServed,
     #[error("new pods do not get the new revision yet")]
     NotGiven,
-    #[error("an upgrade uses up updateStrategy.maxUnavailable")]
-    NoSlot,
+    /// By these pods.
+    #[error("updateStrategy.maxUnavailable is used up by {0}")]
+    NoSlot(String),
 }
 
 impl Wait {
@@ -114,16 +118,19 @@ impl fmt::Display for EvictionReport {
 impl EvictionReport {
     /// Of all these owners none gives up a pod now, and a `PodDisruptionBudget` is one of the reasons.
     pub(crate) fn is_blocked(&self, owners: usize) -> bool {
-        let is_tried = self.open.is_empty() && self.waiting.len() + self.in_vain.len() >= owners;
-        self.hold.is_none() && is_tried && self.waiting.iter().any(|(_, why)| matches!(why, Wait::Budget(_)))
+        let is_tried = self.open.is_empty() && self.waiting_owners + self.in_vain.len() >= owners;
+        self.hold.is_none() && is_tried && matches!(self.waiting.first(), Some((_, Wait::Budget(_))))
     }
 
     fn waiting(&self) -> Option<String> {
-        match self.hold {
+        match &self.hold {
             Some(Hold::Idle) => None,
             Some(hold) => Some(hold.to_string()),
             None if self.waiting.is_empty() => None,
-            None => Some(named(self.waiting.iter().map(|(owner, why)| format!("{owner} ({why})")))),
+            None => {
+                let owners: Vec<_> = self.waiting.iter().map(|(owner, why)| format!("{owner} ({why})")).collect();
+                Some(listed(&owners, self.waiting_owners))
+            }
         }
     }
 }

@@ -209,6 +209,7 @@ fn a_report_says_what_moves_what_waits_and_what_was_in_vain() {
     report.open.push((key("old"), None));
     assert_eq!(report.to_string(), "replacing default/old");
     report.waiting.push(("ReplicaSet default/x".into(), Wait::because("no budget".into())));
+    report.waiting_owners = 1;
     report.in_vain.push("ReplicaSet default/web".into());
     assert_eq!(
         report.to_string(),

@@ -44,6 +44,7 @@ fn not_in_place(s: &mut Summary) {
 fn blocked(s: &mut Summary) {
     not_in_place(s);
     (s.evictable, s.remaining, s.owners_to_evict) = (2, 2, 2);
+    s.evictions.waiting_owners = 2;
     s.evictions.waiting = vec![
         ("ReplicaSet default/web".into(), evictions::Wait::Budget("it would violate the budget".into())),
         ("ReplicaSet default/db".into(), evictions::Wait::Missing(1, 2)),
@@ -62,7 +63,7 @@ fn each_state_has_its_row() {
             s.gate = Gate { reached: 1, wait: Some(wait), allowed: Some(2), ..Gate::default() };
         }
     };
-    let cases = [
+    let cases = vec![
         ("everything updated", json!({}), summary(|_| {}), "True False False False UpToDate Current"),
         ("no pods", json!({}), summary(|s| s.counts = Counts::default()), "True False False False NoPods Current"),
         ("NotUpdate", json!({"type": "NotUpdate"}), summary(behind(2, 8)), "True False False False NotUpdate Current"),

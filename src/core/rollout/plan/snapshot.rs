@@ -91,7 +91,7 @@ impl<'a> Snapshot<'a> {
         let Self { set: SetState { target, .. }, counts, evictions, .. } = self;
         let pods = counts.counted + uninjected;
         Free {
-            slots: target.max_unavailable(pods).saturating_sub(counts.slots + evictions.slots.len()),
+            slots: target.max_unavailable(pods).saturating_sub(self.slots()),
             cap: target.max_unready(pods).saturating_sub(counts.capped + evictions.capped.len()),
         }
     }
@@ -103,7 +103,7 @@ impl<'a> Snapshot<'a> {
         let blocked = if counts.updated_ready > 0 { counts.blocked } else { 0 };
         let evictable = counts.evictable.saturating_sub(evictions.leaving);
         let movable = counts.outdated.saturating_sub(blocked) + evictable;
-        let open_slots = (counts.slots + evictions.slots.len()).saturating_sub(counts.failed_slots);
+        let open_slots = self.slots().saturating_sub(counts.failed_slots);
         let open_cap = (counts.capped + evictions.capped.len()).saturating_sub(counts.failed_capped);
         if open_slots + open_cap > 0 {
             return false;
@@ -162,6 +162,18 @@ impl<'a> Snapshot<'a> {
         pulls
     }
 
+    /// Places of maxUnavailable that are taken, by updates and by evictions.
+    pub(crate) fn slots(&self) -> usize {
+        self.counts.slots + self.evictions.slots.len()
+    }
+
+    /// Some of those that take them, and why.
+    pub(crate) fn slot_holders(&self) -> Vec<String> {
+        let pods = self.set.table.oldest(NAMED_PODS, |kind| kind.claim == Claim::Disruption).into_iter();
+        let pods = pods.map(|key| named(self.set, key)).chain(self.evictions.slots.iter().cloned());
+        pods.take(NAMED_PODS).collect()
+    }
+
     pub(crate) fn wake_at(&self) -> Option<Timestamp> {
         let pause_ends = match &self.gate.wait {
             Some(Wait::Until(until)) => Some(*until),
@@ -186,7 +198,6 @@ impl<'a> Snapshot<'a> {
         let named = |key: &Arc<PodKey>| named(set, key);
         let nodes = set.blocked_nodes.keys().map(|node| format!("node {node} ({})", set.pulls.why_failed(node)));
         let failed = oldest(&Kind::is_failed).map(named).chain(evictions.failed.iter().cloned()).chain(nodes);
-        let holders = oldest(&|kind| kind.claim == Claim::Disruption).map(named).chain(evictions.slots.iter().cloned());
         let capped = oldest(&|kind| kind.claim == Claim::Unready).map(named).chain(evictions.capped.iter().cloned());
         let obstacle = |kind: &Kind| match &kind.state {
             State::NotInPlace(obstacle) => Some(obstacle.clone()),
@@ -202,8 +213,8 @@ impl<'a> Snapshot<'a> {
             owners_to_evict: set.evictable.len(),
             exempt: set.table.by(|kind| kind.exempt).into_iter().collect(),
             evictions: EvictionReport::default(),
-            slots: counts.slots + evictions.slots.len(),
-            slot_holders: holders.take(NAMED_PODS).collect(),
+            slots: self.slots(),
+            slot_holders: self.slot_holders(),
             awaited: oldest(&|kind| kind.is_undecided() && kind.claim != Claim::Disruption).map(named).collect(),
             capped: counts.capped + evictions.capped.len(),
             cap_holders: capped.take(NAMED_PODS).collect(),

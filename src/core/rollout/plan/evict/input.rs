@@ -9,13 +9,14 @@ use k8s_openapi::jiff::Timestamp;
 use crate::api::SidecarSet;
 use crate::api::v1beta1::{Eviction, EvictionCause};
 use crate::core::inject::{CompiledSet, CompiledSets};
-use crate::core::pod::{Owner, PodView};
+use crate::core::pod::{Owner, PodKey, PodView};
 use crate::core::replace::OwnedPod;
-use crate::core::replace::report::Wait;
+use crate::core::replace::report::{Wait, listed};
 use crate::core::replace::uninjected::{Found, has_no_mark};
 use crate::core::rollout::assess::Assessment;
 use crate::core::rollout::assess::state::Claim;
 use crate::core::rollout::plan::snapshot::Snapshot;
+use crate::core::rollout::plan::summary::{NAMED_PODS, named};
 use crate::core::rollout::state::index::Index;
 
 #[derive(Clone, Copy, Debug)]
@@ -83,6 +84,18 @@ fn owned_pod(index: &Index, input: &EvictionInput<'_>, pod: &PodView) -> OwnedPo
 /// The index knows as many as the owner should have.
 pub(super) fn has_all(pods: &[OwnedPod], replicas: Option<usize>) -> bool {
     replicas.is_some_and(|replicas| pods.iter().filter(|pod| pod.active).count() >= replicas)
+}
+
+/// The pods that take the places of `maxUnavailable`, and why, those of requests under way included.
+pub(super) fn slot_holders(all: &Index, set: &str, now: Timestamp) -> String {
+    let Some(in_flight) = all.in_flight(set) else { return String::new() };
+    let Some(snapshot) = Snapshot::take(all, set, &in_flight.persisted, now) else { return String::new() };
+    let holds =
+        |key: &&PodKey| snapshot.set.assessment(key).is_some_and(|assessed| assessed.claim == Claim::Disruption);
+    let planned = in_flight.planned.iter().filter(|key| !holds(key));
+    let total = snapshot.slots() + planned.clone().count();
+    let named = snapshot.slot_holders().into_iter().chain(planned.map(|key| named(snapshot.set, key)));
+    listed(&named.take(NAMED_PODS).collect::<Vec<_>>(), total)
 }
 
 /// How many more pods of a set may be evicted now.

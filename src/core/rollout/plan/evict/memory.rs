@@ -8,7 +8,7 @@ use crate::api::v1beta1::{Eviction, EvictionCause};
 use crate::core::base::time::after;
 use crate::core::pod::workload::Workload;
 use crate::core::pod::{Owner, PodKey};
-use crate::core::replace::report::{EvictionReport, Hold, Lack, Wait};
+use crate::core::replace::report::{EvictionReport, Hold, Lack, NAMED, Wait};
 
 /// An owner whose pod could not be evicted is left alone for this long, then twice as long, up to the second.
 const BACKOFF: (SignedDuration, SignedDuration) = (SignedDuration::from_secs(5), SignedDuration::from_secs(60));
@@ -21,6 +21,9 @@ pub(crate) struct EvictionMemory {
     /// Of open evictions, by UID of the evicted pod.
     pub(super) open: HashMap<String, Open>,
     pub(super) waiting: BTreeMap<String, Waiting>,
+    /// UID of the owner that was last found to wait for an upgrade: the search goes on behind it. So each has its turn,
+    /// however many there are.
+    pub(super) last_behind: String,
     /// Owners that are said to have pods without sidecars have none.
     pub(crate) found_is_stale: bool,
     /// What keeps all pods from being evicted, by [`EvictionCause`].
@@ -90,6 +93,9 @@ impl EvictionMemory {
         let (first, longest) = BACKOFF;
         let delay = self.waiting.get(&owner.uid).map_or(first, |last| (last.delay * 2).min(longest));
         let name = format!("{} {namespace}/{}", owner.kind, owner.name);
+        if cause == EvictionCause::NotInPlace {
+            self.last_behind.clone_from(&owner.uid);
+        }
         self.waiting.insert(owner.uid.clone(), Waiting { cause, name, why, delay, until: after(now, delay) });
     }
 
@@ -106,13 +112,8 @@ impl EvictionMemory {
         })
     }
 
-    /// A large set has more owners than are looked at in time: what is remembered of them stays bounded.
-    pub(super) fn forget_old(&mut self, now: Timestamp) {
-        self.waiting.retain(|_, waiting| now < after(waiting.until, BACKOFF.1));
-    }
-
     pub(crate) fn report(&self, cause: EvictionCause) -> EvictionReport {
-        let hold = self.holds[cause as usize];
+        let hold = self.holds[cause as usize].clone();
         let mut report = EvictionReport { cause, hold, ..EvictionReport::default() };
         for eviction in self.records.iter().filter(|eviction| eviction.cause == cause) {
             let Eviction { namespace, pod, owner_kind, owner_name, .. } = eviction;
@@ -123,13 +124,17 @@ impl EvictionMemory {
                 report.open.push((key, self.open.get(&eviction.pod_uid).and_then(|open| open.lack.clone())));
             }
         }
+        // What somebody can do something about comes first.
+        let mut waits = Vec::new();
         for waiting in self.waiting.values().filter(|waiting| waiting.cause == cause) {
             match &waiting.why {
                 Wait::Exempt(kind) => drop(report.exempt.insert(kind)),
-                why => report.waiting.push((waiting.name.clone(), why.clone())),
+                why => waits.push((!matches!(why, Wait::Budget(_)), &waiting.name, why)),
             }
         }
-        report.waiting.sort_by(|(a, _), (b, _)| a.cmp(b));
+        waits.sort_by_key(|(is_other, name, _)| (*is_other, *name));
+        report.waiting_owners = waits.len();
+        report.waiting = waits.into_iter().take(NAMED).map(|(_, name, why)| (name.clone(), why.clone())).collect();
         report
     }
 }

@@ -5,6 +5,7 @@ pub mod input;
 pub mod memory;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::SignedDuration;
@@ -20,7 +21,9 @@ use crate::core::replace::report::{EvictionReport, Hold, Lack, Wait};
 use crate::core::replace::uninjected::is_uninjected;
 use crate::core::replace::{EvictionTimeouts, MAX_KEPT, Next, OwnedPod, Verdict};
 use crate::core::rollout::plan::claims::workload_room;
-use crate::core::rollout::plan::evict::input::{EvictionInput, EvictionQuota, Facts, has_all, owned_pods, quota};
+use crate::core::rollout::plan::evict::input::{
+    EvictionInput, EvictionQuota, Facts, has_all, owned_pods, quota, slot_holders,
+};
 use crate::core::rollout::plan::evict::memory::EvictionMemory;
 use crate::core::rollout::state::index::Index;
 use crate::core::rollout::state::set::EvictableOwner;
@@ -87,6 +90,10 @@ fn step(index: &Index, input: &EvictionInput<'_>, memory: &mut EvictionMemory, f
     // Until the set is planned nobody knows its target.
     let Some(quota) = quota(index, &input.compiled.name, input.found.pods, input.now) else { return Step::Rest };
     let run = Run { index, input, facts, quota };
+    let is_first = facts.replicas.is_empty() && facts.uninjected.is_empty();
+    if is_first {
+        run.forget_gone(memory);
+    }
     run.settle(memory).or_else(|| run.choose(memory)).unwrap_or(Step::Rest)
 }
 
@@ -116,6 +123,15 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
+    /// Owners that have no pod any more that needs to be replaced wait for nothing.
+    fn forget_gone(&self, memory: &mut EvictionMemory) {
+        let uninjected: BTreeSet<&str> = self.uninjected().map(|(owner, _)| owner.uid.as_str()).collect();
+        memory.waiting.retain(|owner, waiting| match waiting.cause {
+            EvictionCause::NoSidecars => uninjected.contains(owner.as_str()),
+            EvictionCause::NotInPlace => self.evictable().is_some_and(|owners| owners.contains_key(owner)),
+        });
+    }
+
     /// Judges what is open, and forgets what was in vain for another revision.
     fn settle(&self, memory: &mut EvictionMemory) -> Option<Step> {
         let mut kept = Vec::new();
@@ -205,17 +221,10 @@ impl Run<'_> {
 
     fn choose(&self, memory: &mut EvictionMemory) -> Option<Step> {
         let holds = [EvictionCause::NoSidecars, EvictionCause::NotInPlace].map(|cause| self.hold(memory, cause));
+        let is_wanted = holds.each_ref().map(Option::is_none);
+        let wants = |cause| is_wanted[cause as usize];
         memory.holds = holds;
-        let wants = |cause| holds[cause as usize].is_none();
-        memory.forget_old(self.input.now);
-        let uninjected: BTreeSet<&str> = self.uninjected().map(|(owner, _)| owner.uid.as_str()).collect();
-        memory.waiting.retain(|owner, waiting| {
-            wants(waiting.cause)
-                && match waiting.cause {
-                    EvictionCause::NoSidecars => uninjected.contains(owner.as_str()),
-                    EvictionCause::NotInPlace => self.evictable().is_some_and(|owners| owners.contains_key(owner)),
-                }
-        });
+        memory.waiting.retain(|_, waiting| wants(waiting.cause));
         if memory.records.len() >= MAX_KEPT {
             return None;
         }
@@ -250,7 +259,8 @@ impl Run<'_> {
         if cause == EvictionCause::NoSidecars {
             // A slot that a refused eviction has just given back may still be counted; its owner says more.
             let is_full = self.quota.slots == 0 && memory.records.is_empty() && input.found.pods > 0;
-            return (is_full && memory.waiting.is_empty()).then_some(Hold::NoSlot);
+            let is_told = is_full && memory.waiting.is_empty();
+            return is_told.then(|| Hold::NoSlot(slot_holders(self.index, &input.compiled.name, input.now)));
         }
         let is_settled = memory.given_for(input.given, input.now) >= FOLLOW;
         if !input.is_planned || self.quota.upgrades == 0 || !is_settled {
@@ -270,8 +280,13 @@ impl Run<'_> {
         self.index.set(&self.input.compiled.name).map(|set| &set.evictable)
     }
 
-    fn owners_behind(&self) -> impl Iterator<Item = (&Owner, &str)> {
-        let owners = self.evictable().into_iter().flat_map(BTreeMap::values);
+    /// Those whose turn is next come first.
+    fn owners_behind(&self, last: &str) -> impl Iterator<Item = (&Owner, &str)> {
+        let ahead = (Bound::Excluded(last), Bound::Unbounded);
+        let asked = (Bound::Unbounded, Bound::Included(last));
+        let owners = self.evictable().into_iter();
+        let owners = owners.flat_map(move |all| all.range::<str, _>(ahead).chain(all.range::<str, _>(asked)));
+        let owners = owners.map(|(_, behind)| behind);
         // Where no slot is left, only those with a pod that costs none.
         let owners = owners.filter(|behind| behind.cheap > 0 || self.quota.slots > 0);
         owners.map(|behind| (&*behind.owner, behind.namespace.as_str()))
@@ -291,7 +306,7 @@ impl Run<'_> {
         let has_slot = |owner: &Owner| self.quota.slots > 0 || replace::superseded(&memory.records, owner).is_some();
         let of = |cause| move |(owner, namespace)| Candidate { owner, namespace, cause };
         let uninjected = self.uninjected().filter(|(owner, _)| has_slot(owner)).map(of(EvictionCause::NoSidecars));
-        let all = uninjected.chain(self.owners_behind().map(of(EvictionCause::NotInPlace)));
+        let all = uninjected.chain(self.owners_behind(&memory.last_behind).map(of(EvictionCause::NotInPlace)));
         all.filter(|candidate| wants(candidate.cause) && may(candidate.owner)).take(self.input.limit).collect()
     }
 

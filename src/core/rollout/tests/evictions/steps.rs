@@ -1,5 +1,8 @@
 //! What one step decides.
 
+use crate::api::reasons::Reason;
+use crate::core::replace::report::Wait;
+use crate::core::rollout::plan::evict::memory::EvictionMemory;
 use crate::core::rollout::plan::evict::reports;
 use crate::core::rollout::tests::evictions::*;
 
@@ -222,4 +225,83 @@ fn an_update_in_its_hold_time_keeps_a_sibling_from_being_evicted() {
     assert!(said(&task, &fleet, EvictionCause::NotInPlace).contains("maxUnavailablePerWorkload leaves no room"));
     plan(&mut fleet, &per_workload(), &[]);
     assert_eq!(name(task.next(&mut fleet)).as_deref(), Some("db-2"));
+}
+
+#[test]
+fn each_owner_is_asked_in_turn_however_many_there_are_and_then_it_is_said_that_budgets_block() {
+    const OWNERS: usize = 150;
+    let pods = (0..OWNERS).map(|i| owned(&format!("a{i}"), "ReplicaSet", &format!("web-{i}")));
+    let mut fleet = Fleet::new(pods);
+    let mut task = Task::new(&json!({}));
+    // As many as one of 1,500 owners with the limit of the controller: none is remembered for so long as that takes.
+    task.limit = 2;
+    task.replicas = (0..OWNERS).map(|i| (format!("web-{i}"), 1)).collect();
+    let mut asked = std::collections::BTreeSet::new();
+    let reason = |fleet: &mut Fleet, task: &Task| {
+        let mut summary = plan(fleet, &json!({}), &[]).summary;
+        let [_, upgrades] = reports(&task.input(&hash("v2"), at(fleet.now)), &task.memory);
+        summary.evictions = upgrades;
+        Verdict::of(&rollout(&json!({})), &summary, true).reason
+    };
+    plan(&mut fleet, &json!({}), &[]);
+    while asked.len() < OWNERS {
+        assert_eq!(reason(&mut fleet, &task), Reason::RollingUpdate, "after {} owners", asked.len());
+        asked.extend(task.blocked_round(&mut fleet));
+        fleet.now += 2;
+        assert!(fleet.now <= 2 * i64::try_from(OWNERS).unwrap(), "some have no turn");
+    }
+    for _ in 0..60 {
+        assert_eq!(reason(&mut fleet, &task), Reason::EvictionBlocked);
+        assert_ne!(task.blocked_round(&mut fleet), [""; 0], "they are asked again");
+        fleet.now += 2;
+    }
+    let text = said(&task, &fleet, EvictionCause::NotInPlace);
+    assert!(text.ends_with(&format!(" and {} more", OWNERS - 3)), "{text}");
+    // One that is gone is not waited for.
+    fleet.delete(&["a7".to_owned()]);
+    plan(&mut fleet, &json!({}), &[]);
+    task.blocked_round(&mut fleet);
+    let text = said(&task, &fleet, EvictionCause::NotInPlace);
+    assert!(text.ends_with(&format!(" and {} more", OWNERS - 4)), "{text}");
+}
+
+#[test]
+fn an_owner_that_a_budget_holds_up_is_named_before_others() {
+    let mut memory = EvictionMemory::default();
+    let waits = [("a", Wait::Missing(1, 2)), ("b", Wait::Missing(1, 2)), ("c", Wait::Missing(1, 2))];
+    for (name, why) in waits.into_iter().chain([("z", Wait::Budget("no budget".into()))]) {
+        memory.wait(EvictionCause::NotInPlace, "default", &owner(name), why, at(0));
+    }
+    let text = memory.report(EvictionCause::NotInPlace).to_string();
+    assert!(text.starts_with("waiting: ReplicaSet default/z (no budget), ReplicaSet default/a ("), "{text}");
+    assert!(text.ends_with(" and 1 more"), "{text}");
+}
+
+#[test]
+fn an_upgrade_that_uses_up_max_unavailable_is_named_to_those_who_wait_for_it() {
+    let mut fleet = Fleet::new([patchable("db-1", "db"), patchable("db-2", "db")]);
+    let first = plan(&mut fleet, &json!({}), &[]);
+    let mut task = Task::new(&json!({})).with_uninjected(&[uninjected("a", "ReplicaSet", "web")]);
+    assert_eq!(task.next(&mut fleet), None);
+    let expected = "waiting: updateStrategy.maxUnavailable is used up by default/db-1 (updating)";
+    assert_eq!(said(&task, &fleet, EvictionCause::NoSidecars), expected, "its request is on its way");
+    fleet.send(&first);
+    plan(&mut fleet, &json!({}), &[]);
+    assert_eq!(task.next(&mut fleet), None);
+    assert_eq!(said(&task, &fleet, EvictionCause::NoSidecars), expected);
+}
+
+#[test]
+fn a_share_for_evictions_is_of_the_pods_that_run_and_of_those_without_sidecars() {
+    let pending = |name: &str| {
+        owned(name, "ReplicaSet", name).with(|pod| {
+            pod["spec"].as_object_mut().unwrap().remove("nodeName");
+            pod["status"] = json!({"phase": "Pending"});
+        })
+    };
+    let running = (0..4).map(|i| owned(&format!("a{i}"), "ReplicaSet", &format!("web-{i}")));
+    let mut fleet = Fleet::new(running.chain((0..20).map(|i| pending(&format!("p{i}")))));
+    plan(&mut fleet, &json!({"maxUnavailable": "50%"}), &[]);
+    let slots = |uninjected: usize| quota(&fleet.index, SET, uninjected, at(0)).unwrap().slots;
+    assert_eq!((slots(0), slots(4)), (2, 4));
 }

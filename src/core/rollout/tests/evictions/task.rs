@@ -11,6 +11,8 @@ use crate::api::v1beta1::Eviction;
 use crate::api::validate::validate;
 use crate::core::inject::{CompiledSet, CompiledSets};
 use crate::core::pod::{PodKey, PodView};
+use crate::core::replace;
+use crate::core::replace::report::Wait;
 use crate::core::replace::uninjected::{Found, Group};
 use crate::core::revision::History;
 use crate::core::rollout::plan::evict::input::{EvictionInput, Facts};
@@ -32,6 +34,8 @@ pub(super) struct Task {
     pub(super) replicas: BTreeMap<String, usize>,
     /// Namespaces that were listed.
     pub(super) lists: usize,
+    /// Owners that are looked at in one round.
+    pub(super) limit: usize,
 }
 
 impl Task {
@@ -48,6 +52,7 @@ impl Task {
             uninjected: Vec::new(),
             replicas: BTreeMap::new(),
             lists: 0,
+            limit: 99,
         }
     }
 
@@ -80,7 +85,7 @@ impl Task {
             given,
             is_served: true,
             is_planned: true,
-            limit: 99,
+            limit: self.limit,
             now,
         }
     }
@@ -107,6 +112,29 @@ impl Task {
                     return Some(*chosen);
                 }
                 Step::Rest => return None,
+            }
+        }
+    }
+
+    /// A round in which a `PodDisruptionBudget` allows nothing; the owners that were asked.
+    pub(super) fn blocked_round(&mut self, fleet: &mut Fleet) -> Vec<String> {
+        let (mut facts, mut asked, given) = (Facts::default(), Vec::new(), hash("v2"));
+        loop {
+            let mut memory = std::mem::take(&mut self.memory);
+            let step = begin_step(&mut fleet.index, &self.input(&given, at(fleet.now)), &mut memory, &facts);
+            self.memory = memory;
+            match step {
+                Step::Read(question) => self.answer(question, &mut facts),
+                Step::Record(records) => self.record(fleet, records),
+                Step::Evict(chosen) => {
+                    let owner = replace::owner(&chosen.record);
+                    fleet.index.set_evictions(SET, &self.memory.records);
+                    facts.tried.insert(owner.uid.clone());
+                    let why = Wait::Budget("it would violate the budget".to_owned());
+                    self.memory.wait(chosen.record.cause, "default", &owner, why, at(fleet.now));
+                    asked.push(owner.name);
+                }
+                Step::Rest => return asked,
             }
         }
     }
