@@ -1,7 +1,9 @@
 //! The vocabulary: the `SidecarSet` type, the keys written on pods, reasons and condition types.
 
+pub(crate) mod canonical;
 pub mod crd;
 pub(crate) mod expression;
+pub(crate) mod image;
 pub mod keys;
 pub(crate) mod order;
 pub(crate) mod qos;

@@ -136,7 +136,11 @@ fn decimal_nanos(number: &str) -> Option<i128> {
     };
     let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
     let are_digits = whole.bytes().chain(fraction.bytes()).all(|b| b.is_ascii_digit());
-    if !are_digits || (whole.is_empty() && fraction.is_empty()) || fraction.len() > 9 || whole.len() > 28 {
+    if !are_digits || (whole.is_empty() && fraction.is_empty()) {
+        return None;
+    }
+    let (whole, fraction) = (whole.trim_start_matches('0'), fraction.trim_end_matches('0'));
+    if fraction.len() > 9 || whole.len() > 28 {
         return None;
     }
     // Nine decimals of one core or byte are whole units of 10⁻⁹.
@@ -163,9 +167,16 @@ mod tests {
 
     #[test]
     fn equal_values_in_different_spellings_are_equal() {
-        for (a, b) in
-            [("0.5", "500m"), ("1", "1000m"), ("1Gi", "1024Mi"), ("1e3", "1k"), ("1.5Gi", "1536Mi"), ("+2", "2.")]
-        {
+        for (a, b) in [
+            ("0.5", "500m"),
+            ("1", "1000m"),
+            ("1Gi", "1024Mi"),
+            ("1e3", "1k"),
+            ("1.5Gi", "1536Mi"),
+            ("+2", "2."),
+            ("01.50000000000", "1.5"),
+            ("0.0", ".0"),
+        ] {
             assert_eq!(Quantity::parse(a), Quantity::parse(b), "{a} {b}");
             assert!(Quantity::parse(a).is_some(), "{a}");
         }

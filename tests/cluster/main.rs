@@ -29,5 +29,6 @@ mod resources;
 mod robust;
 mod rollout;
 mod samples;
+mod spellings;
 mod uninjected;
 mod validation;

@@ -20,6 +20,8 @@ mod ratio;
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
+
 use ratio::Ratio;
 use regex::{Regex, RegexBuilder};
 
@@ -88,6 +90,30 @@ impl Expression {
         let scaled = self.amount.evaluate(available.map(Quantity::nanos), self.denominator)?;
         let whole = scaled.div_euclid(self.denominator) + i128::from(scaled.rem_euclid(self.denominator) != 0);
         Some(Quantity::from_nanos(whole).rounded_up(self.resource))
+    }
+}
+
+/// What it computes, in one form: equal texts mean the same for every pod.
+impl fmt::Display for Expression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.amount.fmt(f)
+    }
+}
+
+impl fmt::Display for Amount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut function = |name: &str, all: &[Self]| {
+            let all: Vec<String> = all.iter().map(Self::to_string).collect();
+            write!(f, "{name}({})", all.join(", "))
+        };
+        match self {
+            Self::Available => f.write_str("available"),
+            Self::Fixed(ratio) => write!(f, "{ratio}n"),
+            Self::Sum(a, b) => write!(f, "({a} + {b})"),
+            Self::Scaled(amount, factor) => write!(f, "{amount} * {factor}"),
+            Self::Largest(all) => function("max", all),
+            Self::Smallest(all) => function("min", all),
+        }
     }
 }
 

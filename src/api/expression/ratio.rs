@@ -1,10 +1,18 @@
 //! Exact fractions, for the numbers of an expression. Every operation says when its result is too large.
 
+use std::fmt;
+
 /// A reduced fraction; the denominator is positive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ratio {
     numerator: i128,
     denominator: i128,
+}
+
+impl fmt::Display for Ratio {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.numerator, self.denominator)
+    }
 }
 
 impl Ratio {

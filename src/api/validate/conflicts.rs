@@ -1,9 +1,11 @@
 //! What two sets on the same pods both want.
 
+use k8s_openapi::api::core::v1::Volume;
 use kube::ResourceExt;
 
 use super::metadata::selector_keys;
 use super::{At, FieldError, ValidSidecarSet, sidecars};
+use crate::api::canonical::same;
 use crate::api::selector::Selector;
 use crate::api::v1beta1::{PatchPodMetadata, PatchPolicy, SidecarSet};
 use crate::api::{canary_base, keys};
@@ -85,8 +87,10 @@ pub(crate) fn clashes(set: &SidecarSet, other: &SidecarSet) -> Vec<FieldError> {
             ));
         }
     }
+    let value = |volume: &Volume| serde_json::to_value(volume).unwrap_or_default();
+    let is_same = |a: &Volume, b: &Volume| same("volumes", &value(a), &value(b));
     for (i, volume) in set.spec.volumes.iter().enumerate() {
-        if other.spec.volumes.iter().any(|v| v.name == volume.name && v != volume) {
+        if other.spec.volumes.iter().any(|theirs| theirs.name == volume.name && !is_same(theirs, volume)) {
             At::new(format!("spec.volumes[{i}].name"), &mut errors).refuse(format!(
                 "SidecarSet {name:?} may select the same pods and has another volume {:?}: choose another name, or make \
                  the two equal",

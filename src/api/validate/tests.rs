@@ -275,6 +275,30 @@ fn metadata_keys_conflict_when_one_side_overwrites_or_selects_by_them() {
 }
 
 #[test]
+fn equal_volumes_of_two_sets_may_be_written_differently() {
+    let volume = |name: &str, source: Value| named(name, name, json!({"/spec/volumes": [source]}));
+    let token = |seconds: i64| json!({"serviceAccountToken": {"path": "t", "expirationSeconds": seconds}});
+    for (a, b, same) in [
+        (json!({"emptyDir": {"sizeLimit": "1Gi"}}), json!({"emptyDir": {"sizeLimit": "1024Mi", "medium": ""}}), true),
+        (json!({"secret": {"secretName": "s"}}), json!({"secret": {"secretName": "s", "defaultMode": 420}}), true),
+        (
+            json!({"projected": {"sources": [{"serviceAccountToken": {"path": "t"}}]}}),
+            json!({"projected": {"sources": [token(3600)]}}),
+            true,
+        ),
+        (json!({"projected": {"sources": [token(600)]}}), json!({"projected": {"sources": [token(3600)]}}), false),
+        (json!({"emptyDir": {"sizeLimit": "1Gi"}}), json!({"emptyDir": {}}), false),
+    ] {
+        let [a, b] = [("a", a), ("b", b)].map(|(name, mut source)| {
+            source["name"] = json!("v");
+            volume(name, source)
+        });
+        let expected: &[&str] = if same { &[] } else { &["spec.volumes[0].name"] };
+        assert_eq!(conflict_paths(&a, &[&b]), expected, "{:?} {:?}", a.spec.volumes, b.spec.volumes);
+    }
+}
+
+#[test]
 fn depends_on_is_checked_over_all_sets_on_the_same_pods() {
     let on = |names: Value| json!({"/spec/containers/0/dependsOn": names});
     let (a, b) = (named("a", "x", on(json!(["y"]))), named("b", "y", json!({})));

@@ -10,11 +10,12 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::api::SidecarSet;
+use crate::api::canonical::same;
+use crate::api::image::same_image;
 use crate::api::reasons::Reason;
 use crate::api::v1beta1::ExistingPods;
 use crate::api::validate::{ValidSidecarSet, validate};
 use crate::cli::sets::{NamespaceLabels, compile};
-use crate::core::base::image::same_image;
 use crate::core::inject::{CompiledSets, Injection, Request, inject};
 use crate::core::pod::{PodKey, PodView, SlimPod};
 use crate::core::replace::exempt;
@@ -128,9 +129,10 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// True if applying the set would change it.
+    /// True if applying the set would change what it means.
     pub(super) fn differs(&self) -> bool {
-        self.existing.as_ref().is_none_or(|existing| existing.spec != self.set.spec)
+        let spec = |set: &SidecarSet| serde_json::to_value(&set.spec).unwrap_or_default();
+        self.existing.as_ref().is_none_or(|existing| !same("", &spec(existing), &spec(&self.set)))
     }
 }
 

@@ -47,6 +47,7 @@ fn headline(plan: &Plan) -> String {
     let what = match &plan.existing {
         None => "new",
         Some(_) if plan.differs() => "changed",
+        Some(existing) if existing.spec != plan.set.spec => "written differently, means the same",
         Some(_) => "not changed",
     };
     let mut text = format!("SidecarSet {}: {what}, revision {}\n", plan.set.name_any(), plan.revision);

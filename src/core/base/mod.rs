@@ -1,6 +1,5 @@
 //! What every decision needs.
 
-pub mod image;
 pub mod lists;
 pub mod percent;
 pub mod pointer;

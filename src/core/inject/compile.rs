@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::resources;
 use super::share::Shares;
+use crate::api::canonical::canonical;
 use crate::api::selector::{Selector, key};
 use crate::api::v1beta1::{
     FailurePolicy, InjectionRevision, NewPods, PatchPodMetadata, PodInjectPolicy, RevisionPolicy, SidecarContainer,
@@ -18,7 +19,7 @@ use crate::api::v1beta1::{
 use crate::api::validate::{Reach, ValidSidecarSet};
 use crate::api::{canary_base, keys};
 use crate::core::base::lists::List;
-use crate::core::revision::{self, History, Revision, Template, canonical, collisions, mounted_volumes};
+use crate::core::revision::{self, History, Revision, Template, collisions, mounted_volumes};
 
 /// Fields whose zero value the apiserver drops or replaces by a default; everywhere else false and 0 mean something.
 const FALSE_IS_ABSENT: [&str; 4] = ["tty", "stdin", "stdinOnce", "readOnly"];
@@ -98,7 +99,9 @@ impl CompiledSet {
         let spec = &set.spec;
         let target = Template::of(spec);
         let hash = target.hash(collisions(set));
-        let usual = match usual_revision(set, &hash).and_then(|hash| Some((hash, &history.get(hash)?.template))) {
+        // What the history has of this very revision may be written differently.
+        let other = usual_revision(set, &hash).filter(|other| *other != hash);
+        let usual = match other.and_then(|hash| Some((hash, &history.get(hash)?.template))) {
             Some((hash, template)) => CompiledTemplate::new(hash, template),
             None => CompiledTemplate::new(&hash, &target),
         };

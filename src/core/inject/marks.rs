@@ -7,10 +7,10 @@ use serde_json::Value;
 use super::compile::CompiledTemplate;
 use super::patch::{VOLUMES, containers, elements, strings};
 use super::sets::CompiledSets;
+use crate::api::canonical::canonical;
 use crate::api::keys;
 use crate::core::base::lists::List;
 use crate::core::pod::{InjectionRecord, suffixed};
-use crate::core::revision::canonical;
 
 /// The marks on a pod as it came, by set. A pod's author can write anything there, so names and keys are believed only if
 /// a revision of that set knows them: a webhook that removed `pod-template-hash` would tear the pod from its owner. A

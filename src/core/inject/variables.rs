@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, json};
 
 use super::patch::elements;
-use crate::core::revision::canonical;
+use crate::api::canonical::{canonical, same};
 
 /// The variables of one of the pod's own containers.
 pub(super) struct Variables<'a> {
@@ -169,7 +169,7 @@ impl Environment {
         let is_seen = |name: &&str| {
             from.seen_from(place, name).is_none() || self.places.get(*name).is_some_and(|other| *other < own)
         };
-        canonical("env", &self.env[own]) == canonical("env", variable) && from.references(place).iter().all(is_seen)
+        same("env", &self.env[own], variable) && from.references(place).iter().all(is_seen)
     }
 
     /// Takes the sources of variables over, so that they give what they give in the container: the last one wins.

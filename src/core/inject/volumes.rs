@@ -8,8 +8,8 @@ use super::compile::CompiledTemplate;
 use super::decision::Failure;
 use super::patch::{VOLUMES, elements};
 use super::placement::{PlacedSet, Placement};
+use crate::api::canonical::same;
 use crate::api::reasons::Reason;
-use crate::core::revision::canonical;
 
 impl<'a> Placement<'a> {
     pub(super) fn check_volumes(&self) -> Result<(), Failure<'a>> {
@@ -22,7 +22,7 @@ impl<'a> Placement<'a> {
                     continue;
                 }
                 let existing = elements(self.patch.pod(), &VOLUMES).find(|existing| existing["name"] == name && !ours);
-                if existing.or(claimed.get(name).copied()).is_some_and(|other| !same(other, volume)) {
+                if existing.or(claimed.get(name).copied()).is_some_and(|other| !same("volumes", other, volume)) {
                     let message = format!(
                         "there is another volume {name:?} in the pod or in another SidecarSet; rename one of them or make the two equal"
                     );
@@ -53,7 +53,7 @@ impl<'a> Placement<'a> {
                 None => self.patch.insert(&VOLUMES, usize::MAX, volume),
                 Some(index) => {
                     let existing = &self.patch.pod()["spec"]["volumes"][index];
-                    if !same(existing, volume) {
+                    if !same("volumes", existing, volume) {
                         self.patch.replace(&VOLUMES, index, volume);
                     }
                 }
@@ -95,9 +95,4 @@ impl<'a> Placement<'a> {
 /// A `StatefulSet` puts its claim in the place of a volume of the template, whoever added that.
 pub(super) fn is_claim(volume: &Value) -> bool {
     !volume["persistentVolumeClaim"].is_null()
-}
-
-/// Whether two volumes are the same; that of a pod has the apiserver's defaults, that of a set has not.
-fn same(a: &Value, b: &Value) -> bool {
-    canonical("volumes", a) == canonical("volumes", b)
 }

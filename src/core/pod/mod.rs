@@ -15,9 +15,9 @@ use k8s_openapi::api::core::v1::{ContainerState, PodCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use k8s_openapi::jiff::Timestamp;
 
+use crate::api::image::Image;
 use crate::api::keys;
 use crate::api::qos::QosClass;
-use crate::core::base::image::Image;
 use crate::core::base::lists::List;
 use crate::core::base::resources::{ResizeTrouble, Resources};
 use crate::core::base::shared::Shared;

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::template::{TEMPLATE_FIELDS, Template};
-use crate::core::base::image::{Image, same_image};
+use crate::api::image::{Image, same_image};
 use crate::core::base::lists::List;
 use crate::core::base::resources;
 

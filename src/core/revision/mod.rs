@@ -1,11 +1,11 @@
 //! Revisions: the part of a set that shapes a pod, its hash, its history, and what changed between two of them.
 
-mod canonical;
 mod change;
 mod history;
+#[cfg(test)]
+mod spellings;
 mod template;
 
-pub(crate) use canonical::canonical;
 pub(crate) use change::Change;
 pub use history::{History, Revision};
 pub(crate) use history::{MAX_COLLISIONS, collisions, histories, name, set_and_hash};

@@ -214,3 +214,23 @@ fn pods_without_sidecars_that_are_evicted_have_a_first_one_too() {
     let text = text(evicting, new, &pods);
     has_line(&text, "first: nothing; paused: set updateStrategy.paused to false to go on");
 }
+
+#[test]
+fn what_is_written_differently_and_means_the_same_changes_nothing() {
+    let with = |resources: Value| {
+        let mut set = serde_json::to_value(set("v1", json!({}))).unwrap();
+        set["spec"]["containers"][0]["resources"] = resources;
+        serde_json::from_value::<SidecarSet>(set).unwrap()
+    };
+    let (before, after) =
+        (with(json!({"limits": {"memory": "1Gi"}})), with(json!({"limits": {"memory": "1024Mi"}, "claims": []})));
+    let revisions = [(SET.to_owned(), BTreeMap::from([revision(&before)]))].into();
+    let mut pod = TestPod::new("p").0;
+    pod["metadata"]["labels"]["revision.sidecarset.dev/logs"] = json!(revision(&before).0);
+    pod["spec"]["containers"][0]["resources"] = json!({"limits": {"memory": "1Gi"}, "requests": {"memory": "1Gi"}});
+    let mut planner = planner(after, World { revisions, existing: Some(before), ..world() }, &[pod]);
+    assert_eq!(table(&mut planner), [row("untouched", 1, "at this revision")]);
+    let plan = planner.plan();
+    assert!(!plan.differs());
+    assert!(render(&plan, &[], false).contains(": written differently, means the same, revision "));
+}

@@ -239,6 +239,21 @@ fn the_pods_volume_must_be_equal_or_it_is_a_conflict() {
 }
 
 #[test]
+fn of_one_revision_pods_get_what_the_set_says_now() {
+    let spec = |security: Value| json!({"containers": [{"name": "a", "image": "i", "securityContext": security}]});
+    let (before, after) = (spec(json!({"privileged": false})), spec(json!({})));
+    let mut mended = set("s", after);
+    let known = Template::of(&set("s", before).spec);
+    let hash = known.hash(0);
+    assert_eq!(hash, Template::of(&mended.spec).hash(0));
+    mended.status = Some(serde_json::from_value(json!({"injectionRevision": hash})).unwrap());
+    let compiled = CompiledSet::new(&unchecked(&mended), &[(hash, revision(known, None))].into());
+    let mut windows = pod();
+    windows["spec"]["os"] = json!({"name": "windows"});
+    assert_eq!(reasons(&run(&sets([Arc::new(compiled)]), &windows)), [("s", Reason::Injected)]);
+}
+
+#[test]
 fn a_reinvocation_keeps_what_others_added_and_restores_what_is_ours() {
     let spec = json!({"containers": [{"name": "agent", "image": "agent:1", "env": [{"name": "A", "value": "1"}],
         "resources": {"limits": {"cpu": "0.5"}}}]});

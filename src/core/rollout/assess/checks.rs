@@ -2,8 +2,8 @@
 
 use k8s_openapi::jiff::Timestamp;
 
+use crate::api::image::{Image, is_rewritten, same_image};
 use crate::api::reasons::Reason;
-use crate::core::base::image::{Image, is_rewritten, same_image};
 use crate::core::base::lists::List;
 use crate::core::pod::{ContainerView, Mark, PodView};
 use crate::core::revision::{Change, Sidecar};

@@ -12,8 +12,8 @@
 
 use k8s_openapi::jiff::Timestamp;
 
+use crate::api::image::same_image;
 use crate::api::keys;
-use crate::core::base::image::same_image;
 use crate::core::pod::{ContainerView, Mark, PodView};
 use crate::core::revision::Sidecar;
 use crate::core::rollout::assess::attempt::{Attempt, Progress};

@@ -1,6 +1,10 @@
+//! What is written differently and means the same is one revision, and nothing else is.
+
+mod properties;
+
 use serde_json::{Value, json};
 
-use crate::core::revision::Template;
+use super::Template;
 
 fn template(spec: &Value) -> Template {
     Template::from_data(&json!({ "spec": spec })).unwrap()

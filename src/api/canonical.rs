@@ -4,22 +4,26 @@
 //! one way. The source of the defaults is `k8s.io/kubernetes/pkg/apis/core/v1/defaults.go`. Whoever changes this changes
 //! hashes: a hash that pods carry must stay what it is, so a rule may be added only for fields that no test pins.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value, json};
 
-use crate::api::quantity::{Quantity, Resource};
-use crate::core::base::image::Image;
+use super::expression::Expression;
+use super::image::Image;
+use super::quantity::{Quantity, Resource};
 
-/// Maps whose keys are the user's, and expressions: nothing in them is a default.
-const USERS_OWN: [&str; 6] = ["labels", "annotations", "matchLabels", "volumeAttributes", "options", "resourcesExpr"];
+/// Maps whose keys are the user's: nothing in them is a default.
+const USERS_OWN: [&str; 5] = ["labels", "annotations", "matchLabels", "volumeAttributes", "options"];
 
 /// Objects that mean nothing when they are empty. Of others, such as `emptyDir: {}`, the presence is a choice.
-const EMPTY_IS_ABSENT: [&str; 14] = [
+const EMPTY_IS_ABSENT: [&str; 15] = [
     "annotations",
     "capabilities",
     "labels",
     "lifecycle",
     "limits",
     "matchLabels",
+    "metadata",
     "options",
     "requests",
     "resources",
@@ -34,8 +38,19 @@ const EMPTY_IS_ABSENT: [&str; 14] = [
 const EMPTY_IS_MEANT: [&str; 2] = ["storageClassName", "volumeAttributesClassName"];
 
 /// Fields that are false by default; elsewhere false means something, for example in `allowPrivilegeEscalation`.
-const FALSE_IS_ABSENT: [&str; 8] =
-    ["optional", "preserveQoS", "privileged", "readOnly", "readOnlyRootFilesystem", "stdin", "stdinOnce", "tty"];
+const FALSE_IS_ABSENT: [&str; 11] = [
+    "chapAuthDiscovery",
+    "chapAuthSession",
+    "optional",
+    "preserveQoS",
+    "privileged",
+    "readOnly",
+    "readOnlyRootFilesystem",
+    "sslEnabled",
+    "stdin",
+    "stdinOnce",
+    "tty",
+];
 
 /// Volume sources whose files get a mode.
 const WITH_MODE: [&str; 4] = ["configMap", "downwardAPI", "projected", "secret"];
@@ -49,6 +64,12 @@ pub(crate) fn canonical(field: &str, value: &Value) -> Value {
     let mut value = value.clone();
     strip(field, &mut value);
     value
+}
+
+/// Whether two values of a field are the same, however they are written: that of a pod has the apiserver's defaults, that
+/// of a set has not.
+pub(crate) fn same(field: &str, a: &Value, b: &Value) -> bool {
+    a == b || canonical(field, a) == canonical(field, b)
 }
 
 /// `parent` is the name of the field in which a value stands; elements of a list stand in that of the list.
@@ -66,6 +87,9 @@ fn strip(parent: &str, value: &mut Value) {
             if CONTAINERS.contains(&parent) {
                 strip_pull_policy(fields, "image", "imagePullPolicy");
                 strip_requests(fields);
+            }
+            if parent == "transferEnv" {
+                name_variables_once(fields);
             }
             // The source of a volume.
             if parent == "image" {
@@ -86,6 +110,14 @@ fn strip_pull_policy(fields: &mut Map<String, Value>, image: &str, policy: &str)
     }
 }
 
+/// `envName` is one of `envNames`, whose order means nothing.
+fn name_variables_once(fields: &mut Map<String, Value>) {
+    let listed = fields.remove("envNames").and_then(|names| names.as_array().cloned()).unwrap_or_default();
+    let names = fields.remove("envName").into_iter().chain(listed);
+    let names: BTreeSet<String> = names.filter_map(|name| name.as_str().map(str::to_owned)).collect();
+    fields.insert("envNames".to_owned(), json!(names));
+}
+
 /// Requests of a container that are not named are its limits.
 fn strip_requests(fields: &mut Map<String, Value>) {
     let Some(resources) = fields.get_mut("resources").and_then(Value::as_object_mut) else { return };
@@ -96,7 +128,7 @@ fn strip_requests(fields: &mut Map<String, Value>) {
     resources.retain(|field, value| !is_default("resources", field, value));
 }
 
-/// Writes quantities in one way, and of resize policies only those that are not the default.
+/// Writes quantities and expressions in one way, and of resize policies only those that are not the default.
 fn respell(parent: &str, field: &str, value: &mut Value) {
     let is_quantity = matches!(parent, "limits" | "requests") || matches!(field, "sizeLimit" | "divisor");
     if let Some(amount) = Quantity::read(value).filter(|_| is_quantity) {
@@ -105,6 +137,14 @@ fn respell(parent: &str, field: &str, value: &mut Value) {
     }
     if let ("resizePolicy", Some(policies)) = (field, value.as_array_mut()) {
         policies.retain(|policy| policy["restartPolicy"] != "NotRequired");
+    }
+    if let ("resourcesExpr", Some(expressions)) = (parent, value.as_object_mut()) {
+        for resource in Resource::ALL {
+            let Some(text) = expressions.get_mut(resource.name()) else { continue };
+            if let Ok(expression) = Expression::parse(text.as_str().unwrap_or_default(), resource) {
+                *text = json!(expression.to_string());
+            }
+        }
     }
 }
 
@@ -127,7 +167,7 @@ fn is_default(parent: &str, field: &str, value: &Value) -> bool {
 fn is_default_number(parent: &str, field: &str, number: Option<i64>) -> bool {
     let Some(number) = number else { return false };
     match (parent, field) {
-        ("ports", "hostPort") => number == 0,
+        ("ports", "hostPort") | ("awsElasticBlockStore" | "gcePersistentDisk", "partition") => number == 0,
         ("livenessProbe" | "readinessProbe" | "startupProbe", _) => {
             let default = match field {
                 "timeoutSeconds" | "successThreshold" => 1,
@@ -152,7 +192,8 @@ fn is_default_text(parent: &str, field: &str, text: &str) -> bool {
         ("httpGet", "path") => "/",
         ("httpGet", "scheme") => "HTTP",
         ("fieldRef", "apiVersion") => "v1",
-        ("resourceFieldRef", "divisor") => "0",
+        // The kubelet divides by 1 where it is 0 (`ExtractContainerResourceValue` in `pkg/api/v1/resource`).
+        ("resourceFieldRef", "divisor") => return matches!(text, "0" | "1"),
         ("volumeMounts", "mountPropagation") => "None",
         ("volumeMounts", "recursiveReadOnly") => "Disabled",
         ("securityContext", "procMount") => "Default",
@@ -175,6 +216,3 @@ fn is_default_text(parent: &str, field: &str, text: &str) -> bool {
     };
     text == default
 }
-
-#[cfg(test)]
-mod tests;
