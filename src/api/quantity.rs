@@ -106,6 +106,24 @@ impl Quantity {
         Self::from_nanos(self.0.saturating_add(other.0))
     }
 
+    /// The difference.
+    #[must_use]
+    pub(crate) fn minus(self, other: Self) -> Self {
+        Self::from_nanos(self.0.saturating_sub(other.0))
+    }
+
+    /// Each of so many equal parts; all of it for no parts.
+    #[must_use]
+    pub(crate) fn split(self, parts: usize) -> Self {
+        Self(self.0 / i128::try_from(parts).unwrap_or(1).max(1))
+    }
+
+    /// Whether it is more than `other` as many times as `ratio` says.
+    pub(crate) fn exceeds(self, other: Self, ratio: Self) -> bool {
+        // Milli units of both factors: no amount of Kubernetes overflows.
+        self.0 > (other.0 / 1_000).saturating_mul(ratio.0 / 1_000) / (NANOS / 1_000_000)
+    }
+
     /// Rounded up to what Kubernetes tells apart: 1m of cpu, one byte of memory.
     #[must_use]
     pub(crate) fn rounded_up(self, resource: Resource) -> Self {

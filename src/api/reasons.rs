@@ -94,7 +94,7 @@ reasons! {
     PartitionReached,
     /// The rest cannot be updated in place.
     NotInPlace,
-    /// The rest is to be evicted, and a `PodDisruptionBudget` does not allow it.
+    /// The rest is to be evicted, and a `PodDisruptionBudget` does not allow it, or its owner cannot create pods.
     EvictionBlocked: Warning,
     /// All pods that `updateStrategy.selector` selects are updated.
     SelectorReached,
@@ -108,6 +108,8 @@ reasons! {
     RevisionNotFound: FailedInjection,
     /// See `condition::CONFLICTING`.
     Conflict,
+    /// Owners could have created their pods without the sidecars, and could not with them; of a pod: its owner is one of these.
+    PodsNotCreated: FailedInjection,
     /// `injectionStrategy.paused` is true.
     InjectionPaused,
 

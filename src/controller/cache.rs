@@ -296,7 +296,7 @@ fn spec(set: &SidecarSet) -> impl PartialEq + use<'_> {
 fn given(set: &SidecarSet) -> Option<impl PartialEq + use<'_>> {
     let status = set.status.as_ref()?;
     let revisions = [&status.injection_revision, &status.aborted_revision, &status.stable_revision];
-    Some((revisions, set.refusal().is_some()))
+    Some((revisions, &status.failed_creates, set.refusal().is_some()))
 }
 
 /// The same set, later.

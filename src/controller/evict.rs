@@ -22,6 +22,7 @@ use crate::api::SidecarSet;
 use crate::api::reasons::Reason;
 use crate::api::v1beta1::{Eviction, EvictionCause};
 use crate::core::base::text::bounded;
+use crate::core::inject::failed_creates::replica_failure;
 use crate::core::inject::{CompiledSet, CompiledSets};
 use crate::core::pod::{Owner, PodKey};
 use crate::core::replace;
@@ -195,7 +196,8 @@ impl Round<'_> {
         let (context, facts) = (self.context, &mut self.facts);
         let (left_alone, error) = match question {
             Question::Replicas(namespace, owner) => match replicas(context, &namespace, &owner).await {
-                Ok(replicas) => {
+                Ok(Wanted { replicas, failing }) => {
+                    facts.failing.extend(failing.map(|why| (owner.uid.clone(), why)));
                     facts.replicas.insert(owner.uid, replicas);
                     return;
                 }
@@ -276,17 +278,26 @@ impl Round<'_> {
     }
 }
 
-/// How many pods the owner should have: none if it is gone, `None` if its kind is not one that is read.
-async fn replicas(context: &Context, namespace: &str, owner: &Owner) -> Result<Option<usize>, CallError> {
+/// What an owner says of its pods.
+#[derive(Default)]
+struct Wanted {
+    /// How many it should have: none if it is gone, `None` if its kind is not one that is read.
+    replicas: Option<usize>,
+    /// What keeps it from creating them.
+    failing: Option<String>,
+}
+
+async fn replicas(context: &Context, namespace: &str, owner: &Owner) -> Result<Wanted, CallError> {
     let known = [ApiResource::erase::<ReplicaSet>(&()), ApiResource::erase::<StatefulSet>(&())];
     let is_owner = |kind: &&ApiResource| kind.api_version == owner.api_version && kind.kind == owner.kind;
-    let Some(kind) = known.iter().find(is_owner) else { return Ok(None) };
+    let Some(kind) = known.iter().find(is_owner) else { return Ok(Wanted::default()) };
     let api: Api<DynamicObject> = Api::namespaced_with(context.clients.call.clone(), namespace, kind);
     let failed = CallError::api("get", format!("{} {namespace}/{}", owner.kind, owner.name));
     let object = api.get_opt(&owner.name).await.map_err(failed)?;
     let living = object.filter(|object| object.metadata.uid.as_ref() == Some(&owner.uid));
-    let replicas = living.map_or(0, |object| object.data["spec"]["replicas"].as_u64().unwrap_or(1));
-    Ok(Some(usize::try_from(replicas).unwrap_or(usize::MAX)))
+    let replicas = living.as_ref().map_or(0, |object| object.data["spec"]["replicas"].as_u64().unwrap_or(1));
+    let failing = living.as_ref().and_then(|object| replica_failure(&object.data));
+    Ok(Wanted { replicas: Some(usize::try_from(replicas).unwrap_or(usize::MAX)), failing })
 }
 
 /// Why the replacement would not be better.

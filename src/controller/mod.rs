@@ -6,6 +6,7 @@ mod canaries;
 pub(crate) mod context;
 mod dry_run;
 mod evict;
+mod failed_creates;
 mod leadership;
 mod prepull;
 mod reconcile;
@@ -43,6 +44,7 @@ pub(crate) async fn run(context: Arc<Context>, shutdown: CancellationToken) {
     tasks.spawn(canaries::run(Arc::clone(&context)));
     tasks.spawn(uninjected::run(Arc::clone(&context)));
     tasks.spawn(evict::run(Arc::clone(&context)));
+    tasks.spawn(failed_creates::run(Arc::clone(&context)));
     tasks.spawn(prepull::run(Arc::clone(&context)));
     tasks.spawn(dry_run::run(Arc::clone(&context)));
     let (sets, store) = watches::sets(&context);

@@ -58,7 +58,8 @@ pub(super) async fn report(
     Ok(None)
 }
 
-/// A merge patch that also takes away what the new status has no more. The evictions have a writer of their own.
+/// A merge patch that also takes away what the new status has no more. The lists of evictions and of owners that cannot create
+/// pods have writers of their own.
 fn changes(old: &SidecarSetStatus, new: &SidecarSetStatus) -> Value {
     let (old, mut new) = (json!(old), json!(new));
     if let (Some(old), Some(new)) = (old.as_object(), new.as_object_mut()) {
@@ -66,6 +67,7 @@ fn changes(old: &SidecarSetStatus, new: &SidecarSetStatus) -> Value {
             new.entry(gone).or_insert(Value::Null);
         }
         new.remove("evictions");
+        new.remove("failedCreates");
     }
     json!({"status": new})
 }
@@ -92,6 +94,7 @@ fn gauges(context: &Context, set: &str, status: &SidecarSetStatus) {
     for (state, count) in POD_STATES.into_iter().zip(counts) {
         context.metrics.set_pods(set, state, i64::from(count));
     }
+    context.metrics.set_failed_creates(set, i64::from(status.failed_create_owners.unwrap_or(0)));
 }
 
 /// An event on each pod whose upgrade failed, so that the pod's own people see it: once per revision, and not more than

@@ -64,6 +64,7 @@ fn forget(context: &Context, set: &str) {
     drop(gone);
     context.metrics.forget_pods(set, &super::report::POD_STATES);
     context.metrics.forget_pods(set, &super::uninjected::POD_STATES);
+    context.metrics.forget_failed_creates(set);
 }
 
 /// All other watches.

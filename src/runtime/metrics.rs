@@ -34,6 +34,7 @@ pub struct Metrics {
     injections: Family<Labels<3>, Counter>,
     pub(crate) injection_duration: Histogram,
     pods: Family<Labels<2>, Gauge>,
+    failed_creates: Family<Labels<1>, Gauge>,
     pod_patches: Family<Labels<2>, Counter>,
     evictions: Family<Labels<2>, Counter>,
     reconciles: Family<Labels<1>, Counter>,
@@ -60,6 +61,12 @@ impl Metrics {
                 injecting,
             ),
             pods: add(all, "pods", "Pods of a set by state", Family::default()),
+            failed_creates: add(
+                all,
+                "failed_create_owners",
+                "Owners that cannot create their pods with the sidecars of a set",
+                Family::default(),
+            ),
             pod_patches: add(all, "pod_patch", "Writes to pods by outcome", Family::default()),
             evictions: add(all, "evictions", "Requests to evict a pod by outcome", Family::default()),
             reconciles: add(all, "reconcile", "Reconciliations by outcome", Family::default()),
@@ -95,6 +102,16 @@ impl Metrics {
     /// One of a set's counters of pods.
     pub(crate) fn set_pods(&self, set: &str, state: &str, count: i64) {
         self.pods.get_or_create(&[label("set", set), label("state", state)]).set(count);
+    }
+
+    /// How many owners cannot create their pods with the sidecars of a set.
+    pub(crate) fn set_failed_creates(&self, set: &str, owners: i64) {
+        self.failed_creates.get_or_create(&[label("set", set)]).set(owners);
+    }
+
+    /// The set is gone.
+    pub(crate) fn forget_failed_creates(&self, set: &str) {
+        self.failed_creates.remove(&[label("set", set)]);
     }
 
     /// Drops a deleted set's gauges; its counters stay, as counters must.
@@ -139,6 +156,7 @@ mod tests {
         metrics.eviction("log-agent", "evicted");
         metrics.reconcile("ok", 0.2);
         metrics.set_pods("log-agent", "matched", 3);
+        metrics.set_failed_creates("log-agent", 2);
         metrics.leader.set(1);
         metrics.webhook_certificate_expiry.set(1.5e9);
         metrics.injection_duration.observe(0.001);
@@ -151,6 +169,7 @@ mod tests {
             r"sidecarset_reconcile_duration_seconds_count 1",
             r"sidecarset_injection_duration_seconds_count 1",
             r#"sidecarset_pods{set="log-agent",state="matched"} 3"#,
+            r#"sidecarset_failed_create_owners{set="log-agent"} 2"#,
             "sidecarset_leader 1",
             "sidecarset_webhook_certificate_expiry_seconds 1500000000.0",
             &format!(r#"sidecarset_build_info{{version="{VERSION}",commit="{COMMIT}"}} 1"#),
@@ -164,7 +183,9 @@ mod tests {
     fn a_forgotten_set_has_no_gauges() {
         let metrics = Metrics::new();
         metrics.set_pods("gone", "matched", 3);
+        metrics.set_failed_creates("gone", 1);
         metrics.clone().forget_pods("gone", &["matched"]);
+        metrics.forget_failed_creates("gone");
         assert!(!metrics.encode().unwrap().contains("gone"));
     }
 }

@@ -31,7 +31,7 @@ const CONTROLLER: Order = &[
     &["state", "cache"],
     &["context"],
     &["watch_gaps", "revisions", "report", "dry_run"],
-    &["apply", "evict", "prepull", "canaries", "uninjected"],
+    &["apply", "evict", "failed_creates", "prepull", "canaries", "uninjected"],
     &["reconcile"],
     &["watches", "leadership"],
     &["mod"],

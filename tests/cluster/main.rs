@@ -12,6 +12,7 @@ mod crash_twenty;
 mod dry_run;
 mod evict_upgrade;
 mod evictions;
+mod failed_creates;
 mod failures;
 mod features;
 mod hot;

@@ -71,11 +71,45 @@ pub struct SidecarSetStatus {
     /// Evictions that are under way, or whose replacement was no better.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub evictions: Option<Vec<Eviction>>,
+    /// Owners of selected pods that cannot create them with the sidecars, and namespaces where more than 100 owners cannot: with failurePolicy Ignore their pods come without. An entry ends when the owner's template or the revision changes, or the owner is gone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failed_creates: Option<Vec<FailedCreate>>,
+    /// How many entries failedCreates has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failed_create_owners: Option<i32>,
     /// One line: what happens, and what is waited for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
     /// Ready, Reconciling, Stalled, Paused, InjectionReady, Conflicting.
     pub conditions: Vec<Condition>,
+}
+
+/// An owner that could have created its pods without the sidecars, and could not with them.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FailedCreate {
+    /// Namespace of owner and pods.
+    pub namespace: String,
+    /// The owner; absent where the entry stands for every owner in the namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<FailedOwner>,
+    /// Hash of the revision that its pods would get.
+    pub revision: String,
+    /// What the API server, or a webhook, said.
+    pub message: String,
+    /// When the entry was made.
+    pub at: Time,
+}
+
+#[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FailedOwner {
+    pub api_version: String,
+    pub kind: String,
+    pub name: String,
+    pub uid: String,
+    /// Hash of its pod template.
+    pub template_hash: String,
 }
 
 #[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,6 +8,7 @@ use kube::ResourceExt;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::failed_creates::FailedCreates;
 use super::resources;
 use super::share::Shares;
 use crate::api::canonical::canonical;
@@ -77,6 +78,8 @@ pub struct CompiledSet {
     pub(super) known: Known,
     /// Hashes and `customVersion`s of the history.
     known_revisions: Vec<(String, Option<String>)>,
+    /// `status.failedCreates`.
+    failed_creates: FailedCreates,
 }
 
 /// A revision that pods get in place of the usual one.
@@ -118,6 +121,7 @@ impl CompiledSet {
             usual: Arc::new(usual),
             known: Known::of(templates.chain([&target])),
             known_revisions: history.iter().map(|(hash, r)| (hash.clone(), r.custom_version.clone())).collect(),
+            failed_creates: FailedCreates::of(set),
         }
     }
 
@@ -141,6 +145,30 @@ impl CompiledSet {
     /// Hash of the revision that a pod with these labels gets, or why there is none.
     pub(crate) fn revision_for(&self, labels: &BTreeMap<String, String>) -> Result<&str, &str> {
         self.template(labels).map(|template| template.revision.as_str())
+    }
+
+    /// Whether some pods get this revision.
+    pub(crate) fn gives(&self, revision: &str) -> bool {
+        let special = self.pinned.iter().chain(&self.outside).filter_map(|special| special.template.as_ref().ok());
+        special.chain([&self.usual]).any(|template| template.revision == revision)
+    }
+
+    /// Why the owner of a pod with these labels cannot create it with the sidecars that the set would give it.
+    pub(crate) fn failed_create(
+        &self,
+        namespace: &str,
+        owner: Option<&str>,
+        labels: &BTreeMap<String, String>,
+    ) -> Option<&str> {
+        // Nearly always there is none.
+        let (revision, message) = self.failed_creates.find(namespace, owner)?;
+        (self.revision_for(labels) == Ok(revision)).then_some(message)
+    }
+
+    /// The same of the pods that the owner makes now.
+    pub(crate) fn failed_create_of(&self, namespace: &str, owner: &str) -> Option<&str> {
+        let (revision, message) = self.failed_creates.find(namespace, Some(owner))?;
+        self.gives(revision).then_some(message)
     }
 
     /// Hash of the revision that `injectionStrategy.revision` names, or why there is none; `None` if it names none.

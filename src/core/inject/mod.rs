@@ -3,12 +3,14 @@
 //! The pod stays JSON from end to end, so that a field this program does not know is never lost or moved. Law:
 //! injecting into the result of an injection yields no edits.
 
+pub(crate) mod blame;
 mod budget;
 mod cleanup;
 mod compile;
 mod containers;
 mod decision;
 pub mod dry_run;
+pub(crate) mod failed_creates;
 mod marks;
 mod merge;
 pub(crate) mod metadata;
@@ -74,7 +76,7 @@ pub fn inject(sets: &CompiledSets, request: &Request<'_>) -> Injection {
         return Injection { outcomes, ..Injection::default() };
     }
     let marks = Marks::read(request.pod, sets);
-    let mut selection = Selection::new(matching, &labels);
+    let mut selection = Selection::new(matching, &labels, request);
     loop {
         if let Some(failure) = selection.refusal() {
             let refused = format!("SidecarSet {:?} cannot inject its sidecars: {}", failure.set.name, failure.message);

@@ -31,13 +31,24 @@ pub(super) struct Selection<'a> {
 
 impl<'a> Selection<'a> {
     /// `matching`: the sets whose selectors match the pod, which has these labels.
-    pub(super) fn new(matching: Vec<&'a CompiledSet>, labels: &BTreeMap<String, String>) -> Self {
+    pub(super) fn new(
+        matching: Vec<&'a CompiledSet>,
+        labels: &BTreeMap<String, String>,
+        request: &Request<'_>,
+    ) -> Self {
         let (paused, active): (Vec<_>, Vec<_>) = matching.into_iter().partition(|set| set.paused);
         let (active, replaced) = without_bases(active);
         let pause = |set: &&CompiledSet| Outcome::new(&set.name, Reason::Paused, "injectionStrategy.paused is true");
         let outcomes = paused.iter().map(pause).chain(replaced).collect();
         let mut selection = Self { candidates: Vec::new(), failures: Vec::new(), outcomes, paused };
+        let owner = controller_uid(request.pod);
         for set in active {
+            let failed = set.failed_create(request.namespace, owner, labels);
+            if let Some(why) = failed.filter(|_| set.failure_policy == FailurePolicy::Ignore) {
+                let message = format!("its owner could not create pods with these sidecars: {why}");
+                selection.failures.push(Failure { set, reason: Reason::PodsNotCreated, message });
+                continue;
+            }
             match set.template(labels) {
                 Ok(template) => selection.candidates.push(SelectedSet { set, template }),
                 Err(message) => {
@@ -79,6 +90,11 @@ impl<'a> Selection<'a> {
         let candidate = self.candidates.iter().find(|candidate| candidate.set.name == set);
         candidate.is_none_or(|candidate| marks.are_of(set, candidate.template))
     }
+}
+
+fn controller_uid(pod: &Value) -> Option<&str> {
+    let owners = pod["metadata"]["ownerReferences"].as_array();
+    owners.into_iter().flatten().find(|owner| owner["controller"] == true)?["uid"].as_str()
 }
 
 /// A pod that a canary and its base both select gets the canary's sidecars (OpenKruise's rule). `active` are sets that

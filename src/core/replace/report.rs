@@ -59,6 +59,9 @@ pub(crate) enum Wait {
     /// A `PodDisruptionBudget` does not allow it; the text is the apiserver's.
     #[error("{0}")]
     Budget(String),
+    /// With the sidecars, or at all.
+    #[error("it cannot create pods: {0}")]
+    NotCreated(String),
     /// What else the apiserver answered, or what injection would do.
     #[error("{0}")]
     Because(String),
@@ -87,6 +90,11 @@ pub(crate) enum Hold {
 }
 
 impl Wait {
+    /// Somebody can do something about it, and has to.
+    pub(crate) fn is_lasting(&self) -> bool {
+        matches!(self, Self::Budget(_) | Self::NotCreated(_))
+    }
+
     /// For a text of somebody else.
     pub(crate) fn because(text: String) -> Self {
         Self::Because(bounded(text))
@@ -116,10 +124,11 @@ impl fmt::Display for EvictionReport {
 }
 
 impl EvictionReport {
-    /// Of all these owners none gives up a pod now, and a `PodDisruptionBudget` is one of the reasons.
+    /// Of all these owners none gives up a pod now, and one of the reasons is that a `PodDisruptionBudget` forbids it, or that
+    /// there would be no other pod.
     pub(crate) fn is_blocked(&self, owners: usize) -> bool {
         let is_tried = self.open.is_empty() && self.waiting_owners + self.in_vain.len() >= owners;
-        self.hold.is_none() && is_tried && matches!(self.waiting.first(), Some((_, Wait::Budget(_))))
+        self.hold.is_none() && is_tried && self.waiting.first().is_some_and(|(_, why)| why.is_lasting())
     }
 
     fn waiting(&self) -> Option<String> {

@@ -169,6 +169,11 @@ fn list<'a>(template: &'a Value, field: &str) -> impl Iterator<Item = &'a Value>
     template.get(field).and_then(Value::as_array).into_iter().flatten()
 }
 
+/// Hash of any value, by its content.
+pub(crate) fn hash_of(value: &Value) -> String {
+    hash(value, 0)
+}
+
 fn hash(canonical: &Value, collisions: i32) -> String {
     let mut canonical = canonical.clone();
     // They are sorted already, unless a dependency switches on `preserve_order` of serde_json.

@@ -2,8 +2,9 @@
 
 use crate::api::SidecarSet;
 use crate::api::reasons::Reason;
-use crate::api::v1beta1::ExistingPods;
-use crate::core::replace::report::EvictionReport;
+use crate::api::v1beta1::{ExistingPods, FailedCreate, FailurePolicy};
+use crate::core::inject::failed_creates::listed;
+use crate::core::replace::report::{self, EvictionReport, NAMED};
 use crate::core::replace::uninjected::{Found, wants};
 
 /// Whether the webhook serves a set, and why not.
@@ -19,6 +20,10 @@ pub struct InjectionState {
     pub pinned: Option<String>,
     /// What this set and others on the same pods both want.
     pub conflicts: Vec<String>,
+    /// `status.failedCreateOwners`.
+    pub failed_create_owners: Option<i32>,
+    /// Which owners those are, and why; empty if there are none.
+    pub failed_creates_message: String,
     /// `status.uninjectedPods`; `None` if nobody looks for them.
     pub uninjected: Option<i32>,
     /// Which pods those are, and what becomes of them; empty if there are none. Added to the messages.
@@ -45,12 +50,16 @@ pub(crate) struct InjectionFacts<'a> {
 
 /// Words what is known.
 pub(crate) fn injection_state(set: &SidecarSet, facts: InjectionFacts<'_>) -> InjectionState {
+    let failed = listed(set);
     let (ready, reason, mut message) = match (facts.problems, facts.pinned) {
         (Some(problems), _) => (false, Reason::InvalidSpec, format!("no pod gets the sidecars: {problems}")),
         _ if set.spec.injection_strategy.paused => {
             (false, Reason::InjectionPaused, "injectionStrategy.paused is true".to_owned())
         }
         (None, Some(Err(problem))) => (false, Reason::RevisionNotFound, problem.to_owned()),
+        _ if facts.is_registered && !failed.is_empty() => {
+            (false, Reason::PodsNotCreated, failed_creates_message(set, failed))
+        }
         _ if facts.is_registered => (true, Reason::Registered, "new pods get the sidecars".to_owned()),
         _ => {
             let message = "the webhook configuration does not contain this generation yet";
@@ -72,8 +81,32 @@ pub(crate) fn injection_state(set: &SidecarSet, facts: InjectionFacts<'_>) -> In
         message,
         pinned: facts.pinned.and_then(Result::ok).map(str::to_owned),
         conflicts: facts.conflicts,
+        failed_create_owners: (!failed.is_empty()).then_some(super::number(failed.len())),
+        failed_creates_message: failed_creates_message(set, failed),
         uninjected,
         uninjected_message,
+    }
+}
+
+fn failed_creates_message(set: &SidecarSet, failed: &[FailedCreate]) -> String {
+    let Some(last) = failed.last() else { return String::new() };
+    let named: Vec<String> = failed.iter().rev().take(NAMED).map(named).collect();
+    let effect = match set.spec.injection_strategy.failure_policy {
+        FailurePolicy::Ignore => "and are created without, until the owner's template or the set changes",
+        FailurePolicy::Fail => "and are not created",
+    };
+    format!(
+        "pods of these owners cannot have the sidecars, {effect}: {}; the last because {}",
+        report::listed(&named, failed.len()),
+        last.message
+    )
+}
+
+/// `ReplicaSet default/web-5d`.
+fn named(FailedCreate { namespace, owner, .. }: &FailedCreate) -> String {
+    match owner {
+        Some(owner) => format!("{} {namespace}/{}", owner.kind, owner.name),
+        None => format!("all in namespace {namespace}"),
     }
 }
 

@@ -15,7 +15,7 @@ pub(crate) use message::{Outlook, outlook};
 
 use super::revision;
 use crate::api::reasons::{Reason, condition};
-use crate::api::v1beta1::WhenNotInPlace;
+use crate::api::v1beta1::{FailurePolicy, WhenNotInPlace};
 use crate::api::{SidecarSet, SidecarSetStatus, keys};
 use crate::core::base::time::{after, seconds, whole_seconds};
 use crate::core::rollout::plan::phase::{is_wait, phase};
@@ -54,7 +54,7 @@ impl Verdict {
                 [set.spec.update_strategy.when_not_in_place == Some(WhenNotInPlace::Skip), false, false]
             }
             // It waits for what the operator does not do.
-            Reason::EvictionBlocked | Reason::PodsNotReady => [false, false, false],
+            Reason::EvictionBlocked | Reason::PodsNotReady | Reason::PodsNotCreated => [false, false, false],
             Reason::RollingUpdate | Reason::RollingBack => [false, true, false],
             wait if is_wait(wait) => [false, true, false],
             _ => [false, false, true],
@@ -89,6 +89,12 @@ pub(crate) fn status(
     let completion = Completion::of(&old, rollout, summary, now);
     let is_stable = target.direction == Direction::Forward && completion.stable;
     let mut verdict = Verdict::of(rollout, summary, target.is_rolling() && !is_stable);
+    let is_at_rest = verdict.conditions(set)[0];
+    let blocks =
+        set.spec.injection_strategy.failure_policy == FailurePolicy::Fail && injection.reason == Reason::PodsNotCreated;
+    if blocks && is_at_rest {
+        verdict = Verdict { reason: Reason::PodsNotCreated, message: injection.failed_creates_message.clone() };
+    }
     let last_progress = last_progress(&old, rollout, summary, verdict.reason, now);
     let deadline = target.strategy.progress_deadline_seconds;
     let overdue_at = after(last_progress, seconds(deadline));
@@ -131,7 +137,8 @@ pub(crate) fn status(
         last_progress_time: Some(Time(last_progress)),
         current_step: steps.then(|| number(summary.gate.reached)),
         step_reached_at: summary.gate.reached_at.filter(|_| steps).map(|at| Time(whole_seconds(at))),
-        message: Some(joined(&verdict.message, &injection.uninjected_message)),
+        message: Some(line(&verdict, injection)),
+        failed_create_owners: injection.failed_create_owners,
         uninjected_pods: injection.uninjected,
         ..old
     };
@@ -176,6 +183,13 @@ fn last_progress(
         Some(last) if same_revision && !(resumes || more || stepped || begins) => last.0,
         _ => whole_seconds(now),
     }
+}
+
+/// `status.message`.
+fn line(verdict: &Verdict, injection: &InjectionState) -> String {
+    let failed = Some(injection.failed_creates_message.as_str()).filter(|_| verdict.reason != Reason::PodsNotCreated);
+    let message = joined(&verdict.message, failed.unwrap_or_default());
+    joined(&message, &injection.uninjected_message)
 }
 
 fn joined(message: &str, more: &str) -> String {

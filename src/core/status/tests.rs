@@ -190,6 +190,34 @@ fn evictions_that_a_budget_does_not_allow_are_waited_for_and_are_no_progress() {
 }
 
 #[test]
+fn owners_without_pods_are_told_and_only_a_fail_set_that_is_at_rest_is_not_ready() {
+    let told = |policy: &str, summary: &Summary| {
+        let mut set = testing::set("v2", json!({}));
+        set.spec.injection_strategy.failure_policy = serde_json::from_value(json!(policy)).unwrap();
+        set.status = serde_json::from_value(json!({"failedCreates": [{"namespace": "default", "revision": "r",
+            "message": "violates PodSecurity", "at": "2026-01-01T00:00:00Z", "owner": {"apiVersion": "apps/v1",
+                "kind": "ReplicaSet", "name": "web", "uid": "u", "templateHash": "t"}}]}))
+        .unwrap();
+        let injection = injection_state(&set, InjectionFacts { is_registered: true, ..InjectionFacts::default() });
+        assert_eq!((injection.ready, injection.reason), (false, Reason::PodsNotCreated));
+        let status = status(&set, &testing::rollout("v2", json!({})), summary, &injection, testing::at(0)).0;
+        let message = status.message.unwrap();
+        assert_eq!(
+            message.matches("ReplicaSet default/web; the last because violates PodSecurity").count(),
+            1,
+            "{message}"
+        );
+        assert_eq!(status.failed_create_owners, Some(1));
+        let ready = status.conditions.iter().find(|c| c.type_ == "Ready").unwrap();
+        format!("{} {} {}", ready.status, ready.reason, kstatus(&status.conditions))
+    };
+    let (rest, rolling) = (summary(|_| {}), summary(behind(2, 8)));
+    assert_eq!(told("Ignore", &rest), "True UpToDate Current");
+    assert_eq!(told("Fail", &rest), "False PodsNotCreated InProgress");
+    assert_eq!(told("Fail", &rolling), "False RollingUpdate InProgress");
+}
+
+#[test]
 fn a_transition_time_stays_until_the_status_changes() {
     let mut set = testing::set("v2", json!({}));
     let rollout = testing::rollout("v2", json!({}));

@@ -7,7 +7,7 @@ use crate::api::qos::QosClass;
 use crate::api::quantity::{Quantity, Resource};
 
 /// Tells by its name whether a container is counted.
-pub(super) type Counts<'a> = &'a dyn Fn(&str) -> bool;
+pub(in crate::core::inject) type Counts<'a> = &'a dyn Fn(&str) -> bool;
 
 /// The limit of a container, or of a pod if `owner` is its spec. A limit of 0 is none, as the kubelet reads it.
 pub(super) fn limit(owner: &Value, resource: Resource) -> Option<Quantity> {
@@ -21,7 +21,7 @@ pub(super) fn request(container: &Value, resource: Resource) -> Option<Quantity>
 }
 
 /// The same of any resource.
-pub(super) fn request_of(container: &Value, resource: &str) -> Option<Quantity> {
+pub(in crate::core::inject) fn request_of(container: &Value, resource: &str) -> Option<Quantity> {
     read(container, "requests", resource).or_else(|| read(container, "limits", resource))
 }
 
@@ -39,7 +39,7 @@ pub(super) fn pod_request(pod: &Value, counts: Counts<'_>, resource: Resource) -
 }
 
 /// What is written, without any default.
-pub(super) fn read(owner: &Value, list: &str, resource: &str) -> Option<Quantity> {
+pub(in crate::core::inject) fn read(owner: &Value, list: &str, resource: &str) -> Option<Quantity> {
     Quantity::read(&owner["resources"][list][resource])
 }
 
@@ -76,7 +76,11 @@ pub(super) fn containers<'a>(pod: &'a Value, counts: Counts<'_>) -> impl Iterato
 
 /// What the pod needs when it needs most: all that run together, or an init container and the native sidecars in front
 /// of it. `None` if no container names an amount. `AggregateContainerRequests` in `k8s.io/component-helpers/resource`.
-pub(super) fn peak(pod: &Value, counts: Counts<'_>, amount: impl Fn(&Value) -> Option<Quantity>) -> Option<Quantity> {
+pub(in crate::core::inject) fn peak(
+    pod: &Value,
+    counts: Counts<'_>,
+    amount: impl Fn(&Value) -> Option<Quantity>,
+) -> Option<Quantity> {
     let init = pod["spec"]["initContainers"].as_array().map_or(0, Vec::len);
     let (mut running, mut starting): (Option<Quantity>, Option<Quantity>) = (None, None);
     for (index, container) in containers(pod, &|_| true).enumerate() {

@@ -11,7 +11,7 @@ mod shared;
 #[cfg(test)]
 mod tests;
 
-pub(super) use amounts::preserve_qos;
+pub(super) use amounts::{Counts, peak, preserve_qos, read, request_of};
 pub(super) use policy::Policy;
 pub(super) use shared::{fits_pod_level, pod_level, shared_resources};
 

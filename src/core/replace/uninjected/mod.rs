@@ -78,7 +78,13 @@ impl<'a> Finder<'a> {
         let none = BTreeMap::new();
         let labels = pod.labels.as_ref().unwrap_or(&none);
         let active = self.sets.matching(labels, namespace_labels).into_iter().filter(|set| !set.paused).collect();
-        let uninjected = without_bases(active).0.into_iter().filter(|set| is_uninjected(pod, set, self.sets));
+        let owner = pod.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
+        let namespace = pod.namespace.as_deref().unwrap_or_default();
+        // The set has left it out so that it could be created.
+        let is_left_out =
+            |set: &CompiledSet| set.failed_create(namespace, owner.map(|owner| owner.uid.as_str()), labels).is_some();
+        let uninjected = without_bases(active).0.into_iter();
+        let uninjected = uninjected.filter(|set| is_uninjected(pod, set, self.sets) && !is_left_out(set));
         let uninjected: Vec<&str> = uninjected.map(|set| set.name.as_str()).collect();
         if uninjected.is_empty() || is_untouchable(pod, namespace_labels, self.excluded) {
             return;

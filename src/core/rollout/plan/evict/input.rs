@@ -41,6 +41,8 @@ pub(crate) struct EvictionInput<'a> {
 pub(crate) struct Facts {
     /// How many pods an owner should have, by its UID: none if it is gone, `None` if its kind is not one that is read.
     pub(crate) replicas: BTreeMap<String, Option<usize>>,
+    /// What keeps an owner from creating pods, whoever is to blame, by its UID.
+    pub(crate) failing: BTreeMap<String, String>,
     /// The pods that the set selects and that are not labelled as injected, by namespace.
     pub(crate) uninjected: BTreeMap<String, Vec<PodView>>,
     /// Namespaces, and UIDs of owners, that could not be read.

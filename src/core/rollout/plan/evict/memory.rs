@@ -129,7 +129,7 @@ impl EvictionMemory {
         for waiting in self.waiting.values().filter(|waiting| waiting.cause == cause) {
             match &waiting.why {
                 Wait::Exempt(kind) => drop(report.exempt.insert(kind)),
-                why => waits.push((!matches!(why, Wait::Budget(_)), &waiting.name, why)),
+                why => waits.push((!why.is_lasting(), &waiting.name, why)),
             }
         }
         waits.sort_by_key(|(is_other, name, _)| (*is_other, *name));

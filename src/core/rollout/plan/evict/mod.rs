@@ -317,7 +317,14 @@ impl Run<'_> {
         wants: impl Fn(EvictionCause) -> bool,
     ) -> Result<Chosen, Gap> {
         let Candidate { owner, namespace, .. } = *candidate;
+        let cannot = |why: &str| Gap::Wait(candidate.cause, Wait::NotCreated(why.to_owned()));
+        if let Some(why) = self.input.compiled.failed_create_of(namespace, &owner.uid) {
+            return Err(cannot(why));
+        }
         let replicas = self.replicas(namespace, owner)?;
+        if let Some(why) = self.facts.failing.get(&owner.uid) {
+            return Err(cannot(why));
+        }
         let is_known = |pods: &[OwnedPod]| candidate.cause == EvictionCause::NotInPlace && has_all(pods, replicas);
         let pods = self.pods(namespace, owner, is_known)?;
         let (pod, cause) = match replace::next(&pods, wants, replicas) {

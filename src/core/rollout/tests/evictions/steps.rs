@@ -72,6 +72,29 @@ fn a_pod_that_is_not_restarted_is_never_chosen_and_named_by_its_kind() {
     assert_eq!(said(&task, &fleet, EvictionCause::NoSidecars), never);
 }
 
+#[test]
+fn a_pod_whose_owner_cannot_create_another_one_is_never_chosen() {
+    for cause in [EvictionCause::NoSidecars, EvictionCause::NotInPlace] {
+        let (injected, bare) = (owned("a", "ReplicaSet", "web"), uninjected("a", "ReplicaSet", "web"));
+        let mut fleet = if cause == EvictionCause::NotInPlace { Fleet::new([injected]) } else { Fleet::new([]) };
+        plan(&mut fleet, &json!({}), &[]);
+        let task = || {
+            let task = Task::new(&json!({}));
+            if cause == EvictionCause::NoSidecars { task.with_uninjected(std::slice::from_ref(&bare)) } else { task }
+        };
+        let mut blamed = task().with_failed_create("web", &hash("v2"));
+        let mut failing = task();
+        failing.failing.push("web".to_owned());
+        for (task, why) in [(&mut blamed, "no"), (&mut failing, "exceeded quota")] {
+            assert_eq!(name(task.next(&mut fleet)), None, "{cause:?}");
+            let waiting = format!("waiting: ReplicaSet default/web (it cannot create pods: {why})");
+            assert_eq!(said(task, &fleet, cause), waiting);
+        }
+        let mut other = task().with_failed_create("web", &hash("v1"));
+        assert_eq!(name(other.next(&mut fleet)), Some("a".to_owned()), "that was another revision");
+    }
+}
+
 /// Case 4 of the rollout that goes on although owners can make no pods.
 #[test]
 fn evictions_stop_at_max_unavailable_when_owners_make_no_pods() {

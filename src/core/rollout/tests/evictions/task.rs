@@ -32,6 +32,8 @@ pub(super) struct Task {
     uninjected: Vec<PodView>,
     /// By name of the owner; others are of a kind that is not read.
     pub(super) replicas: BTreeMap<String, usize>,
+    /// Names of owners that cannot create pods.
+    pub(super) failing: Vec<String>,
     /// Namespaces that were listed.
     pub(super) lists: usize,
     /// Owners that are looked at in one round.
@@ -51,9 +53,20 @@ impl Task {
             memory: EvictionMemory::default().with_given(&hash("v2")),
             uninjected: Vec::new(),
             replicas: BTreeMap::new(),
+            failing: Vec::new(),
             lists: 0,
             limit: 99,
         }
+    }
+
+    /// The set is to blame that this owner cannot create pods.
+    pub(super) fn with_failed_create(mut self, owner: &str, revision: &str) -> Self {
+        let entry = json!({"namespace": "default", "revision": revision, "message": "no", "at": at(0).to_string(),
+            "owner": {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": owner, "uid": format!("uid-{owner}"), "templateHash": "t"}});
+        self.set.status = serde_json::from_value(json!({"failedCreates": [entry]})).unwrap();
+        let compiled = CompiledSet::new(&validate(&self.set).unwrap(), &History::new());
+        self.sets = CompiledSets::new([Arc::new(compiled)]);
+        self
     }
 
     /// Such pods have no sidecars, and are to be evicted.
@@ -142,6 +155,9 @@ impl Task {
     fn answer(&mut self, question: Question, facts: &mut Facts) {
         match question {
             Question::Replicas(_, owner) => {
+                if self.failing.contains(&owner.name) {
+                    facts.failing.insert(owner.uid.clone(), "exceeded quota".to_owned());
+                }
                 facts.replicas.insert(owner.uid, self.replicas.get(&owner.name).copied());
             }
             Question::Uninjected(namespace) => {

@@ -1,0 +1,174 @@
+//! Pods that could be created without a sidecar, and are refused with it by what only the cluster knows.
+
+use k8s_openapi::api::admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Namespace, Pod, ResourceQuota};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::{Api, ResourceExt};
+use serde_json::{Value, json};
+use sidecarset::api::SidecarSet;
+
+use crate::common::eventually;
+use crate::common::world::{World, condition, find, is_ready, names, reason};
+use crate::uninjected::{create, events, message, uids};
+
+/// What `restricted` wants of every container.
+fn compliant() -> Value {
+    json!({"allowPrivilegeEscalation": false, "runAsNonRoot": true, "capabilities": {"drop": ["ALL"]},
+        "seccompProfile": {"type": "RuntimeDefault"}})
+}
+
+fn app() -> Value {
+    json!({"containers": [{"name": "app", "image": "app:v1", "securityContext": compliant(),
+        "resources": {"limits": {"cpu": "100m"}}}]})
+}
+
+fn set(world: &World, agent: &Value, injection_strategy: Value) -> Value {
+    let mut set = world.set("agent:v1", json!({"minReadySeconds": 0}));
+    for (field, value) in agent.as_object().unwrap() {
+        set["spec"]["containers"][0][field] = value.clone();
+    }
+    set["spec"]["injectionStrategy"] = injection_strategy;
+    set
+}
+
+async fn label(world: &World, key: &str, value: Value) {
+    let namespaces: Api<Namespace> = Api::all(world.client.clone());
+    let patch = Patch::Merge(json!({"metadata": {"labels": {key: value}}}));
+    namespaces.patch(&world.name, &PatchParams::default(), &patch).await.unwrap();
+}
+
+async fn restrict(world: &World) {
+    label(world, "pod-security.kubernetes.io/enforce", json!("restricted")).await;
+}
+
+fn has_agent(pod: &Pod) -> bool {
+    names(&pod.spec.as_ref().unwrap().containers).contains(&"agent")
+}
+
+async fn until_not_created(world: &World) -> SidecarSet {
+    world.until_set("the set says it", |set| reason(set, "InjectionReady") == "PodsNotCreated").await
+}
+
+/// The Deployment has its pods, the set says why they are without sidecars, and a set that is mended injects again.
+async fn is_created_without(world: &World, bad: &Value, good: &Value, said: &str) {
+    world.apply(&set(world, bad, json!({}))).await;
+    world.deploy_pods(2, app()).await;
+    assert!(!world.pods().await.iter().any(has_agent));
+    let told = until_not_created(world).await;
+    let text = find(&told, "InjectionReady").unwrap().message.clone();
+    let owner = format!("ReplicaSet {}/app-", world.name);
+    assert!(text.contains(&owner) && text.contains(said) && message(&told).contains(&owner), "{text}");
+    assert_eq!(condition(&told, "Ready"), "True", "the pods are there");
+    assert_eq!(told.status.unwrap().failed_create_owners, Some(1));
+    eventually("there are Events on the set and on the Deployment", async || {
+        let of_set = events(world, "default", "PodsNotCreated").await;
+        let of_set = of_set.iter().any(|event| event.note.as_ref().is_some_and(|note| note.contains(&owner)));
+        let of_owner = events(world, &world.name, "PodsNotCreated").await;
+        let of_owner = of_owner.iter().any(|it| it.regarding.as_ref().unwrap().kind.as_deref() == Some("Deployment"));
+        if of_set && of_owner { Ok(()) } else { Err((of_set, of_owner)) }
+    })
+    .await;
+    // What left the sidecars out on purpose is not missing.
+    world.until_set("they are not counted", |set| set.status.as_ref().unwrap().uninjected_pods == Some(0)).await;
+
+    world.apply(&set(world, good, json!({}))).await;
+    let pod = world.pods().await.remove(0).name_any();
+    world.api::<Pod>().delete(&pod, &DeleteParams::default()).await.unwrap();
+    eventually("the next pod has the sidecar", async || {
+        let pods = world.pods().await;
+        if pods.len() == 2 && pods.iter().any(has_agent) && pods.iter().all(is_ready) {
+            Ok(())
+        } else {
+            Err(pods.len())
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn pods_in_a_restricted_namespace_are_created_without_a_plain_sidecar() {
+    let world = World::shared("failed-restricted").await;
+    restrict(&world).await;
+    let said = "violates PodSecurity \"restricted:latest\"";
+    is_created_without(&world, &json!({}), &json!({"securityContext": compliant()}), said).await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn pods_under_a_quota_are_created_without_a_sidecar_that_has_no_limit() {
+    let world = World::shared("failed-quota").await;
+    create::<ResourceQuota>(&world, json!({"metadata": {"name": "cpu"}, "spec": {"hard": {"limits.cpu": "1"}}})).await;
+    let quotas: Api<ResourceQuota> = world.api();
+    eventually("the quota is counted", async || {
+        let status = quotas.get("cpu").await.unwrap().status.unwrap_or_default();
+        status.used.filter(|used| !used.is_empty()).ok_or("not yet")
+    })
+    .await;
+    let good = json!({"resources": {"limits": {"cpu": "10m"}}});
+    is_created_without(&world, &json!({}), &good, "must specify limits.cpu for: agent").await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn pods_are_created_without_a_sidecar_whose_image_a_policy_refuses() {
+    let world = World::shared("failed-policy").await;
+    let policies: Api<ValidatingAdmissionPolicy> = Api::all(world.client.clone());
+    let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(world.client.clone());
+    let named = |spec: Value| json!({"metadata": {"name": world.name}, "spec": spec});
+    let policy = named(json!({
+        "matchConstraints": {"resourceRules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}]},
+        "validations": [{"expression": "object.spec.containers.all(c, !c.image.startsWith('evil:'))",
+            "messageExpression": "'no image of evil: ' + object.spec.containers.map(c, c.image).filter(i, i.startsWith('evil:'))[0]"}],
+    }));
+    let here = json!({"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": world.name}}});
+    let binding = named(json!({"policyName": world.name, "validationActions": ["Deny"], "matchResources": here}));
+    policies.create(&PostParams::default(), &serde_json::from_value(policy).unwrap()).await.unwrap();
+    bindings.create(&PostParams::default(), &serde_json::from_value(binding).unwrap()).await.unwrap();
+    eventually("the policy is in force", async || {
+        let pod = json!({"metadata": {"name": "try"}, "spec": {"containers": [{"name": "c", "image": "evil:v1"}]}});
+        let dry_run = PostParams { dry_run: true, ..PostParams::default() };
+        match world.api::<Pod>().create(&dry_run, &serde_json::from_value(pod).unwrap()).await {
+            Err(_) => Ok(()),
+            Ok(_) => Err("it takes the pod"),
+        }
+    })
+    .await;
+    is_created_without(&world, &json!({"image": "evil:v1"}), &json!({}), "no image of evil: evil:v1").await;
+    bindings.delete(&world.name, &DeleteParams::default()).await.unwrap();
+    policies.delete(&world.name, &DeleteParams::default()).await.unwrap();
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_fail_set_says_whose_pods_it_keeps_away_until_they_are_there() {
+    let world = World::shared("failed-fail").await;
+    restrict(&world).await;
+    world.apply(&set(&world, &json!({}), json!({"failurePolicy": "Fail"}))).await;
+    let template = json!({"metadata": {"labels": {"app": world.name}}, "spec": app()});
+    let spec = json!({"replicas": 1, "selector": {"matchLabels": {"app": world.name}}, "template": template});
+    create::<Deployment>(&world, json!({"metadata": {"name": "app"}, "spec": spec})).await;
+    let told = until_not_created(&world).await;
+    let is_told = |set: &SidecarSet| reason(set, "Ready") == "PodsNotCreated" && condition(set, "Ready") == "False";
+    assert!(is_told(&told) && condition(&told, "Stalled") == "False", "{:?}", told.status);
+    assert!(world.pods().await.is_empty());
+    label(&world, "pod-security.kubernetes.io/enforce", Value::Null).await;
+    let over = world.until_set("it is over", |set| condition(set, "InjectionReady") == "True").await;
+    assert_eq!(over.status.unwrap().failed_creates, None);
+    assert!(world.pods().await.iter().all(has_agent));
+    world.end().await;
+}
+
+#[tokio::test]
+async fn pods_whose_successors_would_come_without_sidecars_are_not_evicted() {
+    let world = World::shared("failed-evict").await;
+    restrict(&world).await;
+    world.apply(&set(&world, &json!({}), json!({"existingPods": "Evict"}))).await;
+    world.deploy_pods(2, app()).await;
+    let before = uids(&world.pods().await);
+    until_not_created(&world).await;
+    world.until_set("they are not counted", |set| set.status.as_ref().unwrap().uninjected_pods == Some(0)).await;
+    assert_eq!(uids(&world.pods().await), before);
+    assert!(events(&world, &world.name, "EvictedForSidecars").await.is_empty());
+    world.end().await;
+}
