@@ -33,8 +33,9 @@ use crate::runtime::http::Service;
 use crate::runtime::leader::{self, LeaseParams};
 use crate::runtime::metrics::Metrics;
 use crate::runtime::namespaces::Namespaces;
+use crate::runtime::vital::Vital;
 use crate::runtime::{probe, telemetry};
-use crate::webhook::pod::Pods;
+use crate::webhook::pod::{Large, Pods};
 use crate::webhook::registration::{IN_CLUSTER, LOCAL, Registration, unregister};
 use crate::webhook::tls::{CertificateSource, SelfSigned};
 use crate::{controller, webhook};
@@ -87,7 +88,8 @@ async fn run(args: &RunArgs) -> Result<()> {
     let stopped = on_signals()?;
     // Stops all but the election and the health server, which end last.
     let (parts, last) = (CancellationToken::new(), CancellationToken::new());
-    let clients = Clients::infer(usize::from(args.write_concurrency) + OTHER_CALLS).await?;
+    let vital = Vital::start().map_err(cannot("start a thread"))?;
+    let clients = Clients::infer(usize::from(args.write_concurrency) + OTHER_CALLS, &vital).await?;
     if args.local {
         install(&clients.call, &args.namespace).await?;
     }
@@ -97,9 +99,13 @@ async fn run(args: &RunArgs) -> Result<()> {
     let excluded: Arc<[String]> = args.exclude_namespaces.iter().chain([&args.namespace]).cloned().collect();
 
     let expiry = metrics.webhook_certificate_expiry.clone();
-    let (tls, _tls_task) = certificates(args, &clients).start(expiry, parts.clone()).await?;
+    let (tls, _tls_task) =
+        certificates(args, &clients).start(args.webhook_client_ca.clone(), expiry, parts.clone()).await?;
     let lease = LeaseParams::new(&args.namespace, LEASE, identity).lasting(args.lease_duration());
-    let (leadership, mut election) = leader::spawn(clients.lease.clone(), lease, last.clone());
+    let (leadership, mut election) = {
+        let _there = vital.enter();
+        leader::spawn(clients.lease.clone(), lease, last.clone())
+    };
     let (namespaces, (registered, registered_version)) = (Namespaces::default(), watch::channel(0));
     let (cache, served) = Cache::new(allowed(args, &clients).await, namespaces.clone(), registered_version);
 
@@ -107,14 +113,15 @@ async fn run(args: &RunArgs) -> Result<()> {
         served: served.clone(),
         namespaces,
         excluded: Arc::clone(&excluded),
-        client: clients.call.clone(),
+        client: clients.review.clone(),
         metrics: metrics.clone(),
         events: events.clone(),
+        large: Large::default(),
     };
     let webhook = Service {
         purpose: "webhook",
         router: webhook::router(pods, served.clone()),
-        tls: Some(tls.rustls_config),
+        tls: Some(tls.server_config),
         stop: readiness.clone().stop(parts.clone(), if args.local { Duration::ZERO } else { DRAIN_DELAY }),
         drain: DRAIN,
     };
@@ -146,8 +153,8 @@ async fn run(args: &RunArgs) -> Result<()> {
     let context =
         Context::new(clients.clone(), settings, leadership, cache, metrics.clone(), events, readiness.clone());
     let mut controller = tokio::spawn(controller::run(context, parts.clone()));
-    let (health, mut health_server) =
-        health::serve(args.health_address(), readiness.clone(), metrics, last.clone()).await?;
+    let health = health::serve(args.health_address(), readiness.clone(), metrics, last.clone());
+    let (health, mut health_server) = vital.run(health).await??;
     tracing::info!(webhook = %address, %health, local = args.local, "serving");
     tokio::spawn(parts.clone().run_until_cancelled_owned(async move {
         readiness.ready().await;

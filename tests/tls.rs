@@ -18,7 +18,7 @@ async fn start(client: &Client, service: &str, shutdown: &CancellationToken) -> 
     let names = SelfSigned::names_of_service(service, NAMESPACE);
     let source = SelfSigned::new(client.clone(), NAMESPACE, SECRET, names);
     let source = CertificateSource::SelfSigned(Box::new(source));
-    source.start(SecondsGauge::default(), shutdown.clone()).await.expect("certificates").0
+    source.start(None, SecondsGauge::default(), shutdown.clone()).await.expect("certificates").0
 }
 
 async fn part(client: &Client, key: &str) -> Vec<u8> {

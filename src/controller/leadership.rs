@@ -137,7 +137,8 @@ mod tests {
             std::future::ready(response)
         });
         let client = Client::new(service, "default");
-        let clients = Clients { watch: client.clone(), call: client.clone(), lease: client.clone() };
+        let clients =
+            Clients { watch: client.clone(), call: client.clone(), review: client.clone(), lease: client.clone() };
         let ended = CancellationToken::new();
         ended.cancel();
         let (leadership, _) = leader::spawn(client.clone(), LeaseParams::new("system", "lease", "me"), ended.clone());

@@ -49,6 +49,9 @@ pub(crate) struct RunArgs {
     /// Directory with tls.crt, tls.key and ca.crt, as cert-manager mounts them, instead of the operator's own CA
     #[arg(long)]
     pub(crate) tls_dir: Option<PathBuf>,
+    /// PEM file of CAs: the webhook answers only clients with a certificate of one of them (see docs/webhook.md)
+    #[arg(long)]
+    pub(crate) webhook_client_ca: Option<PathBuf>,
     /// Further namespaces that no set reaches
     #[arg(long = "exclude-namespace", env = "SIDECARSET_EXCLUDE_NAMESPACES", value_delimiter = ',')]
     pub(crate) exclude_namespaces: Vec<String>,

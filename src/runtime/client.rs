@@ -7,6 +7,8 @@ use kube::client::ClientBuilder;
 use kube::config::{Config, InferConfigError};
 use tower::limit::ConcurrencyLimitLayer;
 
+use super::vital::Vital;
+
 /// A connection that is not up by then will not come up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -15,6 +17,9 @@ const CALL_READ_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A request whose bytes the peer does not take.
 const CALL_WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Namespaces that are read at once because a review names them and the cache does not know them.
+const REVIEW_CONCURRENCY: usize = 4;
 
 /// Above kube-runtime's own 295 s idle limit of a watch: it frees lists, which have no such limit, from a dead peer.
 const WATCH_READ_TIMEOUT: Duration = Duration::from_mins(5);
@@ -34,25 +39,37 @@ pub(crate) struct Clients {
     pub(crate) watch: Client,
     /// For single calls: short timeouts, no retry (the caller decides), at most `call_concurrency` at once.
     pub(crate) call: Client,
+    /// For what a review needs: as `call`, but few at once, as anybody may ask for reviews.
+    pub(crate) review: Client,
     /// For the Lease alone: as `call` without the limit, so that a renewal never queues behind slow writes.
     pub(crate) lease: Client,
 }
 
 impl Clients {
     /// Clients of the cluster that `$KUBECONFIG`, `~/.kube/config` or the pod's service account names.
-    pub(crate) async fn infer(call_concurrency: usize) -> Result<Self, Error> {
-        Self::new(&Config::infer().await?, call_concurrency)
+    pub(crate) async fn infer(call_concurrency: usize, vital: &Vital) -> Result<Self, Error> {
+        Self::new(&Config::infer().await?, call_concurrency, vital)
     }
 
     /// Clients of a given cluster; `call_concurrency` (at least 1) bounds the `call` client's requests in flight.
-    pub(crate) fn new(config: &Config, call_concurrency: usize) -> Result<Self, Error> {
+    fn new(config: &Config, call_concurrency: usize, vital: &Vital) -> Result<Self, Error> {
         let call = call_config(config);
-        let limit = ConcurrencyLimitLayer::new(call_concurrency.max(1));
         let error = |purpose| move |source| Error::Build(purpose, Box::new(source));
+        let limited = |purpose, limit: usize| {
+            let limit = ConcurrencyLimitLayer::new(limit);
+            let builder = ClientBuilder::try_from(call.clone()).map_err(error(purpose))?;
+            Ok::<_, Error>(builder.with_layer(&limit).build())
+        };
+        let lease = {
+            // A client works where it is made.
+            let _there = vital.enter();
+            ClientBuilder::try_from(call.clone()).map_err(error("lease"))?.build()
+        };
         Ok(Self {
             watch: ClientBuilder::try_from(watch_config(config)).map_err(error("watch"))?.build(),
-            lease: ClientBuilder::try_from(call.clone()).map_err(error("lease"))?.build(),
-            call: ClientBuilder::try_from(call).map_err(error("call"))?.with_layer(&limit).build(),
+            call: limited("call", call_concurrency.max(1))?,
+            review: limited("review", REVIEW_CONCURRENCY)?,
+            lease,
         })
     }
 }
@@ -113,7 +130,7 @@ mod tests {
     async fn a_call_is_sent_once() {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let (config, seen) = busy_server().await;
-        let clients = Clients::new(&config, 1).unwrap();
+        let clients = Clients::new(&config, 1, &Vital::start().unwrap()).unwrap();
         let api = Api::<ConfigMap>::namespaced(clients.call, "default");
         assert!(api.get("x").await.is_err());
         assert_eq!(seen.load(Ordering::SeqCst), 1);

@@ -70,7 +70,7 @@ pub(crate) async fn serve(
     readiness: Readiness,
     metrics: Metrics,
     last: CancellationToken,
-) -> Result<(SocketAddr, JoinHandle<Result<(), Error>>), Error> {
+) -> Result<(SocketAddr, JoinHandle<()>), Error> {
     let (router, stop) = (router(readiness, metrics), last.cancelled_owned());
     Service { purpose: "health", router, tls: None, stop, drain: DRAIN }.serve(address).await
 }
@@ -139,6 +139,6 @@ mod tests {
         stream.read_to_string(&mut answer).await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
         stop.cancel();
-        task.await.unwrap().unwrap();
+        task.await.unwrap();
     }
 }

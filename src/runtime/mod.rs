@@ -13,3 +13,4 @@ pub mod namespaces;
 pub(crate) mod pages;
 pub(crate) mod probe;
 pub(crate) mod telemetry;
+pub(crate) mod vital;

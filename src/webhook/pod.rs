@@ -1,8 +1,7 @@
 //! The webhook on pods: reads the review, lets the pure core decide, and answers.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::ops::Deref;
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,11 +14,14 @@ use k8s_openapi::api::core::v1::{Namespace, ObjectReference};
 use kube::runtime::reflector::ObjectRef;
 use kube::{Api, Client};
 use serde::Deserialize;
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
-use serde_json::{Map, Value, json};
-use tokio::sync::watch;
+use serde::de::IgnoredAny;
+use serde_json::{Value, json};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout};
 
+use super::limits::LARGE;
+use super::raw_pod::{MAX_VALUES, RawPod};
 use crate::api::SidecarSet;
 use crate::api::reasons::Reason;
 use crate::core::inject::{Injection, Outcome, Request, Served, inject};
@@ -33,6 +35,9 @@ const CATCH_UP: Duration = Duration::from_secs(1);
 
 /// How long a namespace that the cache does not know may take to be read.
 const NAMESPACE_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Each may take some 30 MB of memory.
+const LARGE_AT_ONCE: usize = 2;
 
 /// What the handler needs.
 #[derive(Clone)]
@@ -49,9 +54,21 @@ pub struct Pods {
     pub metrics: Metrics,
     /// Tells the owner of a pod what it did not get.
     pub events: Events,
+    /// Large reviews that are decided at a time.
+    pub large: Large,
 }
 
-/// The part of an `AdmissionReview` that is used; the object stays raw.
+/// Room for the decisions of large reviews, on threads of their own: small ones need not wait for them. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Large(Arc<Semaphore>);
+
+impl Default for Large {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(LARGE_AT_ONCE)))
+    }
+}
+
+/// The part of an `AdmissionReview` that is used.
 #[derive(Deserialize)]
 pub(super) struct Review<T> {
     pub(super) request: ReviewRequest<T>,
@@ -70,68 +87,15 @@ pub(super) struct ReviewRequest<T> {
     pub(super) old_object: Option<T>,
 }
 
-/// A pod as the apiserver sent it, without `metadata.managedFields`: nobody here reads or patches them, they are a large
-/// part of the review, and the only part of a pod that may be nested deeper than `serde_json` reads (128 levels).
-#[derive(Clone, Debug)]
-struct RawPod(Value);
-
-impl Deref for RawPod {
-    type Target = Value;
-
-    fn deref(&self) -> &Value {
-        &self.0
-    }
-}
-
-impl<'de> Deserialize<'de> for RawPod {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Without(&["metadata", "managedFields"]).deserialize(deserializer).map(Self)
-    }
-}
-
-/// An object without the member at a path.
-struct Without(&'static [&'static str]);
-
-impl<'de> DeserializeSeed<'de> for Without {
-    type Value = Value;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        deserializer.deserialize_map(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Without {
-    type Value = Value;
-
-    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Value, A::Error> {
-        let mut object = Map::new();
-        while let Some(key) = members.next_key::<String>()? {
-            let value = match self.0 {
-                [first, rest @ ..] if key == *first => {
-                    if rest.is_empty() {
-                        members.next_value::<IgnoredAny>()?;
-                        continue;
-                    }
-                    members.next_value_seed(Without(rest))?
-                }
-                _ => members.next_value()?,
-            };
-            object.insert(key, value);
-        }
-        Ok(Value::Object(object))
-    }
-}
-
 /// Why a review gets no answer; the apiserver applies failurePolicy.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// The body is no review of a pod.
     #[error("not an AdmissionReview of a pod: {0}")]
     Body(#[from] serde_json::Error),
+    /// It would take too much memory.
+    #[error("the pod has more than {MAX_VALUES} values: too many to be looked at")]
+    TooManyValues,
     /// This replica has not seen all sets that are registered.
     #[error("this replica has not seen version {wanted} of the SidecarSets yet")]
     Behind { wanted: u64 },
@@ -143,6 +107,7 @@ impl axum::response::IntoResponse for Error {
     fn into_response(self) -> axum::response::Response {
         let status = match self {
             Self::Body(_) => StatusCode::BAD_REQUEST,
+            Self::TooManyValues => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Behind { .. } | Self::Namespace(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
         tracing::warn!(error = %self, "a pod is not reviewed");
@@ -157,21 +122,41 @@ pub(crate) async fn mutate(
     body: Bytes,
 ) -> Result<Json<Value>, Error> {
     let started = Instant::now();
-    let Review { request } = serde_json::from_slice::<Review<RawPod>>(&body)?;
+    // The pod is read last: while this waits for others, all that is held is the body.
+    let Review { request } = serde_json::from_slice::<Review<IgnoredAny>>(&body)?;
     let served = caught_up(pods.served.clone(), version).await?;
     let labels = namespace_labels(&pods, &request.namespace).await?;
-    let (pod, namespace) = (&request.object, &request.namespace);
-    let asked = Request { pod, namespace, namespace_labels: &labels, excluded: &pods.excluded };
+    let (large, duration) = (pods.large.clone(), pods.metrics.injection_duration.clone());
+    let is_large = body.len() > LARGE;
+    let decide = move || decide(&pods, &served, &labels, &body);
+    let answer = if is_large { large.run(decide).await } else { decide() };
+    duration.observe(started.elapsed().as_secs_f64());
+    answer.map(Json)
+}
+
+impl Large {
+    async fn run<T: Send + 'static>(&self, decide: impl FnOnce() -> T + Send + 'static) -> T {
+        // It is never closed.
+        let room = Arc::clone(&self.0).acquire_owned().await;
+        // The room is held until the decision is made, also if nobody waits for it any more.
+        let decided = spawn_blocking(move || (decide(), drop(room)).0).await;
+        decided.unwrap_or_else(|error| resume_unwind(error.into_panic()))
+    }
+}
+
+fn decide(pods: &Pods, served: &Served, labels: &BTreeMap<String, String>, body: &[u8]) -> Result<Value, Error> {
+    let Review { request } = serde_json::from_slice::<Review<RawPod>>(body)?;
+    let pod = request.object.0.as_ref().ok_or(Error::TooManyValues)?;
+    let asked = Request { pod, namespace: &request.namespace, namespace_labels: labels, excluded: &pods.excluded };
     let injection = inject(&served.sets, &asked);
     for outcome in &injection.outcomes {
         let result = result(outcome.reason, injection.refused.is_some());
         pods.metrics.injection(&outcome.set, result, outcome.reason.as_str());
         if outcome.reason.is_failed_injection() && !request.dry_run {
-            tell_owner(&pods.events, &request, outcome);
+            tell_owner(&pods.events, pod, &request.namespace, outcome);
         }
     }
-    pods.metrics.injection_duration.observe(started.elapsed().as_secs_f64());
-    Ok(Json(answer(&request.uid, &injection)))
+    Ok(answer(&request.uid, &injection))
 }
 
 /// The sets, at least as new as the registration.
@@ -202,11 +187,11 @@ fn result(reason: Reason, refused: bool) -> &'static str {
 
 /// The event is queued; nothing is written before the answer. A pod without a controller does not exist yet, and may
 /// never: the look for pods without sidecars reports it.
-fn tell_owner(events: &Events, request: &ReviewRequest<RawPod>, outcome: &Outcome) {
-    let owners = request.object["metadata"]["ownerReferences"].as_array();
+fn tell_owner(events: &Events, pod: &Value, namespace: &str, outcome: &Outcome) {
+    let owners = pod["metadata"]["ownerReferences"].as_array();
     let Some(owner) = owners.into_iter().flatten().find(|owner| owner["controller"] == true) else { return };
     let Ok(owner) = ObjectReference::deserialize(owner) else { return };
-    let about = ObjectReference { namespace: Some(request.namespace.clone()), ..owner };
+    let about = ObjectReference { namespace: Some(namespace.to_owned()), ..owner };
     let message = format!("SidecarSet {:?}: {}", outcome.set, outcome.message);
     events.publish(Note {
         to_top_owner: true,

@@ -4,47 +4,61 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::routing::get;
-use axum_server::tls_rustls::RustlsConfig;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use super::tls::ca::Contents;
-use super::tls::tests::contents;
+use super::tls::tests::{client_contents, contents, server_config};
 use super::*;
 use crate::runtime::health::Readiness;
-use crate::runtime::http::{Error, Service};
+use crate::runtime::http::{Error, Service, Tls};
 
 const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
 async fn serve(
     router: Router,
-    tls: RustlsConfig,
+    tls: Tls,
     address: SocketAddr,
     stop: impl Future<Output = ()> + Send + 'static,
-) -> Result<(SocketAddr, JoinHandle<Result<(), Error>>), Error> {
+) -> Result<(SocketAddr, JoinHandle<()>), Error> {
     Service { purpose: "test", router, tls: Some(tls), stop, drain: Duration::from_secs(10) }.serve(address).await
 }
 
-async fn config(contents: &Contents) -> RustlsConfig {
-    RustlsConfig::from_pem(contents.tls_crt.clone(), contents.tls_key.clone()).await.unwrap()
+fn config(contents: &Contents) -> watch::Sender<Arc<ServerConfig>> {
+    watch::Sender::new(server_config(contents, None))
 }
 
 fn connector(trusted: &[&Contents]) -> TlsConnector {
+    connector_as(trusted, None)
+}
+
+/// With the certificate of `client`.
+fn connector_as(trusted: &[&Contents], client: Option<&Contents>) -> TlsConnector {
     let mut roots = RootCertStore::empty();
     for contents in trusted {
         for der in CertificateDer::pem_slice_iter(&contents.ca_bundle) {
             roots.add(der.unwrap()).unwrap();
         }
     }
-    TlsConnector::from(Arc::new(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth()))
+    let builder = ClientConfig::builder().with_root_certificates(roots);
+    let config = match client {
+        Some(client) => {
+            let key = PrivateKeyDer::from_pem_slice(&client.tls_key).unwrap();
+            let chain = vec![CertificateDer::from_pem_slice(&client.tls_crt).unwrap()];
+            builder.with_client_auth_cert(chain, key).unwrap()
+        }
+        None => builder.with_no_client_auth(),
+    };
+    TlsConnector::from(Arc::new(config))
 }
 
 async fn connect(connector: &TlsConnector, address: SocketAddr) -> std::io::Result<TlsStream<TcpStream>> {
@@ -78,9 +92,9 @@ fn leaf(contents: &Contents) -> Vec<u8> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_request_fails_while_certificates_rotate() {
     let (old, new) = (contents(), contents());
-    let tls = config(&old).await;
+    let tls = config(&old);
     let router = Router::new().route("/", get(async || "ok"));
-    let (address, _task) = serve(router, tls.clone(), ANY, pending()).await.unwrap();
+    let (address, _task) = serve(router, tls.subscribe(), ANY, pending()).await.unwrap();
     let connector = connector(&[&old, &new]);
 
     let mut lived_through = connect(&connector, address).await.unwrap();
@@ -109,7 +123,7 @@ async fn no_request_fails_while_certificates_rotate() {
     for _ in 0..50 {
         assert_eq!(certificates.recv().await.unwrap(), old_leaf);
     }
-    tls.reload_from_pem(new.tls_crt.clone(), new.tls_key.clone()).await.unwrap();
+    tls.send_replace(server_config(&new, None));
     let mut renewed = 0;
     while renewed < 50 {
         renewed += i32::from(certificates.recv().await.unwrap() == new_leaf);
@@ -137,7 +151,7 @@ async fn a_running_request_ends_and_readiness_goes_before_the_port() {
     let readiness = Readiness::new(&[]);
     let stop = readiness.clone().stop(order.clone(), Duration::ZERO);
     let router = Router::new().route("/slow", get(slow));
-    let (address, task) = serve(router, config(&contents).await, ANY, stop).await.unwrap();
+    let (address, task) = serve(router, config(&contents).subscribe(), ANY, stop).await.unwrap();
     let mut stream = connect(&connector(&[&contents]), address).await.unwrap();
     send(&mut stream, "/slow").await;
     started.notified().await;
@@ -152,13 +166,59 @@ async fn a_running_request_ends_and_readiness_goes_before_the_port() {
     finish.notify_one();
     assert!(answer(&mut stream).await.starts_with("HTTP/1.1 200"));
     drop(stream);
-    task.await.unwrap().unwrap();
+    task.await.unwrap();
 }
 
 #[tokio::test]
 async fn an_address_in_use_is_an_error_at_once() {
     let contents = contents();
-    let tls = config(&contents).await;
-    let (address, _task) = serve(Router::new(), tls.clone(), ANY, pending()).await.unwrap();
-    assert!(matches!(serve(Router::new(), tls, address, pending()).await, Err(Error::Bind { .. })));
+    let tls = config(&contents);
+    let (address, _task) = serve(Router::new(), tls.subscribe(), ANY, pending()).await.unwrap();
+    assert!(matches!(serve(Router::new(), tls.subscribe(), address, pending()).await, Err(Error::Bind { .. })));
+}
+
+/// Time passes whenever nothing else happens.
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_sends_no_request_ends_after_5_seconds_and_an_idle_one_outlives_the_api_servers() {
+    let contents = contents();
+    let router = Router::new().route("/", get(async || "ok"));
+    let tls = config(&contents);
+    let (address, _task) = serve(router, tls.subscribe(), ANY, pending()).await.unwrap();
+
+    let started = Instant::now();
+    let mut silent = TcpStream::connect(address).await.unwrap();
+    assert_eq!(silent.read(&mut [0]).await.unwrap(), 0);
+    assert_eq!(started.elapsed().as_secs(), 5);
+
+    let started = Instant::now();
+    let mut shy = connect(&connector(&[&contents]), address).await.unwrap();
+    shy.write_all(b"G").await.unwrap();
+    assert!(shy.read(&mut [0]).await.is_err(), "no close_notify");
+    assert_eq!(started.elapsed().as_secs(), 5);
+
+    let mut used = connect(&connector(&[&contents]), address).await.unwrap();
+    send(&mut used, "/").await;
+    answer(&mut used).await;
+    let started = Instant::now();
+    assert!(used.read(&mut [0]).await.is_err());
+    assert!(started.elapsed() > Duration::from_secs(100), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn only_clients_with_a_certificate_of_the_ca_are_answered_where_one_is_named() {
+    let (server, client, other) = (contents(), client_contents(), client_contents());
+    let router = Router::new().route("/", get(async || "ok"));
+    let tls = watch::Sender::new(server_config(&server, Some(&client)));
+    let (address, _task) = serve(router, tls.subscribe(), ANY, pending()).await.unwrap();
+    for (certificate, is_answered) in [(None, false), (Some(&other), false), (Some(&client), true)] {
+        let connector = connector_as(&[&server], certificate);
+        let answered = async {
+            let mut stream = connect(&connector, address).await.ok()?;
+            stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.ok()?;
+            let mut text = String::new();
+            stream.read_to_string(&mut text).await.ok()?;
+            text.starts_with("HTTP/1.1 200").then_some(())
+        };
+        assert_eq!(answered.await.is_some(), is_answered);
+    }
 }

@@ -8,7 +8,7 @@ use sidecarset::core::inject::Served;
 use sidecarset::runtime::events::Events;
 use sidecarset::runtime::metrics::Metrics;
 use sidecarset::runtime::namespaces::Namespaces;
-use sidecarset::webhook::pod::Pods;
+use sidecarset::webhook::pod::{Large, Pods};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -27,5 +27,6 @@ pub fn pods(served: watch::Receiver<Arc<Served>>) -> Pods {
         client: client.clone(),
         metrics: Metrics::new(),
         events: Events::start(client, "test".to_owned(), CancellationToken::new()),
+        large: Large::default(),
     }
 }

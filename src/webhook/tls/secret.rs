@@ -73,7 +73,8 @@ impl SelfSigned {
             let (next, reason) = match ca::plan(&contents, now, &self.names).map_err(issue)? {
                 Plan::Keep { next_check } => {
                     let bundle = ca::trusted(&contents, now);
-                    let material = Material { certificate: contents.tls_crt, key: contents.tls_key, bundle };
+                    let material =
+                        Material { certificate: contents.tls_crt, key: contents.tls_key, bundle, client_ca: None };
                     return Ok((material, wait(now, next_check)));
                 }
                 Plan::Rotate { contents, reason } => (contents, reason),

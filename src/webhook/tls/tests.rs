@@ -16,6 +16,30 @@ pub(crate) fn contents() -> Contents {
     }
 }
 
+/// A CA, and a client's certificate that it signed.
+pub(crate) fn client_contents() -> Contents {
+    let (ca_key, key) = (rcgen::KeyPair::generate().unwrap(), rcgen::KeyPair::generate().unwrap());
+    let mut ca = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let ca_pem = ca.self_signed(&ca_key).unwrap().pem();
+    let mut client = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    client.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+    let signed = client.signed_by(&key, &rcgen::Issuer::new(ca, &ca_key)).unwrap();
+    let (tls_crt, tls_key) = (signed.pem().into_bytes(), key.serialize_pem().into_bytes());
+    Contents { tls_crt, tls_key, ca_bundle: ca_pem.into_bytes(), ..Contents::default() }
+}
+
+/// As served with these contents, to clients of that CA.
+pub(crate) fn server_config(contents: &Contents, client_ca: Option<&Contents>) -> Arc<ServerConfig> {
+    let material = Material {
+        certificate: contents.tls_crt.clone(),
+        key: contents.tls_key.clone(),
+        bundle: contents.ca_bundle.clone(),
+        client_ca: client_ca.map(|contents| contents.ca_bundle.clone()),
+    };
+    Arc::new(material.server_config("test").unwrap())
+}
+
 fn write(directory: &Path, contents: &Contents) {
     std::fs::write(directory.join("tls.crt"), &contents.tls_crt).unwrap();
     std::fs::write(directory.join("tls.key"), &contents.tls_key).unwrap();
@@ -46,20 +70,20 @@ async fn changed_files_are_taken_into_use() {
     let stop = CancellationToken::new();
     let expiry = SecondsGauge::default();
     let source = CertificateSource::Files(directory.0.clone());
-    let (mut state, _task) = source.start(expiry.clone(), stop).await.unwrap();
+    let (mut state, _task) = source.start(None, expiry.clone(), stop).await.unwrap();
     assert_eq!(*state.ca_bundle.borrow_and_update(), first.ca_bundle);
     assert!(expiry.get() > 1.0e9);
-    let served = state.rustls_config.get_inner();
+    let served = state.server_config.borrow().clone();
 
     // Half a swap: the key does not fit, what is served stays.
     std::fs::write(directory.0.join("tls.key"), &second.tls_key).unwrap();
     tokio::time::sleep(POLL_INTERVAL * 2).await;
-    assert!(std::sync::Arc::ptr_eq(&served, &state.rustls_config.get_inner()));
+    assert!(Arc::ptr_eq(&served, &state.server_config.borrow()));
 
     write(&directory.0, &second);
     state.ca_bundle.changed().await.unwrap();
     assert_eq!(*state.ca_bundle.borrow(), second.ca_bundle);
-    assert!(!std::sync::Arc::ptr_eq(&served, &state.rustls_config.get_inner()));
+    assert!(!Arc::ptr_eq(&served, &state.server_config.borrow()));
 }
 
 #[tokio::test]
@@ -67,9 +91,9 @@ async fn missing_or_foreign_files_are_named() {
     let directory = Directory::new("missing");
     let stop = CancellationToken::new();
     let source = || CertificateSource::Files(directory.0.clone());
-    let error = source().start(SecondsGauge::default(), stop.clone()).await.unwrap_err().to_string();
+    let error = source().start(None, SecondsGauge::default(), stop.clone()).await.unwrap_err().to_string();
     assert!(error.contains("tls.crt"), "{error}");
     write(&directory.0, &contents());
     std::fs::write(directory.0.join("ca.crt"), "no certificate").unwrap();
-    assert!(matches!(source().start(SecondsGauge::default(), stop).await, Err(Error::Malformed(_))));
+    assert!(matches!(source().start(None, SecondsGauge::default(), stop).await, Err(Error::Malformed(_))));
 }
