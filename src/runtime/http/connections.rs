@@ -16,7 +16,7 @@ const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Between two requests. Go's client, which the API server is, ends connections that are idle for 90 s: whoever ends them
 /// earlier makes its next request fail now and then.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
+const IDLE_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// Connections at a time. One more ends another one.
 const MAX_CONNECTIONS: usize = 1_000;
