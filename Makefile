@@ -83,6 +83,7 @@ verify-generated:
 		[ -z "$$files" ] || { printf 'not in git: %s\nadd it with: git add crds config\n' "$$files"; false; }; \
 	fi
 	@kubectl kustomize config/default > /dev/null
+	@kubectl kustomize config/dry_run_tenants > /dev/null
 	@kubectl kustomize config/samples > /dev/null
 
 verify-deny: $(CARGO_DENY)

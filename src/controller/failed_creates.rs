@@ -25,12 +25,14 @@ use crate::api::reasons::Reason;
 use crate::api::v1beta1::{FailedCreate, FailedOwner, FailurePolicy};
 use crate::core::base::text::bounded;
 use crate::core::base::time::whole_seconds;
-use crate::core::inject::Request;
-use crate::core::inject::blame::{Blame, try_pod};
+use crate::core::inject::blame::{Blame, Trial, pod_to_try, try_pod};
 use crate::core::inject::failed_creates::{
-    failed_owner, has_fixed_template, lacks_pods, listed, pod_of, said, tells_of, tells_of_owner, with_entry,
+    failed_owner, has_fixed_template, lacks_pods, listed, pod_of, said, tells_of, tells_of_owner, wants_pods,
+    with_entry,
 };
+use crate::core::inject::{CompiledSets, Request};
 use crate::runtime::call::CallError;
+use crate::runtime::dry_run::{blame, tenants_user};
 use crate::runtime::events::Note;
 
 /// How often lists are looked at.
@@ -47,6 +49,9 @@ const READ: usize = 20;
 
 /// Owners that are remembered; the rest is read again.
 const KEPT: usize = 10_000;
+
+/// How long the API server is not asked about pods after it did not say: mostly the operator may not ask.
+const ASK_AGAIN: Duration = Duration::from_mins(1);
 
 /// A controller waits this long at most before it tries again, and a bit.
 const LONGEST_BACKOFF: Duration = Duration::from_mins(20);
@@ -80,11 +85,14 @@ impl SlimEvent {
     }
 }
 
-/// What is remembered while this replica leads: when an owner was read last, by UID.
+/// What is remembered while this replica leads.
 #[derive(Default)]
 struct Memory {
+    /// When an owner was read last because of an event, and because it is in a list, by UID.
     looked: HashMap<String, Instant>,
     read: HashMap<String, Instant>,
+    /// When the API server was last asked about a pod and did not say.
+    asked_in_vain: Option<Instant>,
 }
 
 pub(super) async fn run(context: Arc<Context>) {
@@ -139,7 +147,8 @@ async fn on_event(context: &Context, memory: &mut Memory, event: SlimEvent) -> R
     let kind = reference.kind.as_deref().unwrap_or_default();
     let tells = has_fixed_template(kind) || tells_of_owner(&owner.metadata, attempt);
     let owner = json!(owner);
-    let Some(pod) = pod_of(&owner).filter(|_| tells) else { return Ok(()) };
+    // It may be an event of an hour ago, which is over.
+    let Some(pod) = pod_of(&owner).filter(|_| tells && lacks_pods(&owner)) else { return Ok(()) };
     let sets = context.cache.compiled();
     let excluded = &context.settings.excluded;
     let request = Request { pod: &pod, namespace, namespace_labels: &namespace_labels, excluded };
@@ -148,7 +157,8 @@ async fn on_event(context: &Context, memory: &mut Memory, event: SlimEvent) -> R
     if !trial.sets().all(|name| known(name).is_some_and(|set| tells_of(&set, attempt))) {
         return Ok(());
     }
-    let Blame::Sets(blamed) = trial.blame(&event.message) else { return Ok(()) };
+    let exact = if trial.is_decided() { None } else { exact(context, memory, &trial, &request, &sets).await };
+    let Blame::Sets(blamed) = exact.unwrap_or_else(|| trial.blame(&event.message)) else { return Ok(()) };
     let labels = serde_json::from_value(pod["metadata"]["labels"].clone()).unwrap_or_default();
     for set in blamed.iter().filter_map(known) {
         let Some(compiled) = sets.get(&set.name_any()) else { continue };
@@ -163,6 +173,25 @@ async fn on_event(context: &Context, memory: &mut Memory, event: SlimEvent) -> R
         record(context, &set, entry).await?;
     }
     Ok(())
+}
+
+/// Who is to blame as the API server says, where the operator may ask.
+async fn exact(
+    context: &Context,
+    memory: &mut Memory,
+    trial: &Trial,
+    request: &Request<'_>,
+    sets: &CompiledSets,
+) -> Option<Blame> {
+    if memory.asked_in_vain.is_some_and(|at| at.elapsed() < ASK_AGAIN) {
+        return None;
+    }
+    let user = tenants_user(&context.settings.namespace);
+    let names: BTreeSet<String> = trial.sets().cloned().collect();
+    let pod_with = |names: &BTreeSet<String>| pod_to_try(sets, names.iter(), request);
+    let answer = blame(&context.clients.call, request.namespace, &user, &names, pod_with).await;
+    memory.asked_in_vain = answer.is_none().then(Instant::now);
+    answer
 }
 
 /// Writes an entry, and tells of it.
@@ -251,7 +280,8 @@ async fn still_fails(
     match read(context, &reference).await {
         Ok(Some(object)) => {
             let object = json!(object);
-            failed_owner(&object).template_hash == owner.template_hash && (!only_tells || lacks_pods(&object))
+            let is_same = failed_owner(&object).template_hash == owner.template_hash;
+            is_same && wants_pods(&object) && (!only_tells || lacks_pods(&object))
         }
         Ok(None) => false,
         Err(error) => {

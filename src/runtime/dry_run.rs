@@ -1,14 +1,17 @@
 //! Asks the API server whether any pod may have the sidecars of a set. Nothing is stored.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use axum::http::Request;
 use kube::Client;
+use kube::core::Status;
 use serde_json::Value;
 use tokio::time::timeout;
 
 use crate::api::keys;
 use crate::api::validate::{FieldError, Problems, ValidSidecarSet};
+use crate::core::inject::blame::Blame;
 use crate::core::inject::dry_run::{Verdict, small_pods};
 
 /// Longest wait for all answers together: the API server gives the webhook on sets 5 s.
@@ -45,7 +48,7 @@ async fn try_all(client: &Client, valid: &ValidSidecarSet) -> Verdict {
     let mut refused = None;
     let spec = &valid.set().spec;
     for small in small_pods(valid) {
-        let verdict = match create(client, &small.pod).await {
+        let verdict = match create(client, keys::DRY_RUN_NAMESPACE, None, &small.pod).await {
             Ok(_) => small.verdict(spec, None),
             Err(kube::Error::Api(status)) => small.verdict(spec, Some(&status)),
             Err(error) => Verdict::Unchecked(error.to_string()),
@@ -58,9 +61,58 @@ async fn try_all(client: &Client, valid: &ValidSidecarSet) -> Verdict {
     refused.unwrap_or_else(|| Verdict::Unchecked("no small pod can have the sidecars".to_owned()))
 }
 
-async fn create(client: &Client, pod: &Value) -> kube::Result<Value> {
-    let path = format!("/api/v1/namespaces/{}/pods?dryRun=All&fieldValidation=Strict", keys::DRY_RUN_NAMESPACE);
-    let request = Request::post(path).header("content-type", "application/json");
+/// The user as whom pods are tried in the namespaces of tenants; nobody may be it unless `config/dry_run_tenants` is applied.
+pub(crate) fn tenants_user(operator_namespace: &str) -> String {
+    format!("system:serviceaccount:{operator_namespace}:sidecarset-dry-run")
+}
+
+/// Which of these sets keep a pod from being created in a namespace: the first without whose sidecars alone it would be, or all.
+/// `None`: it may not be tried, or the API server cannot tell now. `pod_with` makes the pod with the sidecars of some sets.
+pub(crate) async fn blame(
+    client: &Client,
+    namespace: &str,
+    user: &str,
+    sets: &BTreeSet<String>,
+    pod_with: impl Fn(&BTreeSet<String>) -> Value,
+) -> Option<Blame> {
+    let is_created = async |sets: &BTreeSet<String>| is_created(client, namespace, user, &pod_with(sets)).await;
+    if is_created(sets).await? || !is_created(&BTreeSet::new()).await? {
+        return Some(Blame::Nobody);
+    }
+    for set in sets.iter().rev().filter(|_| sets.len() > 1) {
+        let one = BTreeSet::from([set.clone()]);
+        if is_created(&(sets - &one)).await? {
+            return Some(Blame::Sets(one));
+        }
+    }
+    Some(Blame::Sets(sets.clone()))
+}
+
+async fn is_created(client: &Client, namespace: &str, user: &str, pod: &Value) -> Option<bool> {
+    match timeout(TIMEOUT, create(client, namespace, Some(user), pod)).await.ok()? {
+        Ok(_) => Some(true),
+        Err(kube::Error::Api(status)) => refuses(&status).then_some(false),
+        Err(_) => None,
+    }
+}
+
+/// Whether it is the pod that is refused, and not the question.
+fn refuses(status: &Status) -> bool {
+    let is_not_allowed = ["cannot create resource", "cannot impersonate resource"];
+    match status.code {
+        403 => !is_not_allowed.iter().any(|text| status.message.contains(text)),
+        400 | 422 => true,
+        _ => false,
+    }
+}
+
+/// `user`: as whom, if not as the operator.
+async fn create(client: &Client, namespace: &str, user: Option<&str>, pod: &Value) -> kube::Result<Value> {
+    let path = format!("/api/v1/namespaces/{namespace}/pods?dryRun=All&fieldValidation=Strict");
+    let mut request = Request::post(path).header("content-type", "application/json");
+    if let Some(user) = user {
+        request = request.header("impersonate-user", user);
+    }
     let request = request.body(pod.to_string().into_bytes()).map_err(kube::Error::HttpError)?;
     client.request(request).await
 }

@@ -1,5 +1,6 @@
 //! Pods that could be created without a sidecar, and are refused with it by what only the cluster knows.
 
+use devcluster::DevCluster;
 use k8s_openapi::api::admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Namespace, Pod, ResourceQuota};
@@ -8,8 +9,10 @@ use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 use sidecarset::api::SidecarSet;
 
-use crate::common::eventually;
+use crate::common::operator::Operator;
+use crate::common::raw::{kubectl, plugin, repository};
 use crate::common::world::{World, condition, find, is_ready, names, reason};
+use crate::common::{eventually, shared};
 use crate::uninjected::{create, events, message, uids};
 
 /// What `restricted` wants of every container.
@@ -69,6 +72,9 @@ async fn is_created_without(world: &World, bad: &Value, good: &Value, said: &str
         if of_set && of_owner { Ok(()) } else { Err((of_set, of_owner)) }
     })
     .await;
+    let pod = world.pods().await.remove(0).name_any();
+    let explained = plugin(shared(), &["explain", &pod, "-n", &world.name], "").await.ok();
+    assert!(explained.contains("PodsNotCreated") && explained.contains(said), "{explained}");
     // What left the sidecars out on purpose is not missing.
     world.until_set("they are not counted", |set| set.status.as_ref().unwrap().uninjected_pods == Some(0)).await;
 
@@ -84,6 +90,39 @@ async fn is_created_without(world: &World, bad: &Value, good: &Value, said: &str
         }
     })
     .await;
+}
+
+fn policies(world: &World) -> (Api<ValidatingAdmissionPolicy>, Api<ValidatingAdmissionPolicyBinding>) {
+    (Api::all(world.client.clone()), Api::all(world.client.clone()))
+}
+
+/// No pod of the namespace may have an image `evil`. `message` is CEL.
+async fn forbid_evil(world: &World, message: &str) {
+    let named = |spec: Value| json!({"metadata": {"name": world.name}, "spec": spec});
+    let policy = named(json!({
+        "matchConstraints": {"resourceRules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}]},
+        "validations": [{"expression": "object.spec.containers.all(c, !c.image.startsWith('evil:'))", "messageExpression": message}],
+    }));
+    let here = json!({"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": world.name}}});
+    let binding = named(json!({"policyName": world.name, "validationActions": ["Deny"], "matchResources": here}));
+    let (policies, bindings) = policies(world);
+    policies.create(&PostParams::default(), &serde_json::from_value(policy).unwrap()).await.unwrap();
+    bindings.create(&PostParams::default(), &serde_json::from_value(binding).unwrap()).await.unwrap();
+    eventually("the policy is in force", async || {
+        let pod = json!({"metadata": {"name": "try"}, "spec": {"containers": [{"name": "c", "image": "evil:v1"}]}});
+        let dry_run = PostParams { dry_run: true, ..PostParams::default() };
+        match world.api::<Pod>().create(&dry_run, &serde_json::from_value(pod).unwrap()).await {
+            Err(_) => Ok(()),
+            Ok(_) => Err("it takes the pod"),
+        }
+    })
+    .await;
+}
+
+async fn allow_evil(world: &World) {
+    let (policies, bindings) = policies(world);
+    bindings.delete(&world.name, &DeleteParams::default()).await.unwrap();
+    policies.delete(&world.name, &DeleteParams::default()).await.unwrap();
 }
 
 #[tokio::test]
@@ -113,30 +152,10 @@ async fn pods_under_a_quota_are_created_without_a_sidecar_that_has_no_limit() {
 #[tokio::test]
 async fn pods_are_created_without_a_sidecar_whose_image_a_policy_refuses() {
     let world = World::shared("failed-policy").await;
-    let policies: Api<ValidatingAdmissionPolicy> = Api::all(world.client.clone());
-    let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(world.client.clone());
-    let named = |spec: Value| json!({"metadata": {"name": world.name}, "spec": spec});
-    let policy = named(json!({
-        "matchConstraints": {"resourceRules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}]},
-        "validations": [{"expression": "object.spec.containers.all(c, !c.image.startsWith('evil:'))",
-            "messageExpression": "'no image of evil: ' + object.spec.containers.map(c, c.image).filter(i, i.startsWith('evil:'))[0]"}],
-    }));
-    let here = json!({"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": world.name}}});
-    let binding = named(json!({"policyName": world.name, "validationActions": ["Deny"], "matchResources": here}));
-    policies.create(&PostParams::default(), &serde_json::from_value(policy).unwrap()).await.unwrap();
-    bindings.create(&PostParams::default(), &serde_json::from_value(binding).unwrap()).await.unwrap();
-    eventually("the policy is in force", async || {
-        let pod = json!({"metadata": {"name": "try"}, "spec": {"containers": [{"name": "c", "image": "evil:v1"}]}});
-        let dry_run = PostParams { dry_run: true, ..PostParams::default() };
-        match world.api::<Pod>().create(&dry_run, &serde_json::from_value(pod).unwrap()).await {
-            Err(_) => Ok(()),
-            Ok(_) => Err("it takes the pod"),
-        }
-    })
-    .await;
+    let message = "'no image of evil: ' + object.spec.containers.map(c, c.image).filter(i, i.startsWith('evil:'))[0]";
+    forbid_evil(&world, message).await;
     is_created_without(&world, &json!({"image": "evil:v1"}), &json!({}), "no image of evil: evil:v1").await;
-    bindings.delete(&world.name, &DeleteParams::default()).await.unwrap();
-    policies.delete(&world.name, &DeleteParams::default()).await.unwrap();
+    allow_evil(&world).await;
     world.end().await;
 }
 
@@ -171,4 +190,38 @@ async fn pods_whose_successors_would_come_without_sidecars_are_not_evicted() {
     assert_eq!(uids(&world.pods().await), before);
     assert!(events(&world, &world.name, "EvictedForSidecars").await.is_empty());
     world.end().await;
+}
+
+/// The message names nothing: only trying tells, and nobody may try without the component.
+#[tokio::test]
+async fn where_the_operator_may_try_it_knows_who_is_to_blame_whatever_the_message_says() {
+    let cluster = DevCluster::start().await.unwrap();
+    let _operator = Operator::start(cluster.kubeconfig(), "failed-try", &[]).await;
+    let world = World::new(cluster.kubeconfig(), "failed-try").await;
+    let folder = repository("config/dry_run_tenants");
+    kubectl(cluster.kubeconfig(), &["apply", "-k", folder.to_str().unwrap()], "").await.ok();
+    forbid_evil(&world, "'no'").await;
+    let as_user = async |arguments: &[&str]| {
+        let user = "--as=system:serviceaccount:sidecarset-system:sidecarset-dry-run";
+        let pod = ["run", "evil", "--image=good:v1", "--namespace=failed-try", user];
+        kubectl(cluster.kubeconfig(), &[&pod[..], arguments].concat(), "").await
+    };
+    eventually("the user may try, and do no more", async || {
+        let (tries, creates) = (as_user(&["--dry-run=server"]).await, as_user(&[]).await);
+        if tries.success && creates.stderr.contains("may only try") { Ok(()) } else { Err((tries, creates)) }
+    })
+    .await;
+
+    world.apply(&set(&world, &json!({"image": "evil:v1"}), json!({}))).await;
+    // Another set, which is not to blame.
+    let mut other = set(&world, &json!({"name": "other"}), json!({}));
+    other["metadata"]["name"] = json!("failed-try-other");
+    world.apply(&other).await;
+    world.deploy_pods(1, app()).await;
+    let pods = world.pods().await;
+    assert_eq!(names(&pods[0].spec.as_ref().unwrap().containers), ["other", "app"]);
+    let told = until_not_created(&world).await;
+    assert!(message(&told).contains("denied request: no"), "{}", message(&told));
+    world.end().await;
+    cluster.stop().await;
 }

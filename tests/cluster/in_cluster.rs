@@ -198,6 +198,11 @@ async fn limits(admin: &Path) {
     assert!(may(&["create", "pods", "--namespace", "default"]).await);
     assert!(may(&["delete", "pods", "--namespace", "default"]).await);
     assert!(may(&[&["get", "secrets/sidecarset-webhook-tls"], &system[..]].concat()).await);
+    // Owners that cannot create pods, and what they say.
+    for owner in ["replicasets", "statefulsets", "daemonsets", "replicationcontrollers", "jobs"] {
+        assert!(may(&["get", owner, "--namespace", "default"]).await, "{owner}");
+    }
+    assert!(may(&["list", "events", "-A"]).await && may(&["watch", "events", "-A"]).await);
     for refused in [
         &["create", "pods", "--subresource=exec", "--namespace", "default"][..],
         &["deletecollection", "pods", "--namespace", "default"],
@@ -214,6 +219,8 @@ async fn limits(admin: &Path) {
         &["delete", "validatingwebhookconfigurations/another"],
         &["patch", "customresourcedefinitions"],
         &["create", "clusterrolebindings"],
+        // config/dry_run_tenants lets it, and is not installed.
+        &["impersonate", "serviceaccounts/sidecarset-dry-run", "--namespace", NAMESPACE],
         &["create", "controllerrevisions", "--namespace", "default"],
         &["update", "leases/another", "--namespace", NAMESPACE],
     ] {

@@ -17,7 +17,7 @@ use crate::core::revision::hash_of;
 const MAX_KEPT: usize = 100;
 
 /// Replicas of the webhook follow a change, and the API keeps whole seconds.
-const FOLLOW: SignedDuration = SignedDuration::from_secs(3);
+const FOLLOW: SignedDuration = SignedDuration::from_secs(2);
 
 /// The list, by what a pod says of itself: revision and message.
 #[derive(Clone, Debug, Default)]
@@ -119,13 +119,29 @@ pub(crate) fn failed_owner(owner: &Value) -> FailedOwner {
     }
 }
 
-/// Whether an owner lacks pods, as far as its status says.
+/// Whether an owner wants pods at all: a `ReplicaSet` of an old rollout and a Job that has ended do not.
+pub(crate) fn wants_pods(owner: &Value) -> bool {
+    let conditions = owner["status"]["conditions"].as_array().into_iter().flatten();
+    let is_ended = |it: &Value| (it["type"] == "Complete" || it["type"] == "Failed") && it["status"] == "True";
+    owner["spec"]["replicas"] != 0 && !(owner["kind"] == "Job" && conditions.into_iter().any(is_ended))
+}
+
+/// Whether it has fewer than it wants, as far as its status says.
 pub(crate) fn lacks_pods(owner: &Value) -> bool {
     let number = |pointer: &str| owner.pointer(pointer).and_then(Value::as_i64);
+    if !wants_pods(owner) {
+        return false;
+    }
+    // Its controller has not counted since the last change.
+    if owner["kind"] != "Job" && number("/status/observedGeneration") < number("/metadata/generation") {
+        return true;
+    }
     match owner["kind"].as_str() {
         Some("DaemonSet") => number("/status/currentNumberScheduled") < number("/status/desiredNumberScheduled"),
         Some("Job") => {
-            ["active", "succeeded", "failed"].iter().all(|pods| number(&format!("/status/{pods}")).unwrap_or(0) == 0)
+            let parallelism = number("/spec/parallelism").unwrap_or(1);
+            let left = number("/spec/completions").map(|all| all - number("/status/succeeded").unwrap_or(0));
+            number("/status/active").unwrap_or(0) < left.map_or(parallelism, |left| left.min(parallelism))
         }
         _ => number("/status/replicas").unwrap_or(0) < number("/spec/replicas").unwrap_or(1),
     }
@@ -279,10 +295,10 @@ mod tests {
     fn attempts_before_the_set_changed_tell_nothing_of_it() {
         let set = set("Ignore", &[]);
         let tells = |time: &str| tells_of(&set, format!("2026-01-01T{time}Z").parse().unwrap());
-        assert!(!tells("00:59:00") && !tells("01:00:02") && tells("01:00:03"));
+        assert!(!tells("00:59:00") && !tells("01:00:01") && tells("01:00:02"));
         let mut later = set.clone();
         later.status.as_mut().unwrap().new_pods_since = Some(entry("n", "u").at);
-        assert!(tells_of(&later, "2026-01-01T01:00:03Z".parse().unwrap()), "the last change counts");
+        assert!(tells_of(&later, "2026-01-01T01:00:02Z".parse().unwrap()), "the last change counts");
     }
 
     #[test]
@@ -304,12 +320,20 @@ mod tests {
             ("StatefulSet", json!({}), true),
             ("DaemonSet", json!({"desiredNumberScheduled": 3, "currentNumberScheduled": 2}), true),
             ("DaemonSet", json!({"desiredNumberScheduled": 3, "currentNumberScheduled": 3}), false),
+            ("DaemonSet", json!({"observedGeneration": 1}), true),
             ("Job", json!({}), true),
             ("Job", json!({"active": 1}), false),
+            ("Job", json!({"conditions": [{"type": "Complete", "status": "True"}]}), false),
         ] {
             let mut owner = replica_set("u");
             (owner["kind"], owner["status"]) = (json!(kind), status.clone());
+            if status["observedGeneration"] == 1 {
+                owner["metadata"]["generation"] = json!(2);
+            }
             assert_eq!(lacks_pods(&owner), lacks, "{kind} {status}");
         }
+        let mut old = replica_set("u");
+        old["spec"]["replicas"] = json!(0);
+        assert!(!wants_pods(&old) && !lacks_pods(&old));
     }
 }

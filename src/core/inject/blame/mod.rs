@@ -16,6 +16,7 @@ use super::inject;
 use super::patch::{VOLUMES, containers, elements, path};
 use super::sets::CompiledSets;
 use super::uninject::marks;
+use crate::api::keys;
 use crate::api::reasons::Reason;
 use crate::core::base::lists::List;
 use crate::core::inject::blame::mentions::{is_word, names_image, names_place, quoted_names};
@@ -77,10 +78,30 @@ pub(crate) fn try_pod(sets: &CompiledSets, request: &Request<'_>) -> Trial {
     Trial { added: added.collect(), with, refused_by }
 }
 
+/// A pod with the sidecars of these sets, to ask the API server for: the webhook leaves it as it is.
+pub(crate) fn pod_to_try<'a>(
+    sets: &CompiledSets,
+    names: impl Iterator<Item = &'a String>,
+    request: &Request<'_>,
+) -> Value {
+    let these = CompiledSets::new(names.filter_map(|name| sets.get(name)).cloned());
+    let mut pod = request.pod.clone();
+    // A patch that does not apply leaves the pod as it is.
+    let _ = json_patch::patch(&mut pod, &inject(&these, request).patch);
+    pod["metadata"]["labels"][keys::INJECT] = Value::from("false");
+    pod["metadata"].as_object_mut().map(|metadata| metadata.remove("ownerReferences"));
+    pod
+}
+
 impl Trial {
-    /// Sets that inject into the pod.
+    /// Sets that inject into the pod, or refuse it.
     pub(crate) fn sets(&self) -> impl Iterator<Item = &String> {
         self.added.keys().chain(&self.refused_by)
+    }
+
+    /// No message is needed to know whether a set is to blame.
+    pub(crate) fn is_decided(&self) -> bool {
+        self.refused_by.is_some() || self.added.is_empty()
     }
 
     /// Judges by the message of an event, or of a condition `ReplicaFailure`.
