@@ -1,6 +1,9 @@
 //! `kubectl sidecarset` without a cluster, as a user runs it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+#[path = "cli/cases.rs"]
+mod cases;
+
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};

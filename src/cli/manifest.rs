@@ -64,6 +64,11 @@ pub(crate) fn read(name: &str, recursive: bool) -> Result<Vec<Document>, Error> 
         let bytes = read_bytes(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
         let parsed = parse(&decode(&bytes)).map_err(|message| Error::Parse { path: path.clone(), message })?;
         parsed.warnings.iter().for_each(|warning| warn(format_args!("{path}: {warning}")));
+        if !parsed.bodies.iter().all(Ordered::is_object) {
+            return Err(Error::Input(format!(
+                "{path}: a document is no object: write one object or List per document"
+            )));
+        }
         documents.extend(parsed.bodies.into_iter().map(|body| Document { path: path.clone(), body }));
     }
     Ok(documents)

@@ -22,6 +22,10 @@ impl Ordered {
         }
     }
 
+    pub(super) fn is_object(&self) -> bool {
+        matches!(self, Self::Object(_))
+    }
+
     /// `value` with the order of this one where both have a field; new fields come last, by name. List elements with a
     /// `name` are found by it, others by position.
     #[must_use]

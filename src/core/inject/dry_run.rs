@@ -9,6 +9,7 @@ use kube::core::response::StatusCause;
 use serde_json::{Value, json};
 
 use super::marks::Marks;
+use super::pod_checks::containers_of_resources;
 use super::select::Selection;
 use super::{CompiledSet, CompiledSets, place_all};
 use crate::api::keys;
@@ -70,11 +71,17 @@ fn kinds(set: &CompiledSet) -> Vec<Value> {
     let claims = containers().filter_map(|container| container["resources"]["claims"].as_array()).flatten();
     let claims: BTreeSet<&str> = claims.filter_map(|claim| claim["name"].as_str()).collect();
     let claims: Vec<Value> = claims.iter().map(|name| json!({"name": name, "resourceClaimName": "claim"})).collect();
+    let named = containers().chain(&set.usual().volumes).flat_map(containers_of_resources);
+    let others: BTreeSet<&str> = named.filter(|name| containers().all(|own| own["name"] != **name)).collect();
+    let application = |resources: Value| -> Value {
+        let names = [CONTAINER].into_iter().chain(others.iter().copied());
+        names.map(|name| json!({"name": name, "image": CONTAINER, "resources": resources})).collect()
+    };
     let host_process = json!({"windowsOptions": {"hostProcess": true, "runAsUserName": "NT AUTHORITY\\SYSTEM"}});
     let amounts = json!({"cpu": "4", "memory": "8Gi"});
     let pod = |spec: Value| {
         let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": CONTAINER}, "spec": {
-            "containers": [{"name": CONTAINER, "image": CONTAINER}], "volumes": volumes,
+            "containers": application(json!({})), "volumes": volumes,
             "terminationGracePeriodSeconds": GRACE_PERIOD_SECONDS, "automountServiceAccountToken": false}});
         json_patch::merge(&mut pod["spec"], &spec);
         pod
@@ -86,8 +93,7 @@ fn kinds(set: &CompiledSet) -> Vec<Value> {
         // For `procMount: Unmasked`.
         pod(json!({"hostUsers": false})),
         // For expressions of the application's resources.
-        pod(json!({"containers": [{"name": CONTAINER, "image": CONTAINER,
-            "resources": {"requests": amounts, "limits": amounts}}]})),
+        pod(json!({"containers": application(json!({"requests": amounts, "limits": amounts}))})),
         pod(json!({"os": {"name": "windows"}})),
     ];
     // Only for those that need it: with hostNetwork a wrong hostPort is left out, which mends nothing elsewhere.
@@ -252,7 +258,10 @@ mod tests {
         set.spec.volumes.clear();
         set.spec.containers[0].container.resources =
             serde_json::from_value(json!({"claims": [{"name": "gpu"}]})).unwrap();
+        let of_app = json!({"name": "CPU", "valueFrom": {"resourceFieldRef": {"containerName": "app", "resource": "limits.cpu"}}});
+        set.spec.containers[0].container.env = serde_json::from_value(json!([of_app])).unwrap();
         let pods = small_pods(&unchecked(&set));
+        assert_eq!(pods[1].conflict, None);
         assert_eq!(pods[0].pod["spec"]["volumes"][0]["name"], "v");
         assert_eq!(pods[1].pod["spec"]["resourceClaims"], json!([{"name": "gpu", "resourceClaimName": "claim"}]));
     }

@@ -35,8 +35,10 @@ const OF_A_SIDECAR: [(&str, OfASidecar); 10] = [
 ];
 
 /// The same. Of two sets that collide the later by name is to blame.
-const OF_A_POD: [(&str, OfAPod); 4] = [
+const OF_A_POD: [(&str, OfAPod); 5] = [
     ("checkHostPortConflicts", host_port_is_taken),
+    // Of the kubelet, in `pkg/api/v1/resource`: the volume is not mounted, the container is not started.
+    ("findContainerInPod", resources_of_a_container_that_is_not_there),
     ("validateVolumeSource", claim_has_too_long_a_name),
     ("ValidateVolumes", claim_is_that_of_another_volume),
     ("ValidateAnnotationsSize", annotations_are_too_long),
@@ -314,6 +316,31 @@ fn host_port_is_taken(made: &Made<'_>) -> Option<(usize, String)> {
         }
     }
     None
+}
+
+fn resources_of_a_container_that_is_not_there(made: &Made<'_>) -> Option<(usize, String)> {
+    let sidecars = made.members.iter().filter_map(|member| Some((member.set?, "container", member.name, member.json)));
+    let volumes = elements(made.pod, &VOLUMES).filter_map(|volume| {
+        let name = volume["name"].as_str()?;
+        Some((*made.volumes.get(name)?, "volume", name, volume))
+    });
+    let names: BTreeSet<&str> = made.members.iter().map(|member| member.name).collect();
+    sidecars.chain(volumes).find_map(|(set, kind, name, json)| {
+        let container = containers_of_resources(json).find(|container| !names.contains(container))?;
+        let message = format!(
+            "{kind} {name:?}: resourceFieldRef.containerName is {container:?}, and the pod has no such container: name one that all pods of the set have"
+        );
+        Some((set, message))
+    })
+}
+
+/// The containers that a container's variables, or the files of a volume, say the resources of.
+pub(super) fn containers_of_resources(json: &Value) -> impl Iterator<Item = &str> {
+    let variables = elements(json, &["env"]).map(|variable| &variable["valueFrom"]);
+    let sources = elements(json, &["projected", "sources"]).chain([json]);
+    let files = sources.flat_map(|source| elements(source, &["downwardAPI", "items"]));
+    let names = variables.chain(files).filter_map(|from| from["resourceFieldRef"]["containerName"].as_str());
+    names.filter(|name| !name.is_empty())
 }
 
 /// The API server makes a claim for an ephemeral volume, and names it after the pod and the volume.

@@ -235,6 +235,37 @@ fn the_claim_of_an_ephemeral_volume_needs_a_name_of_its_own() {
     assert_eq!(reasons(&run(&set("other"), &taken)), [("s", Reason::Injected)]);
 }
 
+/// `findContainerInPod`
+#[test]
+fn the_container_whose_resources_are_told_must_be_there() {
+    let reference =
+        |container: &str| json!({"resourceFieldRef": {"containerName": container, "resource": "limits.cpu"}});
+    let item = |container: &str| {
+        let mut item = reference(container);
+        item["path"] = json!("cpu");
+        json!({"items": [item]})
+    };
+    let with = |container: &str, env: Value, volume: Value| {
+        let agent =
+            json!({"name": container, "image": "a", "env": env, "volumeMounts": [{"name": "v", "mountPath": "/v"}]});
+        let volume = json!({"name": "v", "downwardAPI": volume["downwardAPI"], "projected": volume["projected"]});
+        sets([compile("s", json!({"containers": [agent], "volumes": [volume]}))])
+    };
+    for (container, there) in [("app", true), ("agent", true), ("", true), ("main", false)] {
+        for set in [
+            with("agent", json!([{"name": "CPU", "valueFrom": reference(container)}]), json!({"downwardAPI": {}})),
+            with("agent", json!([]), json!({"downwardAPI": item(container)})),
+            with("agent", json!([]), json!({"projected": {"sources": [{"downwardAPI": item(container)}]}})),
+        ] {
+            let injection = run(&set, &pod());
+            let expected = if there { Reason::Injected } else { Reason::PodConflict };
+            assert_eq!(reasons(&injection), [("s", expected)], "{container} {injection:?}");
+            let message = &injection.outcomes[0].message;
+            assert_eq!(message.contains("containerName is \"main\""), !there, "{message}");
+        }
+    }
+}
+
 /// `ValidateAnnotationsSize`
 #[test]
 fn annotations_that_leave_no_room_leave_the_pod_alone() {
