@@ -71,11 +71,11 @@ fn kinds(set: &CompiledSet) -> Vec<Value> {
     let claims = containers().filter_map(|container| container["resources"]["claims"].as_array()).flatten();
     let claims: BTreeSet<&str> = claims.filter_map(|claim| claim["name"].as_str()).collect();
     let claims: Vec<Value> = claims.iter().map(|name| json!({"name": name, "resourceClaimName": "claim"})).collect();
-    let named = containers().chain(&set.usual().volumes).flat_map(containers_of_resources);
-    let others: BTreeSet<&str> = named.filter(|name| containers().all(|own| own["name"] != **name)).collect();
+    let told = containers().chain(&set.usual().volumes).flat_map(containers_of_resources);
+    let others: BTreeSet<&str> = told.filter(|name| containers().all(|own| own["name"] != **name)).collect();
     let application = |resources: Value| -> Value {
-        let names = [CONTAINER].into_iter().chain(others.iter().copied());
-        names.map(|name| json!({"name": name, "image": CONTAINER, "resources": resources})).collect()
+        let all = [CONTAINER].into_iter().chain(others.iter().copied());
+        all.map(|name| json!({"name": name, "image": CONTAINER, "resources": resources})).collect()
     };
     let host_process = json!({"windowsOptions": {"hostProcess": true, "runAsUserName": "NT AUTHORITY\\SYSTEM"}});
     let amounts = json!({"cpu": "4", "memory": "8Gi"});

@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::decision::Failure;
 use super::patch::{VOLUMES, containers, elements};
 use super::placement::Placement;
+use super::volumes::is_claim;
 use crate::api::reasons::Reason;
 use crate::core::base::lists::List;
 
@@ -20,7 +21,7 @@ type OfASidecar = fn(&Made<'_>, &Member<'_>) -> Option<String>;
 type OfAPod = fn(&Made<'_>) -> Option<(usize, String)>;
 
 /// By the name of the rule in `k8s.io/kubernetes/pkg/apis/core/validation`.
-const OF_A_SIDECAR: [(&str, OfASidecar); 10] = [
+const OF_A_SIDECAR: [(&str, OfASidecar); 11] = [
     ("validateSleepAction", sleeps_longer_than_the_pod_may),
     ("validateResizePolicy", restarts_in_a_pod_that_never_does),
     ("validateResourceClaimNames", uses_a_claim_that_the_pod_has_not),
@@ -29,6 +30,7 @@ const OF_A_SIDECAR: [(&str, OfASidecar); 10] = [
     ("validateWindowsHostProcessPod", is_no_host_process_as_the_others),
     ("ValidateSecurityContext", unmasks_proc_without_a_user_namespace),
     ("validateHostUsers", has_a_device_in_a_user_namespace),
+    ("ValidateVolumeDevices", has_a_device_that_is_no_claim),
     ("validateSeccompAnnotationsAndFields, validateAppArmorAnnotationsAndFieldsMatchOnCreate", has_another_profile),
     // Of the kubelet, in `pkg/kubelet/kuberuntime`: the container is not started.
     ("verifyRunAsNonRoot", is_root_where_nobody_may_be),
@@ -253,6 +255,17 @@ fn has_a_device_in_a_user_namespace(made: &Made<'_>, sidecar: &Member<'_>) -> Op
     (made.pod["spec"]["hostUsers"] == false).then(|| {
         format!("volumeDevices has {}, and hostUsers of the pod is false: take one of the two away", device["name"])
     })
+}
+
+/// A volume of the set's own would be refused with the set.
+fn has_a_device_that_is_no_claim(made: &Made<'_>, sidecar: &Member<'_>) -> Option<String> {
+    let is_claim = |volume: &Value| is_claim(volume) || volume["ephemeral"].is_object();
+    let mut devices = elements(sidecar.json, &["volumeDevices"]).map(|device| &device["name"]);
+    let other = devices
+        .find(|name| elements(made.pod, &VOLUMES).any(|volume| volume["name"] == **name && !is_claim(volume)))?;
+    Some(format!(
+        "volumeDevices has {other}, and the pod's volume of that name is no claim: mount it, or leave the pod out of the set's selector"
+    ))
 }
 
 fn has_another_profile(made: &Made<'_>, sidecar: &Member<'_>) -> Option<String> {

@@ -48,6 +48,23 @@ fn a_pod_without_the_volume_gets_the_sets_or_no_sidecars() {
     assert_eq!((injection.patch.is_empty(), injection.refused), (true, None));
 }
 
+/// `ValidateVolumeDevices`
+#[test]
+fn a_device_must_be_a_claim_of_the_pod() {
+    let agent = json!({"name": "agent", "image": "a", "volumeDevices": [{"name": "data", "devicePath": "/dev/data"}]});
+    let sets = sets([compile("s", json!({"containers": [agent], "podVolumes": [{"name": "data"}]}))]);
+    for (source, expected) in [
+        (json!({"persistentVolumeClaim": {"claimName": "c"}}), Reason::Injected),
+        (json!({"ephemeral": {"volumeClaimTemplate": {"spec": {}}}}), Reason::Injected),
+        (json!({"emptyDir": {}}), Reason::PodConflict),
+        (json!({"hostPath": {"path": "/dev/data"}}), Reason::PodConflict),
+    ] {
+        let mut volume = source.clone();
+        volume["name"] = json!("data");
+        assert_eq!(reasons(&run(&sets, &with_volumes(&json!([volume])))), [("s", expected)], "{source}");
+    }
+}
+
 #[test]
 fn what_another_set_brings_is_not_the_pods() {
     let other = compile(
