@@ -160,7 +160,7 @@ impl Webhook {
         let served = Served { complete: true, sets, ..Served::default() };
         let (_, served) = watch::channel(Arc::new(served));
         let pods = alone::pods(served.clone());
-        Self { router: sidecarset::webhook::router(pods, served) }
+        Self { router: sidecarset::webhook::router(pods, served, sidecarset::webhook::provisional::channel().0) }
     }
 
     /// Sends a review; the length of the answer.

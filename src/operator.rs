@@ -36,6 +36,7 @@ use crate::runtime::namespaces::Namespaces;
 use crate::runtime::vital::Vital;
 use crate::runtime::{probe, telemetry};
 use crate::webhook::pod::{Large, Pods};
+use crate::webhook::provisional::{self, InVain};
 use crate::webhook::registration::{IN_CLUSTER, LOCAL, Registration, unregister};
 use crate::webhook::tls::{CertificateSource, SelfSigned};
 use crate::{controller, webhook};
@@ -106,9 +107,10 @@ async fn run(args: &RunArgs) -> Result<()> {
         let _there = vital.enter();
         leader::spawn(clients.lease.clone(), lease, last.clone())
     };
-    let (namespaces, (registered, registered_version)) = (Namespaces::default(), watch::channel(0));
+    let (namespaces, (registered, registered_version)) = (Namespaces::default(), watch::channel(Arc::default()));
     let (cache, served) = Cache::new(allowed(args, &clients).await, namespaces.clone(), registered_version);
 
+    let (announcer, announcements) = provisional::channel();
     let pods = Pods {
         served: served.clone(),
         namespaces,
@@ -117,10 +119,11 @@ async fn run(args: &RunArgs) -> Result<()> {
         metrics: metrics.clone(),
         events: events.clone(),
         large: Large::default(),
+        in_vain: InVain::default(),
     };
     let webhook = Service {
         purpose: "webhook",
-        router: webhook::router(pods, served.clone()),
+        router: webhook::router(pods, served.clone(), announcer),
         tls: Some(tls.server_config),
         stop: readiness.clone().stop(parts.clone(), if args.local { Duration::ZERO } else { DRAIN_DELAY }),
         drain: DRAIN,
@@ -143,6 +146,7 @@ async fn run(args: &RunArgs) -> Result<()> {
         leadership: leadership.clone(),
         registered,
     };
+    let mut provisionals = tokio::spawn(registration.provisionals(announcements).run());
     let mut registration = tokio::spawn(registration.run(parts.clone()));
     let settings = Settings {
         namespace: args.namespace.clone(),
@@ -166,6 +170,7 @@ async fn run(args: &RunArgs) -> Result<()> {
         _ = &mut election => Some("the leader election"),
         _ = &mut webhook_server => Some("the webhook server"),
         _ = &mut registration => Some("the registration"),
+        _ = &mut provisionals => Some("the provisional registration"),
         _ = &mut controller => Some("the controller"),
         _ = &mut health_server => Some("the health server"),
     };
@@ -175,6 +180,7 @@ async fn run(args: &RunArgs) -> Result<()> {
     finish(registration).await;
     finish(controller).await;
     if args.local {
+        provisionals.abort();
         unregister(&clients.call, LOCAL).await;
     }
     finish(webhook_server).await;

@@ -7,6 +7,7 @@ mod alone;
 mod fuzz;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
@@ -20,6 +21,7 @@ use sidecarset::core::revision::History;
 use sidecarset::runtime::metrics::Metrics;
 use sidecarset::webhook::pod::Pods;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tower::ServiceExt;
 
 /// Version of the sets that the served state has seen.
@@ -64,7 +66,11 @@ fn webhook_of(sets: &[SidecarSet]) -> Webhook {
     let (sender, receiver) = watch::channel(Arc::new(served(sets)));
     let pods = Pods { excluded: Arc::from(["sidecarset-system".to_owned()]), ..alone::pods(receiver.clone()) };
     let metrics = pods.metrics.clone();
-    Webhook { router: sidecarset::webhook::router(pods, receiver), sender, metrics }
+    Webhook {
+        router: sidecarset::webhook::router(pods, receiver, sidecarset::webhook::provisional::channel().0),
+        sender,
+        metrics,
+    }
 }
 
 impl Webhook {
@@ -139,6 +145,50 @@ async fn a_replica_that_is_behind_waits_and_then_gives_up() {
         webhook.sender.send_replace(newer);
     });
     assert_eq!(answer.0, StatusCode::OK);
+}
+
+/// A review of a pod for an entry of the second generation of a set, and the time that the answer took.
+async fn review_provisionally(webhook: &Webhook, set: &str) -> (Value, Duration) {
+    let review = json!({"request": {"uid": "u", "namespace": "default", "object": pod()}}).to_string();
+    let started = Instant::now();
+    let (status, answer) = webhook.post(&format!("/mutate-pods/provisional/{set}/uid-1/2/1800000000"), review).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    (answer["response"].clone(), started.elapsed())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_waits_for_a_set_that_is_about_to_be_stored() {
+    let webhook = webhook_of(&[]);
+    let stored = |generation: i64| {
+        let mut set = set("Fail");
+        (set.metadata.uid, set.metadata.generation) = (Some("uid-1".into()), Some(generation));
+        Arc::new(served(&[set]))
+    };
+    let ((response, _), ()) = tokio::join!(review_provisionally(&webhook, "logs"), async {
+        for generation in [1, 2] {
+            tokio::task::yield_now().await;
+            webhook.sender.send_replace(stored(generation));
+        }
+    });
+    assert_eq!(response["warnings"], json!([]));
+    assert_eq!(patched(pod(), &json!({"response": response}))["spec"]["containers"][0]["name"], "agent");
+}
+
+#[tokio::test(start_paused = true)]
+async fn sets_that_are_never_stored_keep_no_pod_from_being_created_nor_for_long() {
+    let webhook = webhook_of(&[]);
+    let second = Duration::from_secs(1);
+    for (set, waits) in [("a", true), ("a", false), ("b", true), ("c", true), ("d", false), ("e", false)] {
+        let (response, took) = review_provisionally(&webhook, set).await;
+        assert_eq!((&response["allowed"], &response["patch"]), (&json!(true), &Value::Null));
+        let warning = format!("SidecarSet {set:?} is not injected as it was announced: it is not stored");
+        assert_eq!(response["warnings"], json!([warning]));
+        assert_eq!(took >= second, waits, "{set}: {took:?}");
+    }
+    tokio::time::advance(Duration::from_secs(31)).await;
+    let (_, first) = review_provisionally(&webhook, "a").await;
+    let (_, again) = review_provisionally(&webhook, "a").await;
+    assert!(first >= second && again < second, "{first:?} {again:?}");
 }
 
 #[tokio::test]

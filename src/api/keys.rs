@@ -35,6 +35,9 @@ pub(crate) const PULLS_FOR: &str = "sidecarset.dev/pulls-for";
 /// Label on such a pod: the hash of the revision that has the images.
 pub(crate) const PULLS_REVISION: &str = "sidecarset.dev/pulls-revision";
 
+/// Label on a pod that is never stored: the set whose registration it tries out.
+pub(crate) const PROBE: &str = "sidecarset.dev/probe";
+
 /// Label on a `ControllerRevision`: `spec.customVersion` of the set when it had this template.
 pub(crate) const CUSTOM_VERSION: &str = "sidecarset.dev/custom-version";
 

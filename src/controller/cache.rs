@@ -22,8 +22,8 @@ pub(crate) struct Cache {
     served: Arc<watch::Sender<Arc<Served>>>,
     allowed: Arc<Allowed>,
     pub(super) namespaces: Namespaces,
-    /// Version of the sets that the webhook registration stands for; 0 while there is none.
-    pub(super) registered: watch::Receiver<u64>,
+    /// The sets that the webhook registration stands for; of version 0 while there is none.
+    pub(super) registered: watch::Receiver<Arc<Served>>,
 }
 
 #[derive(Debug, Default)]
@@ -56,7 +56,7 @@ impl Cache {
     pub(crate) fn new(
         allowed: Allowed,
         namespaces: Namespaces,
-        registered: watch::Receiver<u64>,
+        registered: watch::Receiver<Arc<Served>>,
     ) -> (Self, watch::Receiver<Arc<Served>>) {
         let (sender, receiver) = watch::channel(Arc::default());
         let (served, allowed) = (Arc::new(sender), Arc::new(allowed));
@@ -69,7 +69,7 @@ impl Cache {
 
     /// The webhook gets requests for what the set selects now.
     pub(super) fn is_registered(&self, set: &str) -> bool {
-        self.known(set, |known| *self.registered.borrow() >= known.spec_version) == Some(true)
+        self.known(set, |known| self.registered.borrow().version >= known.spec_version) == Some(true)
     }
 
     pub(crate) fn set(&self, name: &str) -> Option<Arc<SidecarSet>> {
@@ -334,7 +334,7 @@ mod tests {
             }))
             .unwrap()
         };
-        let (cache, _served) = Cache::new(Allowed::default(), Namespaces::default(), watch::channel(0).1);
+        let (cache, _served) = Cache::new(Allowed::default(), Namespaces::default(), watch::channel(Arc::default()).1);
         let hash = Template::of(&set("mesh", 1, &json!({})).spec).hash(0);
         let object = name("mesh", &hash);
         assert!(cache.apply_revision(&revision(&object, "a", "agent:1")).is_some());
@@ -345,7 +345,7 @@ mod tests {
 
     #[test]
     fn what_the_api_server_refuses_is_left_out_where_failures_are_ignored() {
-        let (cache, served) = Cache::new(Allowed::default(), Namespaces::default(), watch::channel(0).1);
+        let (cache, served) = Cache::new(Allowed::default(), Namespaces::default(), watch::channel(Arc::default()).1);
         let mut version = 0;
         let mut is_served = |policy: &str, observed: i64| {
             version += 1;
@@ -366,7 +366,7 @@ mod tests {
 
     #[test]
     fn a_set_that_becomes_a_canary_is_compiled_again() {
-        let (cache, served) = Cache::new(Allowed::default(), Namespaces::default(), watch::channel(0).1);
+        let (cache, served) = Cache::new(Allowed::default(), Namespaces::default(), watch::channel(Arc::default()).1);
         cache.apply_set(set("mesh", 1, &json!({})));
         cache.apply_set(set("next", 2, &json!({})));
         cache.sets_listed(&["mesh".to_owned(), "next".to_owned()].into());

@@ -142,7 +142,7 @@ mod tests {
         let ended = CancellationToken::new();
         ended.cancel();
         let (leadership, _) = leader::spawn(client.clone(), LeaseParams::new("system", "lease", "me"), ended.clone());
-        let (cache, _) = Cache::new(Allowed::default(), Namespaces::default(), watch::channel(0).1);
+        let (cache, _) = Cache::new(Allowed::default(), Namespaces::default(), watch::channel(Arc::default()).1);
         for set in 0..sets {
             cache.apply_set(
                 serde_json::from_value(json!({

@@ -106,8 +106,8 @@ fn refuses(status: &Status) -> bool {
     }
 }
 
-/// `user`: as whom, if not as the operator.
-async fn create(client: &Client, namespace: &str, user: Option<&str>, pod: &Value) -> kube::Result<Value> {
+/// Creates a pod, but for storing it. `user`: as whom, if not as the operator.
+pub(crate) async fn create(client: &Client, namespace: &str, user: Option<&str>, pod: &Value) -> kube::Result<Value> {
     let path = format!("/api/v1/namespaces/{namespace}/pods?dryRun=All&fieldValidation=Strict");
     let mut request = Request::post(path).header("content-type", "application/json");
     if let Some(user) = user {

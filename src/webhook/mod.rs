@@ -2,6 +2,7 @@
 
 mod limits;
 pub mod pod;
+pub mod provisional;
 mod raw_pod;
 pub(crate) mod registration;
 mod set;
@@ -14,13 +15,16 @@ use axum::routing::post;
 use tokio::sync::watch;
 
 use crate::core::inject::Served;
+use crate::core::registration::provisional::{PROBE_PATH, Provisional};
 use crate::core::registration::{POD_PATH, SET_PATH};
 
 /// The routes of both webhooks.
-pub fn router(pods: pod::Pods, served: watch::Receiver<Arc<Served>>) -> Router {
-    let sets = set::Sets { served, client: pods.client.clone() };
+pub fn router(pods: pod::Pods, served: watch::Receiver<Arc<Served>>, announcer: provisional::Announcer) -> Router {
+    let sets = set::Sets { served, client: pods.client.clone(), announcer };
     let router = Router::new()
-        .route(&format!("{POD_PATH}/{{version}}"), post(pod::mutate).with_state(pods))
+        .route(&format!("{POD_PATH}/{{version}}"), post(pod::mutate).with_state(pods.clone()))
+        .route(&Provisional::route(), post(pod::mutate_provisionally).with_state(pods))
+        .route(PROBE_PATH, post(pod::probe))
         .route(SET_PATH, post(set::check).with_state(sets));
     limits::limited(router)
 }

@@ -21,10 +21,12 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout};
 
 use super::limits::LARGE;
+use super::provisional::InVain;
 use super::raw_pod::{MAX_VALUES, RawPod};
 use crate::api::SidecarSet;
 use crate::api::reasons::Reason;
 use crate::core::inject::{Injection, Outcome, Request, Served, inject};
+use crate::core::registration::provisional::Provisional;
 use crate::runtime::call::{CallError, until};
 use crate::runtime::events::{Events, Note};
 use crate::runtime::metrics::Metrics;
@@ -56,6 +58,8 @@ pub struct Pods {
     pub events: Events,
     /// Large reviews that are decided at a time.
     pub large: Large,
+    /// Sets that were announced and did not come.
+    pub in_vain: InVain,
 }
 
 /// Room for the decisions of large reviews, on threads of their own: small ones need not wait for them. Clones share it.
@@ -81,7 +85,7 @@ pub(super) struct ReviewRequest<T> {
     #[serde(default)]
     namespace: String,
     #[serde(default)]
-    dry_run: bool,
+    pub(super) dry_run: bool,
     pub(super) object: T,
     #[serde(default = "Option::default")]
     pub(super) old_object: Option<T>,
@@ -97,8 +101,8 @@ pub(crate) enum Error {
     #[error("the pod has more than {MAX_VALUES} values: too many to be looked at")]
     TooManyValues,
     /// This replica has not seen all sets that are registered.
-    #[error("this replica has not seen version {wanted} of the SidecarSets yet")]
-    Behind { wanted: u64 },
+    #[error("this replica has not seen {0} yet")]
+    Behind(String),
     #[error(transparent)]
     Namespace(#[from] CallError),
 }
@@ -108,7 +112,7 @@ impl axum::response::IntoResponse for Error {
         let status = match self {
             Self::Body(_) => StatusCode::BAD_REQUEST,
             Self::TooManyValues => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::Behind { .. } | Self::Namespace(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Behind(_) | Self::Namespace(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
         tracing::warn!(error = %self, "a pod is not reviewed");
         (status, self.to_string()).into_response()
@@ -122,13 +126,51 @@ pub(crate) async fn mutate(
     body: Bytes,
 ) -> Result<Json<Value>, Error> {
     let started = Instant::now();
+    let served = caught_up(&pods, CATCH_UP, |served| served.seen >= version).await;
+    let served = served.ok_or_else(|| Error::Behind(format!("version {version} of the SidecarSets")))?;
+    answered(pods, served, body, None, started).await
+}
+
+/// `POST /mutate-pods/provisional/…`. A set that is not stored refuses nobody.
+pub(crate) async fn mutate_provisionally(
+    State(pods): State<Pods>,
+    Path(provisional): Path<Provisional>,
+    body: Bytes,
+) -> Result<Json<Value>, Error> {
+    let started = Instant::now();
+    let wait = if pods.in_vain.is_hopeless(&provisional) { Duration::ZERO } else { CATCH_UP };
+    if let Some(served) = caught_up(&pods, wait, |served| provisional.is_known(served)).await {
+        return answered(pods, served, body, None, started).await;
+    }
+    pods.in_vain.remember(&provisional);
+    let served = Arc::clone(&pods.served.borrow());
+    if !served.complete {
+        return Err(Error::Behind("all SidecarSets".to_owned()));
+    }
+    let warning = format!("SidecarSet {:?} is not injected as it was announced: it is not stored", provisional.set);
+    answered(pods, served, body, Some(warning), started).await
+}
+
+/// `POST /mutate-pods/probe`: says no, so that the one who asks knows that he is asked about.
+pub(crate) async fn probe(body: Bytes) -> Result<Json<Value>, Error> {
+    let Review { request } = serde_json::from_slice::<Review<IgnoredAny>>(&body)?;
+    let status = json!({"message": "the registration is in effect"});
+    Ok(Json(review(json!({"uid": request.uid, "allowed": false, "status": status}))))
+}
+
+async fn answered(
+    pods: Pods,
+    served: Arc<Served>,
+    body: Bytes,
+    warning: Option<String>,
+    started: Instant,
+) -> Result<Json<Value>, Error> {
     // The pod is read last: while this waits for others, all that is held is the body.
     let Review { request } = serde_json::from_slice::<Review<IgnoredAny>>(&body)?;
-    let served = caught_up(pods.served.clone(), version).await?;
     let labels = namespace_labels(&pods, &request.namespace).await?;
     let (large, duration) = (pods.large.clone(), pods.metrics.injection_duration.clone());
     let is_large = body.len() > LARGE;
-    let decide = move || decide(&pods, &served, &labels, &body);
+    let decide = move || decide(&pods, &served, &labels, &body, warning);
     let answer = if is_large { large.run(decide).await } else { decide() };
     duration.observe(started.elapsed().as_secs_f64());
     answer.map(Json)
@@ -144,7 +186,13 @@ impl Large {
     }
 }
 
-fn decide(pods: &Pods, served: &Served, labels: &BTreeMap<String, String>, body: &[u8]) -> Result<Value, Error> {
+fn decide(
+    pods: &Pods,
+    served: &Served,
+    labels: &BTreeMap<String, String>,
+    body: &[u8],
+    warning: Option<String>,
+) -> Result<Value, Error> {
     let Review { request } = serde_json::from_slice::<Review<RawPod>>(body)?;
     let pod = request.object.0.as_ref().ok_or(Error::TooManyValues)?;
     let asked = Request { pod, namespace: &request.namespace, namespace_labels: labels, excluded: &pods.excluded };
@@ -156,15 +204,16 @@ fn decide(pods: &Pods, served: &Served, labels: &BTreeMap<String, String>, body:
             tell_owner(&pods.events, pod, &request.namespace, outcome);
         }
     }
-    Ok(answer(&request.uid, &injection))
+    let warnings = injection.outcomes.iter().flat_map(|outcome| warnings_of(outcome, &injection));
+    let warnings: Vec<String> = warning.into_iter().chain(warnings).collect();
+    Ok(answer(&request.uid, &injection, &warnings))
 }
 
-/// The sets, at least as new as the registration.
-async fn caught_up(mut served: watch::Receiver<Arc<Served>>, version: u64) -> Result<Arc<Served>, Error> {
-    match timeout(CATCH_UP, served.wait_for(|served| served.seen >= version)).await {
-        Ok(Ok(served)) => Ok(Arc::clone(&served)),
-        _ => Err(Error::Behind { wanted: version }),
-    }
+/// The sets, when they are as new as is needed.
+async fn caught_up(pods: &Pods, wait: Duration, is_new: impl Fn(&Served) -> bool) -> Option<Arc<Served>> {
+    let mut served = pods.served.clone();
+    let served = timeout(wait, served.wait_for(|served| is_new(served))).await.ok()?;
+    Some(Arc::clone(&*served.ok()?))
 }
 
 async fn namespace_labels(pods: &Pods, name: &str) -> Result<Arc<BTreeMap<String, String>>, Error> {
@@ -202,7 +251,7 @@ fn tell_owner(events: &Events, pod: &Value, namespace: &str, outcome: &Outcome) 
 
 /// What people should know. That all went well is said by the metric and the audit annotation only: a warning for it
 /// would teach them not to read warnings.
-fn warnings(outcome: &Outcome, injection: &Injection) -> Vec<String> {
+fn warnings_of(outcome: &Outcome, injection: &Injection) -> Vec<String> {
     let Outcome { set, reason, message, notes } = outcome;
     match reason {
         // The refusal says it all.
@@ -215,8 +264,7 @@ fn warnings(outcome: &Outcome, injection: &Injection) -> Vec<String> {
     }
 }
 
-fn answer(uid: &str, injection: &Injection) -> Value {
-    let warnings: Vec<String> = injection.outcomes.iter().flat_map(|outcome| warnings(outcome, injection)).collect();
+fn answer(uid: &str, injection: &Injection, warnings: &[String]) -> Value {
     let audit = injection.outcomes.iter().map(|outcome| format!("{}={}", outcome.set, outcome.reason));
     let audit = audit.collect::<Vec<_>>().join(",");
     let mut response = json!({"uid": uid, "allowed": injection.refused.is_none(), "warnings": warnings});

@@ -6,10 +6,11 @@ use std::time::Duration;
 use k8s_openapi::api::admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration};
 use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::{Api, Client};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use super::provisional::{Announcement, Provisionals};
 use crate::api::keys;
 use crate::core::inject::Served;
 use crate::core::registration::{Params, pod_webhooks, set_webhook};
@@ -24,18 +25,25 @@ const RETRY: Duration = Duration::from_secs(1);
 
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Names of the two configuration objects.
+/// Names of the configuration objects.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Names {
     pods: &'static str,
+    /// The apiserver asks in the order of these names.
+    provisional: &'static str,
     sets: &'static str,
 }
 
 /// Of an operator in the cluster.
-pub(crate) const IN_CLUSTER: Names = Names { pods: "sidecarset-pods", sets: "sidecarset-sets" };
+pub(crate) const IN_CLUSTER: Names =
+    Names { pods: "sidecarset-pods", provisional: "sidecarset-pods-provisional", sets: "sidecarset-sets" };
 
 /// Of one outside, which removes them when it stops.
-pub(crate) const LOCAL: Names = Names { pods: "sidecarset-pods-local", sets: "sidecarset-sets-local" };
+pub(crate) const LOCAL: Names = Names {
+    pods: "sidecarset-pods-local",
+    provisional: "sidecarset-pods-provisional-local",
+    sets: "sidecarset-sets-local",
+};
 
 pub(crate) struct Registration {
     pub(crate) client: Client,
@@ -46,14 +54,25 @@ pub(crate) struct Registration {
     pub(crate) ca_bundle: watch::Receiver<Vec<u8>>,
     pub(crate) served: watch::Receiver<Arc<Served>>,
     pub(crate) leadership: Leadership,
-    /// Receives the version of the sets that is registered; 0 for none.
-    pub(crate) registered: watch::Sender<u64>,
+    /// Receives the sets that are registered; of version 0 for none.
+    pub(crate) registered: watch::Sender<Arc<Served>>,
 }
 
 /// What was last written, with which CA bundle, and when.
 type Written = (Arc<Served>, Vec<u8>, Instant);
 
 impl Registration {
+    /// For the sets that are not among those which this registers yet.
+    pub(crate) fn provisionals(&self, announcements: mpsc::Receiver<Announcement>) -> Provisionals {
+        Provisionals {
+            client: self.client.clone(),
+            params: Params { name: self.names.provisional.to_owned(), ..self.params.clone() },
+            ca_bundle: self.ca_bundle.clone(),
+            registered: self.registered.subscribe(),
+            announcements,
+        }
+    }
+
     /// Runs until `shutdown`.
     pub(crate) async fn run(mut self, shutdown: CancellationToken) {
         let mut leadership = self.leadership.subscribe();
@@ -91,13 +110,14 @@ impl Registration {
             tracing::warn!(%error, "the webhooks are not registered");
             return RETRY;
         }
-        self.registered.send_if_modified(|version| std::mem::replace(version, served.version) != served.version);
+        self.registered
+            .send_if_modified(|known| std::mem::replace(known, Arc::clone(&served)).version != served.version);
         *written = Some((served, ca_bundle, Instant::now()));
         REAPPLY
     }
 
     async fn apply(&self, served: &Served) -> Result<(), CallError> {
-        let Names { pods, sets } = self.names;
+        let Names { pods, sets, .. } = self.names;
         let params = |name: &str| Params { name: name.to_owned(), ..self.params.clone() };
         let apply = PatchParams::apply(keys::MANAGER).force();
         let api: Api<ValidatingWebhookConfiguration> = Api::all(self.client.clone());
@@ -124,13 +144,15 @@ impl Registration {
     }
 }
 
-/// Removes both configurations: an operator outside the cluster that stops must not leave a webhook that nobody answers.
+/// Removes all configurations: an operator outside the cluster that stops must not leave a webhook that nobody answers.
 pub(crate) async fn unregister(client: &Client, names: Names) {
     let pods: Api<MutatingWebhookConfiguration> = Api::all(client.clone());
     let sets: Api<ValidatingWebhookConfiguration> = Api::all(client.clone());
     let params = DeleteParams::default();
-    let (pods, sets) = tokio::join!(pods.delete(names.pods, &params), sets.delete(names.sets, &params));
-    for (name, result) in [(names.pods, pods.map(drop)), (names.sets, sets.map(drop))] {
+    let Names { pods: all, provisional: new, sets: checks } = names;
+    let deletions = (pods.delete(all, &params), pods.delete(new, &params), sets.delete(checks, &params));
+    let deleted = tokio::join!(deletions.0, deletions.1, deletions.2);
+    for (name, result) in [(all, deleted.0.map(drop)), (new, deleted.1.map(drop)), (checks, deleted.2.map(drop))] {
         match result {
             Ok(()) => tracing::info!(name, "the webhooks are unregistered"),
             Err(kube::Error::Api(status)) if status.is_not_found() => {}

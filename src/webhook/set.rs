@@ -13,9 +13,11 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::pod::{Review, review};
+use super::provisional::Announcer;
 use crate::api::SidecarSet;
 use crate::api::validate::{FieldError, Problems, ValidSidecarSet, conflicts, validate_with};
 use crate::core::inject::{Served, unknown_revision};
+use crate::core::registration::provisional::selects_others;
 use crate::runtime::dry_run;
 
 /// How long a set that this one needs may take to be seen: `kubectl apply` writes both within milliseconds.
@@ -26,11 +28,12 @@ const CATCH_UP: Duration = Duration::from_millis(500);
 pub(crate) struct Sets {
     pub(crate) served: watch::Receiver<Arc<Served>>,
     pub(crate) client: Client,
+    pub(crate) announcer: Announcer,
 }
 
 /// `POST /validate-sidecarsets`.
 pub(crate) async fn check(
-    State(Sets { mut served, client }): State<Sets>,
+    State(Sets { mut served, client, announcer }): State<Sets>,
     body: Bytes,
 ) -> Result<Json<Value>, (StatusCode, String)> {
     let Review { request } = serde_json::from_slice::<Review<SidecarSet>>(&body)
@@ -50,6 +53,9 @@ pub(crate) async fn check(
                 let Problems { errors, warnings } = dry_run::problems(&client, &valid, old.as_ref()).await;
                 problems.errors = errors;
                 problems.warnings.extend(warnings);
+            }
+            if problems.errors.is_empty() && !request.dry_run && selects_others(&valid, old.as_ref()) {
+                problems.warnings.extend(announcer.announce(&valid).await.err());
             }
             problems
         }
@@ -125,7 +131,9 @@ mod tests {
         // Nobody answers there.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = Client::try_from(kube::Config::new("http://127.0.0.1:1".parse().unwrap())).unwrap();
-        check(State(Sets { served, client }), Bytes::from(review.to_string())).await.unwrap().0["response"].clone()
+        let announcer = crate::webhook::provisional::channel().0;
+        check(State(Sets { served, client, announcer }), Bytes::from(review.to_string())).await.unwrap().0["response"]
+            .clone()
     }
 
     #[tokio::test]

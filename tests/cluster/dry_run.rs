@@ -162,7 +162,10 @@ async fn where_no_dry_run_can_be_made_a_set_is_accepted_until_one_can() {
     set["spec"]["containers"][0]["terminationMessagePolicy"] = json!("file");
     let answer = post(&world.client, SETS, &set).await;
     let warning = "the API server has not checked the sidecars: namespaces \"sidecarset-dry-run\" not found";
-    assert_eq!((answer.code, answer.warnings), (201, vec![warning.to_owned()]), "{}", answer.body["message"]);
+    // Nor can it try whether the pods of the set are registered.
+    let unsure = "pods that are created in this moment may miss the sidecars: the API server has not taken note of the selector yet";
+    let warnings = vec![warning.to_owned(), unsure.to_owned()];
+    assert_eq!((answer.code, answer.warnings), (201, warnings), "{}", answer.body["message"]);
     let message = |set: &SidecarSet| find(set, "InjectionReady").map(|it| it.message.clone()).unwrap_or_default();
     let is_ready = |set: &SidecarSet| condition(set, "InjectionReady") == "True";
     let ready = world.until_set("it is served", is_ready).await;

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::common::eventually;
 use crate::common::operator::Operator;
-use crate::common::raw::{documents, kubectl, repository, until_crd_is_served};
+use crate::common::raw::{documents, kubectl, post, repository, until_crd_is_served};
 use crate::common::world::{World, condition, container_image, is_ready, names};
 
 const NAMESPACE: &str = "sidecarset-system";
@@ -62,6 +62,8 @@ async fn the_operator_needs_no_more_than_its_service_account_may() {
     let revisions: Api<ControllerRevision> = Api::namespaced(world.client.clone(), NAMESPACE);
     assert!(revisions.get_opt(&format!("in-cluster-{revision}")).await.unwrap().is_some());
 
+    announced(&world, &operator).await;
+
     // As the webhook would have made it.
     let injected = json!({
         "metadata": {
@@ -89,6 +91,14 @@ async fn the_operator_needs_no_more_than_its_service_account_may() {
         })
         .await;
     assert_ne!(set.status.unwrap().update_revision.unwrap(), revision);
+    let provisional: Api<MutatingWebhookConfiguration> = Api::all(world.client.clone());
+    eventually("what was announced is registered", async || {
+        match provisional.get_opt("sidecarset-pods-provisional").await.unwrap() {
+            None => Ok(()),
+            left => Err(left),
+        }
+    })
+    .await;
     assert_eq!(container_image(&pods.get("app").await.unwrap(), "agent"), "agent:v2");
 
     // History beyond its limit is removed.
@@ -184,6 +194,20 @@ async fn registered(world: &World) {
         assert!(client["service"]["path"].as_str().unwrap().starts_with(path), "{client}");
         assert!(client["url"].is_null() && client["caBundle"].is_string(), "{client}");
     }
+}
+
+/// The webhook on sets is asked about the set as if it were new.
+async fn announced(world: &World, operator: &Operator) {
+    let set = world.sets().get(&world.name).await.unwrap();
+    let review = json!({"request": {"uid": "u", "operation": "CREATE", "object": set}});
+    let answer = post(&operator.webhook(), "/validate-sidecarsets", &review).await.accepted();
+    assert_eq!(answer["response"]["allowed"], true, "{answer}");
+    let configurations: Api<MutatingWebhookConfiguration> = Api::all(world.client.clone());
+    let configuration = json!(configurations.get("sidecarset-pods-provisional").await.unwrap());
+    assert_eq!(configuration["metadata"]["ownerReferences"][0]["name"], json!(NAMESPACE));
+    let service = &configuration["webhooks"][0]["clientConfig"]["service"];
+    let path = service["path"].as_str().unwrap();
+    assert!(path.starts_with("/mutate-pods/provisional/in-cluster/") && service["port"] == 443, "{service}");
 }
 
 /// Least privilege.

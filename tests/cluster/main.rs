@@ -31,5 +31,6 @@ mod robust;
 mod rollout;
 mod samples;
 mod spellings;
+mod together;
 mod uninjected;
 mod validation;

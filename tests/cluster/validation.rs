@@ -85,7 +85,7 @@ async fn risky_input_is_accepted_with_a_warning() {
 #[tokio::test]
 async fn pausing_is_never_refused_and_the_controller_says_what_is_wrong() {
     let world = World::shared("validation-paused").await;
-    post(&world.client, SETS, &invalid(&world, json!({"paused": true}))).await.accepted();
+    world.apply_unchecked(&invalid(&world, json!({"paused": true}))).await;
     let set = world.until_set("the controller reports it", |set| condition(set, "Stalled") == "True").await;
     assert_eq!((reason(&set, "Stalled"), reason(&set, "Ready")), ("InvalidSpec".into(), "InvalidSpec".into()));
     assert_eq!((condition(&set, "Ready"), condition(&set, "InjectionReady")), ("False".into(), "False".into()));
@@ -113,7 +113,7 @@ async fn what_was_wrong_before_a_change_is_a_warning_and_metadata_is_not_asked_a
     // Paused, so that nobody looks: now the first set conflicts with it.
     let mut second = world.set("agent:v1", json!({"paused": true}));
     second["metadata"]["name"] = json!(other);
-    post(&world.client, SETS, &second).await.accepted();
+    world.apply_unchecked(&second).await;
     let path = format!("{SETS}/{}", world.name);
     let spec = json!({"spec": {"customVersion": "2"}});
     crate::common::eventually("the webhook knows the second set", async || {

@@ -9,6 +9,7 @@ use sidecarset::runtime::events::Events;
 use sidecarset::runtime::metrics::Metrics;
 use sidecarset::runtime::namespaces::Namespaces;
 use sidecarset::webhook::pod::{Large, Pods};
+use sidecarset::webhook::provisional::InVain;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -28,5 +29,6 @@ pub fn pods(served: watch::Receiver<Arc<Served>>) -> Pods {
         metrics: Metrics::new(),
         events: Events::start(client, "test".to_owned(), CancellationToken::new()),
         large: Large::default(),
+        in_vain: InVain::default(),
     }
 }

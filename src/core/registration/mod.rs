@@ -3,6 +3,7 @@
 
 mod condition;
 mod entries;
+pub(crate) mod provisional;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -82,15 +83,16 @@ impl Params {
 /// see [`super::inject::Served`].
 pub(crate) fn pod_webhooks(sets: &CompiledSets, version: u64, params: &Params) -> Option<MutatingWebhookConfiguration> {
     let entries = entries(sets);
-    let webhooks = entries.iter().zip(names(&entries)).map(|(entry, name)| pod_webhook(entry, name, version, params));
+    let path = format!("{POD_PATH}/{version}");
+    let webhooks = entries.iter().zip(names(&entries)).map(|(entry, name)| pod_webhook(entry, name, &path, params));
     let webhooks = Some(webhooks.collect()).filter(|webhooks: &Vec<_>| !webhooks.is_empty())?;
     Some(MutatingWebhookConfiguration { metadata: params.metadata(), webhooks: Some(webhooks) })
 }
 
-/// The configuration for sets. It never stands in the way of an emergency: failures are ignored, and a set that is
-/// being paused is not asked about.
+/// The configuration for sets. It never stands in the way of an emergency: failures are ignored, and an update that
+/// leaves a set paused is not asked about.
 pub(crate) fn set_webhook(params: &Params) -> ValidatingWebhookConfiguration {
-    let not_paused = "!(has(object.spec.updateStrategy) && has(object.spec.updateStrategy.paused) && object.spec.updateStrategy.paused)";
+    let not_paused = "request.operation == 'CREATE' || !(has(object.spec.updateStrategy) && has(object.spec.updateStrategy.paused) && object.spec.updateStrategy.paused)";
     let webhook = ValidatingWebhook {
         name: "sets.sidecarset.dev".to_owned(),
         admission_review_versions: vec!["v1".to_owned()],
@@ -98,7 +100,8 @@ pub(crate) fn set_webhook(params: &Params) -> ValidatingWebhookConfiguration {
         failure_policy: Some("Ignore".to_owned()),
         match_conditions: Some(vec![condition("not-paused", not_paused.to_owned())]),
         rules: Some(vec![rule(keys::GROUP, "v1beta1", "sidecarsets", &["CREATE", "UPDATE"], "Cluster")]),
-        side_effects: "None".to_owned(),
+        // The pods of a new set are registered.
+        side_effects: "NoneOnDryRun".to_owned(),
         timeout_seconds: Some(5),
         ..ValidatingWebhook::default()
     };
@@ -130,7 +133,7 @@ fn policy(entry: &Entry<'_>) -> (&'static str, i32) {
     }
 }
 
-fn pod_webhook(entry: &Entry<'_>, name: String, version: u64, params: &Params) -> MutatingWebhook {
+fn pod_webhook(entry: &Entry<'_>, name: String, path: &str, params: &Params) -> MutatingWebhook {
     let (policy, timeout) = policy(entry);
     let excluded: BTreeSet<&str> =
         keys::EXCLUDED_NAMESPACES.into_iter().chain(params.excluded.iter().map(String::as_str)).collect();
@@ -138,7 +141,7 @@ fn pod_webhook(entry: &Entry<'_>, name: String, version: u64, params: &Params) -
     MutatingWebhook {
         name,
         admission_review_versions: vec!["v1".to_owned()],
-        client_config: params.client(&format!("{POD_PATH}/{version}")),
+        client_config: params.client(path),
         failure_policy: Some(policy.to_owned()),
         match_conditions: entry.condition.clone().map(|cel| vec![condition("selected", cel)]),
         match_policy: Some("Equivalent".to_owned()),

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use kube::{Client, Config};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -115,6 +116,13 @@ impl Operator {
         let log = self.logged();
         let rest = log.split(&format!("{port}=")).nth(1).unwrap();
         rest.split_whitespace().next().unwrap().parse().unwrap()
+    }
+
+    /// A client of its webhooks, whatever their certificate.
+    pub fn webhook(&self) -> Client {
+        let mut config = Config::new(format!("https://{}", self.address("webhook")).parse().unwrap());
+        config.accept_invalid_certs = true;
+        Client::try_from(config).unwrap()
     }
 
     /// What Prometheus would read.

@@ -73,6 +73,16 @@ impl World {
         self.until_named(name, "the webhook serves the set", |set| condition(set, "InjectionReady") == "True").await;
     }
 
+    /// A set that admission has not looked at: it is made with nothing to find, and changed while it is paused.
+    pub async fn apply_unchecked(&self, set: &Value) {
+        assert_eq!(set["spec"]["updateStrategy"]["paused"], true);
+        let mut first = set.clone();
+        first["spec"] = json!({"selector": {"matchLabels": {"app": "nobody"}}, "injectionStrategy": {"paused": true},
+            "containers": [{"name": "agent", "image": "agent:v1"}], "updateStrategy": {"paused": true}});
+        self.apply_without_waiting(&first).await;
+        self.apply_without_waiting(set).await;
+    }
+
     /// Waits until the controller has seen the newest spec and the status satisfies `probe`.
     pub async fn until_set(&self, what: &str, probe: impl Fn(&SidecarSet) -> bool) -> SidecarSet {
         self.until_named(&self.name, what, probe).await
