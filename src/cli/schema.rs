@@ -78,8 +78,17 @@ pub(super) struct Schema(Value);
 #[derive(Debug)]
 pub(super) struct Misfit {
     pub(super) error: FieldError,
-    /// It was taken out; otherwise it still stands there.
-    pub(super) removed: bool,
+    pub(super) became: Became,
+}
+
+/// What was done with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Became {
+    /// It still stands there.
+    Kept,
+    Removed,
+    /// A number where a string is wanted: it is one now.
+    Text,
 }
 
 impl Schema {
@@ -100,17 +109,19 @@ impl Schema {
 
 /// False if the value must go.
 fn fit(value: &mut Value, schema: &Value, path: &str, misfits: &mut Vec<Misfit>) -> bool {
-    let misfit = |message: String, removed| Misfit { error: FieldError::new(path, message), removed };
-    write_as_string(value, schema);
+    let misfit = |message: String, became| Misfit { error: FieldError::new(path, message), became };
+    if write_as_string(value, schema) {
+        misfits.push(misfit(format!("is a number, and must be a string: write {value}"), Became::Text));
+    }
     if let Some(expected) = mismatch(value, schema) {
-        misfits.push(misfit(format!("is {}, and must be {expected}", kind(value)), false));
+        misfits.push(misfit(format!("is {}, and must be {expected}", kind(value)), Became::Kept));
         return true;
     }
     if let Some(allowed) = schema["enum"].as_array()
         && !allowed.contains(value)
     {
         let allowed: Vec<&str> = allowed.iter().filter_map(Value::as_str).collect();
-        misfits.push(misfit(format!("{value} is none of {}", allowed.join(", ")), true));
+        misfits.push(misfit(format!("{value} is none of {}", allowed.join(", ")), Became::Removed));
         return false;
     }
     match value {
@@ -121,7 +132,7 @@ fn fit(value: &mut Value, schema: &Value, path: &str, misfits: &mut Vec<Misfit>)
                 Some(schema) => fit(field, schema, &path, misfits),
                 None => {
                     let error = FieldError::new(path, "is not a field of a SidecarSet: look for a typo");
-                    misfits.push(Misfit { error, removed: true });
+                    misfits.push(Misfit { error, became: Became::Removed });
                     false
                 }
             }
@@ -148,12 +159,14 @@ fn member<'a>(schema: &'a Value, key: &str) -> Option<&'a Value> {
     }
 }
 
-/// Kubernetes reads `cpu: 0.5` where it means `"0.5"`; our schema wants the string.
-fn write_as_string(value: &mut Value, schema: &Value) {
+/// Kubernetes reads `cpu: 0.5` of a pod where it means `"0.5"`; our schema wants the string. Returns whether it was a number.
+fn write_as_string(value: &mut Value, schema: &Value) -> bool {
     let wanted = schema["type"] == "string" || (schema["x-kubernetes-int-or-string"] == true && !value.is_i64());
-    if wanted && value.is_number() {
+    let is_number = wanted && value.is_number();
+    if is_number {
         *value = Value::String(value.to_string());
     }
+    is_number
 }
 
 /// What the schema wants, if that is not what the value is.

@@ -1,12 +1,12 @@
 //! The sets that a verb works with: from files, or from the cluster with their revisions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{ListParams, PartialObjectMeta};
-use kube::{Api, Client};
+use kube::{Api, Client, ResourceExt};
 use serde_json::Value;
 
 use super::cluster::{Cluster, list};
@@ -127,6 +127,10 @@ pub(super) fn is_set(object: &Value) -> bool {
 
 /// What the operator's webhook says about sets beside each other, and its warnings.
 fn check(sets: &[SidecarSet]) -> Result<(), Error> {
+    let mut seen = BTreeSet::new();
+    let twice = sets.iter().map(ResourceExt::name_any).filter(|name| !seen.insert(name.clone()));
+    let twice = twice.map(|name| format!("SidecarSet {name:?} stands twice in the files: leave one of them out"));
+    refuse(&twice.collect::<Vec<_>>())?;
     let valid: Vec<ValidSidecarSet> = sets.iter().filter_map(|set| validate(set).ok()).collect();
     valid.iter().for_each(tell_warnings);
     refuse(&valid.iter().filter_map(|set| conflict(set, &valid)).collect::<Vec<_>>())
@@ -176,6 +180,11 @@ mod tests {
             refusal(json!({"selector": {}, "containers": [{"name": "c", "image": "i"}]})).contains("spec.selector")
         );
         assert!(refusal(json!({"selector": {"matchLabels": {"a": "b"}}})).contains("at least one entry"));
+        let number = json!({"selector": {"matchLabels": {"a": "b"}}, "containers": [
+            {"name": "c", "image": "i", "env": [{"name": "A", "value": 1}], "resources": {"limits": {"cpu": 0.5, "memory": 1}}}]});
+        let message = refusal(number);
+        assert!(message.contains("env[0].value: is a number, and must be a string: write \"1\""), "{message}");
+        assert!(message.contains("limits.cpu: is a number") && !message.contains("memory"), "{message}");
     }
 
     #[test]
@@ -184,7 +193,9 @@ mod tests {
         let (one, mut two) = (read(&set(spec.clone())).unwrap(), read(&set(spec)).unwrap());
         assert!(check(std::slice::from_ref(&one)).is_ok());
         two.metadata.name = Some("t".to_owned());
-        let message = check(&[one, two]).unwrap_err().to_string();
+        let message = check(&[one.clone(), two]).unwrap_err().to_string();
         assert!(message.contains("spec.containers[0].name"), "{message}");
+        let message = check(&[one.clone(), one]).unwrap_err().to_string();
+        assert_eq!(message, "error: SidecarSet \"s\" stands twice in the files: leave one of them out");
     }
 }

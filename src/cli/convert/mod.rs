@@ -18,7 +18,7 @@ use super::error::Error;
 use super::manifest::{FileArgs, Format, print};
 use super::ordered::Ordered;
 use super::output;
-use super::schema::{Misfit, Schema};
+use super::schema::{Became, Misfit, Schema};
 use super::workloads::{name_of, objects};
 use crate::api::SidecarSet;
 use crate::api::validate::validate;
@@ -181,11 +181,11 @@ fn finish(draft: Draft, schema: &Schema, conversion: &mut Conversion) {
     let Draft { metadata, spec, mut notes } = draft;
     if let Some(mut spec) = spec {
         pod_volumes(&mut spec);
-        for Misfit { error, removed } in schema.fit(&mut spec) {
-            if removed {
-                notes.say(error.path, format!("{}; dropped", error.message));
-            } else {
-                notes.refuse(error.path, error.message);
+        for Misfit { error, became } in schema.fit(&mut spec) {
+            match became {
+                Became::Removed => notes.say(error.path, format!("{}; dropped", error.message)),
+                Became::Kept => notes.refuse(error.path, error.message),
+                Became::Text => {}
             }
         }
         let (version, kind) = (SidecarSet::api_version(&()), SidecarSet::kind(&()));

@@ -312,7 +312,7 @@ fn every_document_of_a_key_is_converted_and_what_is_foreign_is_skipped() {
         Document { file: "a.yaml".to_owned(), value }
     };
     let documents = [
-        map("app", json!({"app.conf": "debug: true", "broken": "a: ["})),
+        map("app", json!({"app.conf": "debug: true", "broken": "a: [", "chart": "name: 'a:b:c'\nversion: 1"})),
         map("sidecars", json!({"a.yaml": text})),
         document("b.yaml", "{apiVersion: v1, kind: Service, metadata: {name: injector}}"),
     ];
@@ -321,10 +321,11 @@ fn every_document_of_a_key_is_converted_and_what_is_foreign_is_skipped() {
     let names: Vec<&Value> = conversion.sets.iter().map(|set| &set["metadata"]["name"]).collect();
     assert_eq!(names, ["first", "second"]);
     assert_eq!(conversion.sets[0]["spec"]["containers"][0]["image"], "j");
-    let notes: Vec<String> = conversion.notes.iter().map(ToString::to_string).collect();
+    let mut notes: Vec<String> = conversion.notes.iter().map(ToString::to_string).collect();
     let foreign = "is no configuration of k8s-sidecar-injector: skipped";
     assert_eq!(notes[0], format!("ConfigMap/app: data[app.conf]: {foreign}"));
     assert!(notes[1].starts_with(&format!("ConfigMap/app: data[broken]: {foreign}; ")), "{}", notes[1]);
+    assert_eq!(notes.remove(2), format!("ConfigMap/app: data[chart]: {foreign}"));
     assert!(notes[2].contains("data[a.yaml]: first: containers[0].image is written more than once"), "{}", notes[2]);
     assert_eq!(notes[4], format!("ConfigMap/sidecars: data[a.yaml]: has a document that {foreign}"));
     assert_eq!(notes[5], "service/injector: kind: Service of v1 is nothing that convert reads: skipped");

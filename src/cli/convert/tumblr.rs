@@ -82,8 +82,7 @@ pub(super) fn of_config_map(file: &str, map: &Value, notes: &mut Vec<Note>) -> R
         };
         parsed.warnings.into_iter().for_each(|warning| skipped.say(&path, warning));
         let documents: Vec<Value> = parsed.bodies.iter().map(Ordered::value).collect();
-        let (configurations, others): (Vec<_>, Vec<_>) =
-            documents.into_iter().partition(|value| value["name"].is_string());
+        let (configurations, others): (Vec<_>, Vec<_>) = documents.into_iter().partition(is_configuration);
         if configurations.is_empty() || !others.is_empty() {
             let which = if configurations.is_empty() { "" } else { "has a document that " };
             skipped.say(path, format!("{which}is no configuration of k8s-sidecar-injector: skipped"));
@@ -94,6 +93,13 @@ pub(super) fn of_config_map(file: &str, map: &Value, notes: &mut Vec<Note>) -> R
     }
     notes.extend(skipped.list);
     Ok(found)
+}
+
+/// Many an application's own file has a name, too.
+fn is_configuration(value: &Value) -> bool {
+    let of_applications = ON_THE_APPLICATION.iter().map(|(field, _)| *field);
+    let mut known = KNOWN.into_iter().filter(|field| *field != "name").chain(of_applications);
+    value["name"].is_string() && known.any(|field| !value[field].is_null())
 }
 
 pub(super) fn convert(configurations: &[Configuration]) -> Vec<Draft> {
