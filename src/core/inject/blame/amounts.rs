@@ -78,6 +78,8 @@ impl Trial {
             let [limit, request] = [true, false].map(|is_limit| Amount { is_limit, resource });
             let exceeds = |limit: Option<Quantity>, request: Option<Quantity>| match (limit, request) {
                 (Some(limit), Some(request)) => limit.exceeds(request, most),
+                // It has both by default, and these are in range.
+                (None, None) => value.is_none() || is.contains("is 0"),
                 _ => true,
             };
             return Some(match kind {

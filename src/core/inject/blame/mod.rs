@@ -47,6 +47,8 @@ pub(crate) struct Trial {
 struct Added {
     containers: BTreeSet<String>,
     volumes: BTreeSet<String>,
+    /// Keys of labels and annotations, and secrets for images.
+    others: BTreeSet<String>,
 }
 
 /// What one complaint of a message is about.
@@ -73,7 +75,9 @@ pub(crate) fn try_pod(sets: &CompiledSets, request: &Request<'_>) -> Trial {
     let added = injecting.filter_map(|outcome| {
         let record = records.remove(&outcome.set)?;
         let containers = new(&mut record.all_containers(), &containers);
-        Some((outcome.set.clone(), Added { containers, volumes: new(&mut record.volumes.iter(), &volumes) }))
+        let volumes = new(&mut record.volumes.iter(), &volumes);
+        let others = [record.labels, record.annotations, record.image_pull_secrets].concat().into_iter().collect();
+        Some((outcome.set.clone(), Added { containers, volumes, others }))
     });
     Trial { added: added.collect(), with, refused_by }
 }
@@ -177,7 +181,7 @@ impl Trial {
         if sets.is_empty() { self.mentioned(errors) } else { Cause::Sets(sets) }
     }
 
-    /// Words of somebody else: they may name a container, its image, or where it stands.
+    /// Words of somebody else: they may name a container, its image, or where it stands, or what else a set adds.
     fn mentioned(&self, text: &str) -> Cause {
         let images = containers(&self.with).map(|(_, container)| container["image"].as_str().unwrap_or_default());
         let (mut sets, mut is_own) = (BTreeSet::new(), false);
@@ -189,8 +193,8 @@ impl Trial {
                 }
             }
         }
-        let volumes = self.added.iter().filter(|(_, added)| added.volumes.iter().any(|volume| is_word(text, volume)));
-        sets.extend(volumes.map(|(set, _)| set.clone()));
+        let is_named = |added: &Added| added.volumes.iter().chain(&added.others).any(|name| is_word(text, name));
+        sets.extend(self.added.iter().filter(|(_, added)| is_named(added)).map(|(set, _)| set.clone()));
         match sets.is_empty() {
             _ if is_own => Cause::Own,
             true => Cause::Unknown,

@@ -31,7 +31,11 @@ fn sets(agent: Value, proxy: Value) -> CompiledSets {
     json_patch::merge(&mut second, &proxy);
     CompiledSets::new([
         set("a", json!({"containers": [first], "volumes": [{"name": "host", "hostPath": {"path": "/h"}}]})),
-        set("p", json!({"containers": [second], "volumes": [{"name": "socket", "emptyDir": {}}]})),
+        set(
+            "p",
+            json!({"containers": [second],
+            "patchPodMetadata": [{"annotations": {"example.com/mesh": "on"}}], "volumes": [{"name": "socket", "emptyDir": {}}]}),
+        ),
     ])
 }
 
@@ -187,6 +191,15 @@ fn a_limit_range_is_broken_by_who_has_the_amount() {
                 "forbidden: memory max limit to request ratio per Container is 2, but no limit is specified or limit is 0",
                 of_sets(&["p"]),
             ),
+            // A default of a LimitRange gives the sidecar a limit; the application has neither, and both by default.
+            (
+                "forbidden: memory max limit to request ratio per Container is 2, but provided ratio is 5.000000",
+                of_sets(&["p"]),
+            ),
+            (
+                "forbidden: ephemeral-storage max limit to request ratio per Container is 2, but provided ratio is 5.000000",
+                Blame::Undecided,
+            ),
         ],
     );
 }
@@ -207,6 +220,7 @@ fn what_other_webhooks_say_is_about_what_they_name() {
         ("spec.containers[2].image: no digest", of_sets(&["p"])),
         ("rule tag failed at path /spec/containers/1/image/", Blame::Nobody),
         ("volume host is a hostPath", of_sets(&["a"])),
+        ("annotation example.com/mesh is reserved", of_sets(&["p"])),
         ("containers agent, app have no limits", Blame::Nobody),
         ("container app has no limits", Blame::Nobody),
         ("the label team is missing", Blame::Undecided),
