@@ -17,6 +17,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::context::{Context, Error, now};
+use super::tenants;
 use super::uninjected::{raw_pod, uninjected_pods, why};
 use crate::api::SidecarSet;
 use crate::api::reasons::Reason;
@@ -209,7 +210,7 @@ impl Round<'_> {
             },
             Question::Replacement(chosen) => {
                 let why = match raw_pod(context, &chosen.pod).await {
-                    Ok(raw) => obstacle(context, moment, &chosen, raw),
+                    Ok(raw) => obstacle(context, moment, &chosen, raw).await,
                     Err(error) => Some(Wait::because(error.to_string())),
                 };
                 return drop(facts.replacements.insert(chosen.record.pod_uid.clone(), why));
@@ -301,12 +302,16 @@ async fn replicas(context: &Context, namespace: &str, owner: &Owner) -> Result<W
 }
 
 /// Why the replacement would not be better.
-fn obstacle(context: &Context, moment: &Moment, chosen: &Chosen, raw: Option<Value>) -> Option<Wait> {
+async fn obstacle(context: &Context, moment: &Moment, chosen: &Chosen, raw: Option<Value>) -> Option<Wait> {
     let Some(raw) = raw else { return Some(Wait::because("the pod is gone".to_owned())) };
-    match why(context, &moment.sets, &moment.compiled.name, &raw) {
-        Some(why) => Some(Wait::because(why)),
-        None => replacement_obstacle(&moment.input(), &chosen.record, &raw),
+    if let Some(why) = why(context, &moment.sets, &moment.compiled.name, &raw) {
+        return Some(Wait::because(why));
     }
+    let obstacle = replacement_obstacle(&moment.input(), &chosen.record, &raw);
+    if obstacle.is_some() {
+        return obstacle;
+    }
+    tenants::refusal(context, &moment.sets, &raw).await.map(|why| Wait::NotCreated(bounded(why)))
 }
 
 /// Through the Eviction API, so that `PodDisruptionBudgets` decide.

@@ -20,19 +20,19 @@ use serde_json::json;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::context::{Context, Error, NOT_LEADER, now};
+use super::tenants;
 use crate::api::SidecarSet;
 use crate::api::reasons::Reason;
 use crate::api::v1beta1::{FailedCreate, FailedOwner, FailurePolicy};
 use crate::core::base::text::bounded;
 use crate::core::base::time::whole_seconds;
-use crate::core::inject::blame::{Blame, Trial, pod_to_try, try_pod};
+use crate::core::inject::Request;
+use crate::core::inject::blame::{Blame, try_pod};
 use crate::core::inject::failed_creates::{
     failed_owner, has_fixed_template, lacks_pods, listed, pod_of, said, tells_of, tells_of_owner, wants_pods,
     with_entry,
 };
-use crate::core::inject::{CompiledSets, Request};
 use crate::runtime::call::CallError;
-use crate::runtime::dry_run::{blame, tenants_user};
 use crate::runtime::events::Note;
 
 /// How often lists are looked at.
@@ -49,9 +49,6 @@ const READ: usize = 20;
 
 /// Owners that are remembered; the rest is read again.
 const KEPT: usize = 10_000;
-
-/// How long the API server is not asked about pods after it did not say: mostly the operator may not ask.
-const ASK_AGAIN: Duration = Duration::from_mins(1);
 
 /// A controller waits this long at most before it tries again, and a bit.
 const LONGEST_BACKOFF: Duration = Duration::from_mins(20);
@@ -91,8 +88,6 @@ struct Memory {
     /// When an owner was read last because of an event, and because it is in a list, by UID.
     looked: HashMap<String, Instant>,
     read: HashMap<String, Instant>,
-    /// When the API server was last asked about a pod and did not say.
-    asked_in_vain: Option<Instant>,
 }
 
 pub(super) async fn run(context: Arc<Context>) {
@@ -157,7 +152,7 @@ async fn on_event(context: &Context, memory: &mut Memory, event: SlimEvent) -> R
     if !trial.sets().all(|name| known(name).is_some_and(|set| tells_of(&set, attempt))) {
         return Ok(());
     }
-    let exact = if trial.is_decided() { None } else { exact(context, memory, &trial, &request, &sets).await };
+    let exact = if trial.is_decided() { None } else { tenants::blame(context, &sets, &trial, &request).await };
     let Blame::Sets(blamed) = exact.unwrap_or_else(|| trial.blame(&event.message)) else { return Ok(()) };
     let labels = serde_json::from_value(pod["metadata"]["labels"].clone()).unwrap_or_default();
     for set in blamed.iter().filter_map(known) {
@@ -173,25 +168,6 @@ async fn on_event(context: &Context, memory: &mut Memory, event: SlimEvent) -> R
         record(context, &set, entry).await?;
     }
     Ok(())
-}
-
-/// Who is to blame as the API server says, where the operator may ask.
-async fn exact(
-    context: &Context,
-    memory: &mut Memory,
-    trial: &Trial,
-    request: &Request<'_>,
-    sets: &CompiledSets,
-) -> Option<Blame> {
-    if memory.asked_in_vain.is_some_and(|at| at.elapsed() < ASK_AGAIN) {
-        return None;
-    }
-    let user = tenants_user(&context.settings.namespace);
-    let names: BTreeSet<String> = trial.sets().cloned().collect();
-    let pod_with = |names: &BTreeSet<String>| pod_to_try(sets, names.iter(), request);
-    let answer = blame(&context.clients.call, request.namespace, &user, &names, pod_with).await;
-    memory.asked_in_vain = answer.is_none().then(Instant::now);
-    answer
 }
 
 /// Writes an entry, and tells of it.

@@ -13,6 +13,7 @@ mod reconcile;
 mod report;
 mod revisions;
 mod state;
+mod tenants;
 mod uninjected;
 mod watch_gaps;
 mod watches;

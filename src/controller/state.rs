@@ -29,6 +29,8 @@ pub(super) struct State {
     sets: BTreeMap<String, SetState>,
     /// Pods, with their UIDs, that the watch tells nothing more of, and that have to be looked at.
     pub(super) left_watch: BTreeSet<(PodKey, String)>,
+    /// When the API server was last asked about a pod of a tenant, and did not say.
+    pub(super) asked_in_vain: Option<Instant>,
 }
 
 #[derive(Debug, Default)]

@@ -1,6 +1,5 @@
 //! Asks the API server whether any pod may have the sidecars of a set. Nothing is stored.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use axum::http::Request;
@@ -11,7 +10,6 @@ use tokio::time::timeout;
 
 use crate::api::keys;
 use crate::api::validate::{FieldError, Problems, ValidSidecarSet};
-use crate::core::inject::blame::Blame;
 use crate::core::inject::dry_run::{Verdict, small_pods};
 
 /// Longest wait for all answers together: the API server gives the webhook on sets 5 s.
@@ -61,38 +59,30 @@ async fn try_all(client: &Client, valid: &ValidSidecarSet) -> Verdict {
     refused.unwrap_or_else(|| Verdict::Unchecked("no small pod can have the sidecars".to_owned()))
 }
 
-/// The user as whom pods are tried in the namespaces of tenants; nobody may be it unless `config/dry_run_tenants` is applied.
-pub(crate) fn tenants_user(operator_namespace: &str) -> String {
-    format!("system:serviceaccount:{operator_namespace}:sidecarset-dry-run")
+/// A namespace of a tenant, in which pods are tried as a user that nobody may be unless `config/dry_run_tenants` is applied.
+pub(crate) struct Tenant<'a> {
+    pub(crate) client: &'a Client,
+    /// Namespace of the operator.
+    pub(crate) operator: &'a str,
+    pub(crate) namespace: &'a str,
 }
 
-/// Which of these sets keep a pod from being created in a namespace: the first without whose sidecars alone it would be, or all.
-/// `None`: it may not be tried, or the API server cannot tell now. `pod_with` makes the pod with the sidecars of some sets.
-pub(crate) async fn blame(
-    client: &Client,
-    namespace: &str,
-    user: &str,
-    sets: &BTreeSet<String>,
-    pod_with: impl Fn(&BTreeSet<String>) -> Value,
-) -> Option<Blame> {
-    let is_created = async |sets: &BTreeSet<String>| is_created(client, namespace, user, &pod_with(sets)).await;
-    if is_created(sets).await? || !is_created(&BTreeSet::new()).await? {
-        return Some(Blame::Nobody);
-    }
-    for set in sets.iter().rev().filter(|_| sets.len() > 1) {
-        let one = BTreeSet::from([set.clone()]);
-        if is_created(&(sets - &one)).await? {
-            return Some(Blame::Sets(one));
+/// What the API server says to a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    Created,
+    Refused(String),
+}
+
+impl Tenant<'_> {
+    /// `None`: it may not be asked, or cannot tell now.
+    pub(crate) async fn ask(&self, pod: &Value) -> Option<Answer> {
+        let user = format!("system:serviceaccount:{}:sidecarset-dry-run", self.operator);
+        match timeout(TIMEOUT, create(self.client, self.namespace, Some(&user), pod)).await.ok()? {
+            Ok(_) => Some(Answer::Created),
+            Err(kube::Error::Api(status)) => refuses(&status).then(|| Answer::Refused(status.message.clone())),
+            Err(_) => None,
         }
-    }
-    Some(Blame::Sets(sets.clone()))
-}
-
-async fn is_created(client: &Client, namespace: &str, user: &str, pod: &Value) -> Option<bool> {
-    match timeout(TIMEOUT, create(client, namespace, Some(user), pod)).await.ok()? {
-        Ok(_) => Some(true),
-        Err(kube::Error::Api(status)) => refuses(&status).then_some(false),
-        Err(_) => None,
     }
 }
 

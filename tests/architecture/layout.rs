@@ -30,7 +30,7 @@ const ROLLOUT: Order =
 const CONTROLLER: Order = &[
     &["state", "cache"],
     &["context"],
-    &["watch_gaps", "revisions", "report", "dry_run"],
+    &["watch_gaps", "revisions", "report", "dry_run", "tenants"],
     &["apply", "evict", "failed_creates", "prepull", "canaries", "uninjected"],
     &["reconcile"],
     &["watches", "leadership"],

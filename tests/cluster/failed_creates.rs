@@ -179,16 +179,21 @@ async fn a_fail_set_says_whose_pods_it_keeps_away_until_they_are_there() {
 }
 
 #[tokio::test]
-async fn pods_whose_successors_would_come_without_sidecars_are_not_evicted() {
+async fn an_owner_loses_one_pod_at_most_where_its_successors_come_without_sidecars() {
     let world = World::shared("failed-evict").await;
     restrict(&world).await;
-    world.apply(&set(&world, &json!({}), json!({"existingPods": "Evict"}))).await;
-    world.deploy_pods(2, app()).await;
+    world.deploy_pods(3, app()).await;
     let before = uids(&world.pods().await);
-    until_not_created(&world).await;
-    world.until_set("they are not counted", |set| set.status.as_ref().unwrap().uninjected_pods == Some(0)).await;
-    assert_eq!(uids(&world.pods().await), before);
-    assert!(events(&world, &world.name, "EvictedForSidecars").await.is_empty());
+    world.apply_without_waiting(&set(&world, &json!({}), json!({"existingPods": "Evict"}))).await;
+    let in_vain = |set: &SidecarSet| {
+        let evictions = set.status.as_ref().and_then(|status| status.evictions.as_deref()).unwrap_or_default();
+        evictions.iter().any(|eviction| eviction.in_vain)
+    };
+    let told = world.until_set("one eviction was in vain", in_vain).await;
+    assert_eq!(told.status.unwrap().failed_create_owners, Some(1));
+    world.until_set("the others are not counted", |set| set.status.as_ref().unwrap().uninjected_pods == Some(0)).await;
+    let after = uids(&world.pods().await);
+    assert_eq!((after.len(), after.intersection(&before).count()), (3, 2));
     world.end().await;
 }
 
@@ -212,7 +217,20 @@ async fn where_the_operator_may_try_it_knows_who_is_to_blame_whatever_the_messag
     })
     .await;
 
-    world.apply(&set(&world, &json!({"image": "evil:v1"}), json!({}))).await;
+    // Pods that are older than the set stay.
+    world.deploy_pods(1, app()).await;
+    let before = uids(&world.pods().await);
+    world.apply(&set(&world, &json!({"image": "evil:v1"}), json!({"existingPods": "Evict"}))).await;
+    let is_told = |set: &SidecarSet| message(set).contains("it cannot create pods: ValidatingAdmissionPolicy");
+    let told = world.until_set("it is not evicted, and why", is_told).await;
+    assert_eq!((uids(&world.pods().await), told.status.unwrap().evictions), (before, None));
+    world.api::<Deployment>().delete("app", &DeleteParams::foreground()).await.unwrap();
+    eventually("they are gone", async || match world.pods().await.len() {
+        0 => Ok(()),
+        pods => Err(pods),
+    })
+    .await;
+
     // Another set, which is not to blame.
     let mut other = set(&world, &json!({"name": "other"}), json!({}));
     other["metadata"]["name"] = json!("failed-try-other");

@@ -150,8 +150,8 @@ pub(crate) fn lacks_pods(owner: &Value) -> bool {
 /// The end of a message that says what is wrong, without the words of the owner's controller and the name of the pod, which is
 /// another one for each attempt.
 pub(crate) fn said(message: &str) -> &str {
-    let controllers = ["\" is forbidden: ", " failed error: ", "Error creating: "];
-    controllers.iter().find_map(|words| message.split_once(words)).map_or(message, |(_, said)| said)
+    let before = ["\" is forbidden: ", "\" is invalid: : ", "\" is invalid: ", " failed error: ", "Error creating: "];
+    before.iter().find_map(|words| message.split_once(words)).map_or(message, |(_, said)| said)
 }
 
 /// What a `ReplicaSet` says when it cannot create pods.
@@ -258,14 +258,12 @@ mod tests {
     fn what_was_said_is_told_without_the_name_of_the_pod() {
         for (message, expected) in [
             ("(combined from similar events): Error creating: pods \"web-x\" is forbidden: violates", "violates"),
-            (
-                "Create Pod web-0 in StatefulSet web failed error: Pod \"web-0\" is invalid: spec",
-                "Pod \"web-0\" is invalid: spec",
-            ),
+            ("Create Pod web-0 in StatefulSet web failed error: Pod \"web-0\" is invalid: spec", "spec"),
             (
                 "Error creating: admission webhook \"w\" denied the request: no",
                 "admission webhook \"w\" denied the request: no",
             ),
+            ("pods \"web-x\" is invalid: : ValidatingAdmissionPolicy 'p'", "ValidatingAdmissionPolicy 'p'"),
             ("other", "other"),
         ] {
             assert_eq!(said(message), expected);

@@ -135,7 +135,12 @@ fn is_untouchable(pod: &ObjectMeta, namespace_labels: &BTreeMap<String, String>,
 
 /// What injection would do with this pod if it were created now: with the replacement that its owner makes.
 pub(crate) fn inject_anew(sets: &CompiledSets, request: &Request<'_>) -> Injection {
-    let mut pod = request.pod.clone();
+    inject(sets, &Request { pod: &made_anew(request.pod), ..*request })
+}
+
+/// This pod as its owner makes it again.
+pub(crate) fn made_anew(pod: &Value) -> Value {
+    let mut pod = pod.clone();
     if let Some(metadata) = pod["metadata"].as_object_mut() {
         metadata.retain(|field, _| CREATED_WITH.contains(&field.as_str()));
     }
@@ -146,7 +151,7 @@ pub(crate) fn inject_anew(sets: &CompiledSets, request: &Request<'_>) -> Injecti
         spec.remove("nodeName");
     }
     forget_leftovers(&mut pod);
-    inject(sets, &Request { pod: &pod, ..*request })
+    pod
 }
 
 /// Takes sidecars out that a deleted set, or another injector, left without marks: the owner of the pod does not make them.
