@@ -88,9 +88,9 @@ impl Tenant<'_> {
 
 /// Whether it is the pod that is refused, and not the question.
 fn refuses(status: &Status) -> bool {
-    let is_not_allowed = ["cannot create resource", "cannot impersonate resource"];
     match status.code {
-        403 => !is_not_allowed.iter().any(|text| status.message.contains(text)),
+        // The words of RBAC, which differ in what follows: `cannot impersonate-on:serviceaccount:create resource`.
+        403 => !status.message.contains("is forbidden: User \""),
         400 | 422 => true,
         _ => false,
     }
@@ -105,4 +105,38 @@ pub(crate) async fn create(client: &Client, namespace: &str, user: Option<&str>,
     }
     let request = request.body(pod.to_string().into_bytes()).map_err(kube::Error::HttpError)?;
     client.request(request).await
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_question_that_is_not_allowed_says_nothing_of_the_pod() {
+        let user = "User \"system:serviceaccount:sidecarset-system:sidecarset-operator\"";
+        for (code, message, expected) in [
+            (403, "pods \"web-x\" is forbidden: violates PodSecurity \"restricted:latest\": …".to_owned(), true),
+            (422, "Pod \"web-x\" is invalid: spec: wrong".to_owned(), true),
+            (400, "admission webhook \"w\" denied the request: no".to_owned(), true),
+            (403, format!("pods is forbidden: {user} cannot create resource \"pods\" in API group \"\""), false),
+            (
+                403,
+                format!("serviceaccounts \"s\" is forbidden: {user} cannot impersonate resource \"serviceaccounts\""),
+                false,
+            ),
+            (
+                403,
+                format!("pods is forbidden: {user} cannot impersonate-on:serviceaccount:create resource \"pods\""),
+                false,
+            ),
+            (404, "namespaces \"n\" not found".to_owned(), false),
+            (429, "too many requests".to_owned(), false),
+            (500, "Internal error occurred: failed calling webhook \"w\"".to_owned(), false),
+        ] {
+            let status = serde_json::from_value(json!({"code": code, "message": message})).unwrap();
+            assert_eq!(refuses(&status), expected, "{code} {message}");
+        }
+    }
 }

@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 
 use devcluster::DevCluster;
 use k8s_openapi::api::admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration};
-use k8s_openapi::api::apps::v1::ControllerRevision;
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use k8s_openapi::api::events::v1::Event;
-use kube::Api;
-use kube::api::ListParams;
+use kube::api::{ListParams, PostParams};
+use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 
 use crate::common::eventually;
@@ -124,6 +124,7 @@ async fn the_operator_needs_no_more_than_its_service_account_may() {
     .await;
 
     an_eviction(&world).await;
+    an_owner_without_pods(&world).await;
 
     let first = operator.logged();
     assert!(tokio::task::spawn_blocking(move || operator.terminate()).await.unwrap());
@@ -170,6 +171,28 @@ async fn an_eviction(world: &World) {
             .filter_map(|event| event.regarding?.kind)
             .collect();
         if about == ["Deployment"] { Ok(()) } else { Err(about) }
+    })
+    .await;
+}
+
+/// Nobody may be asked here, so the message decides. The webhook has not had the pod: the message is our own.
+async fn an_owner_without_pods(world: &World) {
+    let labels = json!({"app": "in-cluster", "of": "daemons"});
+    let never = json!({"containers": [{"name": "app", "image": "app:v1"}], "serviceAccountName": "nobody"});
+    let template = json!({"metadata": {"labels": labels}, "spec": never});
+    let daemons =
+        json!({"metadata": {"name": "daemons"}, "spec": {"selector": {"matchLabels": labels}, "template": template}});
+    let daemons: DaemonSet =
+        world.api().create(&PostParams::default(), &serde_json::from_value(daemons).unwrap()).await.unwrap();
+    let events: Api<k8s_openapi::api::core::v1::Event> = world.api();
+    eventually("the set is blamed", async || {
+        let event = json!({"metadata": {"generateName": "daemons."}, "type": "Warning", "reason": "FailedCreate",
+            "involvedObject": {"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "daemons", "namespace": world.name, "uid": daemons.uid()},
+            "message": "Error creating: pods \"daemons-x\" is forbidden: failed quota: q: must specify limits.cpu for: agent",
+            "lastTimestamp": k8s_openapi::jiff::Timestamp::now().to_string()});
+        events.create(&PostParams::default(), &serde_json::from_value(event).unwrap()).await.unwrap();
+        let status = world.sets().get(&world.name).await.unwrap().status.unwrap();
+        if status.failed_create_owners == Some(1) { Ok(()) } else { Err(status) }
     })
     .await;
 }
