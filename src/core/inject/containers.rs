@@ -10,7 +10,7 @@ use super::patch::{PatchBuilder, elements, path};
 use super::placement::{Placement, Sidecar};
 use super::pod_checks::fit;
 use super::resources::ResourcesError;
-use super::share::Sources;
+use super::share::{Sources, drop_mounts_without_variables};
 use crate::api::order::{Block, Node, Order, order};
 use crate::api::reasons::Reason;
 use crate::api::v1beta1::FailurePolicy;
@@ -45,6 +45,7 @@ impl<'a> Placement<'a> {
         for (set, container) in self.containers() {
             let mut json = container.json.clone();
             let mut notes = container.shares.apply(&mut json, self.patch.pod(), &sources);
+            notes.extend(drop_mounts_without_variables(&mut json));
             let left_out = fit(container.list, &mut json, self.patch.pod());
             notes.extend(left_out.iter().map(|note| format!("{:?}: {note}", container.name)));
             match container.resources.as_ref().map(|policy| policy.evaluate(&targets)) {

@@ -64,6 +64,26 @@ impl Shares {
     }
 }
 
+/// Takes out mounts whose `subPathExpr` needs a variable that the sidecar does not have in this pod: it would never start.
+/// Returns what was left out.
+pub(super) fn drop_mounts_without_variables(container: &mut Value) -> Vec<String> {
+    let (mut kept, mut notes, variables) = (Vec::new(), Vec::new(), Variables::of(container));
+    for mount in elements(container, &["volumeMounts"]) {
+        let names = references(mount["subPathExpr"].as_str().unwrap_or_default());
+        match names.into_iter().find(|name| !variables.may_have(name)) {
+            None => kept.push(mount.clone()),
+            Some(name) => notes.push(format!(
+                "the mount of volume {} at {} is left out: the sidecar has no environment variable {name:?}",
+                mount["name"], mount["mountPath"]
+            )),
+        }
+    }
+    if !notes.is_empty() {
+        container["volumeMounts"] = Value::Array(kept);
+    }
+    notes
+}
+
 /// What a container has: the API server refuses a volume that is there as a mount and as a device, or as two devices.
 struct Taken {
     paths: BTreeSet<String>,
@@ -227,6 +247,25 @@ mod tests {
         assert_eq!(container["volumeMounts"], json!([mounts[0]]));
         let why = r#"container "app" has no environment variable "GONE""#;
         assert_eq!(notes, [format!(r#"the mount of volume "v" at /w is not shared: {why}"#)]);
+    }
+
+    #[test]
+    fn an_own_mount_whose_variable_is_not_there_is_left_out() {
+        let with_path = |path: &str| json!({"name": "v", "mountPath": path, "subPathExpr": format!("$({path})")});
+        let names = ["A", "WEB_SERVICE_HOST", "P_B", "C", "$(D"];
+        let mounts: Vec<Value> = names.map(with_path).into_iter().collect();
+        let mut container = json!({"env": [{"name": "A"}], "envFrom": [{"prefix": "P_", "configMapRef": {"name": "m"}}],
+            "volumeMounts": mounts});
+        let notes = drop_mounts_without_variables(&mut container);
+        assert_eq!(
+            notes,
+            [
+                r#"the mount of volume "v" at "C" is left out: the sidecar has no environment variable "C""#,
+                r#"the mount of volume "v" at "$(D" is left out: the sidecar has no environment variable "$(D""#
+            ]
+        );
+        assert_eq!(container["volumeMounts"], json!(mounts[..3]));
+        assert_eq!(drop_mounts_without_variables(&mut container), Vec::<String>::new());
     }
 
     #[test]

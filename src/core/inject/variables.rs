@@ -50,6 +50,13 @@ impl<'a> Variables<'a> {
         self.env_from.iter().any(|source| name.starts_with(source["prefix"].as_str().unwrap_or_default()))
     }
 
+    /// Whether the container can have a variable of this name. A Service may give it, too: `WEB_SERVICE_HOST`,
+    /// `WEB_PORT_80_TCP_ADDR`.
+    pub(super) fn may_have(&self, name: &str) -> bool {
+        let of_service = ["_SERVICE_", "_PORT"].iter().any(|part| name.contains(part));
+        of_service || self.places.contains_key(name) || self.may_give(name)
+    }
+
     fn references(&self, place: usize) -> Vec<&'a str> {
         references(self.env[place]["value"].as_str().unwrap_or_default())
     }
