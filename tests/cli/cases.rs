@@ -46,7 +46,8 @@ fn a_claim_template_is_a_volume_of_its_pods() {
          volumeClaimTemplates: [{{metadata: {{name: data}}, spec: {{accessModes: [ReadWriteOnce]}}}}]\n"
     );
     let with_empty_dir = set(mounts, "volumes: [{name: data, emptyDir: {}}]");
-    assert!(said(&with_empty_dir, &manifest).starts_with("VolumeConflict: "));
+    let conflict = said(&with_empty_dir, &manifest);
+    assert!(conflict.starts_with("VolumeConflict: ") && conflict.contains("podVolumes"), "{conflict}");
     let refused = inject(&set(mounts, ""), &manifest);
     assert!(refused.stderr.contains("or its name to spec.podVolumes if the pods declare it"), "{}", refused.stderr);
     for volumes in ["podVolumes: [{name: data}]", "podVolumes: [{name: data}]\n  volumes: [{name: data, emptyDir: {}}]"]

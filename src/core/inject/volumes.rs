@@ -24,7 +24,7 @@ impl<'a> Placement<'a> {
                 let existing = elements(self.patch.pod(), &VOLUMES).find(|existing| existing["name"] == name && !ours);
                 if existing.or(claimed.get(name).copied()).is_some_and(|other| !same("volumes", other, volume)) {
                     let message = format!(
-                        "there is another volume {name:?} in the pod or in another SidecarSet; rename one of them or make the two equal"
+                        "there is another volume {name:?} in the pod or in another SidecarSet: rename one of them, make the two equal, or name it in podVolumes to mount the pod's"
                     );
                     return Err(Failure { set, reason: Reason::VolumeConflict, message });
                 }
