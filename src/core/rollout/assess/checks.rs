@@ -2,16 +2,16 @@
 
 use k8s_openapi::jiff::Timestamp;
 
-use crate::api::image::{Image, is_rewritten, same_image};
+use crate::api::image::same_image;
 use crate::api::reasons::Reason;
 use crate::core::base::lists::List;
 use crate::core::pod::{ContainerView, Mark, PodView};
 use crate::core::revision::{Change, Sidecar};
 use crate::core::rollout::assess::context::PodInSet;
-use crate::core::rollout::assess::resize;
 use crate::core::rollout::assess::state::Obstacle;
 use crate::core::rollout::assess::state::ObstacleKind::{Passing, Pod, Template};
 use crate::core::rollout::assess::twins::{self, Need};
+use crate::core::rollout::assess::{admission, resize};
 use crate::core::rollout::target::Target;
 
 /// The checks before a patch. The first that finds something is what people are told.
@@ -92,61 +92,24 @@ fn restarts<'a>(subject: &'a PodInSet<'a>) -> impl Iterator<Item = (&'a Sidecar,
     behind.map(move |sidecar| (sidecar, to_restart(pod, mark, sidecar, target, context.now)))
 }
 
-/// The pod has the target's images, or what admission made of them.
+/// The pod has the target's images.
 pub(crate) fn has_images(pod: &PodView, mark: &Mark, target: &Target, now: Timestamp) -> bool {
-    let (is_marked, as_requested) = (is_marked(mark, target), is_as_requested(pod, mark));
-    // A retry asks again for what admission has set back.
-    let is_retried = mark.update.as_ref().is_some_and(|update| target.retried_at.is_some_and(|at| update.at < at));
-    let as_requested = as_requested && !(is_retried && set_back(pod, mark, target).is_some());
-    let has = |sidecar: &Sidecar| {
-        let container = pod.container(&sidecar.name).filter(|_| is_marked && !sidecar.hot);
-        // Revisions that differ in plain init containers only are the same for what runs.
-        let as_requested = as_requested && (sidecar.long_running || mark.revision == target.revision);
-        let is_admitted = |container: &ContainerView| as_requested || is_rewritten(&container.image, &sidecar.image);
-        container.is_some_and(is_admitted) || has_image(pod, mark, sidecar, target, now)
-    };
-    target.sidecars.iter().all(has)
+    target.sidecars.iter().all(|sidecar| has_image(pod, mark, sidecar, target, now))
 }
 
-/// It was asked for, or made with, this target's images. Where they differ nevertheless, admission has rewritten them, as a
-/// policy for a mirror does, and would do it again.
-fn is_marked(mark: &Mark, target: &Target) -> bool {
-    let was_asked = mark.update.as_ref().is_none_or(|update| target.is_reached_by(&update.revision));
-    target.is_reached_by(&mark.revision) && was_asked
-}
-
-/// Nobody has changed the pod since, but for the resize that follows an update. A server before 1.33 counts no generations of
-/// pods: there nobody can tell what was changed since an update.
-fn is_as_requested(pod: &PodView, mark: &Mark) -> bool {
-    match &mark.update {
-        Some(update) => pod.generation <= update.generation + i64::from(!update.resizes.is_empty()),
-        None => pod.generation == 1,
-    }
-}
-
-/// A container to which admission has given back the image that it had, in place of the one that was asked for. A digest may
-/// be what it made of the tag, which was that of the image before.
-pub(crate) fn set_back<'a>(pod: &'a PodView, mark: &Mark, target: &Target) -> Option<&'a ContainerView> {
-    let update = mark.update.as_ref().filter(|_| is_marked(mark, target) && is_as_requested(pod, mark))?;
-    let is_unchanged = (1..update.generation).contains(&pod.generation);
-    let is_set_back = |(container, sidecar): &(&ContainerView, &Sidecar)| {
-        let replaced = update.containers.get(&container.name);
-        let has_old = replaced.is_some_and(|replaced| is_unchanged || *replaced.image == *container.image);
-        let (has, wanted) = (container.image.as_str(), sidecar.image.as_str());
-        let is_resolved = Image::parse(has).digest.is_some() && Image::parse(wanted).digest.is_none();
-        has_old && !(same_image(has, wanted) || is_rewritten(has, wanted) || is_resolved)
-    };
-    let cold = target.sidecars.iter().filter(|sidecar| sidecar.long_running && !sidecar.hot);
-    let mut cold = cold.filter_map(|sidecar| Some((pod.container(&sidecar.name)?, sidecar)));
-    cold.find(is_set_back).map(|(container, _)| container)
-}
-
+/// The pod has the image of a sidecar, or what admission made of it.
 pub(crate) fn has_image(pod: &PodView, mark: &Mark, sidecar: &Sidecar, target: &Target, now: Timestamp) -> bool {
     if sidecar.hot {
         return twins::has_image(pod, mark, sidecar, target, now);
     }
+    let has = |container: &ContainerView| {
+        // Revisions that differ in plain init containers only are the same for what runs.
+        let was_asked = sidecar.long_running || mark.revision == target.revision;
+        same_image(&container.image, &sidecar.image)
+            || (was_asked && admission::has(pod, mark, target, sidecar, container, &sidecar.image))
+    };
     match pod.container(&sidecar.name) {
-        Some(container) => pod.is_past(container) || same_image(&container.image, &sidecar.image),
+        Some(container) => pod.is_past(container) || has(container),
         // A pod that was made before there was this plain init container is past it.
         None => !sidecar.long_running,
     }

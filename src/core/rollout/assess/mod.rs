@@ -1,5 +1,6 @@
 //! How one pod stands in a rollout, and what it takes of the budgets.
 
+mod admission;
 pub(crate) mod attempt;
 pub(crate) mod checks;
 pub(crate) mod context;
@@ -18,8 +19,9 @@ use crate::core::pod::PodView;
 use crate::core::pod::readiness::Readiness;
 use crate::core::replace::exempt;
 use crate::core::revision::Sidecar;
+use crate::core::rollout::assess::admission::set_back;
 use crate::core::rollout::assess::attempt::{Attempt, Progress, created};
-use crate::core::rollout::assess::checks::{has_images, set_back};
+use crate::core::rollout::assess::checks::has_images;
 use crate::core::rollout::assess::context::{PodContext, PodInSet};
 use crate::core::rollout::assess::state::{Claim, Evictability, ObstacleKind, State};
 use crate::core::rollout::target::Target;

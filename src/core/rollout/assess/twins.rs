@@ -12,10 +12,11 @@
 
 use k8s_openapi::jiff::Timestamp;
 
-use crate::api::image::same_image;
+use crate::api::image::{is_rewritten, same_image};
 use crate::api::keys;
 use crate::core::pod::{ContainerView, Mark, PodView};
 use crate::core::revision::Sidecar;
+use crate::core::rollout::assess::admission;
 use crate::core::rollout::assess::attempt::{Attempt, Progress};
 use crate::core::rollout::assess::state::{Obstacle, ObstacleKind};
 use crate::core::rollout::target::Target;
@@ -70,29 +71,30 @@ pub(crate) fn need<'a>(
         Err(text) => return Need::Unclear(text),
     };
     let (image, idle) = (sidecar.image.as_str(), sidecar.idle_image.as_str());
+    let has = |twin: &ContainerView, image: &str| admission::has(pod, mark, target, sidecar, twin, image);
     let recorded = mark.update.as_ref().filter(|update| update.containers.contains_key(&other.name));
     if hands_over {
         let proved = recorded.and_then(|update| Attempt { pod, update, target, now }.proved_at(other));
         if proved.is_some_and(|at| at <= now) {
             return Need::Move(Move { to: serving, serving: other, image: idle, is_reset: true });
         }
-        if same_image(&other.image, image) && recorded.is_none() {
+        if has(other, image) && recorded.is_none() {
             let name = &other.name;
             return Need::Unclear(format!(
                 "{name} is to take over, and no annotation {} says since when",
                 update(target)
             ));
         }
-        if same_image(&other.image, image) {
+        if has(other, image) {
             return Need::Proof;
         }
     }
-    if !same_image(&serving.image, image) {
+    if !has(serving, image) {
         return Need::Move(Move { to: other, serving, image, is_reset: false });
     }
     // Asked for once; whoever sets another image then, such as an admission webhook, would do it again.
     let asked_for = recorded.is_some_and(|update| target.is_reached_by(&update.revision));
-    if same_image(&other.image, idle) || (asked_for && !hands_over) {
+    if has(other, idle) || (asked_for && !hands_over) {
         return Need::Nothing;
     }
     Need::Move(Move { to: other, serving, image: idle, is_reset: true })
@@ -102,9 +104,14 @@ pub(crate) fn need<'a>(
 pub(crate) fn has_image(pod: &PodView, mark: &Mark, sidecar: &Sidecar, target: &Target, now: Timestamp) -> bool {
     match need(pod, mark, sidecar, target, now) {
         Need::Nothing | Need::Proof => true,
-        Need::Move(next) => next.is_reset && same_image(&next.serving.image, &sidecar.image),
+        Need::Move(next) => next.is_reset && serves(&next, pod, mark, sidecar, target),
         Need::Unclear(_) => false,
     }
+}
+
+/// The image is in the twin that serves.
+fn serves(next: &Move<'_>, pod: &PodView, mark: &Mark, sidecar: &Sidecar, target: &Target) -> bool {
+    admission::has(pod, mark, target, sidecar, next.serving, &sidecar.image)
 }
 
 /// A pod at the target has a twin that is to be reset.
@@ -129,11 +136,12 @@ pub(crate) fn obstacle(next: &Move<'_>, mark: &Mark, sidecar: &Sidecar, target: 
         return Some(Obstacle::new(ObstacleKind::Pod, format!("{name} {text}")));
     }
     // The kubelet would see no change, and a program that has handed over already would be taken for the new one.
-    let replaced = update.and_then(|update| update.containers.get(name)).filter(|r| *r.image == *next.image);
+    let is_it = |image: &str| image == next.image || is_rewritten(image, next.image);
+    let replaced = update.and_then(|update| update.containers.get(name)).filter(|replaced| is_it(&replaced.image));
     let status = next.to.status.as_ref().filter(|status| status.running_since.is_some());
     let still_runs = replaced.zip(status).is_some_and(|(replaced, status)| status.id == replaced.id);
     let text = || format!("{name} still runs {}", next.image);
-    (still_runs && next.to.image != next.image).then(|| Obstacle::new(ObstacleKind::Passing, text()))
+    (still_runs && !is_it(&next.to.image)).then(|| Obstacle::new(ObstacleKind::Passing, text()))
 }
 
 pub(crate) fn moves<'a>(pod: &'a PodView, mark: &Mark, target: &'a Target, now: Timestamp) -> Moves<'a> {
@@ -144,7 +152,7 @@ pub(crate) fn moves<'a>(pod: &'a PodView, mark: &Mark, target: &'a Target, now: 
             _ => None,
         })
         .collect();
-    let first = all.iter().filter(|(sidecar, next)| next.is_reset && !same_image(&next.serving.image, &sidecar.image));
+    let first = all.iter().filter(|(sidecar, next)| next.is_reset && !serves(next, pod, mark, sidecar, target));
     let first: Vec<Move<'_>> = first.map(|(_, next)| *next).collect();
     let before_upgrade = !first.is_empty();
     Moves {

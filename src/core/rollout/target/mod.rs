@@ -29,6 +29,8 @@ pub struct Target {
     pub(crate) sidecars: Vec<Sidecar>,
     /// What it takes to come from another known revision to this one, by hash.
     pub(crate) changes: BTreeMap<String, Change>,
+    /// Sidecars, by name, whose image is the same in another known revision, by its hash.
+    pub(crate) kept_images: BTreeMap<String, Vec<String>>,
     pub(crate) hash_without_images: String,
     /// What changes besides images on the way from another known revision, by hash; no entry if nothing does.
     pub(crate) beside: BTreeMap<String, NonImageChange>,
@@ -73,12 +75,19 @@ impl Target {
         let changes = revisions.iter().map(|(hash, old)| ((*hash).clone(), old.change_to(template)));
         let beside =
             revisions.iter().map(|(hash, old)| Some(((*hash).clone(), NonImageChange::between(set, old, template)?)));
+        let sidecars: Vec<Sidecar> = template.sidecars().collect();
+        let kept_images = |old: &Template| {
+            let old: Vec<Sidecar> = old.sidecars().collect();
+            let is_kept = |new: &&Sidecar| old.iter().any(|old| old.name == new.name && old.image == new.image);
+            sidecars.iter().filter(is_kept).map(|sidecar| sidecar.name.clone()).collect()
+        };
         let mut compiled = Self {
+            kept_images: revisions.iter().map(|(hash, old)| ((*hash).clone(), kept_images(old))).collect(),
             set: set.to_owned(),
             selector: selectors.pods.clone(),
             namespace_selector: selectors.namespaces.clone(),
             revision: revision.to_owned(),
-            sidecars: template.sidecars().collect(),
+            sidecars,
             hash_without_images: template.hash_without_images(),
             changes: changes.chain([(revision.to_owned(), Change::InPlace)]).collect(),
             beside: beside.flatten().collect(),
@@ -131,6 +140,11 @@ impl Target {
     /// prove it.
     pub(crate) fn changes_running_pods(&self) -> bool {
         !self.is_rolling() || !self.is_reached_by_stable()
+    }
+
+    /// A sidecar has the same image in a known revision.
+    pub(crate) fn keeps_image(&self, revision: &str, sidecar: &str) -> bool {
+        self.kept_images.get(revision).is_some_and(|sidecars| sidecars.iter().any(|name| name == sidecar))
     }
 
     fn is_reached_by_stable(&self) -> bool {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::api::validate::validate;
 use crate::api::{SidecarSet, keys};
 use crate::core::pod::PodView;
-use crate::core::revision::{Change, Template};
+use crate::core::revision::Template;
 use crate::core::rollout::assess::state::State;
 use crate::core::rollout::state::index::Index;
 use crate::core::rollout::target::Target;
@@ -88,14 +88,23 @@ struct World {
     index: Index,
     now: i64,
     strategy: Value,
+    /// Revisions that were planned for, by hash.
+    known: BTreeMap<String, Template>,
     /// `SIDECARSET_VERSION` and its `_ALT` that a program was started with, by containerID.
     env: BTreeMap<String, (u64, u64)>,
 }
 
 impl World {
     fn new() -> Self {
-        let mut world =
-            Self { pod: born(), index: Index::default(), now: 0, strategy: json!({}), env: BTreeMap::new() };
+        let old = Template::of(&hot_set(OLD, &json!({})).spec);
+        let mut world = Self {
+            pod: born(),
+            index: Index::default(),
+            now: 0,
+            strategy: json!({}),
+            known: [(old.hash(0), old)].into(),
+            env: BTreeMap::new(),
+        };
         world.restart();
         world
     }
@@ -118,10 +127,9 @@ impl World {
     fn plan_with(&mut self, images: Images, change: impl FnOnce(&mut Target)) -> Plan {
         let set = hot_set(images, &self.strategy);
         let template = Template::of(&set.spec);
-        // Nothing but images differs between the revisions of these tests.
-        let label = self.pod.view().marks.get(SET).unwrap().revision.clone();
-        let mut target = Target::new(&validate(&set).unwrap(), (&template.hash(0), &template), [], None);
-        target.changes.insert(label, Change::InPlace);
+        let hash = template.hash(0);
+        let mut target = Target::new(&validate(&set).unwrap(), (&hash, &template), &self.known, None);
+        self.known.insert(hash, template);
         change(&mut target);
         self.index.configure(target, at(self.now));
         planned(&mut self.index, SET, &PersistedProgress::default(), at(self.now), usize::MAX)

@@ -48,29 +48,84 @@ fn without_version_annotations_the_idle_image_tells_the_twins_apart() {
     assert_eq!(world.send(NEW), pair("mesh-1", IDLE));
 }
 
-#[test]
-fn images_that_admission_rewrites_are_not_fought_over() {
-    let mut world = World::new();
-    let rewrite = |world: &mut World| {
-        world.pod.edit(|pod| {
-            for (list, _) in TWINS.map(lists) {
-                for container in pod["spec"][list].as_array_mut().unwrap() {
-                    let image = container["image"].as_str().unwrap();
-                    if !image.starts_with("mirror/") && container["name"] != "app" {
-                        container["image"] = json!(format!("mirror/{image}"));
-                    }
-                }
+/// What a policy makes of the images of twins: another text, in the same request.
+fn admit(world: &mut World, policy: fn(&str) -> String) {
+    for (list, _) in TWINS.map(lists) {
+        for container in world.pod.0["spec"][list].as_array_mut().unwrap() {
+            let image = container["image"].as_str().unwrap();
+            if !image.contains('/') && container["name"] != "app" {
+                container["image"] = json!(policy(image));
             }
-        });
-        world.observe();
-    };
-    rewrite(&mut world);
-    let mut sent = 0;
-    for _ in 0..50 {
-        sent += usize::from(world.send(NEW).iter().any(|(name, _)| name.starts_with("mesh")));
-        rewrite(&mut world);
-        world.kubelets();
-        world.now += 60;
+        }
     }
-    assert!(sent <= 2, "{sent} requests");
+    world.observe();
+}
+
+fn mirrored(image: &str) -> String {
+    format!("mirror/{image}")
+}
+
+fn resolved(image: &str) -> String {
+    format!("any/thing@sha256:{image}")
+}
+
+#[test]
+fn images_that_admission_rewrites_are_not_fought_over_and_are_in_place() {
+    for policy in [mirrored, resolved] {
+        let mut world = World::new();
+        // Nothing but a request changes a pod, and all of its containers with it.
+        world.pod.edit(|pod| pod["metadata"]["generation"] = json!(1));
+        admit(&mut world, policy);
+        world.kubelets();
+        assert_eq!(world.state(OLD), State::Available);
+        assert_eq!(world.send(NEW), pair("mesh-2", "v2"));
+        admit(&mut world, policy);
+        assert_eq!(world.state(NEW), State::Updating);
+        world.kubelets();
+        assert_eq!(world.state(NEW), State::ResetDue);
+        assert_eq!(world.send(NEW), pair("mesh-1", IDLE));
+        admit(&mut world, policy);
+        world.kubelets();
+        assert_eq!(world.state(NEW), State::Available);
+        assert_eq!(world.send(NEW), []);
+        assert_eq!(world.images("mesh"), [policy(IDLE), policy("v2")]);
+        // And the other way.
+        for _ in 0..3 {
+            world.send(OLD);
+            admit(&mut world, policy);
+            world.kubelets();
+        }
+        assert_eq!((world.images("mesh"), world.state(OLD)), ([policy("v1"), policy(IDLE)], State::Available));
+    }
+}
+
+#[test]
+fn another_change_of_the_pod_makes_no_twins_of_a_mirror_others() {
+    let mut world = World::new();
+    admit(&mut world, mirrored);
+    world.send(NEW);
+    admit(&mut world, mirrored);
+    world.kubelets();
+    world.pod.edit(|pod| named(&mut pod["spec"]["containers"], "app")["image"] = json!("app:2"));
+    world.kubelets();
+    assert_eq!(world.send(NEW), pair("mesh-1", IDLE));
+    admit(&mut world, mirrored);
+    world.pod.edit(|pod| named(&mut pod["spec"]["containers"], "app")["image"] = json!("app:3"));
+    world.kubelets();
+    assert_eq!((world.send(NEW), world.state(NEW)), (vec![], State::Available));
+}
+
+#[test]
+fn a_twin_whose_image_admission_sets_back_has_failed_at_once() {
+    let mut world = World::new();
+    let before = world.pod.0.clone();
+    assert_eq!(world.send(NEW), pair("mesh-2", "v2"));
+    // No change of the spec is none of the generation.
+    world.pod.0["spec"] = before["spec"].clone();
+    world.pod.0["metadata"]["generation"] = before["metadata"]["generation"].clone();
+    world.observe();
+    let failed = State::Failed(format!("mesh-2: admission set the image back to {IDLE}"));
+    assert_eq!(world.state(NEW), failed);
+    assert_eq!(world.send(NEW), [], "it is not asked for again and again");
+    assert_eq!(world.send(OLD), [], "its image serves");
 }
