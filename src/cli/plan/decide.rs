@@ -30,6 +30,8 @@ use crate::core::rollout::request::patch::pod_patch;
 use crate::core::rollout::state::index::Index;
 use crate::core::rollout::target::Direction;
 use crate::core::rollout::target::rollout::{Rollout, rollout};
+use crate::core::status::completion::Completion;
+use crate::core::status::new_pods::injection_revision;
 use crate::core::status::{Outlook, outlook};
 
 /// What the cluster holds, besides pods.
@@ -214,9 +216,17 @@ impl Planner {
             first,
             evicted_first,
             hold: self.hold(),
-            outlook: outlook(&self.rollout, &summary),
+            outlook: outlook(&self.rollout, &summary, &self.given(&summary)),
             summary,
         }
+    }
+
+    /// Hash of the revision that new pods will get.
+    fn given(&self, summary: &Summary) -> String {
+        let status = self.world.existing.as_ref().and_then(|set| set.status.clone()).unwrap_or_default();
+        let completion = Completion::of(&status, &self.rollout, summary, self.now);
+        let (stable, aborted) = (status.stable_revision.as_ref(), status.aborted_revision.as_ref());
+        injection_revision(&self.set, &self.rollout, summary, stable, aborted, &completion, None)
     }
 
     /// Why nothing is evicted now.

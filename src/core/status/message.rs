@@ -16,35 +16,44 @@ const NAMED_NODES: usize = 3;
 /// Steps that are named ahead; the rest is counted.
 const NAMED_STEPS: usize = 3;
 
-/// `status.message` in this phase.
-pub(super) fn message(rollout: &Rollout, summary: &Summary, phase: Reason) -> String {
+/// `status.message` in this phase. `given`: hash of the revision that new pods get.
+pub(super) fn message(rollout: &Rollout, summary: &Summary, given: &str, phase: Reason) -> String {
+    let given = if given == rollout.update_revision { "the new revision" } else { given };
     let line = progress(rollout, summary);
     let told = match phase {
         Reason::NoPods => return "no pod carries these sidecars yet".to_owned(),
         Reason::NotUpdate => "; running pods are left alone: updateStrategy.type is NotUpdate".to_owned(),
-        Reason::Paused => "; paused: set updateStrategy.paused to false to go on".to_owned(),
+        Reason::Paused => paused(summary, given),
         Reason::WaitingForApproval | Reason::StepPause => step_waits(rollout, summary),
-        Reason::RollingUpdate | Reason::EvictionBlocked => waits_for(summary) + &awaited(summary),
+        Reason::RollingUpdate | Reason::EvictionBlocked => waits_for(summary, given) + &awaited(summary),
         Reason::FailureBudgetExceeded => format!("; {}", given_up(rollout, summary)),
         Reason::RollingBack if rollout.target.direction == Direction::Forward => {
             let stable = rollout.way_back.as_deref().unwrap_or_default();
             format!("; going back to {stable}, {}", given_up(rollout, summary))
         }
-        Reason::RollingBack => format!("{}{}; {}", waits_for(summary), awaited(summary), given_up(rollout, summary)),
-        Reason::RolledBack => format!("{}; {}", left_behind(rollout, summary), given_up(rollout, summary)),
+        Reason::RollingBack => {
+            format!("{}{}; {}", waits_for(summary, given), awaited(summary), given_up(rollout, summary))
+        }
+        Reason::RolledBack => format!("{}; {}", left_behind(summary, given), given_up(rollout, summary)),
         Reason::PodsFailed => format!("; {}; {}", failed(summary), way_out(rollout)),
-        Reason::PodsNotReady => not_ready(summary),
-        _ if summary.counts.not_ready > 0 => unready(summary) + &left_alone(summary, phase),
-        _ => left_alone(summary, phase),
+        Reason::PodsNotReady => unready(summary) + &waits_for(summary, given),
+        _ if summary.counts.not_ready > 0 => unready(summary) + &left_alone(summary, given, phase),
+        _ => left_alone(summary, given, phase),
     };
     line + &told
 }
 
+/// Where the pause keeps no running pod from going, it is about new ones.
+fn paused(summary: &Summary, given: &str) -> String {
+    let new_pods = if summary.remaining > 0 { String::new() } else { format!("; new pods get {given}") };
+    format!("; paused: set updateStrategy.paused to false to go on{new_pods}")
+}
+
 /// What is not updated, and may stay so.
-fn left_alone(summary: &Summary, phase: Reason) -> String {
+fn left_alone(summary: &Summary, given: &str, phase: Reason) -> String {
     let rest = match phase {
         Reason::PartitionReached | Reason::NotInPlace => {
-            kept_back(summary) + &not_started(summary) + &not_in_place(summary)
+            kept_back(summary) + &not_started(summary) + &not_in_place(summary, given)
         }
         Reason::SelectorReached => format!("; {} are outside updateStrategy.selector", summary.counts.outside),
         _ => String::new(),
@@ -59,10 +68,6 @@ fn kept_back(summary: &Summary) -> String {
         return String::new();
     }
     format!("; updateStrategy.partition keeps {} on the old revision", summary.keep_old)
-}
-
-fn not_ready(summary: &Summary) -> String {
-    unready(summary) + &waits_for(summary)
 }
 
 /// Updated pods that are not ready.
@@ -121,9 +126,9 @@ fn step_waits(rollout: &Rollout, summary: &Summary) -> String {
     }
 }
 
-fn waits_for(summary: &Summary) -> String {
-    let more = [not_started, blocked, cap, failures, pulling, not_in_place];
-    let rest: String = more.iter().map(|text| text(summary)).collect();
+fn waits_for(summary: &Summary, given: &str) -> String {
+    let more = [not_started, blocked, cap, failures, pulling];
+    let rest = more.iter().map(|text| text(summary)).collect::<String>() + &not_in_place(summary, given);
     if summary.slot_holders.is_empty() {
         return rest;
     }
@@ -174,7 +179,7 @@ fn failures(summary: &Summary) -> String {
 }
 
 /// What did not come back to the stable revision, or came back and is not ready.
-fn left_behind(rollout: &Rollout, summary: &Summary) -> String {
+fn left_behind(summary: &Summary, given: &str) -> String {
     let counts = &summary.counts;
     let mut text = String::new();
     if counts.failed > 0 {
@@ -183,7 +188,7 @@ fn left_behind(rollout: &Rollout, summary: &Summary) -> String {
     if !summary.slot_holders.is_empty() {
         text = format!("{text}; not available: {}", listed(&summary.slot_holders, summary.slots));
     }
-    text + &not_in_place_for(summary, &rollout.target.revision)
+    text + &not_in_place(summary, given)
 }
 
 /// `; pulling agent:v2 on 3 nodes: n1, n2, n3; not pulled first on 1 node (exceeded quota: …)`
@@ -201,12 +206,7 @@ fn pulling(summary: &Summary) -> String {
     skipped.fold(text, |text, skipped| text + &skipped)
 }
 
-fn not_in_place(summary: &Summary) -> String {
-    not_in_place_for(summary, "the new revision")
-}
-
-/// `revision`: what new pods get.
-fn not_in_place_for(summary: &Summary, revision: &str) -> String {
+fn not_in_place(summary: &Summary, given: &str) -> String {
     let reasons = summary.not_in_place.iter().map(|(obstacle, pods)| format!("{pods} ({})", obstacle.text));
     let reasons: Vec<String> = reasons.collect();
     if reasons.is_empty() {
@@ -214,7 +214,7 @@ fn not_in_place_for(summary: &Summary, revision: &str) -> String {
     }
     let exempt: usize = summary.exempt.iter().map(|(_, pods)| pods).sum();
     let what = match exempt {
-        _ if summary.evictable + summary.evicting == 0 => format!("new pods get {revision}"),
+        _ if summary.evictable + summary.evicting == 0 => format!("new pods get {given}"),
         0 => "evicted in turn".to_owned(),
         _ => format!("all but {exempt} evicted in turn"),
     };
@@ -241,12 +241,13 @@ pub(crate) struct Outlook {
     pub(crate) waits_for: String,
 }
 
-pub(crate) fn outlook(rollout: &Rollout, summary: &Summary) -> Outlook {
+/// `given`: hash of the revision that new pods will get.
+pub(crate) fn outlook(rollout: &Rollout, summary: &Summary, given: &str) -> Outlook {
     let stopped = summary.is_halted(&rollout.target);
     Outlook {
         given_up: outlook_given_up(rollout, summary),
         steps: if stopped { String::new() } else { steps(rollout, summary) },
-        waits_for: if stopped { String::new() } else { told(rollout, summary) },
+        waits_for: if stopped { String::new() } else { told(rollout, summary, given) },
     }
 }
 
@@ -261,8 +262,9 @@ fn outlook_given_up(rollout: &Rollout, summary: &Summary) -> String {
 }
 
 /// `status.message` without the numbers that it begins with.
-fn told(rollout: &Rollout, summary: &Summary) -> String {
-    let message = message(rollout, summary, phase(rollout, summary, rollout.target.is_rolling()));
+fn told(rollout: &Rollout, summary: &Summary, given: &str) -> String {
+    let phase = phase(rollout, summary, given, rollout.target.is_rolling());
+    let message = message(rollout, summary, given, phase);
     let line = progress(rollout, summary);
     message.strip_prefix(&line).unwrap_or(&message).trim_start_matches("; ").to_owned()
 }

@@ -35,10 +35,10 @@ pub(crate) struct Verdict {
 }
 
 impl Verdict {
-    /// `is_rolling`: the target is not stable, nor becomes so just now.
-    pub(crate) fn of(rollout: &Rollout, summary: &Summary, is_rolling: bool) -> Self {
-        let reason = phase(rollout, summary, is_rolling);
-        Self { reason, message: message(rollout, summary, reason) }
+    /// See [`phase`].
+    pub(crate) fn of(rollout: &Rollout, summary: &Summary, given: &str, is_rolling: bool) -> Self {
+        let reason = phase(rollout, summary, given, is_rolling);
+        Self { reason, message: message(rollout, summary, given, reason) }
     }
 
     /// Ready, Reconciling and Stalled.
@@ -88,7 +88,18 @@ pub(crate) fn status(
     let name = set.metadata.name.as_deref().unwrap_or_default();
     let completion = Completion::of(&old, rollout, summary, now);
     let is_stable = target.direction == Direction::Forward && completion.stable;
-    let mut verdict = Verdict::of(rollout, summary, target.is_rolling() && !is_stable);
+    let aborted_revision = aborted(&old, rollout, summary);
+    let stable_revision = if is_stable { Some(target.revision.clone()) } else { old.stable_revision.clone() };
+    let given = injection_revision(
+        set,
+        rollout,
+        summary,
+        stable_revision.as_ref(),
+        aborted_revision.as_ref(),
+        &completion,
+        injection.pinned.as_deref(),
+    );
+    let mut verdict = Verdict::of(rollout, summary, &given, target.is_rolling() && !is_stable);
     let is_at_rest = verdict.conditions(set)[0];
     let blocks =
         set.spec.injection_strategy.failure_policy == FailurePolicy::Fail && injection.reason == Reason::PodsNotCreated;
@@ -103,17 +114,6 @@ pub(crate) fn status(
         let text = format!("{}; no progress for more than progressDeadlineSeconds ({deadline})", verdict.message);
         verdict = Verdict { reason: Reason::ProgressDeadlineExceeded, message: text };
     }
-    let aborted_revision = aborted(&old, rollout, summary);
-    let stable_revision = if is_stable { Some(target.revision.clone()) } else { old.stable_revision.clone() };
-    let given = injection_revision(
-        set,
-        rollout,
-        summary,
-        stable_revision.as_ref(),
-        aborted_revision.as_ref(),
-        &completion,
-        injection.pinned.as_deref(),
-    );
     let because = rollout.aborted_because.clone().unwrap_or_else(|| message::failed(summary));
     let back = target.direction == Direction::Back;
     let steps = !target.strategy.steps.is_empty();

@@ -3,7 +3,7 @@
 
 use crate::api::SidecarSet;
 use crate::api::v1beta1::{NewPods, RevisionPolicy};
-use crate::core::rollout::plan::phase::{changes_template, holds_back};
+use crate::core::rollout::plan::phase::{changes_template, holds_back, is_share_full};
 use crate::core::rollout::plan::summary::Summary;
 use crate::core::rollout::target::rollout::Rollout;
 use crate::core::status::completion::Completion;
@@ -30,8 +30,7 @@ pub(crate) fn injection_revision(
     }
     let counts = &summary.counts;
     let strategy = &set.spec.injection_strategy;
-    let step_is_full = summary.gate.allowed.is_some_and(|allowed| counts.selected_moved >= allowed);
-    let share_is_full = counts.matched - counts.updated <= summary.keep_old || step_is_full;
+    let share_is_full = is_share_full(summary);
     let partial = strategy.revision.as_ref().is_some_and(|r| r.policy == RevisionPolicy::Partial);
     if let Some(pinned) = pinned.filter(|_| partial && share_is_full && target.has_partition()) {
         return pinned.to_owned();

@@ -302,7 +302,7 @@ fn a_failed_eviction_is_told_where_it_stops_nothing() {
         (s.counts.failed, s.counts.failed_slots) = (1, 1);
         s.failed = vec!["default/a (it has no ready replacement)".to_owned()];
     });
-    let verdict = Verdict::of(&rollout, &summary, false);
+    let verdict = Verdict::of(&rollout, &summary, &rollout.target.revision, false);
     assert_eq!(verdict.reason, Reason::UpToDate);
     assert!(verdict.message.ends_with("; 1 failed: default/a (it has no ready replacement)"), "{}", verdict.message);
 }

@@ -8,8 +8,9 @@ use crate::core::rollout::plan::summary::Summary;
 use crate::core::rollout::target::Direction;
 use crate::core::rollout::target::rollout::Rollout;
 
-/// The phase, but for the progress deadline. `is_rolling`: the target is not stable, nor becomes so just now.
-pub(crate) fn phase(rollout: &Rollout, summary: &Summary, is_rolling: bool) -> Reason {
+/// The phase, but for the progress deadline. `given`: the revision that new pods get; `is_rolling`: the target is not stable,
+/// nor becomes so just now.
+pub(crate) fn phase(rollout: &Rollout, summary: &Summary, given: &str, is_rolling: bool) -> Reason {
     let (target, counts) = (&rollout.target, &summary.counts);
     if counts.matched == 0 {
         return Reason::NoPods;
@@ -21,7 +22,9 @@ pub(crate) fn phase(rollout: &Rollout, summary: &Summary, is_rolling: bool) -> R
         let turns_back = rollout.way_back.is_some() && target.direction == Direction::Forward;
         return if turns_back { Reason::RollingBack } else { Reason::FailureBudgetExceeded };
     }
-    if target.strategy.paused && (summary.remaining > 0 || !target.changes_running_pods()) {
+    // It may keep nothing but new pods from the newest.
+    let lacks_new_pods = given != target.revision && changes_template(summary) && !is_share_full(summary);
+    if target.strategy.paused && (summary.remaining > 0 || lacks_new_pods || !target.changes_running_pods()) {
         return Reason::Paused;
     }
     let step_is_open = summary.gate.allowed.is_some() && summary.gate.wait.is_none() && counts.outdated > 0;
@@ -72,6 +75,13 @@ pub(crate) fn is_wait(phase: Reason) -> bool {
 /// Somebody keeps a part of the pods from the newest: by a pause, partition or steps.
 pub(crate) fn holds_back(rollout: &Rollout, summary: &Summary) -> bool {
     rollout.target.strategy.paused || rollout.target.has_partition() || summary.gate.allowed.is_some()
+}
+
+/// As many pods are at the target as partition and steps allow.
+pub(crate) fn is_share_full(summary: &Summary) -> bool {
+    let counts = &summary.counts;
+    let step_is_full = summary.gate.allowed.is_some_and(|allowed| counts.selected_moved >= allowed);
+    counts.matched - counts.updated <= summary.keep_old || step_is_full
 }
 
 /// Some pods differ from the newest in more than images. Without evictions not what keeps single pods from an image: a node,

@@ -4,9 +4,10 @@ use serde_json::{Value, json};
 
 use crate::api::validate::validate;
 use crate::core::rollout::assess::state::State;
+use crate::core::rollout::plan::summary::Summary;
 use crate::core::rollout::state::index::Index;
 use crate::core::rollout::target::Target;
-use crate::core::rollout::target::rollout::PersistedProgress;
+use crate::core::rollout::target::rollout::{PersistedProgress, Rollout};
 use crate::core::rollout::testing;
 use crate::core::rollout::testing::{Plan, SET, TestPod, at, hash, planned, target};
 
@@ -35,6 +36,11 @@ mod untouched;
 use crate::core::pod::PodKey;
 use crate::core::revision::Template;
 use crate::core::status::Verdict;
+
+/// Where a rollout that is not stable stands, if new pods get the target.
+pub(crate) fn verdict(rollout: &Rollout, summary: &Summary) -> Verdict {
+    Verdict::of(rollout, summary, &rollout.target.revision, true)
+}
 
 /// Pods, an index that follows them, and a kubelet.
 struct Fleet {
@@ -127,7 +133,7 @@ impl Fleet {
 
     fn reason(&mut self, image: &str, strategy: &Value) -> String {
         let summary = self.plan(image, strategy).summary;
-        Verdict::of(&testing::rollout(image, strategy.clone()), &summary, true).reason.to_string()
+        verdict(&testing::rollout(image, strategy.clone()), &summary).reason.to_string()
     }
 }
 

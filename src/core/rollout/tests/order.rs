@@ -12,8 +12,7 @@ use crate::core::rollout::target::Target;
 use crate::core::rollout::target::rollout::PersistedProgress;
 use crate::core::rollout::testing;
 use crate::core::rollout::testing::{SET, TestPod, at, planned, target};
-use crate::core::rollout::tests::Fleet;
-use crate::core::status::Verdict;
+use crate::core::rollout::tests::{Fleet, verdict};
 
 pub(super) fn labelled(name: &str, key: &str, value: &str) -> TestPod {
     TestPod::new(name).with(|pod| pod["metadata"]["labels"][key] = json!(value))
@@ -116,7 +115,7 @@ fn a_pod_that_is_unready_for_other_reasons_takes_the_room_of_its_workload() {
     assert_eq!(fleet.round("v2", &one_each()), Vec::<String>::new());
     let summary = fleet.plan("v2", &one_each()).summary;
     assert_eq!(summary.blocked_workloads, 1);
-    let message = Verdict::of(&testing::rollout("v2", one_each()), &summary, true).message;
+    let message = verdict(&testing::rollout("v2", one_each()), &summary).message;
     let expected = "; maxUnavailablePerWorkload leaves no room in Deployment default/web (1 of 1 unavailable)";
     assert!(message.ends_with(expected), "{message}");
     fleet.pods.values_mut().for_each(|pod| pod.ready(true, at(100)));
@@ -164,7 +163,7 @@ fn a_rollout_that_moves_says_nothing_of_workloads() {
     let plan = fleet.plan("v2", &strategy);
     fleet.send(&plan);
     let summary = fleet.plan("v2", &strategy).summary;
-    let message = Verdict::of(&testing::rollout("v2", strategy), &summary, true).message;
+    let message = verdict(&testing::rollout("v2", strategy), &summary).message;
     assert!(message.ends_with("; 1 of 1 unavailable: default/d0 (updating)"), "{message}");
 }
 

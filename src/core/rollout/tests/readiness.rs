@@ -5,8 +5,7 @@ use serde_json::{Value, json};
 use crate::core::rollout::testing;
 use crate::core::rollout::testing::{SET, TestPod, at};
 use crate::core::rollout::tests::order::owned;
-use crate::core::rollout::tests::{Fleet, unready};
-use crate::core::status::Verdict;
+use crate::core::rollout::tests::{Fleet, unready, verdict};
 
 #[test]
 fn pods_that_were_ready_a_moment_ago_cost_what_ready_ones_do() {
@@ -56,7 +55,7 @@ fn a_full_cap_of_unready_pods_says_who_holds_it() {
     let strategy = json!({"failurePolicy": {"action": "Ignore"}});
     let message = |fleet: &mut Fleet| {
         let summary = fleet.plan("bad", &strategy).summary;
-        Verdict::of(&testing::rollout("bad", strategy.clone()), &summary, true).message
+        verdict(&testing::rollout("bad", strategy.clone()), &summary).message
     };
     let plan = fleet.plan("bad", &strategy);
     let sent = fleet.send(&plan);

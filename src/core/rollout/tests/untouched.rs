@@ -1,9 +1,11 @@
 //! What differs from the template and yet nothing is to be done about in a running pod.
 
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::{Value, json};
 
 use super::{Fleet, planned};
 use crate::api::SidecarSet;
+use crate::api::v1beta1::NewPods;
 use crate::api::validate::validate;
 use crate::core::pod::PodKey;
 use crate::core::revision::Template;
@@ -200,12 +202,47 @@ fn partition_and_steps_hold_back_nothing_where_running_pods_have_nothing_to_chan
 #[test]
 fn a_pause_holds_back_what_only_new_pods_get_and_says_so() {
     let old = with_init("v1", "prepare:1");
-    let mut world = world(&old, &["a"]);
-    let mut new = with_init("v1", "prepare:2");
-    new.spec.update_strategy.paused = true;
-    world.apply_set(new);
-    world.plan();
-    assert_eq!((world.status().injection_revision.clone(), world.reason()), (Some(revision(&old)), "Paused"));
+    let given = |new_pods: NewPods| {
+        let mut world = world(&old, &["a"]);
+        let mut new = with_init("v1", "prepare:2");
+        new.spec.update_strategy.paused = true;
+        new.spec.injection_strategy.new_pods = new_pods;
+        world.apply_set(new);
+        world.plan();
+        let (_, text) = world.message().split_once("to go on; ").unwrap();
+        (world.status().injection_revision.clone().unwrap(), world.reason().to_owned(), text.to_owned())
+    };
+    let (old, new) = (revision(&old), revision(&with_init("v1", "prepare:2")));
+    assert_eq!(given(NewPods::FollowRollout), (old.clone(), "Paused".into(), format!("new pods get {old}")));
+    assert_eq!(given(NewPods::Latest), (new, "Paused".into(), "new pods get the new revision".into()));
+}
+
+#[test]
+fn of_pods_that_cannot_be_updated_in_place_it_is_said_what_new_ones_get() {
+    let old = with_init("v1", "prepare:1");
+    let told = |edit: fn(&mut SidecarSet)| {
+        let mut world = world(&old, &["a", "b"]);
+        let mut new = old.clone();
+        new.spec.containers[0].container.env = serde_json::from_value(json!([{"name": "V", "value": "2"}])).unwrap();
+        edit(&mut new);
+        world.apply_set(new.clone());
+        world.plan();
+        let is_new = world.status().injection_revision == Some(revision(&new));
+        let names = if is_new { "the new revision".to_owned() } else { revision(&old) };
+        assert!(world.message().contains(&format!("new pods get {names}")), "{}", world.message());
+        (world.reason().to_owned(), is_new)
+    };
+    let partition =
+        |set: &mut SidecarSet| set.spec.update_strategy.partition = Some(IntOrString::String("100%".into()));
+    let paused = |set: &mut SidecarSet| set.spec.update_strategy.paused = true;
+    let latest = |set: &mut SidecarSet| {
+        set.spec.update_strategy.paused = true;
+        set.spec.injection_strategy.new_pods = NewPods::Latest;
+    };
+    assert_eq!(told(|_| {}), ("NotInPlace".into(), true));
+    assert_eq!(told(partition), ("NotInPlace".into(), false), "none may move");
+    assert_eq!(told(paused), ("Paused".into(), false), "to restart a workload would bring it nothing");
+    assert_eq!(told(latest), ("NotInPlace".into(), true), "the pause keeps nobody from it");
 }
 
 /// Made with this set, and its plain init container cannot be pulled.

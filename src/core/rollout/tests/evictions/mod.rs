@@ -15,9 +15,8 @@ use crate::core::rollout::target::Target;
 use crate::core::rollout::target::rollout::PersistedProgress;
 use crate::core::rollout::testing;
 use crate::core::rollout::testing::{Plan, SET, TestPod, at, hash, planned, target};
-use crate::core::rollout::tests::Fleet;
 use crate::core::rollout::tests::evictions::task::Task;
-use crate::core::status::Verdict;
+use crate::core::rollout::tests::{Fleet, verdict};
 use crate::core::status::completion::Completion;
 use crate::core::status::new_pods::injection_revision;
 
@@ -75,7 +74,7 @@ fn upgrades(fleet: &Fleet) -> usize {
 
 fn reason(fleet: &mut Fleet, strategy: &Value) -> &'static str {
     let summary = plan(fleet, strategy, &[]).summary;
-    Verdict::of(&rollout(strategy), &summary, true).reason.as_str()
+    verdict(&rollout(strategy), &summary).reason.as_str()
 }
 
 /// A pod of `v2` that an owner made at second 1, and that is not ready.
@@ -138,7 +137,7 @@ fn an_eviction_for_an_old_revision_keeps_its_slot_and_is_no_failure_of_the_next(
     let failed = Eviction { failed: true, ..evicted };
     let summary = plan(&mut fleet, &json!({}), &[failed]).summary;
     assert_eq!((summary.counts.failed, summary.exceeded), (0, false));
-    let text = Verdict::of(&rollout(&json!({})), &summary, true).message;
+    let text = verdict(&rollout(&json!({})), &summary).message;
     assert!(text.contains("; 1 of 1 unavailable: default/a (evicted, no ready replacement)"), "{text}");
     assert_eq!(quota(&fleet.index, SET, 0, at(0)).unwrap().slots, 0);
 }
@@ -175,7 +174,7 @@ fn pods_that_must_be_made_anew_wait_with_their_owners() {
     assert_eq!(summary.exempt, [("pods without a controller", 1)]);
     let owners: Vec<_> = fleet.index.set(SET).unwrap().evictable.values().collect();
     assert_eq!((owners.len(), &*owners[0].owner, owners[0].cheap), (1, &owner("web"), 0), "both pods are ready");
-    let verdict = Verdict::of(&rollout(&json!({})), &summary, true);
+    let verdict = verdict(&rollout(&json!({})), &summary);
     assert_eq!(verdict.reason.as_str(), "RollingUpdate");
     let text =
         "all but 1 evicted in turn: 3 (containers[agent].env changed); never evicted: pods without a controller (1)";
@@ -189,7 +188,7 @@ fn pods_that_nobody_or_no_eviction_can_replace_are_left_as_they_are() {
     let summary = plan(&mut fleet, &json!({}), &[]).summary;
     assert_eq!(summary.exempt, [("pods of DaemonSets", 1), ("pods of Jobs", 1), ("pods that are not restarted", 1)]);
     assert_eq!((summary.evictable, summary.remaining), (0, 0));
-    let verdict = Verdict::of(&rollout(&json!({})), &summary, true);
+    let verdict = verdict(&rollout(&json!({})), &summary);
     assert_eq!(verdict.reason.as_str(), "NotInPlace");
     let never = "never evicted: pods of DaemonSets (1), pods of Jobs (1), pods that are not restarted (1)";
     assert!(verdict.message.contains(never), "{}", verdict.message);

@@ -213,7 +213,7 @@ fn an_open_eviction_takes_the_room_of_its_workload_until_the_owner_has_its_pods_
     let waits = plan(&mut fleet, &per_workload(), &records);
     assert_eq!(waits.patches, [], "db-0 is away");
     assert_eq!(waits.summary.blocked, ["StatefulSet default/db (1 of 1 unavailable)"]);
-    let text = Verdict::of(&rollout(&per_workload()), &waits.summary, true).message;
+    let text = verdict(&rollout(&per_workload()), &waits.summary).message;
     assert!(text.contains("; maxUnavailablePerWorkload leaves no room in StatefulSet default/db"), "{text}");
 
     // Its successor is there: counted once, while it is not ready.
@@ -264,7 +264,7 @@ fn each_owner_is_asked_in_turn_however_many_there_are_and_then_it_is_said_that_b
         let mut summary = plan(fleet, &json!({}), &[]).summary;
         let [_, upgrades] = reports(&task.input(&hash("v2"), at(fleet.now)), &task.memory);
         summary.evictions = upgrades;
-        Verdict::of(&rollout(&json!({})), &summary, true).reason
+        verdict(&rollout(&json!({})), &summary).reason
     };
     plan(&mut fleet, &json!({}), &[]);
     while asked.len() < OWNERS {

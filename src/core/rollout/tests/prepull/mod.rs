@@ -10,8 +10,7 @@ use crate::core::rollout::target::rollout::PersistedProgress;
 use crate::core::rollout::target::{Direction, Target};
 use crate::core::rollout::testing;
 use crate::core::rollout::testing::{Plan, SET, TestPod, at, hash, planned, target};
-use crate::core::rollout::tests::Fleet;
-use crate::core::status::Verdict;
+use crate::core::rollout::tests::{Fleet, verdict};
 
 mod properties;
 mod pullers;
@@ -63,7 +62,7 @@ impl Fleet {
 
     fn message(&mut self, image: &str, strategy: &Value) -> (String, String) {
         let summary = self.plan(image, strategy).summary;
-        let verdict = Verdict::of(&testing::rollout(image, strategy.clone()), &summary, true);
+        let verdict = verdict(&testing::rollout(image, strategy.clone()), &summary);
         (verdict.reason.to_string(), verdict.message)
     }
 }
