@@ -2,6 +2,7 @@
 //!
 //! It reads text, not syntax: comments are removed, `use` trees are spelled out, and what is left is searched for paths.
 
+mod documents;
 mod graph;
 mod layout;
 mod source;

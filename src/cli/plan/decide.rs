@@ -21,6 +21,7 @@ use crate::core::pod::{PodKey, PodView, SlimPod};
 use crate::core::replace::exempt;
 use crate::core::replace::uninjected::inject_anew;
 use crate::core::revision::{History, Template, collisions};
+use crate::core::rollout::assess::checks::replaced;
 use crate::core::rollout::assess::state::{Evictability, State};
 use crate::core::rollout::assess::{Assessment, resize};
 use crate::core::rollout::plan::evict::input::quota;
@@ -366,15 +367,12 @@ impl Planner {
     /// What a patch changes.
     fn changes(&self, pod: &PodView) -> String {
         let target = &self.rollout.target;
+        let mark = pod.marks.get(&self.name);
         let images = target.sidecars.iter().filter_map(|sidecar| {
-            let names = sidecar.container_names();
-            let mut containers = names.iter().filter_map(|name| pod.container(name));
-            let container =
-                containers.find(|container| !sidecar.hot || !same_image(&container.image, &sidecar.idle_image))?;
-            let changed = !pod.is_past(container) && !same_image(&container.image, &sidecar.image);
-            changed.then(|| format!("{}: {} -> {}", sidecar.name, container.image, sidecar.image))
+            let container = replaced(pod, mark?, sidecar, target, self.now)?;
+            Some(format!("{}: {} -> {}", sidecar.name, container.image, sidecar.image))
         });
-        let beside = pod.marks.get(&self.name).and_then(|mark| target.beside.get(&mark.revision));
+        let beside = mark.and_then(|mark| target.beside.get(&mark.revision));
         let metadata = beside.and_then(|beside| beside.metadata.as_ref()).map(|_| "labels and annotations".to_owned());
         images.chain(resize::describe(pod, target)).chain(metadata).collect::<Vec<_>>().join(", ")
     }

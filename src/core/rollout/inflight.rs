@@ -7,7 +7,6 @@ use crate::core::pod::PodKey;
 use crate::core::rollout::assess::context::Refusal;
 use crate::core::rollout::target::rollout::PersistedProgress;
 
-/// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct InFlight {
     /// Pods of the last plan, whose requests may be on their way: the next plan, made when they are answered, sets it anew.

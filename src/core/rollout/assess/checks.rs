@@ -115,6 +115,23 @@ pub(crate) fn has_image(pod: &PodView, mark: &Mark, sidecar: &Sidecar, target: &
     }
 }
 
+/// The container whose image a sidecar does not keep; of twins the one that serves.
+pub(crate) fn replaced<'a>(
+    pod: &'a PodView,
+    mark: &Mark,
+    sidecar: &'a Sidecar,
+    target: &Target,
+    now: Timestamp,
+) -> Option<&'a ContainerView> {
+    if has_image(pod, mark, sidecar, target, now) {
+        return None;
+    }
+    match twins::need(pod, mark, sidecar, target, now) {
+        Need::Move(next) => Some(next.serving),
+        _ => pod.container(&sidecar.name),
+    }
+}
+
 /// The container that is to get another image, if the pod has one.
 pub(crate) fn to_restart<'a>(
     pod: &'a PodView,

@@ -90,7 +90,6 @@ impl Kind {
     }
 }
 
-/// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Table(BTreeMap<Kind, Pods>);
 

@@ -38,7 +38,6 @@ impl OrderKey {
     }
 }
 
-/// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Candidates {
     queue: Queue,

@@ -3,7 +3,7 @@
 use crate::core::rollout::assess::Assessment;
 use crate::core::rollout::assess::state::Claim;
 
-/// See the module. What takes less goes first.
+/// What takes less goes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Cost {
     /// Nothing more: it has its place already.

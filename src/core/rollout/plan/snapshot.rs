@@ -28,7 +28,6 @@ pub(crate) const MOST_AT_ONCE: usize = 32;
 /// Pods of the next batch that are looked at, to find these nodes.
 const LOOKED_AHEAD: usize = 2000;
 
-/// See the module.
 pub(crate) struct Snapshot<'a> {
     all: &'a Index,
     pub(crate) set: &'a SetState,

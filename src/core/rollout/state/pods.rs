@@ -9,7 +9,6 @@ use crate::core::pod::{Common, PodKey, PodView};
 
 type Groups = BTreeMap<String, BTreeSet<Arc<PodKey>>>;
 
-/// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Pods {
     /// All that names a pod shares its key.

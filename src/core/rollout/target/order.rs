@@ -10,7 +10,6 @@ use crate::api::validate::ValidSidecarSet;
 /// The value of a scatter term that stands for each value seen.
 const ANY_VALUE: &str = "*";
 
-/// See the module.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Order {
     priority: PriorityRule,

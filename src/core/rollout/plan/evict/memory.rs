@@ -13,7 +13,6 @@ use crate::core::replace::report::{EvictionReport, Hold, Lack, NAMED, Wait};
 /// An owner whose pod could not be evicted is left alone for this long, then twice as long, up to the second.
 const BACKOFF: (SignedDuration, SignedDuration) = (SignedDuration::from_secs(5), SignedDuration::from_secs(60));
 
-/// See the module.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct EvictionMemory {
     /// `status.evictions` as last written.
