@@ -19,7 +19,7 @@ use sidecarset::core::pod::{PodView, SlimPod};
 use sidecarset::core::revision::{History, Revision, Template};
 use sidecarset::core::rollout::state::index::Index;
 use sidecarset::core::rollout::target::rollout::rollout;
-use sidecarset::core::round::{Answers, Known, Round};
+use sidecarset::core::round::{Answers, Round, RoundFacts};
 
 const PODS: usize = 100_000;
 const SETS: usize = 500;
@@ -270,7 +270,7 @@ impl Fleet {
         longer(started);
         assert_eq!(planned.take_requests().len(), 0);
         let started = Instant::now();
-        let known = Known { newest: Some(Arc::clone(set)), ..Known::default() };
+        let known = RoundFacts { newest: Some(Arc::clone(set)), ..RoundFacts::default() };
         black_box(planned.end(&mut self.index, Answers::default(), known, now(0)).unwrap());
         longer(started);
         longest

@@ -10,12 +10,12 @@ use tokio::time::Instant;
 use super::context::{Context, Error, WRITE_TIMEOUT, now, patch_params};
 use crate::core::pod::{PodKey, PodView, SlimPod};
 use crate::core::rollout::request::PodPatch;
-use crate::core::rollout::request::answer::{Answer, answer};
+use crate::core::rollout::request::answer::{PatchAnswer, answer};
 use crate::core::round::{Answers, Planned};
 use crate::runtime::call::{CallError, Cause, until};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outcome {
+enum Sent {
     Patched,
     /// The set changed, the lease was lost, or the plan has grown old: not sent.
     Withdrawn,
@@ -27,7 +27,7 @@ enum Outcome {
     Unknown,
 }
 
-impl Outcome {
+impl Sent {
     fn label(self) -> &'static str {
         match self {
             Self::Patched => "ok",
@@ -49,18 +49,18 @@ pub(super) async fn apply(context: &Context, planned: &mut Planned) -> Result<An
         let _permit = context.writer.permits.acquire().await;
         let may_send = planned.may_send(context.cache.set(set).as_deref(), planned_at.elapsed());
         if !may_send || !context.is_active_leader() {
-            return Outcome::Withdrawn;
+            return Sent::Withdrawn;
         }
         let outcome = send(context, set, &patch).await;
         context.metrics.pod_patch(set, outcome.label());
         outcome
     });
-    let outcomes: Vec<Outcome> =
+    let outcomes: Vec<Sent> =
         futures::stream::iter(requests).buffer_unordered(context.settings.write_concurrency).collect().await;
-    if outcomes.contains(&Outcome::Withdrawn) && !context.is_active_leader() {
+    if outcomes.contains(&Sent::Withdrawn) && !context.is_active_leader() {
         return Err(Error::NotLeader);
     }
-    let patched = outcomes.iter().filter(|outcome| **outcome == Outcome::Patched).count();
+    let patched = outcomes.iter().filter(|outcome| **outcome == Sent::Patched).count();
     Ok(Answers { patched, unconfirmed: confirm(context, set).await })
 }
 
@@ -72,11 +72,11 @@ pub(super) async fn confirm(context: &Context, set: &str) -> usize {
     known.filter(|known| futures::future::ready(!known)).count().await
 }
 
-async fn send(context: &Context, set: &str, request: &PodPatch) -> Outcome {
+async fn send(context: &Context, set: &str, request: &PodPatch) -> Sent {
     let PodPatch { key, .. } = request;
     let Some(patch) = complete(context, request).await else {
         check(context, set, key).await;
-        return Outcome::Stale;
+        return Sent::Stale;
     };
     let api: Api<SlimPod> = Api::namespaced(context.clients.call.clone(), &key.namespace);
     let (params, patch) = (patch_params(), Patch::Json::<()>(patch));
@@ -89,23 +89,23 @@ async fn send(context: &Context, set: &str, request: &PodPatch) -> Outcome {
     };
     match result {
         Ok(pod) => answered(context, set, request, before, PodView::new(pod)),
-        Err(CallError { cause: Cause::NotLeader, .. }) => Outcome::Withdrawn,
-        Err(CallError { cause, .. }) => match cause.status().map_or(Answer::Unknown, answer) {
-            Answer::LookAgain => {
+        Err(CallError { cause: Cause::NotLeader, .. }) => Sent::Withdrawn,
+        Err(CallError { cause, .. }) => match cause.status().map_or(PatchAnswer::Unknown, answer) {
+            PatchAnswer::LookAgain => {
                 check(context, set, key).await;
-                Outcome::Stale
+                Sent::Stale
             }
-            Answer::Refused(message) => {
+            PatchAnswer::Refused(message) => {
                 tracing::warn!(pod = %key, message, "the apiserver refuses to patch a pod");
                 refuse(context, set, key, message);
-                Outcome::Refused
+                Sent::Refused
             }
-            Answer::Unknown => {
+            PatchAnswer::Unknown => {
                 // It may or may not have been carried out.
                 tracing::warn!(pod = %key, error = %cause, "a pod's patch has an unknown outcome");
                 context.state().index.unanswered(set, key, &cause.to_string(), now());
                 check(context, set, key).await;
-                Outcome::Unknown
+                Sent::Unknown
             }
         },
     }
@@ -126,15 +126,15 @@ async fn complete(context: &Context, request: &PodPatch) -> Option<Operations> {
 }
 
 /// The apiserver accepted the request for a pod that was known in version `before`. Resources that a webhook put back at once would be asked for without end.
-fn answered(context: &Context, set: &str, request: &PodPatch, before: u64, pod: PodView) -> Outcome {
+fn answered(context: &Context, set: &str, request: &PodPatch, before: u64, pod: PodView) -> Sent {
     let (key, version) = (&request.key, pod.resource_version);
     context.state().index.apply_answer(pod, now());
     if request.resizes && version <= before {
         let message = "the apiserver accepted new resources and did not set them".to_owned();
         refuse(context, set, key, message);
-        return Outcome::Refused;
+        return Sent::Refused;
     }
-    Outcome::Patched
+    Sent::Patched
 }
 
 /// Reads a pod whose request may have changed it; it is unconfirmed until that works.

@@ -28,7 +28,7 @@ pub(crate) struct Cache {
 
 #[derive(Debug, Default)]
 struct Inner {
-    sets: BTreeMap<String, Known>,
+    sets: BTreeMap<String, KnownSet>,
     /// By set, then by hash.
     revisions: BTreeMap<String, History>,
     /// UIDs of revisions that are ignored.
@@ -42,7 +42,7 @@ struct Inner {
 }
 
 #[derive(Debug)]
-struct Known {
+struct KnownSet {
     set: Arc<SidecarSet>,
     valid: Result<ValidSidecarSet, Problems>,
     /// Version at which the current spec was first seen.
@@ -63,7 +63,7 @@ impl Cache {
         (Self { inner: Arc::default(), served, allowed, namespaces, registered }, receiver)
     }
 
-    fn known<T>(&self, set: &str, read: impl FnOnce(&Known) -> T) -> Option<T> {
+    fn known<T>(&self, set: &str, read: impl FnOnce(&KnownSet) -> T) -> Option<T> {
         lock(&self.inner).sets.get(set).map(read)
     }
 
@@ -139,7 +139,7 @@ impl Cache {
         let rebuild = compiled.is_none();
         let compiled = compiled.unwrap_or_else(|| compile(&valid, inner.revisions.get(&name)));
         inner.seen = inner.seen.max(version);
-        inner.sets.insert(name.clone(), Known { set, valid, spec_version, compiled });
+        inner.sets.insert(name.clone(), KnownSet { set, valid, spec_version, compiled });
         self.publish(&mut inner, rebuild);
         if spec_version == version { inner.concerned(&name) } else { Vec::new() }
     }
@@ -237,7 +237,7 @@ impl Cache {
         self.served.send_replace(Arc::new(Served {
             complete: true,
             sets: Arc::clone(&inner.compiled),
-            specs: inner.sets.values().filter_map(Known::served).cloned().collect(),
+            specs: inner.sets.values().filter_map(KnownSet::served).cloned().collect(),
             seen: inner.seen,
             version: inner.sets.values().map(|known| known.spec_version).max().unwrap_or(0),
             allowed: Arc::clone(&self.allowed),
@@ -245,7 +245,7 @@ impl Cache {
     }
 }
 
-impl Known {
+impl KnownSet {
     fn served(&self) -> Option<&ValidSidecarSet> {
         self.valid.as_ref().ok().filter(|_| self.compiled.is_some())
     }
@@ -253,7 +253,7 @@ impl Known {
 
 impl Inner {
     /// Other valid sets that can inject into the same pods.
-    fn meeting<'a>(&'a self, known: &'a Known) -> impl Iterator<Item = &'a Known> {
+    fn meeting<'a>(&'a self, known: &'a KnownSet) -> impl Iterator<Item = &'a KnownSet> {
         let others = self.sets.values().filter(move |other| !Arc::ptr_eq(&other.set, &known.set));
         others.filter(move |other| match (&known.compiled, &other.compiled) {
             (Some(a), Some(b)) => a.reach().meets(b.reach()),

@@ -31,7 +31,9 @@ use crate::core::replace::report::Wait;
 use crate::core::replace::uninjected::Found;
 use crate::core::rollout::plan::evict::input::{EvictionInput, Facts};
 use crate::core::rollout::plan::evict::memory::EvictionMemory;
-use crate::core::rollout::plan::evict::{Chosen, Question, Step, begin_step, is_asked, replacement_obstacle, reports};
+use crate::core::rollout::plan::evict::{
+    Chosen, EvictionStep, Question, begin_step, is_asked, replacement_obstacle, reports,
+};
 use crate::core::rollout::target::rollout::still_wanted;
 use crate::runtime::call::{CallError, Cause};
 use crate::runtime::events::Note;
@@ -93,7 +95,7 @@ async fn look_after(context: &Context, term: u64, name: &str, kept: Option<Kept>
     let mut kept =
         loaded.inspect_err(|error| tracing::warn!(set = name, %error, "evictions cannot be read")).ok()??;
     context.state().index.set_evictions(name, &kept.memory.records);
-    let mut round = Round { context, name, kept: &mut kept, facts: Facts::default() };
+    let mut round = EvictionRound { context, name, kept: &mut kept, facts: Facts::default() };
     if let Err(error) = round.run().await {
         tracing::warn!(set = name, %error, "evictions are left for the next round");
     }
@@ -117,7 +119,7 @@ async fn load(context: &Context, term: u64, set: &SidecarSet, kept: Option<Kept>
     Ok(live.map(|live| Kept { term, uid, memory: memory(live) }))
 }
 
-struct Round<'a> {
+struct EvictionRound<'a> {
     context: &'a Context,
     name: &'a str,
     kept: &'a mut Kept,
@@ -162,7 +164,7 @@ impl Moment {
     }
 }
 
-impl Round<'_> {
+impl EvictionRound<'_> {
     async fn run(&mut self) -> Result<(), Error> {
         self.kept.memory.found_is_stale = false;
         let limit = TRIED + self.kept.memory.records.len();
@@ -174,12 +176,12 @@ impl Round<'_> {
                 begin_step(index, &moment.input(), &mut self.kept.memory, &self.facts)
             };
             match step {
-                Step::Read(question) => self.read(&moment, question).await,
-                Step::Record(records) => {
+                EvictionStep::Read(question) => self.read(&moment, question).await,
+                EvictionStep::Record(records) => {
                     self.save(records).await?;
                     self.context.shared.look.notify_one();
                 }
-                Step::Evict(chosen) => {
+                EvictionStep::Evict(chosen) => {
                     // Each may take as long as the API server lets it: what held them before is not told until the last.
                     self.publish();
                     let evicted = self.evict(&moment, &chosen).await;
@@ -187,7 +189,7 @@ impl Round<'_> {
                     self.context.state().index.set_evictions(self.name, &self.kept.memory.records);
                     evicted?;
                 }
-                Step::Rest => return Ok(()),
+                EvictionStep::Rest => return Ok(()),
             }
         }
     }
@@ -232,11 +234,11 @@ impl Round<'_> {
         self.context.metrics.eviction(self.name, answer.label());
         let (owner, memory) = (replace::owner(&chosen.record), &mut self.kept.memory);
         self.facts.tried.insert(owner.uid.clone());
-        if answer == Answer::Evicted {
+        if answer == EvictionAnswer::Evicted {
             memory.note_evicted(&chosen.record.pod_uid);
             tell(self.context, &moment.set, &chosen.record);
         }
-        let stands = matches!(answer, Answer::Evicted | Answer::Unknown(_));
+        let stands = matches!(answer, EvictionAnswer::Evicted | EvictionAnswer::Unknown(_));
         match answer.why() {
             Some(why) => {
                 let Eviction { cause, namespace, .. } = &chosen.record;
@@ -315,7 +317,7 @@ async fn obstacle(context: &Context, moment: &Moment, chosen: &Chosen, raw: Opti
 }
 
 /// Through the Eviction API, so that `PodDisruptionBudgets` decide.
-async fn send(context: &Context, pod: &PodKey, uid: &str) -> Result<Answer, Error> {
+async fn send(context: &Context, pod: &PodKey, uid: &str) -> Result<EvictionAnswer, Error> {
     // Not `Api::evict`: it misspells deleteOptions, and the apiserver would evict a later pod of that name.
     let body = json!({
         "apiVersion": "policy/v1", "kind": "Eviction",
@@ -326,15 +328,15 @@ async fn send(context: &Context, pod: &PodKey, uid: &str) -> Result<Answer, Erro
     let params = PostParams::default();
     let call = api.create_subresource::<_, Status>("eviction", &pod.name, &params, &body);
     match context.write("evict", || format!("pod {pod}"), call).await {
-        Ok(_) => Ok(Answer::Evicted),
+        Ok(_) => Ok(EvictionAnswer::Evicted),
         Err(CallError { cause: Cause::NotLeader, .. }) => Err(Error::NotLeader),
-        Err(error) => Ok(error.status().map_or_else(|| Answer::Unknown(error.to_string()), verdict)),
+        Err(error) => Ok(error.status().map_or_else(|| EvictionAnswer::Unknown(error.to_string()), verdict)),
     }
 }
 
 /// What the apiserver said to a request to evict a pod.
 #[derive(Debug, PartialEq, Eq)]
-enum Answer {
+enum EvictionAnswer {
     Evicted,
     /// The pod is gone, or another one has its name.
     Gone,
@@ -346,7 +348,7 @@ enum Answer {
     Unknown(String),
 }
 
-impl Answer {
+impl EvictionAnswer {
     fn label(&self) -> &'static str {
         match self {
             Self::Evicted => "evicted",
@@ -366,16 +368,16 @@ impl Answer {
     }
 }
 
-fn verdict(status: &Status) -> Answer {
+fn verdict(status: &Status) -> EvictionAnswer {
     // The budget is named in the causes.
     let causes = status.details.iter().flat_map(|details| &details.causes).map(|cause| cause.message.as_str());
     let text = std::iter::once(status.message.as_str()).chain(causes).collect::<Vec<_>>().join(" ");
     match status.code {
-        404 | 409 => Answer::Gone,
-        429 => Answer::Blocked(text),
+        404 | 409 => EvictionAnswer::Gone,
+        429 => EvictionAnswer::Blocked(text),
         // 500 is the answer where two budgets select one pod.
-        503 | 504 => Answer::Unknown(text),
-        _ => Answer::Refused(text),
+        503 | 504 => EvictionAnswer::Unknown(text),
+        _ => EvictionAnswer::Refused(text),
     }
 }
 

@@ -19,9 +19,9 @@ use super::context::{Context, NOT_LEADER, now};
 use crate::api::keys;
 use crate::api::reasons::Reason;
 use crate::core::pod::PodKey;
-use crate::core::rollout::plan::pullers::{Pullers, Step, puller, refusal};
+use crate::core::rollout::plan::pullers::{PullerStep, Pullers, puller, refusal};
 use crate::core::rollout::request::answer::is_refusal;
-use crate::core::rollout::state::pulls::{Outcome, Pull};
+use crate::core::rollout::state::pulls::{Pull, PullResult};
 use crate::runtime::events::Note;
 
 /// How often pullers are looked at while there are any.
@@ -135,7 +135,7 @@ pub(super) async fn run(context: Arc<Context>) {
 async fn round(context: &Arc<Context>, memory: &mut Memory, wanted: &[Pull]) {
     let watch = memory.watch.get_or_insert_with(|| Watch::begin(context));
     let Some(listed) = watch.list().await else { return };
-    let Step { results, create, delete } = memory.pullers.step(wanted, &listed, now());
+    let PullerStep { results, create, delete } = memory.pullers.step(wanted, &listed, now());
     // A lost answer to a creation leaves a puller that only a list can find.
     memory.is_clean = listed.is_empty() && create.is_empty();
     let mut news: BTreeSet<String> = BTreeSet::new();
@@ -151,7 +151,7 @@ async fn round(context: &Arc<Context>, memory: &mut Memory, wanted: &[Pull]) {
             Ok(None) => {}
             Err(why) => {
                 for image in pull.images.keys() {
-                    note(context, memory, &pull, image, Outcome::Skipped(why.clone()));
+                    note(context, memory, &pull, image, PullResult::Skipped(why.clone()));
                 }
                 news.insert(pull.set);
             }
@@ -163,9 +163,9 @@ async fn round(context: &Arc<Context>, memory: &mut Memory, wanted: &[Pull]) {
 }
 
 /// Keeps a result, and tells of the first of many pulls that are skipped for one reason.
-fn note(context: &Context, memory: &mut Memory, pull: &Pull, image: &str, outcome: Outcome) {
+fn note(context: &Context, memory: &mut Memory, pull: &Pull, image: &str, outcome: PullResult) {
     tracing::debug!(set = pull.set, node = pull.node, image, ?outcome, "pulled before a batch");
-    if let Outcome::Skipped(why) = &outcome {
+    if let PullResult::Skipped(why) = &outcome {
         let first = memory.is_new(pull, why);
         if first {
             tracing::warn!(set = pull.set, node = pull.node, image, why, "nobody can pull the image before a batch");

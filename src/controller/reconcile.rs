@@ -15,7 +15,7 @@ use crate::api::validate::ValidSidecarSet;
 use crate::api::{SidecarSet, canary_base};
 use crate::core::revision::History;
 use crate::core::rollout::target::rollout::rollout;
-use crate::core::round::{Known, Outcome, Round};
+use crate::core::round::{Round, RoundFacts, RoundResult};
 use crate::core::status::{self, InjectionFacts, InjectionState, injection_state};
 
 pub(super) async fn reconcile(watched: Arc<WatchedSet>, context: Arc<Context>) -> Result<Action, Error> {
@@ -66,7 +66,7 @@ async fn reconcile_valid(
 
     let known = known(context, name, injection, &newest);
     let outcome = planned.end(&mut context.state().index, answers, known, now())?;
-    let Outcome { status, pulls, in_use, next } = outcome;
+    let RoundResult { status, pulls, in_use, next } = outcome;
     prepull::want(context, name, pulls);
     let report_again = report(context, set, status).await?;
     let events_again = tell_failures(context, set, &newest.hash);
@@ -78,7 +78,7 @@ async fn reconcile_valid(
 async fn newest(context: &Context, set: &SidecarSet, history: &History) -> Result<UpdateRevision, Error> {
     let newest = revisions::ensure(context, set, history).await?;
     if let Some(base) = canary_base(set).and_then(|base| context.cache.set(base)) {
-        revisions::lend(context, &base, &newest).await?;
+        revisions::copy_to_base(context, &base, &newest).await?;
     }
     Ok(newest)
 }
@@ -101,8 +101,8 @@ fn injection(context: &Context, set: &SidecarSet, problems: Option<&str>, unchec
     injection_state(set, facts)
 }
 
-fn known(context: &Context, name: &str, injection: InjectionState, newest: &UpdateRevision) -> Known {
-    Known {
+fn known(context: &Context, name: &str, injection: InjectionState, newest: &UpdateRevision) -> RoundFacts {
+    RoundFacts {
         newest: context.cache.set(name),
         injection,
         evictions: context.state().set_mut(name).evictions[1].clone(),

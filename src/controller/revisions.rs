@@ -49,7 +49,11 @@ pub(super) async fn ensure(context: &Context, set: &SidecarSet, known: &History)
 
 /// Puts a canary's revision into its base's history, as the oldest: when the canary goes, its pods are the base's, which
 /// must know what they run to bring them back.
-pub(super) async fn lend(context: &Context, base: &SidecarSet, canary: &UpdateRevision) -> Result<(), CallError> {
+pub(super) async fn copy_to_base(
+    context: &Context,
+    base: &SidecarSet,
+    canary: &UpdateRevision,
+) -> Result<(), CallError> {
     if context.cache.revisions(&base.name_any()).contains_key(&canary.hash) {
         return Ok(());
     }

@@ -13,7 +13,7 @@ use crate::core::rollout::plan::{Report, begin_batch, report};
 use crate::core::rollout::request::{PLAN_HOLDS, PodPatch};
 use crate::core::rollout::state::index::Index;
 use crate::core::rollout::state::pulls::Pull;
-use crate::core::rollout::state::set::SetState;
+use crate::core::rollout::state::set::RolloutState;
 use crate::core::rollout::target::rollout::{Rollout, still_wanted};
 use crate::core::status::{self, InjectionState};
 
@@ -50,7 +50,7 @@ pub struct Round {
 
 impl Round {
     /// Tells the index where the set goes. Returns what it does not need any more, see `Index::set_target`.
-    pub fn begin(index: &mut Index, set: Arc<SidecarSet>, rollout: Rollout) -> (Self, Option<SetState>) {
+    pub fn begin(index: &mut Index, set: Arc<SidecarSet>, rollout: Rollout) -> (Self, Option<RolloutState>) {
         let replaced = index.set_target(rollout.target.clone());
         (Self { set, rollout }, replaced)
     }
@@ -96,7 +96,7 @@ pub struct Answers {
 
 /// What is known besides the pods.
 #[derive(Clone, Debug, Default)]
-pub struct Known {
+pub struct RoundFacts {
     /// The set as it is after the requests.
     pub newest: Option<Arc<SidecarSet>>,
     /// How injection stands.
@@ -111,7 +111,7 @@ pub struct Known {
 
 /// What a round ends with.
 #[derive(Clone, Debug)]
-pub struct Outcome {
+pub struct RoundResult {
     /// What to write.
     pub status: SidecarSetStatus,
     /// What nodes have to pull before the pods of the next batch can be patched.
@@ -145,9 +145,9 @@ impl Planned {
         self,
         index: &mut Index,
         answers: Answers,
-        known: Known,
+        known: RoundFacts,
         now: Timestamp,
-    ) -> Result<Outcome, Unconfirmed> {
+    ) -> Result<RoundResult, Unconfirmed> {
         if answers.unconfirmed > 0 {
             return Err(Unconfirmed(answers.unconfirmed));
         }
@@ -172,7 +172,7 @@ impl Planned {
         in_use.extend(given.into_iter().flatten().cloned());
         in_use.extend(known.canaries);
         let due = wake_at.into_iter().chain(overdue_at).map(|at| until(at, now)).min();
-        Ok(Outcome { status, pulls, in_use, next: next.min(due.unwrap_or(RESYNC)) })
+        Ok(RoundResult { status, pulls, in_use, next: next.min(due.unwrap_or(RESYNC)) })
     }
 }
 
@@ -227,8 +227,8 @@ mod tests {
         (index, pod, set, round)
     }
 
-    fn known(newest: &Arc<SidecarSet>) -> Known {
-        Known { newest: Some(Arc::clone(newest)), ..Known::default() }
+    fn known(newest: &Arc<SidecarSet>) -> RoundFacts {
+        RoundFacts { newest: Some(Arc::clone(newest)), ..RoundFacts::default() }
     }
 
     #[test]
@@ -284,7 +284,7 @@ mod tests {
         let (mut index, _, set, round) = begun();
         let planned = round.plan(&mut index, 0, at(0)).unwrap();
         let injection = InjectionState { pinned: Some("pinned".into()), ..InjectionState::default() };
-        let known = Known { injection, canaries: vec!["canary".into()], ..known(&set) };
+        let known = RoundFacts { injection, canaries: vec!["canary".into()], ..known(&set) };
         let outcome = planned.end(&mut index, Answers::default(), known, at(0)).unwrap();
         assert_eq!(outcome.in_use, [hash("v1"), hash("v2"), "pinned".into(), "canary".into()].into());
     }

@@ -5,14 +5,14 @@ use sidecarset::api::reasons::condition;
 use sidecarset::core::pod::PodKey;
 
 use super::disturb::{set_env, set_image};
-use super::run::{Outcome, Run};
+use super::run::{RoundResult, Run};
 use super::truth::{TIMEOUT, tier};
 use super::world::SETS;
 
 impl Run {
     /// The disturbances are over: the end state must be a stable one that says what it is. Then a working image without
     /// limits must reach every pod.
-    pub fn finish(mut self) -> Outcome {
+    pub fn finish(mut self) -> RoundResult {
         self.world.say(|| "== the disturbances are over".to_owned());
         let gone: Vec<PodKey> =
             self.world.pods.iter().filter(|(_, pod)| pod.view.deleting).map(|(key, _)| key.clone()).collect();
@@ -46,7 +46,7 @@ impl Run {
             self.judge_end(set);
             self.judge_healed(set);
         }
-        Outcome { violation: self.world.violation, trace: self.world.trace.unwrap_or_default() }
+        RoundResult { violation: self.world.violation, trace: self.world.trace.unwrap_or_default() }
     }
 
     fn judge_end(&mut self, name: &str) {

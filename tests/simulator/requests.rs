@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rand::{Rng, RngExt};
 use sidecarset::api::keys;
 use sidecarset::core::pod::PodKey;
-use sidecarset::core::rollout::request::answer::{Answer, answer};
+use sidecarset::core::rollout::request::answer::{PatchAnswer, answer};
 
 use super::operator::{Operator, Sent, Stage, WRITE_TIMEOUT};
 use super::world::{Body, Promise, Reply, Request, World};
@@ -74,21 +74,21 @@ impl Operator {
                 return;
             }
             Reply::Error(status) => answer(&status),
-            _ => Answer::Unknown,
+            _ => PatchAnswer::Unknown,
         };
         world.say(|| format!("patch of {key} for {set}: {what:?}"));
         match what {
-            Answer::LookAgain => {
+            PatchAnswer::LookAgain => {
                 self.unconfirmed.entry(set.to_owned()).or_default().insert(key.clone());
                 self.look_again(world, set, key, rng, faults);
             }
-            Answer::Refused(message) => {
+            PatchAnswer::Refused(message) => {
                 self.refused_until = i64::MAX;
                 if let Some(pod) = self.index.get(key) {
                     self.index.refuse(set, &pod, message, None, now);
                 }
             }
-            Answer::Unknown => {
+            PatchAnswer::Unknown => {
                 self.unconfirmed.entry(set.to_owned()).or_default().insert(key.clone());
                 self.refused_until = self.refused_until.max(world.now + 11_000);
                 self.index.unanswered(set, key, "timeout", now);

@@ -13,7 +13,9 @@ use sidecarset::core::pod::PodView;
 use sidecarset::core::revision::Template;
 use sidecarset::core::rollout::target::Direction;
 use sidecarset::core::rollout::target::rollout::{Rollout, rollout};
-use sidecarset::core::round::{AFTER_ERROR, Answers, Known, Outcome, Planned, Round, WriteStatus, write_status};
+use sidecarset::core::round::{
+    AFTER_ERROR, Answers, Planned, Round, RoundFacts, RoundResult, WriteStatus, write_status,
+};
 use sidecarset::core::status::InjectionState;
 
 use super::operator::{KnownRollout, Operator, Sending, Stage, Target, version};
@@ -133,9 +135,9 @@ impl Operator {
         let Sending { planned, patched, .. } = sending;
         let old = planned.set.status.clone().unwrap_or_default();
         let injection = InjectionState { ready: true, reason: Reason::Registered, ..InjectionState::default() };
-        let known = Known { newest: self.sets.get(name).cloned(), injection, ..Known::default() };
+        let known = RoundFacts { newest: self.sets.get(name).cloned(), injection, ..RoundFacts::default() };
         let answers = Answers { patched, unconfirmed };
-        let Ok(Outcome { status, next, .. }) = planned.end(&mut self.index, answers, known, world.time()) else {
+        let Ok(RoundResult { status, next, .. }) = planned.end(&mut self.index, answers, known, world.time()) else {
             return self.fail(world, name);
         };
         let wait = whole_millis(next);

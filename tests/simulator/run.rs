@@ -23,7 +23,7 @@ const REST: i64 = 900_000;
 const REST_STEPS: usize = 6_000;
 
 /// What became of a run.
-pub struct Outcome {
+pub struct RoundResult {
     pub violation: Option<(&'static str, String)>,
     pub trace: Vec<String>,
 }
@@ -38,7 +38,7 @@ pub struct Run {
 }
 
 /// Runs a seed. `mask` has a bit for each kind of disturbance that may happen.
-pub fn run(seed: u64, mask: u32, trace: bool) -> Outcome {
+pub fn run(seed: u64, mask: u32, trace: bool) -> RoundResult {
     let mut rng = XorShiftRng::seed_from_u64(seed);
     let mut world = World { trace: trace.then(Vec::new), ..World::default() };
     let hold = [0, 2, 5][rng.random_range(0..3)];

@@ -11,7 +11,6 @@ use serde_json::Value;
 
 use crate::api::SidecarSet;
 use crate::api::canonical::same;
-use crate::api::image::same_image;
 use crate::api::reasons::Reason;
 use crate::api::v1beta1::ExistingPods;
 use crate::api::validate::{ValidSidecarSet, validate};
@@ -22,7 +21,7 @@ use crate::core::replace::exempt;
 use crate::core::replace::uninjected::inject_anew;
 use crate::core::revision::{History, Template, collisions};
 use crate::core::rollout::assess::checks::replaced;
-use crate::core::rollout::assess::state::{Evictability, State};
+use crate::core::rollout::assess::state::{Evictability, PodState};
 use crate::core::rollout::assess::{Assessment, resize};
 use crate::core::rollout::plan::evict::input::quota;
 use crate::core::rollout::plan::summary::Summary;
@@ -33,11 +32,11 @@ use crate::core::rollout::target::Direction;
 use crate::core::rollout::target::rollout::{Rollout, rollout};
 use crate::core::status::completion::Completion;
 use crate::core::status::new_pods::injection_revision;
-use crate::core::status::{Outlook, outlook};
+use crate::core::status::{Forecast, forecast};
 
 /// What the cluster holds, besides pods.
 #[derive(Clone, Debug, Default)]
-pub(super) struct World {
+pub(super) struct ClusterSnapshot {
     /// The set as it is now.
     pub(super) existing: Option<SidecarSet>,
     /// All other sets.
@@ -51,7 +50,7 @@ pub(super) struct World {
     pub(super) cannot_resize: bool,
 }
 
-impl World {
+impl ClusterSnapshot {
     /// The same with other sets applied, too: those of the same input.
     pub(super) fn suppose(&mut self, beside: &[SidecarSet]) {
         self.others.retain(|other| !beside.iter().any(|set| set.name_any() == other.name_any()));
@@ -128,7 +127,7 @@ pub(super) struct Plan {
     /// The rollout's numbers before the first patch.
     pub(super) summary: Summary,
     /// What the status would say to them.
-    pub(super) outlook: Outlook,
+    pub(super) forecast: Forecast,
 }
 
 impl Plan {
@@ -144,7 +143,7 @@ impl Plan {
 pub(super) struct Planner {
     pub(super) set: SidecarSet,
     name: String,
-    world: World,
+    world: ClusterSnapshot,
     pub(super) compiled: CompiledSets,
     pub(super) rollout: Rollout,
     pub(super) index: Index,
@@ -161,7 +160,7 @@ struct Later {
 }
 
 impl Planner {
-    pub(super) fn new(valid: &ValidSidecarSet, world: World, now: Timestamp) -> Self {
+    pub(super) fn new(valid: &ValidSidecarSet, world: ClusterSnapshot, now: Timestamp) -> Self {
         let (set, name) = (SidecarSet::clone(valid.set()), valid.name().to_owned());
         let rollout = rollout_of(valid, &world, now);
         let compiled = compile(world.valid_others().into_iter().chain([valid.clone()]), &world.revisions);
@@ -217,7 +216,7 @@ impl Planner {
             first,
             evicted_first,
             hold: self.hold(),
-            outlook: outlook(&self.rollout, &summary, &self.given(&summary)),
+            forecast: forecast(&self.rollout, &summary, &self.given(&summary)),
             summary,
         }
     }
@@ -341,25 +340,25 @@ impl Planner {
         let at = if back { "back on the stable revision" } else { "at this revision" };
         let is_touched = target.strategy.is_enabled() && assessed.selected;
         let why = match &assessed.state {
-            State::Outdated if later.patched.contains(&pod.key) => return (Action::Patch, self.changes(pod)),
-            State::Outdated if !target.strategy.is_enabled() => "updateStrategy.type is NotUpdate".to_owned(),
-            State::Outdated if !assessed.selected => "it is outside updateStrategy.selector".to_owned(),
-            State::Outdated => kept,
-            State::NotInPlace(why) if later.evicted.contains(&pod.key) => return (Action::Evict, why.text.clone()),
-            State::NotInPlace(why) => match assessed.evictability.as_ref().filter(|_| is_touched) {
+            PodState::Outdated if later.patched.contains(&pod.key) => return (Action::Patch, self.changes(pod)),
+            PodState::Outdated if !target.strategy.is_enabled() => "updateStrategy.type is NotUpdate".to_owned(),
+            PodState::Outdated if !assessed.selected => "it is outside updateStrategy.selector".to_owned(),
+            PodState::Outdated => kept,
+            PodState::NotInPlace(why) if later.evicted.contains(&pod.key) => return (Action::Evict, why.text.clone()),
+            PodState::NotInPlace(why) => match assessed.evictability.as_ref().filter(|_| is_touched) {
                 Some(Evictability::Evictable(_)) => format!("{kept}; {}", why.text),
                 Some(Evictability::Exempt(kind)) => {
                     return (Action::LeaveBehind, format!("{}; {kind} are not evicted", why.text));
                 }
                 None => return (Action::LeaveBehind, why.text.clone()),
             },
-            State::Failed(why) => format!("{at}, failed: {why}"),
-            State::Unconfirmed(why) => why.clone(),
-            State::Refused(why) => format!("the patch was refused: {why}"),
-            State::ResetDue => format!("{at}, a twin of a hot sidecar is to be reset"),
-            State::Updating => format!("{at}, its update is not finished"),
-            State::NotReady => format!("{at}, not ready"),
-            State::Available => at.to_owned(),
+            PodState::Failed(why) => format!("{at}, failed: {why}"),
+            PodState::Unconfirmed(why) => why.clone(),
+            PodState::Refused(why) => format!("the patch was refused: {why}"),
+            PodState::ResetDue => format!("{at}, a twin of a hot sidecar is to be reset"),
+            PodState::Updating => format!("{at}, its update is not finished"),
+            PodState::NotReady => format!("{at}, not ready"),
+            PodState::Available => at.to_owned(),
         };
         (Action::Nothing, why)
     }
@@ -379,7 +378,7 @@ impl Planner {
 }
 
 /// The rollout of the set, as the controller decides it once the set is applied.
-fn rollout_of(valid: &ValidSidecarSet, world: &World, now: Timestamp) -> Rollout {
+fn rollout_of(valid: &ValidSidecarSet, world: &ClusterSnapshot, now: Timestamp) -> Rollout {
     let template = Template::of(&valid.set().spec);
     let hash = template.hash(world.existing.as_ref().map_or(0, collisions));
     let valid = valid.with_status(world.existing.as_ref().and_then(|existing| existing.status.clone()));

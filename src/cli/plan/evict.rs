@@ -5,7 +5,7 @@ use crate::core::pod::{PodKey, PodView};
 use crate::core::replace::uninjected::{Found, Group};
 use crate::core::rollout::plan::evict::input::{EvictionInput, Facts};
 use crate::core::rollout::plan::evict::memory::EvictionMemory;
-use crate::core::rollout::plan::evict::{Question, Step, begin_step};
+use crate::core::rollout::plan::evict::{EvictionStep, Question, begin_step};
 
 impl Planner {
     /// Beside the patches of the last plan, if every owner has the ready pods that it wants, new pods get the target, and
@@ -32,15 +32,15 @@ impl Planner {
         let mut chosen = Vec::new();
         loop {
             match begin_step(&mut self.index, &input, &mut memory, &facts) {
-                Step::Read(question) => answer(question, &mut facts),
-                Step::Record(records) => memory.recorded(records),
-                Step::Evict(next) => {
+                EvictionStep::Read(question) => answer(question, &mut facts),
+                EvictionStep::Record(records) => memory.recorded(records),
+                EvictionStep::Evict(next) => {
                     let mut records = memory.without(next.supersedes.as_ref());
                     records.push(next.record);
                     memory.recorded(records);
                     chosen.push(next.pod);
                 }
-                Step::Rest => return chosen,
+                EvictionStep::Rest => return chosen,
             }
         }
     }

@@ -8,7 +8,7 @@ use kube::core::Selector;
 use kube::{Api, Client, ResourceExt};
 use serde_json::Value;
 
-use super::decide::{Action, Plan, Planner, World};
+use super::decide::{Action, ClusterSnapshot, Plan, Planner};
 use super::{Example, Manifest};
 use crate::api::{SidecarSet, keys};
 use crate::cli::cluster::list;
@@ -21,12 +21,12 @@ use crate::runtime::pages::{PAGE, Pages};
 use crate::runtime::probe::has_resize;
 
 /// What the cluster holds beside `sets`, as far as `set` needs to know.
-pub(super) async fn world(client: &Client, set: &SidecarSet, sets: Vec<SidecarSet>) -> Result<World, Error> {
+pub(super) async fn world(client: &Client, set: &SidecarSet, sets: Vec<SidecarSet>) -> Result<ClusterSnapshot, Error> {
     let name = set.name_any();
     let (existing, others): (Vec<_>, Vec<_>) = sets.into_iter().partition(|other| other.name_any() == name);
     let namespaces = list::<PartialObjectMeta<Namespace>>(&Api::all(client.clone()), ListParams::default()).await?;
     let labels = |namespace: PartialObjectMeta<Namespace>| (namespace.name_any(), namespace.labels().clone());
-    Ok(World {
+    Ok(ClusterSnapshot {
         existing: existing.into_iter().next(),
         others,
         // In every namespace: which one the operator lives in is not known here.

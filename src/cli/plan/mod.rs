@@ -14,7 +14,7 @@ use std::process::ExitCode;
 
 use apply::Applied;
 pub use apply::Manifest;
-use decide::{Plan, Planner, World};
+use decide::{ClusterSnapshot, Plan, Planner};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
@@ -135,6 +135,6 @@ fn remark(answer: Result<Option<String>, Error>, fits_as_it_is: bool) -> Result<
 }
 
 /// The set beside the other sets.
-fn check(set: &ValidSidecarSet, world: &World) -> Result<(), Error> {
+fn check(set: &ValidSidecarSet, world: &ClusterSnapshot) -> Result<(), Error> {
     conflict(set, &world.valid_others()).map_or(Ok(()), |why| Err(Error::Input(why)))
 }

@@ -51,8 +51,8 @@ fn headline(plan: &Plan) -> String {
         Some(_) => "not changed",
     };
     let mut text = format!("SidecarSet {}: {what}, revision {}\n", plan.set.name_any(), plan.revision);
-    if !plan.outlook.given_up.is_empty() {
-        let _ = writeln!(text, "{}", plan.outlook.given_up);
+    if !plan.forecast.given_up.is_empty() {
+        let _ = writeln!(text, "{}", plan.forecast.given_up);
     }
     if !plan.kept.is_empty() {
         let _ = writeln!(text, "kept from the live object: {}", plan.kept.join(", "));
@@ -85,14 +85,14 @@ fn first_batch(plan: &Plan) -> String {
     if plan.summary.keep_old > 0 {
         let _ = write!(text, "; partition keeps {} on the old revision", plan.summary.keep_old);
     }
-    if !plan.outlook.steps.is_empty() {
-        let _ = write!(text, "\nsteps: {}", plan.outlook.steps);
+    if !plan.forecast.steps.is_empty() {
+        let _ = write!(text, "\nsteps: {}", plan.forecast.steps);
     }
     format!("\n{text}\n")
 }
 
 fn first(plan: &Plan) -> String {
-    let Plan { first, evicted_first, summary, outlook, .. } = plan;
+    let Plan { first, evicted_first, summary, forecast, .. } = plan;
     let pods = |pods: &[PodKey]| if pods.len() == 1 { "1 pod".to_owned() } else { format!("{} pods", pods.len()) };
     let patched = (!first.is_empty()).then(|| format!("{} now ({})", pods(first), named(first)));
     let evicted = (!evicted_first.is_empty()).then(|| {
@@ -101,7 +101,7 @@ fn first(plan: &Plan) -> String {
     });
     let now: Vec<String> = patched.into_iter().chain(evicted).collect();
     let only_evicts = plan.rows.iter().all(|row| row.action != Action::Patch);
-    match (outlook.waits_for.as_str(), plan.hold) {
+    match (forecast.waits_for.as_str(), plan.hold) {
         _ if !now.is_empty() => format!("{}, then at most {} unavailable", now.join(", "), summary.max_unavailable),
         (_, Some(why)) if only_evicts => format!("nothing; {why}"),
         ("", _) => "nothing; earlier updates are not finished".to_owned(),

@@ -85,7 +85,7 @@ pub(crate) struct EvictionTimeouts {
 
 /// What became of an eviction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum EvictionVerdict {
     /// The owner does not have its ready pods back: the eviction holds its slot.
     Open,
     /// The same, for too long: there is no replacement, or it does not become ready.
@@ -134,13 +134,13 @@ pub(crate) fn judge(
     gone_at: Option<Timestamp>,
     timeouts: EvictionTimeouts,
     now: Timestamp,
-) -> Verdict {
+) -> EvictionVerdict {
     let age = now.duration_since(eviction.at.0);
     if age >= NOT_SENT && pods.iter().any(|pod| pod.uid == eviction.pod_uid && pod.active) {
-        return Verdict::Done;
+        return EvictionVerdict::Done;
     }
     let Some(gone_at) = gone_at.filter(|_| pods.iter().all(|pod| pod.uid != eviction.pod_uid)) else {
-        return Verdict::Open;
+        return EvictionVerdict::Open;
     };
     let newer = || newer(eviction, pods);
     // As a Deployment counts new pods: ready for a while. A node whose clock is behind does not cut the time.
@@ -156,14 +156,14 @@ pub(crate) fn judge(
     let whole = replicas.is_some_and(|replicas| ready(pods) + queued >= replicas + fresh);
     let replacement = newer().min_by_key(|pod| pod.created);
     if !whole && now.duration_since(gone_at.max(eviction.at.0)) < timeouts.timeout {
-        return Verdict::Open;
+        return EvictionVerdict::Open;
     }
     if !whole && replacement.is_none_or(|pod| !pod.ready || is_fresh(pod)) {
-        return Verdict::Failed;
+        return EvictionVerdict::Failed;
     }
     let no_better = |behind| is_no_better(behind, eviction.cause);
     let in_vain = newer().any(|pod| pod.behind.is_some_and(no_better));
-    if in_vain { Verdict::InVain } else { Verdict::Done }
+    if in_vain { EvictionVerdict::InVain } else { EvictionVerdict::Done }
 }
 
 /// Whether a replacement that is `behind` itself has gained nothing. One that has sidecars now, and those of an old

@@ -78,23 +78,27 @@ fn pods_that_go_or_have_sidecars_are_not_evicted() {
 fn a_slot_is_held_until_the_owner_has_its_ready_pods_back() {
     let judged = |pods: &[OwnedPod], replicas, now| judge(&evicted(), pods, replicas, GONE, TIMEOUTS, at(now));
     let mut new = pod("new", 101, false);
-    assert_eq!(judged(&[pod("old", 0, true), pod("b", 0, false)], Some(2), 101), Verdict::Open, "it is still there");
-    assert_eq!(judged(&[pod("b", 0, false)], Some(2), 101), Verdict::Open, "nothing in its place");
+    assert_eq!(
+        judged(&[pod("old", 0, true), pod("b", 0, false)], Some(2), 101),
+        EvictionVerdict::Open,
+        "it is still there"
+    );
+    assert_eq!(judged(&[pod("b", 0, false)], Some(2), 101), EvictionVerdict::Open, "nothing in its place");
     new.ready = false;
-    assert_eq!(judged(&[new.clone(), pod("b", 0, false)], Some(2), 101), Verdict::Open, "not ready");
+    assert_eq!(judged(&[new.clone(), pod("b", 0, false)], Some(2), 101), EvictionVerdict::Open, "not ready");
     new.ready = true;
-    assert_eq!(judged(&[new.clone(), pod("b", 0, false)], Some(2), 101), Verdict::Done);
-    assert_eq!(judged(std::slice::from_ref(&new), None, 699), Verdict::Open, "an owner of another kind");
-    assert_eq!(judged(&[new], None, 700), Verdict::Done);
-    assert_eq!(judged(&[], Some(0), 101), Verdict::Done, "the owner is gone");
+    assert_eq!(judged(&[new.clone(), pod("b", 0, false)], Some(2), 101), EvictionVerdict::Done);
+    assert_eq!(judged(std::slice::from_ref(&new), None, 699), EvictionVerdict::Open, "an owner of another kind");
+    assert_eq!(judged(&[new], None, 700), EvictionVerdict::Done);
+    assert_eq!(judged(&[], Some(0), 101), EvictionVerdict::Done, "the owner is gone");
 }
 
 #[test]
 fn a_pod_that_was_never_evicted_frees_its_slot_soon() {
     let judged = |pod: OwnedPod, now| judge(&evicted(), &[pod], Some(1), GONE, TIMEOUTS, at(now));
-    assert_eq!(judged(pod("old", 0, true), 129), Verdict::Open, "the request may be under way");
-    assert_eq!(judged(pod("old", 0, true), 130), Verdict::Done);
-    assert_eq!(judged(OwnedPod { active: false, ..pod("old", 0, true) }, 130), Verdict::Open, "it is going");
+    assert_eq!(judged(pod("old", 0, true), 129), EvictionVerdict::Open, "the request may be under way");
+    assert_eq!(judged(pod("old", 0, true), 130), EvictionVerdict::Done);
+    assert_eq!(judged(OwnedPod { active: false, ..pod("old", 0, true) }, 130), EvictionVerdict::Open, "it is going");
 }
 
 #[test]
@@ -102,10 +106,18 @@ fn a_replacement_without_sidecars_makes_the_eviction_one_in_vain() {
     let judged = |pods: &[OwnedPod], now| judge(&evicted(), pods, Some(2), GONE, TIMEOUTS, at(now));
     let older = pod("older", -5, true);
     let twin = pod("twin", 0, true);
-    assert_eq!(judged(&[pod("new", 101, true), older.clone()], 101), Verdict::InVain);
-    assert_eq!(judged(&[pod("new", 101, false), older.clone()], 101), Verdict::Done, "others wait for their turn");
-    assert_eq!(judged(&[pod("new", 101, false), twin], 101), Verdict::Done, "one of the same second is no replacement");
-    assert_eq!(judged(&[pod("new", 101, true)], 700), Verdict::InVain, "also when it never gets ready");
+    assert_eq!(judged(&[pod("new", 101, true), older.clone()], 101), EvictionVerdict::InVain);
+    assert_eq!(
+        judged(&[pod("new", 101, false), older.clone()], 101),
+        EvictionVerdict::Done,
+        "others wait for their turn"
+    );
+    assert_eq!(
+        judged(&[pod("new", 101, false), twin], 101),
+        EvictionVerdict::Done,
+        "one of the same second is no replacement"
+    );
+    assert_eq!(judged(&[pod("new", 101, true)], 700), EvictionVerdict::InVain, "also when it never gets ready");
 }
 
 #[test]
@@ -115,7 +127,7 @@ fn a_pod_that_is_not_ready_goes_before_a_younger_one() {
     assert_eq!(next(&pods, |_| true, Some(2)), Next::Evict(&pods[0]));
     let record = record(&pods[0], &pods, EvictionCause::NoSidecars, &owner("ReplicaSet"), "r1", at(100));
     let after = [pod("b", 2, true), pod("new", 101, false)];
-    assert_eq!(judge(&record, &after, Some(2), GONE, TIMEOUTS, at(102)), Verdict::Done, "b is no replacement");
+    assert_eq!(judge(&record, &after, Some(2), GONE, TIMEOUTS, at(102)), EvictionVerdict::Done, "b is no replacement");
 }
 
 /// A pod whose change could not be made in place, evicted to get `r1`.
@@ -129,10 +141,10 @@ fn a_replacement_of_an_upgrade_is_in_vain_if_it_is_uninjected_or_must_go_too() {
         let new = OwnedPod { behind, ..pod("new", 101, false) };
         judge(&eviction, &[new], Some(1), GONE, TIMEOUTS, at(102))
     };
-    assert_eq!(judged(upgraded(), None), Verdict::Done);
-    assert_eq!(judged(upgraded(), Some(EvictionCause::NotInPlace)), Verdict::InVain);
-    assert_eq!(judged(upgraded(), Some(EvictionCause::NoSidecars)), Verdict::InVain);
-    assert_eq!(judged(evicted(), Some(EvictionCause::NotInPlace)), Verdict::Done, "it has sidecars now");
+    assert_eq!(judged(upgraded(), None), EvictionVerdict::Done);
+    assert_eq!(judged(upgraded(), Some(EvictionCause::NotInPlace)), EvictionVerdict::InVain);
+    assert_eq!(judged(upgraded(), Some(EvictionCause::NoSidecars)), EvictionVerdict::InVain);
+    assert_eq!(judged(evicted(), Some(EvictionCause::NotInPlace)), EvictionVerdict::Done, "it has sidecars now");
 }
 
 #[test]
@@ -140,31 +152,34 @@ fn an_eviction_whose_owner_is_not_whole_keeps_its_slot_for_as_long_as_the_owner_
     let unready = |behind| OwnedPod { ready: false, ..pod("new", 101, behind) };
     for eviction in [upgraded(), evicted()] {
         let judged = |pods: &[OwnedPod], replicas| judge(&eviction, pods, replicas, GONE, TIMEOUTS, at(9999));
-        assert_eq!(judged(&[], Some(1)), Verdict::Failed, "the owner makes none");
-        assert_eq!(judged(&[pod("other", 0, false)], Some(2)), Verdict::Failed, "the same");
-        assert_eq!(judged(&[unready(false)], Some(1)), Verdict::Failed);
-        assert_eq!(judged(&[unready(true)], Some(1)), Verdict::Failed, "no better, and not ready");
-        assert_eq!(judged(&[unready(false)], None), Verdict::Failed, "an owner of another kind");
-        assert_eq!(judged(&[], Some(0)), Verdict::Done, "the owner is gone");
-        assert_eq!(judged(&[pod("new", 101, false)], Some(2)), Verdict::Done, "its replacement is ready");
+        assert_eq!(judged(&[], Some(1)), EvictionVerdict::Failed, "the owner makes none");
+        assert_eq!(judged(&[pod("other", 0, false)], Some(2)), EvictionVerdict::Failed, "the same");
+        assert_eq!(judged(&[unready(false)], Some(1)), EvictionVerdict::Failed);
+        assert_eq!(judged(&[unready(true)], Some(1)), EvictionVerdict::Failed, "no better, and not ready");
+        assert_eq!(judged(&[unready(false)], None), EvictionVerdict::Failed, "an owner of another kind");
+        assert_eq!(judged(&[], Some(0)), EvictionVerdict::Done, "the owner is gone");
+        assert_eq!(judged(&[pod("new", 101, false)], Some(2)), EvictionVerdict::Done, "its replacement is ready");
     }
 }
 
 #[test]
 fn a_pod_that_takes_long_to_end_is_no_failed_eviction() {
     let going = OwnedPod { active: false, ..pod("old", 0, true) };
-    assert_eq!(judge(&upgraded(), &[going], Some(1), None, TIMEOUTS, at(9999)), Verdict::Open);
+    assert_eq!(judge(&upgraded(), &[going], Some(1), None, TIMEOUTS, at(9999)), EvictionVerdict::Open);
     let judged = |now| judge(&upgraded(), &[], Some(1), Some(at(5000)), TIMEOUTS, at(now));
-    assert_eq!((judged(5599), judged(5600)), (Verdict::Open, Verdict::Failed));
+    assert_eq!((judged(5599), judged(5600)), (EvictionVerdict::Open, EvictionVerdict::Failed));
 }
 
 #[test]
 fn pods_that_are_to_be_replaced_themselves_are_not_waited_for() {
     let broken = OwnedPod { ready: false, ..pod("broken", 0, true) };
     let siblings = [pod("new", 101, false), broken];
-    assert_eq!(judge(&upgraded(), &siblings, Some(2), GONE, TIMEOUTS, at(110)), Verdict::Done);
+    assert_eq!(judge(&upgraded(), &siblings, Some(2), GONE, TIMEOUTS, at(110)), EvictionVerdict::Done);
     let late = OwnedPod { ready: false, ..pod("late", 0, false) };
-    assert_eq!(judge(&upgraded(), &[pod("new", 101, false), late], Some(2), GONE, TIMEOUTS, at(110)), Verdict::Open);
+    assert_eq!(
+        judge(&upgraded(), &[pod("new", 101, false), late], Some(2), GONE, TIMEOUTS, at(110)),
+        EvictionVerdict::Open
+    );
 }
 
 #[test]
@@ -231,29 +246,32 @@ fn a_replacement_holds_the_slot_until_it_was_ready_for_a_while() {
     let ready_at = |second| OwnedPod { ready_changed: Some(at(second)), ..pod("new", 101, false) };
     let old = OwnedPod { ready_changed: Some(at(104)), ..pod("other", 0, false) };
     let judged = |pods: &[OwnedPod], now| judge(&evicted(), pods, Some(2), GONE, TIMEOUTS, at(now));
-    assert_eq!(judged(&[old.clone(), ready_at(105)], 114), Verdict::Open);
-    assert_eq!(judged(&[old.clone(), ready_at(105)], 115), Verdict::Done);
-    assert_eq!(judged(&[old.clone(), ready_at(90)], 110), Verdict::Open, "by a clock that is behind");
-    assert_eq!(judged(&[old, ready_at(90)], 111), Verdict::Done);
+    assert_eq!(judged(&[old.clone(), ready_at(105)], 114), EvictionVerdict::Open);
+    assert_eq!(judged(&[old.clone(), ready_at(105)], 115), EvictionVerdict::Done);
+    assert_eq!(judged(&[old.clone(), ready_at(90)], 110), EvictionVerdict::Open, "by a clock that is behind");
+    assert_eq!(judged(&[old, ready_at(90)], 111), EvictionVerdict::Done);
     let late = |now| {
         let new = OwnedPod { behind: None, ..ready_at(695) };
         judge(&upgraded(), &[new], Some(1), GONE, TIMEOUTS, at(now))
     };
-    assert_eq!(late(700), Verdict::Failed, "a crash loop that is up for a moment");
-    assert_eq!(late(705), Verdict::Done);
+    assert_eq!(late(700), EvictionVerdict::Failed, "a crash loop that is up for a moment");
+    assert_eq!(late(705), EvictionVerdict::Done);
 }
 
 #[test]
 fn a_replacement_that_needs_to_be_replaced_itself_is_waited_for() {
     let new = OwnedPod { ready: false, ..pod("new", 101, true) };
-    assert_eq!(judge(&evicted(), &[pod("other", 0, false), new], Some(2), GONE, TIMEOUTS, at(110)), Verdict::Open);
+    assert_eq!(
+        judge(&evicted(), &[pod("other", 0, false), new], Some(2), GONE, TIMEOUTS, at(110)),
+        EvictionVerdict::Open
+    );
 }
 
 #[test]
 fn pods_that_come_after_a_ready_replacement_are_not_taken_for_it() {
     let scaled = OwnedPod { ready: false, ..pod("scaled", 200, false) };
     let pods = [pod("new", 101, false), scaled];
-    assert_eq!(judge(&upgraded(), &pods, Some(2), GONE, TIMEOUTS, at(9999)), Verdict::Done);
+    assert_eq!(judge(&upgraded(), &pods, Some(2), GONE, TIMEOUTS, at(9999)), EvictionVerdict::Done);
     let pods = [pod("old", 0, true), pod("young", 50, false)];
     let record = record(&pods[0], &pods, EvictionCause::NotInPlace, &owner("ReplicaSet"), "r1", at(100));
     assert_eq!(record.pod_created.0, at(50), "nor are those that were there");
@@ -294,8 +312,8 @@ proptest! {
             let now = 100 + 10 * round;
             for eviction in &mut evictions {
                 let verdict = judge(eviction, &pods, replicas, GONE, TIMEOUTS, at(now));
-                eviction.in_vain |= verdict == Verdict::InVain;
-                prop_assert_ne!(verdict, Verdict::Done);
+                eviction.in_vain |= verdict == EvictionVerdict::InVain;
+                prop_assert_ne!(verdict, EvictionVerdict::Done);
             }
             // What is not ready gets ready in time.
             for pod in &mut pods {

@@ -9,7 +9,7 @@ use crate::api::SidecarSet;
 use crate::api::validate::validate;
 use crate::core::pod::{PodKey, PodView, SlimPod};
 use crate::core::revision::Template;
-use crate::core::rollout::assess::state::State;
+use crate::core::rollout::assess::state::PodState;
 use crate::core::rollout::plan::summary::Summary;
 use crate::core::rollout::plan::{Report, begin_batch, report};
 use crate::core::rollout::request::PodPatch;
@@ -43,7 +43,7 @@ pub fn hash(image: &str) -> String {
 
 impl Index {
     /// Where a pod stands in the rollout of a set; `None` if it does not belong to the set.
-    pub(crate) fn state(&self, set: &str, pod: &PodKey) -> Option<&State> {
+    pub(crate) fn state(&self, set: &str, pod: &PodKey) -> Option<&PodState> {
         Some(&self.set(set)?.assessment(pod)?.state)
     }
 }

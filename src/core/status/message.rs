@@ -4,7 +4,7 @@ use crate::api::keys;
 use crate::api::reasons::Reason;
 use crate::core::base::percent::scaled;
 use crate::core::replace::report::{listed, never};
-use crate::core::rollout::budget::steps::Wait;
+use crate::core::rollout::budget::steps::StepWait;
 use crate::core::rollout::plan::phase::phase;
 use crate::core::rollout::plan::summary::Summary;
 use crate::core::rollout::target::Direction;
@@ -116,12 +116,12 @@ pub(super) fn failed(summary: &Summary) -> String {
 fn step_waits(rollout: &Rollout, summary: &Summary) -> String {
     let (reached, revision) = (summary.gate.reached, &rollout.update_revision);
     match &summary.gate.wait {
-        Some(Wait::Approval) => {
+        Some(StepWait::Approval) => {
             let stray = rollout.stray_approval.as_ref().map(|value| format!(" (not {value:?}, which it has now)"));
             let stray = stray.unwrap_or_default();
             format!("; step {reached} waits for approval: annotate with {}={revision}/{reached}{stray}", keys::APPROVE)
         }
-        Some(Wait::Until(until)) => format!("; step {reached} pauses until {until:.0}"),
+        Some(StepWait::Until(until)) => format!("; step {reached} pauses until {until:.0}"),
         None => String::new(),
     }
 }
@@ -232,7 +232,7 @@ fn evictions(summary: &Summary) -> String {
 
 /// Texts without the numbers that `status.message` begins with; empty where there is nothing to say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Outlook {
+pub(crate) struct Forecast {
     /// The revision was given up: why, where pods go instead, and how to try it again.
     pub(crate) given_up: String,
     /// How many steps are reached, how many pods the next ones let go, and what they wait for behind that.
@@ -242,16 +242,16 @@ pub(crate) struct Outlook {
 }
 
 /// `given`: hash of the revision that new pods will get.
-pub(crate) fn outlook(rollout: &Rollout, summary: &Summary, given: &str) -> Outlook {
+pub(crate) fn forecast(rollout: &Rollout, summary: &Summary, given: &str) -> Forecast {
     let stopped = summary.is_halted(&rollout.target);
-    Outlook {
-        given_up: outlook_given_up(rollout, summary),
+    Forecast {
+        given_up: forecast_given_up(rollout, summary),
         steps: if stopped { String::new() } else { steps(rollout, summary) },
         waits_for: if stopped { String::new() } else { told(rollout, summary, given) },
     }
 }
 
-fn outlook_given_up(rollout: &Rollout, summary: &Summary) -> String {
+fn forecast_given_up(rollout: &Rollout, summary: &Summary) -> String {
     let target = &rollout.target;
     let instead = match target.direction {
         Direction::Back => format!(", and pods go back to {}", target.revision),

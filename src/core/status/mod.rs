@@ -11,7 +11,7 @@ pub use injection::InjectionState;
 pub(crate) use injection::{InjectionFacts, injection_state};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
-pub(crate) use message::{Outlook, outlook};
+pub(crate) use message::{Forecast, forecast};
 
 use super::revision;
 use crate::api::reasons::{Reason, condition};
@@ -28,13 +28,13 @@ use crate::core::status::new_pods::injection_revision;
 
 /// The phase of a rollout, and the line that explains it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Verdict {
+pub(crate) struct RolloutVerdict {
     /// Reason of Ready, and of whichever of Reconciling and Stalled is True.
     pub(crate) reason: Reason,
     pub(crate) message: String,
 }
 
-impl Verdict {
+impl RolloutVerdict {
     /// See [`phase`].
     pub(crate) fn of(rollout: &Rollout, summary: &Summary, given: &str, is_rolling: bool) -> Self {
         let reason = phase(rollout, summary, given, is_rolling);
@@ -69,7 +69,7 @@ pub(crate) fn invalid(
     injection: &InjectionState,
     now: Timestamp,
 ) -> SidecarSetStatus {
-    let verdict = Verdict { reason: Reason::InvalidSpec, message: problems.to_owned() };
+    let verdict = RolloutVerdict { reason: Reason::InvalidSpec, message: problems.to_owned() };
     let old = set.status.clone().unwrap_or_default();
     let status = SidecarSetStatus { message: Some(verdict.message.clone()), ..old };
     with_conditions(set, status, &verdict, injection, now)
@@ -99,12 +99,12 @@ pub(crate) fn status(
         &completion,
         injection.pinned.as_deref(),
     );
-    let mut verdict = Verdict::of(rollout, summary, &given, target.is_rolling() && !is_stable);
+    let mut verdict = RolloutVerdict::of(rollout, summary, &given, target.is_rolling() && !is_stable);
     let is_at_rest = verdict.conditions(set)[0];
     let blocks =
         set.spec.injection_strategy.failure_policy == FailurePolicy::Fail && injection.reason == Reason::PodsNotCreated;
     if blocks && is_at_rest {
-        verdict = Verdict { reason: Reason::PodsNotCreated, message: injection.failed_creates_message.clone() };
+        verdict = RolloutVerdict { reason: Reason::PodsNotCreated, message: injection.failed_creates_message.clone() };
     }
     let last_progress = last_progress(&old, rollout, summary, verdict.reason, now);
     let deadline = target.strategy.progress_deadline_seconds;
@@ -112,7 +112,7 @@ pub(crate) fn status(
     let runs = is_moving(verdict.reason);
     if runs && now >= overdue_at {
         let text = format!("{}; no progress for more than progressDeadlineSeconds ({deadline})", verdict.message);
-        verdict = Verdict { reason: Reason::ProgressDeadlineExceeded, message: text };
+        verdict = RolloutVerdict { reason: Reason::ProgressDeadlineExceeded, message: text };
     }
     let because = rollout.aborted_because.clone().unwrap_or_else(|| message::failed(summary));
     let back = target.direction == Direction::Back;
@@ -186,7 +186,7 @@ fn last_progress(
 }
 
 /// `status.message`.
-fn line(verdict: &Verdict, injection: &InjectionState) -> String {
+fn line(verdict: &RolloutVerdict, injection: &InjectionState) -> String {
     let failed = Some(injection.failed_creates_message.as_str()).filter(|_| verdict.reason != Reason::PodsNotCreated);
     let message = joined(&verdict.message, failed.unwrap_or_default());
     joined(&message, &injection.uninjected_message)
@@ -199,7 +199,7 @@ fn joined(message: &str, more: &str) -> String {
 fn with_conditions(
     set: &SidecarSet,
     mut status: SidecarSetStatus,
-    verdict: &Verdict,
+    verdict: &RolloutVerdict,
     injection: &InjectionState,
     now: Timestamp,
 ) -> SidecarSetStatus {

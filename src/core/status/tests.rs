@@ -4,7 +4,7 @@ use super::*;
 use crate::core::replace::report as evictions;
 use crate::core::rollout::assess::state::{Obstacle, ObstacleKind};
 use crate::core::rollout::budget::counts::Counts;
-use crate::core::rollout::budget::steps::{Gate, Wait};
+use crate::core::rollout::budget::steps::{StepGate, StepWait};
 use crate::core::rollout::testing;
 
 const BUDGET: usize = 2;
@@ -57,10 +57,10 @@ fn each_state_has_its_row() {
         behind(2, 8)(s);
         (s.counts.updated_ready, s.counts.failed, s.counts.slots, s.exceeded) = (0, BUDGET, BUDGET, true);
     };
-    let waits = |wait: Wait| {
+    let waits = |wait: StepWait| {
         move |s: &mut Summary| {
             behind(2, 0)(s);
-            s.gate = Gate { reached: 1, wait: Some(wait), allowed: Some(2), ..Gate::default() };
+            s.gate = StepGate { reached: 1, wait: Some(wait), allowed: Some(2), ..StepGate::default() };
         }
     };
     let cases = vec![
@@ -98,13 +98,13 @@ fn each_state_has_its_row() {
         (
             "a step waits for a person",
             json!({}),
-            summary(waits(Wait::Approval)),
+            summary(waits(StepWait::Approval)),
             "False True False False WaitingForApproval InProgress",
         ),
         (
             "a step pauses",
             json!({}),
-            summary(waits(Wait::Until(testing::at(60)))),
+            summary(waits(StepWait::Until(testing::at(60)))),
             "False True False False StepPause InProgress",
         ),
         (
@@ -302,7 +302,7 @@ fn a_failed_eviction_is_told_where_it_stops_nothing() {
         (s.counts.failed, s.counts.failed_slots) = (1, 1);
         s.failed = vec!["default/a (it has no ready replacement)".to_owned()];
     });
-    let verdict = Verdict::of(&rollout, &summary, &rollout.target.revision, false);
+    let verdict = RolloutVerdict::of(&rollout, &summary, &rollout.target.revision, false);
     assert_eq!(verdict.reason, Reason::UpToDate);
     assert!(verdict.message.ends_with("; 1 failed: default/a (it has no ready replacement)"), "{}", verdict.message);
 }

@@ -15,13 +15,13 @@ fn revision(set: &SidecarSet) -> (String, Revision) {
 }
 
 /// A cluster whose set has the image `v1`, with a history of that.
-fn world() -> World {
+fn world() -> ClusterSnapshot {
     let existing = set("v1", json!({}));
-    World {
+    ClusterSnapshot {
         revisions: [(SET.to_owned(), BTreeMap::from([revision(&existing)]))].into(),
         existing: Some(existing),
         namespaces: [("default".to_owned(), BTreeMap::new())].into(),
-        ..World::default()
+        ..ClusterSnapshot::default()
     }
 }
 
@@ -34,7 +34,7 @@ fn uninjected(name: &str, labels: Value) -> Value {
     pod
 }
 
-fn planner(set: SidecarSet, world: World, pods: &[Value]) -> Planner {
+fn planner(set: SidecarSet, world: ClusterSnapshot, pods: &[Value]) -> Planner {
     let mut planner = Planner::new(&validate(&set).unwrap(), world, at(0));
     for pod in pods {
         planner.add(pod).unwrap();
@@ -144,7 +144,7 @@ fn uninjected_pods_are_injected_when_recreated_or_evicted_unless_they_opt_out() 
         uninjected("a", json!({"app": "web"})),
         uninjected("b", json!({"app": "web", "sidecarset.dev/inject": "false"})),
     ];
-    let new = World { existing: None, ..world() };
+    let new = ClusterSnapshot { existing: None, ..world() };
     let mut injected = planner(set("v1", json!({})), new.clone(), &pods);
     let table_of_injected = table(&mut injected);
     assert_eq!(table_of_injected[0], row("inject when recreated", 1, "it has no sidecars of the set"));
@@ -254,7 +254,7 @@ fn metadata_and_resources_are_named_and_shown() {
     let agent = |cpu: &str| json!({"name": "agent", "image": "v1", "resources": {"requests": {"cpu": cpu}}});
     let existing = changed(agent("10m"), json!([]));
     let (hash, old) = revision(&existing);
-    let world = World {
+    let world = ClusterSnapshot {
         revisions: [(SET.to_owned(), [(hash.clone(), old)].into())].into(),
         existing: Some(existing),
         ..world()
@@ -284,7 +284,7 @@ fn canary() -> SidecarSet {
 
 #[test]
 fn a_set_may_need_another_one_of_the_same_input() {
-    let mut world = World::default();
+    let mut world = ClusterSnapshot::default();
     assert!(check(&validate(&canary()).unwrap(), &world).unwrap_err().to_string().contains("there is no SidecarSet"));
     world.suppose(&[set("v1", json!({}))]);
     assert!(check(&validate(&canary()).unwrap(), &world).is_ok());
@@ -294,7 +294,7 @@ fn a_set_may_need_another_one_of_the_same_input() {
 fn sets_of_the_input_take_the_place_of_those_in_the_cluster() {
     let mut other = set("v1", json!({}));
     other.metadata.name = Some("other".to_owned());
-    let mut world = World { others: vec![other.clone()], ..World::default() };
+    let mut world = ClusterSnapshot { others: vec![other.clone()], ..ClusterSnapshot::default() };
     assert!(check(&validate(&set("v1", json!({}))).unwrap(), &world).is_err(), "both have the container");
     other.spec.selector = serde_json::from_value(json!({"matchLabels": {"app": "api"}})).unwrap();
     world.suppose(&[other]);

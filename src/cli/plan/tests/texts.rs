@@ -5,15 +5,15 @@ use crate::api::v1beta1::ExistingPods;
 use crate::core::rollout::testing::hash;
 
 /// A cluster in which `image` is being rolled out, with this status.
-fn under_way(image: &str, update_strategy: Value, status: Value) -> World {
+fn under_way(image: &str, update_strategy: Value, status: Value) -> ClusterSnapshot {
     let mut existing = set(image, update_strategy);
     existing.status = Some(serde_json::from_value(status).unwrap());
     let known = [revision(&existing), revision(&set("v1", json!({})))];
-    World { revisions: [(SET.to_owned(), known.into())].into(), existing: Some(existing), ..world() }
+    ClusterSnapshot { revisions: [(SET.to_owned(), known.into())].into(), existing: Some(existing), ..world() }
 }
 
 /// The same set again, as the plan gets it.
-fn again(world: &World) -> SidecarSet {
+fn again(world: &ClusterSnapshot) -> SidecarSet {
     SidecarSet { status: None, ..world.existing.clone().unwrap() }
 }
 
@@ -25,7 +25,7 @@ fn born(name: &str, image: &str) -> Value {
     pod
 }
 
-fn text(set: SidecarSet, world: World, pods: &[Value]) -> String {
+fn text(set: SidecarSet, world: ClusterSnapshot, pods: &[Value]) -> String {
     render(&planner(set, world, pods).plan(), &[], false)
 }
 
@@ -41,7 +41,7 @@ fn steps() -> Value {
 }
 
 /// The first step is reached.
-fn first_step() -> World {
+fn first_step() -> ClusterSnapshot {
     let status = json!({"updateRevision": hash("v2"), "currentStep": 1, "observedGeneration": 1});
     under_way("v2", steps(), status)
 }
@@ -105,7 +105,7 @@ fn full_slots_are_named() {
 }
 
 /// `bad` was given up, with one pod at it.
-fn given_up(action: &str) -> World {
+fn given_up(action: &str) -> ClusterSnapshot {
     let status = json!({"updateRevision": hash("bad"), "abortedRevision": hash("bad"), "stableRevision": hash("v1"),
         "abortedBecause": "1 failed: default/p9 (agent: ImagePullBackOff)", "observedGeneration": 1});
     under_way("bad", json!({"failurePolicy": {"action": action}}), status)
@@ -208,7 +208,7 @@ fn pods_without_sidecars_that_are_evicted_have_a_first_one_too() {
     }
     let mut evicting = set("v1", json!({"maxUnavailable": 2}));
     evicting.spec.injection_strategy.existing_pods = ExistingPods::Evict;
-    let new = World { existing: None, ..world() };
+    let new = ClusterSnapshot { existing: None, ..world() };
     assert!(text(evicting.clone(), new.clone(), &pods).contains("\nfirst: evict 1 pod now (default/b; "));
     evicting.spec.update_strategy.paused = true;
     let text = text(evicting, new, &pods);
@@ -228,7 +228,7 @@ fn what_is_written_differently_and_means_the_same_changes_nothing() {
     let mut pod = TestPod::new("p").0;
     pod["metadata"]["labels"]["revision.sidecarset.dev/logs"] = json!(revision(&before).0);
     pod["spec"]["containers"][0]["resources"] = json!({"limits": {"memory": "1Gi"}, "requests": {"memory": "1Gi"}});
-    let mut planner = planner(after, World { revisions, existing: Some(before), ..world() }, &[pod]);
+    let mut planner = planner(after, ClusterSnapshot { revisions, existing: Some(before), ..world() }, &[pod]);
     assert_eq!(table(&mut planner), [row("untouched", 1, "at this revision")]);
     let plan = planner.plan();
     assert!(!plan.differs());

@@ -23,7 +23,7 @@ use crate::core::rollout::assess::admission::set_back;
 use crate::core::rollout::assess::attempt::{Attempt, Progress, created};
 use crate::core::rollout::assess::checks::has_images;
 use crate::core::rollout::assess::context::{PodContext, PodInSet};
-use crate::core::rollout::assess::state::{Claim, Evictability, ObstacleKind, State};
+use crate::core::rollout::assess::state::{Claim, Evictability, ObstacleKind, PodState};
 use crate::core::rollout::target::Target;
 
 /// Kubernetes' `ActivePods` rank: pods that cost least go first.
@@ -32,7 +32,7 @@ pub(crate) type Rank = (bool, u8, Reverse<Timestamp>, Reverse<i32>, Reverse<Time
 /// How one pod stands.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Assessment {
-    pub(crate) state: State,
+    pub(crate) state: PodState,
     /// Its Ready condition.
     pub(crate) ready: bool,
     /// It is ready, or was a moment ago.
@@ -100,7 +100,7 @@ impl PodInSet<'_> {
         let (state, check_at) = self.state(attempt, &progress);
         let unfinished = mark.update.is_some() && progress != Progress::Done;
         let is_over = || attempt.is_some_and(|attempt| self.is_over(&attempt, &state));
-        let open = state == State::ResetDue || (unfinished && progress != Progress::NotStarted && !is_over());
+        let open = state == PodState::ResetDue || (unfinished && progress != Progress::NotStarted && !is_over());
         let times = match progress {
             Progress::Undecided(at) => at,
             _ => None,
@@ -142,26 +142,26 @@ impl PodInSet<'_> {
     }
 
     /// A pod that was ready when patched costs a slot until it is available, one that was not a place under the cap.
-    fn claim(&self, state: &State, readiness: Readiness, open: bool) -> Claim {
+    fn claim(&self, state: &PodState, readiness: Readiness, open: bool) -> Claim {
         let recorded = match &self.mark.update {
             Some(update) if update.was_ready && (open || self.lost_readiness()) => Claim::Disruption,
             Some(update) if !update.was_ready && open && self.pod.node.is_some() => Claim::Unready,
             _ => Claim::None,
         };
         let requested = match state {
-            State::Unconfirmed(_) if readiness.counts_as_ready() => Claim::Disruption,
-            State::Unconfirmed(_) => Claim::Unready,
+            PodState::Unconfirmed(_) if readiness.counts_as_ready() => Claim::Disruption,
+            PodState::Unconfirmed(_) => Claim::Unready,
             _ => Claim::None,
         };
         recorded.max(requested)
     }
 
     /// A pod that no kubelet has can be made by anybody: it counts as moved when one has it, or when it was updated in place.
-    fn has_moved(&self, state: &State) -> bool {
+    fn has_moved(&self, state: &PodState) -> bool {
         let Self { pod, mark, target, .. } = *self;
         let is_updated = mark.update.as_ref().is_some_and(|update| target.is_reached_by(&update.revision));
         let is_at_target = target.is_reached_by(&mark.revision) && (pod.has_begun() || is_updated);
-        is_at_target || matches!(state, State::Unconfirmed(_))
+        is_at_target || matches!(state, PodState::Unconfirmed(_))
     }
 
     /// The pod is not ready after an update, which may be to blame. Once a revision is stable, its updates are not.
@@ -171,8 +171,8 @@ impl PodInSet<'_> {
     }
 
     /// What eviction could do for it; `None`: it is not asked for, or is no remedy.
-    fn evictability(&self, state: &State) -> Option<Evictability> {
-        let State::NotInPlace(obstacle) = state else { return None };
+    fn evictability(&self, state: &PodState) -> Option<Evictability> {
+        let PodState::NotInPlace(obstacle) = state else { return None };
         if !self.target.strategy.evicts() || obstacle.kind == ObstacleKind::Passing {
             return None;
         }
@@ -206,15 +206,15 @@ impl PodInSet<'_> {
     /// it costs nothing. The update was to a stable revision, whatever became of it; or it has changed nothing, and no
     /// other can follow it: a kubelet has nothing to do for an image that was changed by hand and set back before it
     /// looked.
-    fn is_over(&self, attempt: &Attempt<'_>, state: &State) -> bool {
+    fn is_over(&self, attempt: &Attempt<'_>, state: &PodState) -> bool {
         let is_late = attempt.now >= attempt.deadline() && attempt.is_seen();
         let expects_nothing = self.target.is_stable(&attempt.update.revision)
-            || (matches!(state, State::NotInPlace(_)) && attempt.runs_on());
+            || (matches!(state, PodState::NotInPlace(_)) && attempt.runs_on());
         self.pod.ready && is_late && expects_nothing
     }
 
     /// The state, and when time alone may change it.
-    fn state(&self, attempt: Option<Attempt<'_>>, progress: &Progress) -> (State, Option<Timestamp>) {
+    fn state(&self, attempt: Option<Attempt<'_>>, progress: &Progress) -> (PodState, Option<Timestamp>) {
         let Self { pod, mark, target, context } = *self;
         let now = context.now;
         if !target.is_reached_by(&mark.revision)
@@ -228,15 +228,15 @@ impl PodInSet<'_> {
             let is_stable = target.is_stable(&attempt.update.revision);
             match progress {
                 Progress::Failed(reason) if !is_stable => {
-                    return (State::Failed(reason.clone()), attempt.failure_ends());
+                    return (PodState::Failed(reason.clone()), attempt.failure_ends());
                 }
-                Progress::NotStarted => return (State::NotReady, None),
+                Progress::NotStarted => return (PodState::NotReady, None),
                 Progress::Undecided(_) if mark.update.is_none() && !pod.ready => return self.unready(Some(attempt)),
                 // A new pod on trial. Time is about to tell.
-                Progress::Undecided(_) if mark.update.is_none() => return (State::NotReady, None),
+                Progress::Undecided(_) if mark.update.is_none() => return (PodState::NotReady, None),
                 // Once a revision is stable, an update whose time is over is no news.
                 Progress::Undecided(_) if is_stable && now >= attempt.deadline() => {}
-                Progress::Undecided(_) if pod.node.is_some() => return (State::Updating, None),
+                Progress::Undecided(_) if pod.node.is_some() => return (PodState::Updating, None),
                 _ => {}
             }
         }
@@ -244,28 +244,28 @@ impl PodInSet<'_> {
             _ if !twins::is_reset_due(pod, mark, target, now) => {}
             Some(refusal) => {
                 let why = format!("{}: {}", Reason::PatchRefused, refusal.message);
-                return (State::Failed(why), refusal.until);
+                return (PodState::Failed(why), refusal.until);
             }
-            None => return (State::ResetDue, None),
+            None => return (PodState::ResetDue, None),
         }
-        if pod.ready { (State::Available, None) } else { self.unready(attempt) }
+        if pod.ready { (PodState::Available, None) } else { self.unready(attempt) }
     }
 
-    fn behind(&self) -> (State, Option<Timestamp>) {
+    fn behind(&self) -> (PodState, Option<Timestamp>) {
         if let Some(refusal) = self.context.refused.filter(|refusal| refusal.until.is_some()) {
-            return (State::Unconfirmed(refusal.message.clone()), refusal.until);
+            return (PodState::Unconfirmed(refusal.message.clone()), refusal.until);
         }
         if let Some(obstacle) = checks::obstacle(self) {
-            return (State::NotInPlace(obstacle), None);
+            return (PodState::NotInPlace(obstacle), None);
         }
         match self.context.refused {
-            Some(refusal) => (State::Refused(refusal.message.clone()), None),
-            None => (State::Outdated, None),
+            Some(refusal) => (PodState::Refused(refusal.message.clone()), None),
+            None => (PodState::Outdated, None),
         }
     }
 
     /// A pod that lost its readiness with the update and did not get it back in time has failed, container ready or not.
-    fn unready(&self, attempt: Option<Attempt<'_>>) -> (State, Option<Timestamp>) {
+    fn unready(&self, attempt: Option<Attempt<'_>>) -> (PodState, Option<Timestamp>) {
         let Self { pod, mark, target, context: PodContext { now, .. } } = *self;
         let took = attempt.filter(|Attempt { update, .. }| update.was_ready && !target.is_stable(&update.revision));
         let Some(attempt) = took else {
@@ -274,18 +274,18 @@ impl PodInSet<'_> {
             let is_new = !target.is_rolling() || (mark.update.is_none() && attempt.is_some());
             let window_end = after(pod.created, seconds(target.strategy.pod_update_timeout_seconds));
             let is_starting = is_new && now < &window_end && self.trouble().is_none();
-            return (State::NotReady, Some(window_end).filter(|_| is_starting));
+            return (PodState::NotReady, Some(window_end).filter(|_| is_starting));
         };
         let deadline = attempt.retry_ends().unwrap_or_else(|| attempt.deadline());
         let since = pod.ready_changed.unwrap_or(attempt.update.at);
         if *now < deadline {
-            (State::NotReady, Some(deadline))
+            (PodState::NotReady, Some(deadline))
         } else if since <= deadline && !attempt.is_kept_by_another() {
             let name = pod.unready_containers().next().map(|container| format!(": {}", container.name));
             let name = name.unwrap_or_default();
-            (State::Failed(format!("the pod is not ready by podUpdateTimeoutSeconds{name}")), None)
+            (PodState::Failed(format!("the pod is not ready by podUpdateTimeoutSeconds{name}")), None)
         } else {
-            (State::NotReady, None)
+            (PodState::NotReady, None)
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::core::pod::Owner;
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum State {
+pub(crate) enum PodState {
     /// Behind the target, and can be patched.
     Outdated,
     /// Behind the target, and cannot be patched.

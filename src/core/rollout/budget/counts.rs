@@ -9,13 +9,13 @@ use k8s_openapi::jiff::Timestamp;
 use crate::core::base::tally::{member, tally};
 use crate::core::pod::PodKey;
 use crate::core::rollout::assess::Assessment;
-use crate::core::rollout::assess::state::{Claim, Evictability, State};
+use crate::core::rollout::assess::state::{Claim, Evictability, PodState};
 
 /// What the budgets and the status tell apart.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Kind {
+pub(crate) struct PodKind {
     /// Without texts, but for why a pod cannot be patched.
-    pub(crate) state: State,
+    pub(crate) state: PodState,
     ready: bool,
     pub(crate) claim: Claim,
     moved: bool,
@@ -32,14 +32,14 @@ pub(crate) struct Kind {
     blocked: bool,
 }
 
-impl Kind {
+impl PodKind {
     pub fn of(pod: &Assessment, blocked: bool) -> Self {
         let no_text = String::new;
         Self {
             state: match &pod.state {
-                State::Failed(_) => State::Failed(no_text()),
-                State::Refused(_) => State::Refused(no_text()),
-                State::Unconfirmed(_) => State::Unconfirmed(no_text()),
+                PodState::Failed(_) => PodState::Failed(no_text()),
+                PodState::Refused(_) => PodState::Refused(no_text()),
+                PodState::Unconfirmed(_) => PodState::Unconfirmed(no_text()),
                 state => state.clone(),
             },
             ready: pod.ready,
@@ -60,38 +60,39 @@ impl Kind {
 
     /// Not at the target.
     pub(crate) fn is_behind(&self) -> bool {
-        use State::{NotInPlace, Outdated, Refused, Unconfirmed};
+        use PodState::{NotInPlace, Outdated, Refused, Unconfirmed};
         matches!(self.state, Outdated | NotInPlace(_) | Refused(_) | Unconfirmed(_))
     }
 
     pub(crate) fn is_failed(&self) -> bool {
-        matches!(self.state, State::Failed(_) | State::Refused(_))
+        matches!(self.state, PodState::Failed(_) | PodState::Refused(_))
     }
 
     /// It is still to be brought to the target, also if the API server has refused that.
     fn is_to_move(&self) -> bool {
-        let can_move = matches!(self.state, State::Outdated | State::Refused(_)) || self.evictable;
-        matches!(self.state, State::Unconfirmed(_)) || (can_move && self.selected)
+        let can_move = matches!(self.state, PodState::Outdated | PodState::Refused(_)) || self.evictable;
+        matches!(self.state, PodState::Unconfirmed(_)) || (can_move && self.selected)
     }
 
     /// It may still fail, or work.
     pub(crate) fn is_undecided(&self) -> bool {
-        matches!(self.state, State::Updating | State::ResetDue) || (self.state == State::NotReady && self.timed)
+        matches!(self.state, PodState::Updating | PodState::ResetDue)
+            || (self.state == PodState::NotReady && self.timed)
     }
 
     /// Patched next, when budgets, partition and steps let it.
     pub(crate) fn is_candidate(&self) -> bool {
-        self.state == State::Outdated && self.selected && !self.moved
+        self.state == PodState::Outdated && self.selected && !self.moved
     }
 
     /// Patched next, when budgets let it: it ends what was begun, and partition and steps count it already.
     pub(crate) fn is_to_complete(&self) -> bool {
-        self.state == State::ResetDue || (self.state == State::Outdated && self.selected && self.moved)
+        self.state == PodState::ResetDue || (self.state == PodState::Outdated && self.selected && self.moved)
     }
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Table(BTreeMap<Kind, Pods>);
+pub(crate) struct Table(BTreeMap<PodKind, Pods>);
 
 #[derive(Debug, Default)]
 struct Pods {
@@ -101,8 +102,8 @@ struct Pods {
 }
 
 impl Table {
-    pub(crate) fn change(&mut self, kind: Kind, created: Timestamp, key: &Arc<PodKey>, add: bool) {
-        let is_listed = kind.state != State::Available || kind.claim != Claim::None;
+    pub(crate) fn change(&mut self, kind: PodKind, created: Timestamp, key: &Arc<PodKey>, add: bool) {
+        let is_listed = kind.state != PodState::Available || kind.claim != Claim::None;
         let pods = self.0.entry(kind.clone()).or_default();
         tally(&mut pods.number, 1, add);
         if is_listed {
@@ -114,19 +115,19 @@ impl Table {
     }
 
     /// Pods of these kinds, the oldest of each first.
-    pub(crate) fn pods(&self, is: impl Fn(&Kind) -> bool) -> impl Iterator<Item = &Arc<PodKey>> {
+    pub(crate) fn pods(&self, is: impl Fn(&PodKind) -> bool) -> impl Iterator<Item = &Arc<PodKey>> {
         self.listed(is).flatten().map(|(_, key)| key)
     }
 
     /// The oldest pods of these kinds.
-    pub(crate) fn oldest(&self, most: usize, is: impl Fn(&Kind) -> bool) -> Vec<&Arc<PodKey>> {
+    pub(crate) fn oldest(&self, most: usize, is: impl Fn(&PodKind) -> bool) -> Vec<&Arc<PodKey>> {
         let mut oldest: Vec<_> = self.listed(is).flat_map(|pods| pods.iter().take(most)).collect();
         oldest.sort();
         oldest.into_iter().take(most).map(|(_, key)| key).collect()
     }
 
     /// How many pods there are of what a kind names.
-    pub(crate) fn by<T: Ord>(&self, name: impl Fn(&Kind) -> Option<T>) -> BTreeMap<T, usize> {
+    pub(crate) fn by<T: Ord>(&self, name: impl Fn(&PodKind) -> Option<T>) -> BTreeMap<T, usize> {
         let mut numbers = BTreeMap::new();
         for (kind, pods) in &self.0 {
             if let Some(name) = name(kind) {
@@ -136,15 +137,15 @@ impl Table {
         numbers
     }
 
-    fn listed(&self, is: impl Fn(&Kind) -> bool) -> impl Iterator<Item = &BTreeSet<(Timestamp, Arc<PodKey>)>> {
+    fn listed(&self, is: impl Fn(&PodKind) -> bool) -> impl Iterator<Item = &BTreeSet<(Timestamp, Arc<PodKey>)>> {
         self.0.iter().filter(move |(kind, _)| is(kind)).map(|(_, pods)| &pods.listed)
     }
 
     pub(crate) fn counts(&self) -> Counts {
         let created = |pods: &BTreeSet<(Timestamp, _)>| pods.first().map(|(created, _)| *created);
         let mut counts = Counts {
-            oldest_to_move: self.listed(Kind::is_to_move).filter_map(created).min(),
-            oldest_undecided: self.listed(Kind::is_undecided).filter_map(created).min(),
+            oldest_to_move: self.listed(PodKind::is_to_move).filter_map(created).min(),
+            oldest_undecided: self.listed(PodKind::is_undecided).filter_map(created).min(),
             ..Counts::default()
         };
         for (kind, pods) in &self.0 {
@@ -217,9 +218,10 @@ pub struct Counts {
 }
 
 impl Counts {
-    fn add(&mut self, kind: &Kind, pods: usize) {
-        use State::{Available, NotInPlace, NotReady, Outdated, ResetDue, Unconfirmed, Updating};
-        let Kind { state, ready, claim, moved, counted, selected, evictable, exempt: _, proves, timed, blocked } = kind;
+    fn add(&mut self, kind: &PodKind, pods: usize) {
+        use PodState::{Available, NotInPlace, NotReady, Outdated, ResetDue, Unconfirmed, Updating};
+        let PodKind { state, ready, claim, moved, counted, selected, evictable, exempt: _, proves, timed, blocked } =
+            kind;
         let (behind, failed) = (kind.is_behind(), kind.is_failed());
         let (slot, capped) = (*claim == Claim::Disruption, *claim == Claim::Unready);
         let not_in_place = matches!(state, NotInPlace(_));
@@ -232,7 +234,7 @@ impl Counts {
             (&mut self.ready, *ready),
             (&mut self.updated_ready, *state == Available),
             (&mut self.failed, failed),
-            (&mut self.failed_new, matches!(state, State::Failed(_)) && *claim == Claim::None),
+            (&mut self.failed_new, matches!(state, PodState::Failed(_)) && *claim == Claim::None),
             (&mut self.undecided, matches!(state, Updating | ResetDue | Unconfirmed(_))),
             (&mut self.resets_due, *state == ResetDue),
             (&mut self.not_in_place, not_in_place),

@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::core::base::percent::scaled;
 use crate::core::rollout::budget::counts::{Counts, EvictionClaims};
-use crate::core::rollout::budget::steps::Gate;
+use crate::core::rollout::budget::steps::StepGate;
 use crate::core::rollout::target::Target;
 
 impl Target {
@@ -42,7 +42,7 @@ impl Target {
 
 /// Pods that partition and steps still let move, in place or by eviction. A pod that was evicted counts as moved from
 /// then on, whether or not its replacement is there.
-pub(crate) fn share_left(target: &Target, counts: &Counts, gate: &Gate, evictions: &EvictionClaims) -> usize {
+pub(crate) fn share_left(target: &Target, counts: &Counts, gate: &StepGate, evictions: &EvictionClaims) -> usize {
     let pods = counts.counted + evictions.gone + evictions.lost;
     let moved = evictions.moving() + evictions.lost;
     let by_partition = if target.has_partition() {

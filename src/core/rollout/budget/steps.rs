@@ -11,7 +11,7 @@ use crate::core::rollout::target::rollout::PersistedProgress;
 
 /// Where a rollout stands among its steps.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Gate {
+pub struct StepGate {
     /// Steps reached.
     pub(crate) reached: usize,
     /// When the last of them was reached.
@@ -19,22 +19,22 @@ pub struct Gate {
     /// Selected pods that may be at the target now; `None` for all.
     pub(crate) allowed: Option<usize>,
     /// Why the next step does not begin.
-    pub(crate) wait: Option<Wait>,
+    pub(crate) wait: Option<StepWait>,
 }
 
 /// What a reached step waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Wait {
+pub(crate) enum StepWait {
     Approval,
     Until(Timestamp),
 }
 
 /// A step is reached when as many pods are available, or have failed within the budget, as it asks for, or as can be
-/// upgraded at all. `Gate::default()` without steps.
-pub fn gate(target: &Target, persisted: &PersistedProgress, counts: &Counts, now: Timestamp) -> Gate {
+/// upgraded at all. `StepGate::default()` without steps.
+pub fn gate(target: &Target, persisted: &PersistedProgress, counts: &Counts, now: Timestamp) -> StepGate {
     let steps = &target.strategy.steps;
     if steps.is_empty() {
-        return Gate::default();
+        return StepGate::default();
     }
     let number = |step: &Step| scaled(&step.replicas, counts.selected_counted);
     let attainable = counts.selected - (counts.selected_not_in_place - counts.evictable) - counts.blocked;
@@ -53,9 +53,9 @@ pub fn gate(target: &Target, persisted: &PersistedProgress, counts: &Counts, now
     loop {
         let wait = reached.checked_sub(1).and_then(|last| wait(&steps[last], reached, reached_at, persisted, now));
         let next = if wait.is_some() { reached.checked_sub(1).map(|last| &steps[last]) } else { steps.get(reached) };
-        let Some(next) = next else { return Gate { reached, reached_at, allowed: None, wait } };
+        let Some(next) = next else { return StepGate { reached, reached_at, allowed: None, wait } };
         if wait.is_some() || counts.selected_decided < number(next).min(attainable) {
-            return Gate { reached, reached_at, allowed: Some(number(next)), wait };
+            return StepGate { reached, reached_at, allowed: Some(number(next)), wait };
         }
         (reached, reached_at) = (reached + 1, Some(now));
     }
@@ -68,9 +68,9 @@ fn wait(
     reached_at: Option<Timestamp>,
     persisted: &PersistedProgress,
     now: Timestamp,
-) -> Option<Wait> {
+) -> Option<StepWait> {
     let pause = step.pause.as_ref().filter(|_| persisted.approved < position)?;
-    let Some(seconds) = pause.duration_seconds else { return Some(Wait::Approval) };
+    let Some(seconds) = pause.duration_seconds else { return Some(StepWait::Approval) };
     let until = after(reached_at.unwrap_or(now), SignedDuration::from_secs(seconds.into()));
-    (now < until).then_some(Wait::Until(until))
+    (now < until).then_some(StepWait::Until(until))
 }

@@ -8,12 +8,12 @@ use crate::api::v1beta1::{Eviction, EvictionCause};
 use crate::core::pod::workload::Workload;
 use crate::core::pod::{PodKey, PodView};
 use crate::core::replace::owner;
-use crate::core::rollout::assess::state::State;
+use crate::core::rollout::assess::state::PodState;
 use crate::core::rollout::budget::counts::EvictionClaims;
 use crate::core::rollout::budget::workloads::is_unavailable;
 use crate::core::rollout::order::cost::needs_room;
 use crate::core::rollout::state::index::Index;
-use crate::core::rollout::state::set::SetState;
+use crate::core::rollout::state::set::RolloutState;
 use crate::core::rollout::target::rollout::PersistedProgress;
 
 /// What an owner made after an eviction, with the revision of the target.
@@ -29,7 +29,7 @@ enum Replacement {
 /// What evictions hold, recorded or about to be.
 pub(crate) fn eviction_claims(
     all: &Index,
-    set: &SetState,
+    set: &RolloutState,
     persisted: &PersistedProgress,
     now: Timestamp,
 ) -> EvictionClaims {
@@ -79,7 +79,7 @@ fn recorded<'a>(all: &'a Index, set: &str, persisted: &'a PersistedProgress) -> 
     known.iter().chain(persisted.evictions.iter().filter(is_new)).collect()
 }
 
-fn replacement(all: &Index, set: &SetState, eviction: &Eviction) -> Replacement {
+fn replacement(all: &Index, set: &RolloutState, eviction: &Eviction) -> Replacement {
     let mut found = Replacement::Missing;
     for pod in all.pods.of_owner(&eviction.owner_uid) {
         let Some(mark) = pod.marks.get(&set.target.set) else { continue };
@@ -87,7 +87,7 @@ fn replacement(all: &Index, set: &SetState, eviction: &Eviction) -> Replacement 
             continue;
         }
         let state = set.assessment(&pod.key).map(|assessment| &assessment.state);
-        if mark.update.is_none() && matches!(state, Some(State::Failed(_))) {
+        if mark.update.is_none() && matches!(state, Some(PodState::Failed(_))) {
             return Replacement::Broken;
         }
         found = Replacement::There;
@@ -116,7 +116,7 @@ pub(crate) fn workload_room(all: &Index, set: &str, workload: &Workload) -> usiz
 }
 
 /// What evictions take of the room of workloads: one each, until the owner has its pods back.
-pub(crate) fn evicting(all: &Index, set: &SetState, persisted: &PersistedProgress) -> BTreeMap<Workload, usize> {
+pub(crate) fn evicting(all: &Index, set: &RolloutState, persisted: &PersistedProgress) -> BTreeMap<Workload, usize> {
     let mut rooms = BTreeMap::new();
     if set.target.strategy.max_unavailable_per_workload.is_none() {
         return rooms;
@@ -134,7 +134,7 @@ pub(crate) fn evicting(all: &Index, set: &SetState, persisted: &PersistedProgres
     rooms
 }
 
-fn workload_of(all: &Index, set: &SetState, eviction: &Eviction) -> Workload {
+fn workload_of(all: &Index, set: &RolloutState, eviction: &Eviction) -> Workload {
     match all.pods.of_owner(&eviction.owner_uid).next() {
         Some(pod) => Workload::of(pod),
         None => Workload::of_owner(&eviction.namespace, &owner(eviction), |workload| set.workloads.has(workload)),

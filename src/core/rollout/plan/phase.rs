@@ -3,7 +3,7 @@
 
 use crate::api::reasons::Reason;
 use crate::core::rollout::assess::state::ObstacleKind;
-use crate::core::rollout::budget::steps::Wait;
+use crate::core::rollout::budget::steps::StepWait;
 use crate::core::rollout::plan::summary::Summary;
 use crate::core::rollout::target::Direction;
 use crate::core::rollout::target::rollout::Rollout;
@@ -41,7 +41,7 @@ pub(crate) fn phase(rollout: &Rollout, summary: &Summary, given: &str, is_rollin
     let behind = counts.outdated + summary.evictable;
     let waits = behind > 0 || (target.is_rolling() && changes_template(summary));
     if let Some(wait) = summary.gate.wait.as_ref().filter(|_| waits && !unfinished) {
-        return if *wait == Wait::Approval { Reason::WaitingForApproval } else { Reason::StepPause };
+        return if *wait == StepWait::Approval { Reason::WaitingForApproval } else { Reason::StepPause };
     }
     let is_moving = counts.outdated + counts.undecided + summary.evicting > 0;
     if summary.evictions.is_blocked(summary.owners_to_evict) && unfinished && !is_moving {

@@ -15,7 +15,7 @@ use crate::core::base::text::bounded;
 use crate::core::base::time::{after, seconds};
 use crate::core::pod::PodKey;
 use crate::core::pod::kubelet::{CRASH_LOOP, is_not_pulled, is_not_started};
-use crate::core::rollout::state::pulls::{Outcome, Pull};
+use crate::core::rollout::state::pulls::{Pull, PullResult};
 
 /// A command that does not exist; its name is for who finds it in an event.
 const NOTHING: &str = "/sidecarset.dev/pre-pull-runs-nothing";
@@ -35,36 +35,36 @@ const TRIES: usize = 3;
 const TOO_SLOW: &str = "not finished by podUpdateTimeoutSeconds";
 
 /// What became of a puller's images; empty while that is open.
-fn outcomes(puller: &Pod, is_late: bool) -> Vec<(String, Outcome)> {
+fn outcomes(puller: &Pod, is_late: bool) -> Vec<(String, PullResult)> {
     let status = puller.status.clone().unwrap_or_default();
     let statuses = status.container_statuses.unwrap_or_default();
     let of = |name: &str| statuses.iter().find(|status| status.name == name).and_then(container_outcome);
     let containers = puller.spec.iter().flat_map(|spec| &spec.containers);
-    let images: Vec<(String, Option<Outcome>)> =
+    let images: Vec<(String, Option<PullResult>)> =
         containers.map(|container| (container.image.clone().unwrap_or_default(), of(&container.name))).collect();
-    let all_pulled = images.iter().all(|(_, outcome)| *outcome == Some(Outcome::Pulled));
-    let any_failed = images.iter().any(|(_, outcome)| matches!(outcome, Some(Outcome::Failed(_))));
+    let all_pulled = images.iter().all(|(_, outcome)| *outcome == Some(PullResult::Pulled));
+    let any_failed = images.iter().any(|(_, outcome)| matches!(outcome, Some(PullResult::Failed(_))));
     let (has_failed, reason) = (status.phase.as_deref() == Some("Failed"), status.reason.unwrap_or_default());
     let rest = match () {
         () if all_pulled || any_failed => None,
         () if has_failed && reason != "DeadlineExceeded" => {
-            Some(Outcome::Skipped(bounded(format!("the node refuses the puller: {reason}"))))
+            Some(PullResult::Skipped(bounded(format!("the node refuses the puller: {reason}"))))
         }
-        () if has_failed || is_late => Some(Outcome::Failed(TOO_SLOW.to_owned())),
+        () if has_failed || is_late => Some(PullResult::Failed(TOO_SLOW.to_owned())),
         () => return Vec::new(),
     };
     images.into_iter().filter_map(|(image, outcome)| Some((image, outcome.or(rest.clone())?))).collect()
 }
 
-fn container_outcome(status: &ContainerStatus) -> Option<Outcome> {
+fn container_outcome(status: &ContainerStatus) -> Option<PullResult> {
     let state = status.state.as_ref()?;
     let waits = state.waiting.as_ref().and_then(|waiting| waiting.reason.as_deref()).unwrap_or_default();
     let ended = state.terminated.as_ref().is_some_and(|end| end.reason.as_deref() != Some(NEVER_SEEN));
     if is_not_pulled(waits) {
-        return Some(Outcome::Failed(waits.to_owned()));
+        return Some(PullResult::Failed(waits.to_owned()));
     }
     let tried = ended || state.running.is_some() || is_not_started(waits) || waits == CRASH_LOOP;
-    tried.then_some(Outcome::Pulled)
+    tried.then_some(PullResult::Pulled)
 }
 
 fn uid(puller: &Pod) -> &str {
@@ -146,9 +146,9 @@ struct Open {
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Step {
+pub(crate) struct PullerStep {
     /// What was found out, by image.
-    pub(crate) results: Vec<(Pull, String, Outcome)>,
+    pub(crate) results: Vec<(Pull, String, PullResult)>,
     pub(crate) create: Vec<Pull>,
     /// Pullers to delete, with their UIDs.
     pub(crate) delete: Vec<(PodKey, String)>,
@@ -165,8 +165,8 @@ impl Pullers {
 
     /// Decides what to do, if `wanted` is what plans wait for and `listed` are all pods with the label. A list may be
     /// older than the last creations and deletions.
-    pub(crate) fn step(&mut self, wanted: &[Pull], listed: &[Pod], now: Timestamp) -> Step {
-        let mut step = Step::default();
+    pub(crate) fn step(&mut self, wanted: &[Pull], listed: &[Pod], now: Timestamp) -> PullerStep {
+        let mut step = PullerStep::default();
         for pod in listed {
             if let Some(open) = self.open.get_mut(uid(pod)) {
                 open.seen = true;
@@ -194,7 +194,7 @@ impl Pullers {
     }
 
     /// Somebody else deletes pullers: that must not go on for ever.
-    fn forget_vanished(&mut self, listed: &[Pod], now: Timestamp, step: &mut Step) {
+    fn forget_vanished(&mut self, listed: &[Pod], now: Timestamp, step: &mut PullerStep) {
         let is_gone = |of: &String, open: &mut Open| {
             listed.iter().all(|pod| uid(pod) != of) && (open.seen || now >= after(open.created, GONE))
         };
@@ -205,7 +205,7 @@ impl Pullers {
                 *times = 0;
                 let skipped = |image: &String| {
                     let why = format!("pullers in {} are deleted by something else", pull.pod.namespace);
-                    (pull.clone(), image.clone(), Outcome::Skipped(why))
+                    (pull.clone(), image.clone(), PullResult::Skipped(why))
                 };
                 step.results.extend(pull.images.keys().map(skipped));
             }

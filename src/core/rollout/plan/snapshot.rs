@@ -8,18 +8,18 @@ use k8s_openapi::jiff::Timestamp;
 use crate::core::pod::PodKey;
 use crate::core::pod::workload::Workload;
 use crate::core::replace::report::EvictionReport;
-use crate::core::rollout::assess::state::{Claim, State};
-use crate::core::rollout::budget::counts::{Counts, EvictionClaims, Kind};
+use crate::core::rollout::assess::state::{Claim, PodState};
+use crate::core::rollout::budget::counts::{Counts, EvictionClaims, PodKind};
 use crate::core::rollout::budget::failure;
 use crate::core::rollout::budget::limits::share_left;
-use crate::core::rollout::budget::steps::{Gate, Wait, gate};
+use crate::core::rollout::budget::steps::{StepGate, StepWait, gate};
 use crate::core::rollout::order::cost::{Cost, Free};
 use crate::core::rollout::order::queue::WorkloadRoom;
 use crate::core::rollout::plan::claims::{evicting, eviction_claims};
 use crate::core::rollout::plan::summary::{NAMED_PODS, Pulling, Summary, named};
 use crate::core::rollout::state::index::Index;
 use crate::core::rollout::state::pulls::{Pull, PullState, images_to_pull, is_used};
-use crate::core::rollout::state::set::SetState;
+use crate::core::rollout::state::set::RolloutState;
 use crate::core::rollout::target::rollout::PersistedProgress;
 
 /// Nodes that pull for one set at the same time, whatever the size of its batches.
@@ -30,13 +30,13 @@ const LOOKED_AHEAD: usize = 2000;
 
 pub(crate) struct Snapshot<'a> {
     all: &'a Index,
-    pub(crate) set: &'a SetState,
+    pub(crate) set: &'a RolloutState,
     /// With what failed pulls and failed replacements add.
     pub(crate) counts: Counts,
     pub(crate) evictions: EvictionClaims,
     /// What evictions take of the room of workloads.
     evicting: BTreeMap<Workload, usize>,
-    gate: Gate,
+    gate: StepGate,
     now: Timestamp,
     /// The revision is to be given up.
     pub(crate) exceeded: bool,
@@ -87,7 +87,7 @@ impl<'a> Snapshot<'a> {
 
     /// `uninjected`: pods of the set that are not in the index.
     pub(crate) fn free(&self, uninjected: usize) -> Free {
-        let Self { set: SetState { target, .. }, counts, evictions, .. } = self;
+        let Self { set: RolloutState { target, .. }, counts, evictions, .. } = self;
         let pods = counts.counted + uninjected;
         Free {
             slots: target.max_unavailable(pods).saturating_sub(self.slots()),
@@ -175,7 +175,7 @@ impl<'a> Snapshot<'a> {
 
     pub(crate) fn wake_at(&self) -> Option<Timestamp> {
         let pause_ends = match &self.gate.wait {
-            Some(Wait::Until(until)) => Some(*until),
+            Some(StepWait::Until(until)) => Some(*until),
             _ => None,
         };
         // Replacements that had failed before a retry fail again.
@@ -193,13 +193,13 @@ impl<'a> Snapshot<'a> {
         let lacks_room = remaining > 0 && self.free(0).slots > 0 && self.choose(1).is_empty();
         let full = set.candidates.workloads().filter(|workload| lacks_room && self.room(workload) == 0);
         let full: Vec<&Arc<Workload>> = full.collect();
-        let oldest = |is: &dyn Fn(&Kind) -> bool| set.table.oldest(NAMED_PODS, is).into_iter();
+        let oldest = |is: &dyn Fn(&PodKind) -> bool| set.table.oldest(NAMED_PODS, is).into_iter();
         let named = |key: &Arc<PodKey>| named(set, key);
         let nodes = set.blocked_nodes.keys().map(|node| format!("node {node} ({})", set.pulls.why_failed(node)));
-        let failed = oldest(&Kind::is_failed).map(named).chain(evictions.failed.iter().cloned()).chain(nodes);
+        let failed = oldest(&PodKind::is_failed).map(named).chain(evictions.failed.iter().cloned()).chain(nodes);
         let capped = oldest(&|kind| kind.claim == Claim::Unready).map(named).chain(evictions.capped.iter().cloned());
-        let obstacle = |kind: &Kind| match &kind.state {
-            State::NotInPlace(obstacle) => Some(obstacle.clone()),
+        let obstacle = |kind: &PodKind| match &kind.state {
+            PodState::NotInPlace(obstacle) => Some(obstacle.clone()),
             _ => None,
         };
         Summary {
@@ -217,7 +217,7 @@ impl<'a> Snapshot<'a> {
             awaited: oldest(&|kind| kind.is_undecided() && kind.claim != Claim::Disruption).map(named).collect(),
             capped: counts.capped + evictions.capped.len(),
             cap_holders: capped.take(NAMED_PODS).collect(),
-            unready: oldest(&|kind| kind.state == State::NotReady).map(named).collect(),
+            unready: oldest(&|kind| kind.state == PodState::NotReady).map(named).collect(),
             blocked_workloads: full.len(),
             blocked: full.iter().take(NAMED_PODS).map(|workload| self.describe(workload)).collect(),
             failed: failed.take(NAMED_PODS).collect(),

@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use crate::api::reasons::Reason;
 use crate::core::pod::PodKey;
 use crate::core::replace::report::EvictionReport;
-use crate::core::rollout::assess::state::{Obstacle, State};
+use crate::core::rollout::assess::state::{Obstacle, PodState};
 use crate::core::rollout::budget::counts::Counts;
-use crate::core::rollout::budget::steps::Gate;
-use crate::core::rollout::state::set::SetState;
+use crate::core::rollout::budget::steps::StepGate;
+use crate::core::rollout::state::set::RolloutState;
 use crate::core::rollout::target::{Direction, Target};
 
 /// Pods and workloads named in a message; the rest is counted.
@@ -57,7 +57,7 @@ pub struct Summary {
     pub(crate) failed: Vec<String>,
     /// Why pods cannot be patched, and how many.
     pub(crate) not_in_place: Vec<(Obstacle, usize)>,
-    pub(crate) gate: Gate,
+    pub(crate) gate: StepGate,
     /// Too many pods have failed: the revision is to be given up.
     pub(crate) exceeded: bool,
     /// Images that the next batch waits for.
@@ -83,16 +83,16 @@ impl Summary {
 }
 
 /// A pod and why it is named, for example `default/web-1 (not ready)`.
-pub(crate) fn named(set: &SetState, key: &PodKey) -> String {
+pub(crate) fn named(set: &RolloutState, key: &PodKey) -> String {
     let why = match set.assessment(key) {
         Some(entry) => match &entry.state {
-            State::Failed(reason) => reason.clone(),
-            State::Refused(message) => format!("{}: {message}", Reason::PatchRefused),
-            State::Unconfirmed(message) => message.clone(),
-            State::ResetDue => "a twin is to be reset".to_owned(),
+            PodState::Failed(reason) => reason.clone(),
+            PodState::Refused(message) => format!("{}: {message}", Reason::PatchRefused),
+            PodState::Unconfirmed(message) => message.clone(),
+            PodState::ResetDue => "a twin is to be reset".to_owned(),
             _ if let Some(text) = &entry.waits_for => text.clone(),
             _ if !entry.ready => "not ready".to_owned(),
-            State::NotReady => "just made".to_owned(),
+            PodState::NotReady => "just made".to_owned(),
             _ => "updating".to_owned(),
         },
         None => "gone".to_owned(),

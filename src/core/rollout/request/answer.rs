@@ -7,7 +7,7 @@ use crate::core::pod::PodView;
 
 /// What an error says about the pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum PatchAnswer {
     /// A `test` failed, or the pod is gone: look at it again.
     LookAgain,
     /// Not before the pod changes; the apiserver's message.
@@ -17,12 +17,12 @@ pub enum Answer {
 }
 
 /// Reads the error that the apiserver answered to a patch of a pod.
-pub fn answer(status: &Status) -> Answer {
+pub fn answer(status: &Status) -> PatchAnswer {
     match status.code {
-        404 | 409 => Answer::LookAgain,
-        422 if is_failed_test(status) => Answer::LookAgain,
-        _ if is_refusal(status) => Answer::Refused(status.message.clone()),
-        _ => Answer::Unknown,
+        404 | 409 => PatchAnswer::LookAgain,
+        422 if is_failed_test(status) => PatchAnswer::LookAgain,
+        _ if is_refusal(status) => PatchAnswer::Refused(status.message.clone()),
+        _ => PatchAnswer::Unknown,
     }
 }
 
@@ -71,7 +71,7 @@ mod tests {
     use crate::api::keys;
     use crate::core::rollout::testing::TestPod;
 
-    fn of(status: Value) -> Answer {
+    fn of(status: Value) -> PatchAnswer {
         answer(&serde_json::from_value(status).unwrap())
     }
 
@@ -80,17 +80,17 @@ mod tests {
     fn a_failed_test_is_told_apart_from_a_refusal() {
         let failed_test = json!({"kind": "Status", "status": "Failure", "reason": "Invalid", "code": 422, "details": {},
             "message": "the server rejected our request due to an error in our request"});
-        assert_eq!(of(failed_test), Answer::LookAgain);
+        assert_eq!(of(failed_test), PatchAnswer::LookAgain);
         let invalid = json!({"kind": "Status", "status": "Failure", "reason": "Invalid", "code": 422,
             "message": "Pod \"web\" is invalid", "details": {"name": "web", "kind": "Pod"}});
-        assert_eq!(of(invalid), Answer::Refused("Pod \"web\" is invalid".into()));
+        assert_eq!(of(invalid), PatchAnswer::Refused("Pod \"web\" is invalid".into()));
         let forbidden = json!({"kind": "Status", "status": "Failure", "reason": "Forbidden", "code": 403,
             "message": "denied", "details": {"name": "web", "kind": "pods"}});
-        assert_eq!(of(forbidden), Answer::Refused("denied".into()));
+        assert_eq!(of(forbidden), PatchAnswer::Refused("denied".into()));
         let undecodable = json!({"kind": "Status", "status": "Failure", "reason": "Invalid", "code": 422,
             "message": " \"\" is invalid: patch: Invalid value",
             "details": {"causes": [{"reason": "FieldValueInvalid", "message": "Invalid value", "field": "patch"}]}});
-        assert!(matches!(of(undecodable), Answer::Refused(_)));
+        assert!(matches!(of(undecodable), PatchAnswer::Refused(_)));
     }
 
     /// What a webhook answers with 422 is passed on, whatever it says of details.
@@ -99,17 +99,17 @@ mod tests {
         let message = "admission webhook \"policy.test.dev\" denied the request: no latest tags";
         let body = |details: Value| json!({"status": "Failure", "code": 422, "message": message, "details": details});
         for details in [Value::Null, json!({})] {
-            assert_eq!(of(body(details)), Answer::Refused(message.into()));
+            assert_eq!(of(body(details)), PatchAnswer::Refused(message.into()));
         }
     }
 
     #[test]
     fn conflicts_are_looked_at_again_and_overload_says_nothing() {
         for code in [404, 409] {
-            assert_eq!(of(json!({"status": "Failure", "code": code})), Answer::LookAgain);
+            assert_eq!(of(json!({"status": "Failure", "code": code})), PatchAnswer::LookAgain);
         }
         for code in [429, 500, 503, 504] {
-            assert_eq!(of(json!({"status": "Failure", "code": code})), Answer::Unknown);
+            assert_eq!(of(json!({"status": "Failure", "code": code})), PatchAnswer::Unknown);
         }
     }
 

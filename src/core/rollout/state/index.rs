@@ -13,8 +13,8 @@ use crate::core::rollout::assess::context::{PodContext, Refusal};
 use crate::core::rollout::assess::{Assessment, assess};
 use crate::core::rollout::inflight::InFlight;
 use crate::core::rollout::state::pods::Pods;
-use crate::core::rollout::state::pulls::{Outcome, Pull, PullResults};
-use crate::core::rollout::state::set::SetState;
+use crate::core::rollout::state::pulls::{Pull, PullResult, PullResults};
+use crate::core::rollout::state::set::RolloutState;
 use crate::core::rollout::target::Target;
 use crate::core::rollout::target::rollout::PersistedProgress;
 
@@ -26,7 +26,7 @@ const TRY_AGAIN: SignedDuration = SignedDuration::from_secs(10);
 #[derive(Debug, Default)]
 pub struct Index {
     pub(crate) pods: Pods,
-    sets: BTreeMap<String, SetState>,
+    sets: BTreeMap<String, RolloutState>,
     beside: Beside,
     reading: Option<Reading>,
     in_flight: HashMap<String, InFlight>,
@@ -150,9 +150,9 @@ impl Index {
 
     /// Takes note of what a set wants. All its pods are due if that concerns them; see [`Index::assess_due`]. Then what was
     /// known of them is returned: freeing a row per pod takes long, so the caller does it after the lock.
-    pub(crate) fn set_target(&mut self, target: Target) -> Option<SetState> {
+    pub(crate) fn set_target(&mut self, target: Target) -> Option<RolloutState> {
         let Some(set) = self.sets.get_mut(&target.set) else {
-            self.sets.insert(target.set.clone(), SetState::new(Arc::new(target), PullResults::default()));
+            self.sets.insert(target.set.clone(), RolloutState::new(Arc::new(target), PullResults::default()));
             return None;
         };
         if *set.target == target {
@@ -184,7 +184,7 @@ impl Index {
     }
 
     /// Forgets a set that is gone. Returns what was known of its pods, as [`Self::set_target`] does.
-    pub(crate) fn forget(&mut self, set: &str) -> Option<SetState> {
+    pub(crate) fn forget(&mut self, set: &str) -> Option<RolloutState> {
         self.in_flight.remove(set);
         self.sets.remove(set)
     }
@@ -211,7 +211,7 @@ impl Index {
         };
         // A node that is gone may come back without its images.
         let is_gone = restarts_native_sidecars.is_none();
-        let forgets = |set: &mut SetState| is_gone && set.pulls.forget_node(name);
+        let forgets = |set: &mut RolloutState| is_gone && set.pulls.forget_node(name);
         let sets = self.sets.iter_mut().filter_map(|(of, set)| forgets(set).then(|| of.clone()));
         let forgetful: BTreeSet<String> = sets.collect();
         make_due(&mut self.sets, self.pods.of_node(name), |set, pod| {
@@ -247,7 +247,7 @@ impl Index {
     }
 
     /// `None` for a set that is not known, or of which pods are still due.
-    pub fn set(&self, name: &str) -> Option<&SetState> {
+    pub fn set(&self, name: &str) -> Option<&RolloutState> {
         self.sets.get(name).filter(|set| set.due.is_empty())
     }
 
@@ -283,7 +283,7 @@ impl Index {
     }
 
     /// What became of pulling an image on the node of `pull`.
-    pub(crate) fn note_pull(&mut self, pull: &Pull, image: &str, outcome: Outcome, now: Timestamp) {
+    pub(crate) fn note_pull(&mut self, pull: &Pull, image: &str, outcome: PullResult, now: Timestamp) {
         let Some(set) = self.sets.get_mut(&pull.set) else { return };
         set.pulls.note(&set.target, pull, image, outcome, now);
         let on_node = self.pods.of_node(&pull.node).filter(|(_, pod)| pod.marks.contains_key(&pull.set));
@@ -294,7 +294,7 @@ impl Index {
 
     /// Forgets all pulls: another replica leads.
     pub(crate) fn forget_pulls(&mut self) {
-        self.sets.values_mut().for_each(SetState::forget_pulls);
+        self.sets.values_mut().for_each(RolloutState::forget_pulls);
     }
 
     /// A patch got no clear answer, and may still be carried out: as long as the pod is not at the target it keeps a place
@@ -351,9 +351,9 @@ impl Index {
 
 /// These pods are due in the sets that are concerned. Returns the names of those sets.
 fn make_due<'a>(
-    sets: &mut BTreeMap<String, SetState>,
+    sets: &mut BTreeMap<String, RolloutState>,
     pods: impl Iterator<Item = (&'a Arc<PodKey>, &'a Arc<PodView>)>,
-    is_concerned: impl Fn(&SetState, &PodView) -> bool,
+    is_concerned: impl Fn(&RolloutState, &PodView) -> bool,
 ) -> Vec<String> {
     let mut concerned = BTreeSet::new();
     for (key, pod) in pods {

@@ -39,7 +39,7 @@ impl Pull {
 
 /// What became of pulling one image on one node.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub(crate) enum PullResult {
     Pulled,
     /// It could not be pulled; the text says why. Tried again after `podUpdateTimeoutSeconds`.
     Failed(String),
@@ -49,7 +49,7 @@ pub(crate) enum Outcome {
 
 /// What is known of the pulls for the target of one set, by node, then by image.
 #[derive(Debug, Default)]
-pub struct PullResults(BTreeMap<String, BTreeMap<String, (Outcome, Timestamp)>>);
+pub struct PullResults(BTreeMap<String, BTreeMap<String, (PullResult, Timestamp)>>);
 
 /// Whether a candidate may go, as far as the images on its node are concerned.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,7 +81,7 @@ impl PullState {
 
 impl PullResults {
     /// What became of pulling an image on the node of `pull`; nothing if the set wants something else by now.
-    pub(crate) fn note(&mut self, target: &Target, pull: &Pull, image: &str, outcome: Outcome, now: Timestamp) {
+    pub(crate) fn note(&mut self, target: &Target, pull: &Pull, image: &str, outcome: PullResult, now: Timestamp) {
         if target.revision == pull.revision {
             self.0.entry(pull.node.clone()).or_default().insert(image.to_owned(), (outcome, now));
         }
@@ -94,7 +94,7 @@ impl PullResults {
         }
         if old.retried_at != new.retried_at {
             for images in self.0.values_mut() {
-                images.retain(|_, (outcome, _)| *outcome == Outcome::Pulled);
+                images.retain(|_, (outcome, _)| *outcome == PullResult::Pulled);
             }
         }
         self
@@ -119,7 +119,7 @@ impl PullResults {
         let known = self.0.get(node);
         let outcomes: Vec<_> = images.keys().map(|image| known.and_then(|known| known.get(image))).collect();
         let timeout = SignedDuration::from_secs(target.strategy.pod_update_timeout_seconds.into());
-        let failed = outcomes.iter().flatten().filter(|(outcome, _)| matches!(outcome, Outcome::Failed(_)));
+        let failed = outcomes.iter().flatten().filter(|(outcome, _)| matches!(outcome, PullResult::Failed(_)));
         let state = match failed.map(|(_, at)| after(*at, timeout)).max() {
             Some(again_at) => PullState::Failed { again_at: Some(again_at).filter(|again_at| now < *again_at) },
             None if outcomes.contains(&None) => PullState::Wanted,
@@ -131,8 +131,8 @@ impl PullResults {
     /// Why a node could not pull, for example `pull of agent:v2: ErrImagePull`.
     pub(crate) fn why_failed(&self, node: &str) -> String {
         let why = self.0.get(node).into_iter().flatten().find_map(|(image, (outcome, _))| match outcome {
-            Outcome::Failed(why) => Some(format!("pull of {image}: {why}")),
-            Outcome::Pulled | Outcome::Skipped(_) => None,
+            PullResult::Failed(why) => Some(format!("pull of {image}: {why}")),
+            PullResult::Pulled | PullResult::Skipped(_) => None,
         });
         why.unwrap_or_default()
     }
@@ -142,8 +142,8 @@ impl PullResults {
         let mut skipped = BTreeMap::new();
         for images in self.0.values() {
             let reasons = images.values().filter_map(|(outcome, _)| match outcome {
-                Outcome::Skipped(why) => Some(why.as_str()),
-                Outcome::Pulled | Outcome::Failed(_) => None,
+                PullResult::Skipped(why) => Some(why.as_str()),
+                PullResult::Pulled | PullResult::Failed(_) => None,
             });
             for why in reasons.collect::<BTreeSet<_>>() {
                 *skipped.entry(why).or_default() += 1;

@@ -10,9 +10,9 @@ use crate::core::base::tally::{count, member, tally};
 use crate::core::pod::workload::Workload;
 use crate::core::pod::{Owner, PodKey, PodView};
 use crate::core::rollout::assess::context::PodContext;
-use crate::core::rollout::assess::state::{Evictability, State};
+use crate::core::rollout::assess::state::{Evictability, PodState};
 use crate::core::rollout::assess::{Assessment, assess};
-use crate::core::rollout::budget::counts::{Counts, Kind, Table};
+use crate::core::rollout::budget::counts::{Counts, PodKind, Table};
 use crate::core::rollout::budget::workloads::{Workloads, is_unavailable};
 use crate::core::rollout::order::candidates::{Candidates, OrderKey};
 use crate::core::rollout::order::cost::{Cost, needs_room};
@@ -21,7 +21,7 @@ use crate::core::rollout::target::Target;
 
 /// See the module.
 #[derive(Debug)]
-pub struct SetState {
+pub struct RolloutState {
     pub(crate) target: Arc<Target>,
     pub(super) due: Due,
     rows: HashMap<Arc<PodKey>, Row>,
@@ -100,8 +100,8 @@ impl Row {
         self.pull.as_ref().filter(|pull| matches!(pull.state, PullState::Failed { .. })).map(|pull| &pull.node)
     }
 
-    fn kind(&self) -> Kind {
-        Kind::of(&self.assessment, self.blocked_on().is_some())
+    fn kind(&self) -> PodKind {
+        PodKind::of(&self.assessment, self.blocked_on().is_some())
     }
 
     /// When time alone may change something.
@@ -114,7 +114,7 @@ impl Row {
     }
 }
 
-impl SetState {
+impl RolloutState {
     /// All pods of the set are due.
     pub fn new(target: Arc<Target>, pulls: PullResults) -> Self {
         Self {
@@ -144,7 +144,7 @@ impl SetState {
     pub(crate) fn update(&mut self, key: &Arc<PodKey>, pod: Option<(&PodView, PodContext<'_>)>) -> bool {
         let row = pod.and_then(|(pod, context)| {
             let assessment = assess(pod, &self.target, &context)?;
-            let waits = assessment.state == State::Outdated && assessment.selected;
+            let waits = assessment.state == PodState::Outdated && assessment.selected;
             let pull = if waits { self.pulls.of(pod, &self.target, context.now) } else { None };
             Some(Row { assessment, order: OrderKey::of(pod, &self.target), pull })
         });
@@ -176,15 +176,15 @@ impl SetState {
 
     /// Failed pods, and why.
     pub(crate) fn failed(&self) -> impl Iterator<Item = (&PodKey, &str)> {
-        self.table.pods(Kind::is_failed).filter_map(|key| match &self.assessment(key)?.state {
-            State::Failed(why) | State::Refused(why) => Some((key.as_ref(), why.as_str())),
+        self.table.pods(PodKind::is_failed).filter_map(|key| match &self.assessment(key)?.state {
+            PodState::Failed(why) | PodState::Refused(why) => Some((key.as_ref(), why.as_str())),
             _ => None,
         })
     }
 
     /// Pods whose update is to be completed, first to go first, each with the workload whose room it takes.
     pub(crate) fn to_complete(&self) -> Vec<(&PodKey, &Assessment, Option<&Workload>)> {
-        let pods = self.table.pods(Kind::is_to_complete).filter_map(|key| {
+        let pods = self.table.pods(PodKind::is_to_complete).filter_map(|key| {
             let Row { assessment, order, .. } = self.rows.get(key)?;
             Some((key.as_ref(), assessment, order.workload.as_deref().filter(|_| needs_room(assessment))))
         });
@@ -236,7 +236,7 @@ impl SetState {
     }
 
     /// The queue, and the workloads whose room opens and closes it for their pods.
-    fn account_order(&mut self, key: &Arc<PodKey>, row: &Row, kind: &Kind, add: bool) {
+    fn account_order(&mut self, key: &Arc<PodKey>, row: &Row, kind: &PodKind, add: bool) {
         let Row { assessment: pod, order, .. } = row;
         if kind.is_candidate() || (pod.selected && !kind.is_behind()) {
             self.candidates.count(order, !kind.is_behind(), add);

@@ -58,7 +58,7 @@ fn a_namespace_concerns_its_own_pods_if_the_set_selects_it_otherwise_now() {
         (vec![SET.to_owned()], 1)
     );
     assert_eq!(assessed(&mut fleet, |index| index.set_namespace("default", labels("a", "x"))), (vec![], 0));
-    assert_eq!(fleet.index.state(SET, &key), Some(&State::Outdated));
+    assert_eq!(fleet.index.state(SET, &key), Some(&PodState::Outdated));
     assert_eq!(assessed(&mut fleet, |index| index.set_namespace("default", None)), (vec![SET.to_owned()], 1));
     assert_eq!(fleet.index.state(SET, &key), None);
 }

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::api::validate::validate;
-use crate::core::rollout::assess::state::State;
+use crate::core::rollout::assess::state::PodState;
 use crate::core::rollout::plan::summary::Summary;
 use crate::core::rollout::state::index::Index;
 use crate::core::rollout::target::Target;
@@ -35,11 +35,11 @@ mod steps;
 mod untouched;
 use crate::core::pod::PodKey;
 use crate::core::revision::Template;
-use crate::core::status::Verdict;
+use crate::core::status::RolloutVerdict;
 
 /// Where a rollout that is not stable stands, if new pods get the target.
-pub(crate) fn verdict(rollout: &Rollout, summary: &Summary) -> Verdict {
-    Verdict::of(rollout, summary, &rollout.target.revision, true)
+pub(crate) fn verdict(rollout: &Rollout, summary: &Summary) -> RolloutVerdict {
+    RolloutVerdict::of(rollout, summary, &rollout.target.revision, true)
 }
 
 /// Pods, an index that follows them, and a kubelet.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::core::pod::PodView;
 use crate::core::rollout::assess::attempt::{Attempt, Progress};
-use crate::core::rollout::assess::state::State;
+use crate::core::rollout::assess::state::PodState;
 use crate::core::rollout::target::Target;
 use crate::core::rollout::target::rollout::PersistedProgress;
 use crate::core::rollout::testing;
@@ -262,7 +262,7 @@ proptest! {
                     for view in fleet.pods.values().map(TestPod::view).filter(has_turn) {
                         let chosen = plan.patches.iter().any(|patch| patch.key == view.key);
                         let (pods, unavailable) = census[&workload(&view)];
-                        if !chosen && fleet.index.state(SET, &view.key) == Some(&State::Outdated) {
+                        if !chosen && fleet.index.state(SET, &view.key) == Some(&PodState::Outdated) {
                             prop_assert!(unavailable >= limit_of(pods), "{} could be patched", view.key);
                         }
                     }

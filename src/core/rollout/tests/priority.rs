@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use crate::core::rollout::assess::state::State;
-use crate::core::rollout::state::pulls::Outcome;
+use crate::core::rollout::assess::state::PodState;
+use crate::core::rollout::state::pulls::PullResult;
 use crate::core::rollout::testing::{Plan, SET, TestPod, at};
 use crate::core::rollout::tests::Fleet;
 use crate::core::rollout::tests::order::{labelled, owned, with_readiness};
@@ -70,7 +70,7 @@ fn a_pod_whose_workload_has_no_room_holds_up_nobody() {
 fn pull(fleet: &mut Fleet, plan: &Plan, bad: &[&str]) {
     for pull in &plan.pulls {
         let failed = bad.contains(&pull.node.as_str());
-        let outcome = if failed { Outcome::Failed("ErrImagePull".into()) } else { Outcome::Pulled };
+        let outcome = if failed { PullResult::Failed("ErrImagePull".into()) } else { PullResult::Pulled };
         fleet.index.note_pull(pull, "v2", outcome, at(fleet.now));
     }
 }
@@ -160,7 +160,7 @@ proptest! {
             let chosen: Vec<&str> = plan.patches.iter().map(|patch| patch.key.name.as_str()).collect();
             for (key, pod) in &fleet.pods {
                 let left = &by_name[&key.name];
-                let waits = fleet.index.state(SET, key) == Some(&State::Outdated) && !chosen.contains(&key.name.as_str());
+                let waits = fleet.index.state(SET, key) == Some(&PodState::Outdated) && !chosen.contains(&key.name.as_str());
                 // One in a workload without room, and one whose node cannot pull, or need not, waits for other reasons.
                 if !waits || is_bad(left) || (limit > 0 && left.workload > 0 && left.ready) {
                     continue;
@@ -173,7 +173,7 @@ proptest! {
             let places: Vec<_> = chosen.iter().map(|name| &by_name[*name]).map(|pod| (3 - pod.rank, pod.ready)).collect();
             prop_assert!(places.is_sorted(), "{places:?}");
             for pull in &plan.pulls {
-                let outcome = if cannot_pull(&pull.node) { Outcome::Failed("no".into()) } else { Outcome::Pulled };
+                let outcome = if cannot_pull(&pull.node) { PullResult::Failed("no".into()) } else { PullResult::Pulled };
                 fleet.index.note_pull(pull, "v2", outcome, at(fleet.now));
             }
             let sent = fleet.send(&plan);

@@ -4,8 +4,8 @@
 use serde_json::{Value, json};
 
 use crate::api::keys;
-use crate::core::rollout::assess::state::State;
-use crate::core::rollout::state::pulls::Outcome;
+use crate::core::rollout::assess::state::PodState;
+use crate::core::rollout::state::pulls::PullResult;
 use crate::core::rollout::testing::{SET, TestPod, at, hash};
 use crate::core::rollout::tests::aborted::World;
 use crate::core::rollout::tests::{Fleet, unready};
@@ -228,7 +228,7 @@ fn an_image_that_no_node_can_pull_is_given_up_however_many_pods_there_are() {
     world.apply("bad", strategy);
     for _ in 0..5 {
         for pull in world.plan().pulls {
-            world.fleet.index.note_pull(&pull, "bad", Outcome::Failed("ErrImagePull".into()), at(world.fleet.now));
+            world.fleet.index.note_pull(&pull, "bad", PullResult::Failed("ErrImagePull".into()), at(world.fleet.now));
         }
         world.fleet.now += 1;
     }
@@ -244,7 +244,7 @@ fn nodes_that_could_not_pull_are_named_while_the_rollout_goes_on() {
     let mut world = World::new(Fleet::new(pods), strategy.clone());
     world.apply("v2", strategy);
     let pull = world.plan().pulls.remove(0);
-    world.fleet.index.note_pull(&pull, "v2", Outcome::Failed("ErrImagePull".into()), at(0));
+    world.fleet.index.note_pull(&pull, "v2", PullResult::Failed("ErrImagePull".into()), at(0));
     world.plan();
     assert!(world.message().contains("node n0 (pull of v2: ErrImagePull)"), "{}", world.message());
 }
@@ -293,7 +293,7 @@ fn a_node_whose_clock_is_behind_does_not_cut_the_hold_time() {
     fleet.observe();
     let key = &plan.patches[0].key;
     fleet.plan("v2", &strategy);
-    assert_eq!(fleet.index.state(SET, key), Some(&State::Updating));
+    assert_eq!(fleet.index.state(SET, key), Some(&PodState::Updating));
 }
 
 #[test]
@@ -313,7 +313,7 @@ fn a_node_whose_clock_is_ahead_makes_an_update_neither_younger_nor_older() {
     fleet.named(&sent[0]).edit(|pod| pod["metadata"]["labels"]["x"] = json!("y"));
     fleet.observe();
     let key = plan.patches[0].key.clone();
-    for (now, state) in [(31, State::Updating), (32, State::Available)] {
+    for (now, state) in [(31, PodState::Updating), (32, PodState::Available)] {
         fleet.now = now;
         fleet.plan("v2", &strategy);
         assert_eq!(fleet.index.state(SET, &key), Some(&state), "{now}");
@@ -329,10 +329,10 @@ fn pods_whose_node_could_not_pull_do_not_reach_a_step_for_others() {
     let mut world = World::new(Fleet::new(pods), strategy.clone());
     world.apply("v2", strategy);
     let pull = world.plan().pulls.remove(0);
-    world.fleet.index.note_pull(&pull, "v2", Outcome::Failed("ErrImagePull".into()), at(0));
+    world.fleet.index.note_pull(&pull, "v2", PullResult::Failed("ErrImagePull".into()), at(0));
     let pull = world.plan().pulls.remove(0);
     assert_eq!(world.status().current_step, Some(0), "not one pod has it");
-    world.fleet.index.note_pull(&pull, "v2", Outcome::Pulled, at(0));
+    world.fleet.index.note_pull(&pull, "v2", PullResult::Pulled, at(0));
     world.settle();
     assert_eq!((world.with_image("v2"), world.reason()), (5, "WaitingForApproval"), "it waits for none that cannot go");
 }

@@ -9,7 +9,7 @@ use crate::api::v1beta1::NewPods;
 use crate::api::validate::validate;
 use crate::core::pod::PodKey;
 use crate::core::revision::Template;
-use crate::core::rollout::assess::state::State;
+use crate::core::rollout::assess::state::PodState;
 use crate::core::rollout::target::Target;
 use crate::core::rollout::target::rollout::PersistedProgress;
 use crate::core::rollout::testing::{self, Plan, SET, TestPod, at, hash};
@@ -275,7 +275,7 @@ fn a_pod_that_hangs_in_a_plain_init_container_gets_its_new_image() {
     assert_eq!(world.fleet.send(&plan), ["b"]);
     assert_eq!(specs(&world.fleet), ["prepare:1", "prepare:3"]);
     let update = |world: &World| world.fleet.index.state(SET, &key("b")).cloned();
-    assert_eq!(update(&world), Some(State::Updating));
+    assert_eq!(update(&world), Some(PodState::Updating));
     world.fleet.named("b").edit(|pod| {
         let ended = json!({"terminated": {"exitCode": 0, "finishedAt": at(1).to_string()}});
         pod["status"]["initContainerStatuses"][0]["state"] = ended;
@@ -284,7 +284,7 @@ fn a_pod_that_hangs_in_a_plain_init_container_gets_its_new_image() {
             made_with(&with_init("v1", "prepare:3"), &["b"]).named("b").0["status"]["containerStatuses"].clone();
     });
     world.fleet.set_ready(&["b".to_owned()], true);
-    assert_eq!(update(&world), Some(State::Available));
+    assert_eq!(update(&world), Some(PodState::Available));
 }
 
 #[test]

@@ -19,7 +19,7 @@ use crate::core::pod::{Owner, PodKey};
 use crate::core::replace;
 use crate::core::replace::report::{EvictionReport, Hold, Lack, Wait};
 use crate::core::replace::uninjected::is_uninjected;
-use crate::core::replace::{EvictionTimeouts, MAX_KEPT, Next, OwnedPod, Verdict};
+use crate::core::replace::{EvictionTimeouts, EvictionVerdict, MAX_KEPT, Next, OwnedPod};
 use crate::core::rollout::plan::claims::workload_room;
 use crate::core::rollout::plan::evict::input::{
     EvictionInput, EvictionQuota, Facts, has_all, owned_pods, quota, slot_holders,
@@ -33,7 +33,7 @@ const FOLLOW: SignedDuration = SignedDuration::from_secs(1);
 
 /// What to do next.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Step {
+pub(crate) enum EvictionStep {
     /// To know this, and ask again.
     Read(Question),
     /// To write these records into the status.
@@ -76,9 +76,9 @@ pub(crate) fn begin_step(
     input: &EvictionInput<'_>,
     memory: &mut EvictionMemory,
     facts: &Facts,
-) -> Step {
+) -> EvictionStep {
     let step = step(index, input, memory, facts);
-    if let Step::Evict(chosen) = &step {
+    if let EvictionStep::Evict(chosen) = &step {
         let mut evictions = memory.without(chosen.supersedes.as_ref());
         evictions.push(chosen.record.clone());
         index.set_evictions(&input.compiled.name, &evictions);
@@ -86,15 +86,17 @@ pub(crate) fn begin_step(
     step
 }
 
-fn step(index: &Index, input: &EvictionInput<'_>, memory: &mut EvictionMemory, facts: &Facts) -> Step {
+fn step(index: &Index, input: &EvictionInput<'_>, memory: &mut EvictionMemory, facts: &Facts) -> EvictionStep {
     // Until the set is planned nobody knows its target.
-    let Some(quota) = quota(index, &input.compiled.name, input.found.pods, input.now) else { return Step::Rest };
+    let Some(quota) = quota(index, &input.compiled.name, input.found.pods, input.now) else {
+        return EvictionStep::Rest;
+    };
     let run = Run { index, input, facts, quota };
     let is_first = facts.replicas.is_empty() && facts.uninjected.is_empty();
     if is_first {
         run.forget_gone(memory);
     }
-    run.settle(memory).or_else(|| run.choose(memory)).unwrap_or(Step::Rest)
+    run.settle(memory).or_else(|| run.choose(memory)).unwrap_or(EvictionStep::Rest)
 }
 
 /// Why there is no answer.
@@ -133,29 +135,29 @@ impl Run<'_> {
     }
 
     /// Judges what is open, and forgets what was in vain for another revision.
-    fn settle(&self, memory: &mut EvictionMemory) -> Option<Step> {
+    fn settle(&self, memory: &mut EvictionMemory) -> Option<EvictionStep> {
         let mut kept = Vec::new();
         for eviction in memory.records.clone() {
             let verdict = match self.judge(memory, &eviction) {
                 Ok(verdict) => verdict,
-                Err(Gap::Ask(question)) => return Some(Step::Read(*question)),
-                Err(_) => Verdict::Open,
+                Err(Gap::Ask(question)) => return Some(EvictionStep::Read(*question)),
+                Err(_) => EvictionVerdict::Open,
             };
             match verdict {
-                Verdict::Open => kept.push(eviction),
-                Verdict::Failed => kept.push(Eviction { failed: true, ..eviction }),
-                Verdict::InVain if eviction.revision == self.revision(eviction.cause) => {
+                EvictionVerdict::Open => kept.push(eviction),
+                EvictionVerdict::Failed => kept.push(Eviction { failed: true, ..eviction }),
+                EvictionVerdict::InVain if eviction.revision == self.revision(eviction.cause) => {
                     kept.push(Eviction { in_vain: true, ..eviction });
                 }
-                Verdict::InVain | Verdict::Done => {}
+                EvictionVerdict::InVain | EvictionVerdict::Done => {}
             }
         }
-        (kept != memory.records).then_some(Step::Record(kept))
+        (kept != memory.records).then_some(EvictionStep::Record(kept))
     }
 
-    fn judge(&self, memory: &mut EvictionMemory, eviction: &Eviction) -> Result<Verdict, Gap> {
+    fn judge(&self, memory: &mut EvictionMemory, eviction: &Eviction) -> Result<EvictionVerdict, Gap> {
         if eviction.in_vain {
-            return Ok(Verdict::InVain);
+            return Ok(EvictionVerdict::InVain);
         }
         let owner = replace::owner(eviction);
         let replicas = self.replicas(&eviction.namespace, &owner)?;
@@ -170,7 +172,7 @@ impl Run<'_> {
         if pods.iter().any(|pod| pod.uid == eviction.pod_uid) {
             open.gone_at = None;
             if open.is_evicted {
-                return Ok(Verdict::Open);
+                return Ok(EvictionVerdict::Open);
             }
         } else {
             open.gone_at.get_or_insert(self.input.now);
@@ -184,7 +186,7 @@ impl Run<'_> {
         let verdict = replace::judge(eviction, &pods, replicas, gone_at, timeouts, self.input.now);
         // Nothing says whether an owner of an unknown kind is still there: a change of the set ends the wait for it.
         let is_forgotten = replicas.is_none() && pods.is_empty() && eviction.revision != self.revision(eviction.cause);
-        Ok(if verdict == Verdict::Failed && is_forgotten { Verdict::Done } else { verdict })
+        Ok(if verdict == EvictionVerdict::Failed && is_forgotten { EvictionVerdict::Done } else { verdict })
     }
 
     fn revision(&self, cause: EvictionCause) -> &str {
@@ -219,7 +221,7 @@ impl Run<'_> {
         Err(Gap::Ask(Box::new(Question::Uninjected(namespace.to_owned()))))
     }
 
-    fn choose(&self, memory: &mut EvictionMemory) -> Option<Step> {
+    fn choose(&self, memory: &mut EvictionMemory) -> Option<EvictionStep> {
         let holds = [EvictionCause::NoSidecars, EvictionCause::NotInPlace].map(|cause| self.hold(memory, cause));
         let is_wanted = holds.each_ref().map(Option::is_none);
         let wants = |cause| is_wanted[cause as usize];
@@ -231,8 +233,8 @@ impl Run<'_> {
         for candidate in self.candidates(memory, wants) {
             let Candidate { owner, namespace, cause } = candidate;
             match self.choose_of(&memory.records, &candidate, wants) {
-                Ok(chosen) => return Some(Step::Evict(Box::new(chosen))),
-                Err(Gap::Ask(question)) => return Some(Step::Read(*question)),
+                Ok(chosen) => return Some(EvictionStep::Evict(Box::new(chosen))),
+                Err(Gap::Ask(question)) => return Some(EvictionStep::Read(*question)),
                 Err(Gap::Wait(cause, why)) => memory.wait(cause, namespace, owner, why, self.input.now),
                 Err(Gap::NoPod) => memory.found_is_stale |= cause == EvictionCause::NoSidecars,
                 Err(Gap::Later) => {}

@@ -17,7 +17,7 @@ use crate::core::replace::uninjected::{Found, Group};
 use crate::core::revision::History;
 use crate::core::rollout::plan::evict::input::{EvictionInput, Facts};
 use crate::core::rollout::plan::evict::memory::EvictionMemory;
-use crate::core::rollout::plan::evict::{Chosen, Question, Step, begin_step};
+use crate::core::rollout::plan::evict::{Chosen, EvictionStep, Question, begin_step};
 use crate::core::rollout::testing;
 use crate::core::rollout::testing::{SET, TestPod, at, hash};
 use crate::core::rollout::tests::Fleet;
@@ -116,15 +116,15 @@ impl Task {
             let step = begin_step(&mut fleet.index, &self.input(given, at(fleet.now)), &mut memory, &facts);
             self.memory = memory;
             match step {
-                Step::Read(question) => self.answer(question, &mut facts),
-                Step::Record(records) => self.record(fleet, records),
-                Step::Evict(chosen) => {
+                EvictionStep::Read(question) => self.answer(question, &mut facts),
+                EvictionStep::Record(records) => self.record(fleet, records),
+                EvictionStep::Evict(chosen) => {
                     let others = self.memory.without(chosen.supersedes.as_ref());
                     self.record(fleet, [others.as_slice(), std::slice::from_ref(&chosen.record)].concat());
                     self.memory.note_evicted(&chosen.record.pod_uid);
                     return Some(*chosen);
                 }
-                Step::Rest => return None,
+                EvictionStep::Rest => return None,
             }
         }
     }
@@ -137,9 +137,9 @@ impl Task {
             let step = begin_step(&mut fleet.index, &self.input(&given, at(fleet.now)), &mut memory, &facts);
             self.memory = memory;
             match step {
-                Step::Read(question) => self.answer(question, &mut facts),
-                Step::Record(records) => self.record(fleet, records),
-                Step::Evict(chosen) => {
+                EvictionStep::Read(question) => self.answer(question, &mut facts),
+                EvictionStep::Record(records) => self.record(fleet, records),
+                EvictionStep::Evict(chosen) => {
                     let owner = replace::owner(&chosen.record);
                     fleet.index.set_evictions(SET, &self.memory.records);
                     facts.tried.insert(owner.uid.clone());
@@ -147,7 +147,7 @@ impl Task {
                     self.memory.wait(chosen.record.cause, "default", &owner, why, at(fleet.now));
                     asked.push(owner.name);
                 }
-                Step::Rest => return asked,
+                EvictionStep::Rest => return asked,
             }
         }
     }

@@ -8,7 +8,7 @@ use crate::api::validate::validate;
 use crate::api::{SidecarSet, keys};
 use crate::core::pod::PodView;
 use crate::core::revision::Template;
-use crate::core::rollout::assess::state::State;
+use crate::core::rollout::assess::state::PodState;
 use crate::core::rollout::state::index::Index;
 use crate::core::rollout::target::Target;
 use crate::core::rollout::target::rollout::PersistedProgress;
@@ -193,7 +193,7 @@ impl World {
         self.now += 6;
     }
 
-    fn state(&mut self, target: Images) -> State {
+    fn state(&mut self, target: Images) -> PodState {
         self.plan(target);
         self.index.state(SET, &self.pod.view().key).unwrap().clone()
     }
@@ -236,20 +236,20 @@ const BAD: Images = ["bad", "v1", "v1"];
 #[test]
 fn a_new_image_goes_to_the_idle_twin_and_then_the_old_twin_is_reset() {
     let mut world = World::new();
-    assert_eq!(world.state(OLD), State::Available);
+    assert_eq!(world.state(OLD), PodState::Available);
     assert_eq!(world.send(NEW), pair("mesh-2", "v2"));
     assert_eq!(world.versions("mesh"), [(1, "2".into()), (2, "1".into())]);
-    assert_eq!(world.state(NEW), State::Updating);
+    assert_eq!(world.state(NEW), PodState::Updating);
     world.kubelet("mesh-2");
     world.now += 4;
     assert_eq!(world.send(NEW), [], "the new twin must stay ready");
     world.now += 1;
-    assert_eq!(world.state(NEW), State::ResetDue);
+    assert_eq!(world.state(NEW), PodState::ResetDue);
     assert_eq!(world.send(NEW), pair("mesh-1", IDLE));
     assert_eq!(world.versions("mesh"), [(0, "2".into()), (2, "0".into())]);
-    assert_eq!(world.state(NEW), State::Updating, "not before the idle twin runs");
+    assert_eq!(world.state(NEW), PodState::Updating, "not before the idle twin runs");
     world.kubelets();
-    assert_eq!(world.state(NEW), State::Available);
+    assert_eq!(world.state(NEW), PodState::Available);
     assert_eq!(world.send(["v3", "v1", "v1"]), pair("mesh-1", "v3"), "the next one goes the other way");
     assert_eq!(world.versions("mesh"), [(3, "2".into()), (2, "3".into())]);
 }
@@ -273,7 +273,7 @@ fn a_good_image_goes_to_the_twin_that_failed() {
     let mut world = World::new();
     assert_eq!(world.send(BAD), pair("mesh-2", "bad"));
     world.kubelets();
-    assert!(matches!(world.state(BAD), State::Failed(_)));
+    assert!(matches!(world.state(BAD), PodState::Failed(_)));
     world.restart();
     assert_eq!(world.send(["v3", "v1", "v1"]), pair("mesh-2", "v3"));
     world.kubelets();
@@ -288,7 +288,7 @@ fn going_back_resets_the_twin_that_failed() {
     assert_eq!(world.send(OLD), pair("mesh-2", IDLE));
     assert_eq!(world.versions("mesh"), [(1, "0".into()), (0, "1".into())]);
     world.kubelets();
-    assert_eq!(world.state(OLD), State::Available);
+    assert_eq!(world.state(OLD), PodState::Available);
 }
 
 #[test]
@@ -307,7 +307,7 @@ fn a_pod_that_has_handed_over_is_reset_before_it_goes_back_to_the_same_image() {
     world.kubelets();
     assert_eq!(world.send(OLD), pair("mesh-1", IDLE));
     assert!(
-        matches!(world.state(OLD), State::NotInPlace(_)),
+        matches!(world.state(OLD), PodState::NotInPlace(_)),
         "v1 again would not restart the program that handed over"
     );
     world.kubelets();
@@ -315,7 +315,7 @@ fn a_pod_that_has_handed_over_is_reset_before_it_goes_back_to_the_same_image() {
     world.kubelets();
     assert_eq!(world.send(OLD), pair("mesh-2", IDLE));
     world.kubelets();
-    assert_eq!((world.images("mesh"), world.state(OLD)), (["v1".into(), IDLE.into()], State::Available));
+    assert_eq!((world.images("mesh"), world.state(OLD)), (["v1".into(), IDLE.into()], PodState::Available));
 }
 
 #[test]
@@ -324,7 +324,7 @@ fn a_twin_that_gets_ready_after_the_deadline_must_still_stay_ready() {
     world.send(BAD);
     world.kubelet("mesh-2");
     world.now = 700;
-    assert!(matches!(world.state(BAD), State::Failed(_)));
+    assert!(matches!(world.state(BAD), PodState::Failed(_)));
     world.pod.edit(|pod| {
         let status = named(&mut pod["status"]["containerStatuses"], "mesh-2");
         status["containerID"] = json!("c://late#bad");
@@ -333,9 +333,9 @@ fn a_twin_that_gets_ready_after_the_deadline_must_still_stay_ready() {
     });
     world.pod_ready();
     world.observe();
-    assert_eq!(world.state(BAD), State::Updating);
+    assert_eq!(world.state(BAD), PodState::Updating);
     world.now = 705;
-    assert_eq!(world.state(BAD), State::ResetDue);
+    assert_eq!(world.state(BAD), PodState::ResetDue);
 }
 
 #[test]
@@ -413,5 +413,5 @@ fn a_hand_over_keeps_its_record_while_another_sidecar_is_reset_first() {
     world.kubelets();
     assert_eq!(world.send(target), pair("mesh-2", IDLE));
     world.kubelets();
-    assert_eq!(world.state(target), State::Available);
+    assert_eq!(world.state(target), PodState::Available);
 }

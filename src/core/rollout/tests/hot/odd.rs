@@ -20,7 +20,7 @@ fn what_is_missing_is_a_reason() {
         let mut world = World::new();
         world.pod.edit(edit);
         world.observe();
-        let State::NotInPlace(obstacle) = world.state(NEW) else { panic!("{expected}") };
+        let PodState::NotInPlace(obstacle) = world.state(NEW) else { panic!("{expected}") };
         assert!(obstacle.text.contains(expected), "{}", obstacle.text);
     }
 }
@@ -33,7 +33,7 @@ fn a_hand_over_without_its_record_is_a_reason_and_a_new_image_mends_it() {
         pod["metadata"]["annotations"].as_object_mut().unwrap().remove("update.sidecarset.dev/logs");
     });
     world.kubelets();
-    let State::NotInPlace(obstacle) = world.state(NEW) else { panic!("it cannot be judged") };
+    let PodState::NotInPlace(obstacle) = world.state(NEW) else { panic!("it cannot be judged") };
     assert!(obstacle.text.contains("no annotation update.sidecarset.dev/logs"), "{}", obstacle.text);
     assert_eq!(world.send(["v3", "v1", "v1"]), pair("mesh-2", "v3"));
 }
@@ -77,16 +77,16 @@ fn images_that_admission_rewrites_are_not_fought_over_and_are_in_place() {
         world.pod.edit(|pod| pod["metadata"]["generation"] = json!(1));
         admit(&mut world, policy);
         world.kubelets();
-        assert_eq!(world.state(OLD), State::Available);
+        assert_eq!(world.state(OLD), PodState::Available);
         assert_eq!(world.send(NEW), pair("mesh-2", "v2"));
         admit(&mut world, policy);
-        assert_eq!(world.state(NEW), State::Updating);
+        assert_eq!(world.state(NEW), PodState::Updating);
         world.kubelets();
-        assert_eq!(world.state(NEW), State::ResetDue);
+        assert_eq!(world.state(NEW), PodState::ResetDue);
         assert_eq!(world.send(NEW), pair("mesh-1", IDLE));
         admit(&mut world, policy);
         world.kubelets();
-        assert_eq!(world.state(NEW), State::Available);
+        assert_eq!(world.state(NEW), PodState::Available);
         assert_eq!(world.send(NEW), []);
         assert_eq!(world.images("mesh"), [policy(IDLE), policy("v2")]);
         // And the other way.
@@ -95,7 +95,7 @@ fn images_that_admission_rewrites_are_not_fought_over_and_are_in_place() {
             admit(&mut world, policy);
             world.kubelets();
         }
-        assert_eq!((world.images("mesh"), world.state(OLD)), ([policy("v1"), policy(IDLE)], State::Available));
+        assert_eq!((world.images("mesh"), world.state(OLD)), ([policy("v1"), policy(IDLE)], PodState::Available));
     }
 }
 
@@ -112,7 +112,7 @@ fn another_change_of_the_pod_makes_no_twins_of_a_mirror_others() {
     admit(&mut world, mirrored);
     world.pod.edit(|pod| named(&mut pod["spec"]["containers"], "app")["image"] = json!("app:3"));
     world.kubelets();
-    assert_eq!((world.send(NEW), world.state(NEW)), (vec![], State::Available));
+    assert_eq!((world.send(NEW), world.state(NEW)), (vec![], PodState::Available));
 }
 
 #[test]
@@ -124,7 +124,7 @@ fn a_twin_whose_image_admission_sets_back_has_failed_at_once() {
     world.pod.0["spec"] = before["spec"].clone();
     world.pod.0["metadata"]["generation"] = before["metadata"]["generation"].clone();
     world.observe();
-    let failed = State::Failed(format!("mesh-2: admission set the image back to {IDLE}"));
+    let failed = PodState::Failed(format!("mesh-2: admission set the image back to {IDLE}"));
     assert_eq!(world.state(NEW), failed);
     assert_eq!(world.send(NEW), [], "it is not asked for again and again");
     assert_eq!(world.send(OLD), [], "its image serves");

@@ -136,7 +136,7 @@ proptest! {
             truth.sent(&world, &before, &moved);
             world.kubelets();
         }
-        prop_assert_eq!(world.state(target), State::Available);
+        prop_assert_eq!(world.state(target), PodState::Available);
         for (sidecar, image) in [("mesh", "v4"), ("proxy", "v1")] {
             let mut images = world.images(sidecar);
             images.sort();

@@ -104,7 +104,7 @@ impl Way {
         std::iter::from_fn(|| self.step()).take(5).collect()
     }
 
-    fn state(&mut self) -> State {
+    fn state(&mut self) -> PodState {
         let key = self.pod.view().key;
         self.plan();
         self.index.state(SET, &key).unwrap().clone()
@@ -260,7 +260,7 @@ fn a_change_of_metadata_alone_restarts_nothing_and_is_done_at_once() {
     let mut way = Way::new(&patches("1"), &patches("2"));
     let before = way.pod.0["spec"].clone();
     assert_eq!(way.steps(), [false]);
-    assert_eq!(way.state(), State::Available);
+    assert_eq!(way.state(), PodState::Available);
     let metadata = &way.pod.0["metadata"];
     assert_eq!((&metadata["annotations"]["a"], &metadata["labels"]["l"]), (&json!("2"), &json!("2")));
     assert_eq!(way.pod.0["spec"], before);
@@ -343,7 +343,7 @@ proptest! {
         let had = class(&way.pod);
         let steps = way.steps();
         prop_assert_eq!(class(&way.pod), had, "the QoS class never changes");
-        if matches!(way.state(), State::NotInPlace(_)) {
+        if matches!(way.state(), PodState::NotInPlace(_)) {
             prop_assert_eq!(steps, Vec::<bool>::new());
             return Ok(());
         }

@@ -14,10 +14,10 @@ fn a_resize_follows_the_marks_and_holds_a_slot_until_it_is_in_effect() {
     let expected = json!({"requests": {"cpu": "200m"}, "limits": {"cpu": "1"}});
     assert_eq!(way.pod.0["spec"]["containers"][0]["resources"], expected);
     way.now = 20;
-    assert_eq!((way.step(), way.state()), (None, State::Updating));
+    assert_eq!((way.step(), way.state()), (None, PodState::Updating));
     assert_eq!(way.plan().summary.counts.slots, 1);
     way.pod.actuate();
-    assert_eq!(way.state(), State::Available);
+    assert_eq!(way.state(), PodState::Available);
     assert_eq!(way.plan().summary.counts.slots, 0);
 }
 
@@ -46,7 +46,7 @@ fn resources_that_somebody_else_sets_are_left_alone() {
     way.now = 60;
     way.pod.edit(|pod| pod["spec"]["containers"][0]["resources"]["requests"]["cpu"] = json!("333m"));
     way.pod.edit(|pod| pod["status"]["observedGeneration"] = pod["metadata"]["generation"].clone());
-    assert_eq!((way.step(), way.state()), (None, State::Available));
+    assert_eq!((way.step(), way.state()), (None, PodState::Available));
     // And what a LimitRange gave a pod is no difference.
     let defaults = |pod: &mut Value| {
         pod["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": "1", "memory": "1Gi"}});
@@ -74,7 +74,7 @@ fn a_resize_makes_no_other_request_of_an_image_that_admission_rewrote() {
         way.pod.kubelet(at(0));
         way.pod.actuate();
         way.now = 60;
-        assert_eq!((way.step(), way.state()), (None, State::Available), "{rewritten}");
+        assert_eq!((way.step(), way.state()), (None, PodState::Available), "{rewritten}");
     }
 }
 
@@ -90,14 +90,14 @@ fn the_kubelets_conditions_decide_a_resize() {
     for (type_, reason) in [("PodResizePending", "Infeasible"), ("PodResizeInProgress", "Error")] {
         let mut way = way();
         way.pod.resize_condition(type_, reason);
-        assert_eq!(way.state(), State::Failed(format!("agent: resize {reason}: no room")));
+        assert_eq!(way.state(), PodState::Failed(format!("agent: resize {reason}: no room")));
     }
     let mut way = way();
     way.pod.resize_condition("PodResizePending", "Deferred");
-    assert_eq!(way.state(), State::Updating);
+    assert_eq!(way.state(), PodState::Updating);
     assert_eq!(way.plan().summary.slot_holders, ["default/web (agent: resize Deferred: no room)"]);
     way.now = 600;
-    assert_eq!(way.state(), State::Failed("agent: resize Deferred: no room".to_owned()));
+    assert_eq!(way.state(), PodState::Failed("agent: resize Deferred: no room".to_owned()));
 }
 
 #[test]
@@ -115,7 +115,7 @@ fn a_failed_resize_is_taken_back_by_the_old_revision() {
     });
     way.pod.actuate();
     way.now = 15;
-    assert_eq!(way.state(), State::Available);
+    assert_eq!(way.state(), PodState::Available);
 }
 
 #[test]
@@ -139,14 +139,14 @@ fn a_new_image_in_mid_resize_still_waits_for_the_resize() {
     assert_eq!(way.steps(), [false]);
     way.pod.resize_condition("PodResizePending", "Infeasible");
     way.now = 5;
-    assert_eq!(way.state(), State::Failed("agent: resize Infeasible: no room".to_owned()));
+    assert_eq!(way.state(), PodState::Failed("agent: resize Infeasible: no room".to_owned()));
 }
 
 #[test]
 fn pods_that_cannot_be_resized_say_why() {
     let (old, new) = (resources(&json!({"requests": {"cpu": "1"}})), resources(&json!({"requests": {"cpu": "2"}})));
     let why = |way: &mut Way| match way.state() {
-        State::NotInPlace(obstacle) => obstacle.text,
+        PodState::NotInPlace(obstacle) => obstacle.text,
         other => format!("{other:?}"),
     };
     let mut way = Way::new(&old, &new);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::core::rollout::plan::snapshot::MOST_AT_ONCE;
-use crate::core::rollout::state::pulls::{Outcome, Pull};
+use crate::core::rollout::state::pulls::{Pull, PullResult};
 use crate::core::rollout::target::rollout::PersistedProgress;
 use crate::core::rollout::target::{Direction, Target};
 use crate::core::rollout::testing;
@@ -37,7 +37,7 @@ fn nodes(pulls: &[Pull]) -> Vec<&str> {
 }
 
 impl Fleet {
-    fn note(&mut self, plan: &Plan, outcome: &Outcome) {
+    fn note(&mut self, plan: &Plan, outcome: &PullResult) {
         for pull in &plan.pulls {
             for image in pull.images.keys() {
                 self.index.note_pull(pull, image, outcome.clone(), at(self.now));
@@ -51,7 +51,7 @@ impl Fleet {
             let plan = self.plan("v2", strategy);
             for pull in &plan.pulls {
                 let failed = pull.node.as_str() < first_good;
-                let outcome = if failed { Outcome::Failed("ErrImagePull".into()) } else { Outcome::Pulled };
+                let outcome = if failed { PullResult::Failed("ErrImagePull".into()) } else { PullResult::Pulled };
                 self.index.note_pull(pull, "v2", outcome, at(self.now));
             }
             let sent = self.send(&plan);
@@ -73,7 +73,7 @@ fn a_pod_is_patched_only_when_its_node_has_the_image() {
     let plan = fleet.plan("v2", &strategy(2));
     assert_eq!((plan.patches.len(), nodes(&plan.pulls)), (0, vec!["n0", "n1"]));
     assert_eq!(plan.pulls[0].images, BTreeMap::from([("v2".to_owned(), "agent".to_owned())]));
-    fleet.note(&Plan { pulls: plan.pulls[1..].to_vec(), ..Plan::default() }, &Outcome::Pulled);
+    fleet.note(&Plan { pulls: plan.pulls[1..].to_vec(), ..Plan::default() }, &PullResult::Pulled);
     let plan = fleet.plan("v2", &strategy(2));
     let patched: Vec<&str> = plan.patches.iter().map(|patch| patch.key.name.as_str()).collect();
     assert_eq!(patched, ["web-1", "web-4"], "a node that still pulls holds no slot");
@@ -86,7 +86,7 @@ fn the_message_says_what_is_pulled_and_where() {
     assert_eq!(reason, "RollingUpdate");
     assert!(message.ends_with("; pulling v2 on 4 nodes: n0, n1, n2 and 1 more"), "{message}");
     let plan = fleet.plan("v2", &strategy(4));
-    fleet.note(&plan, &Outcome::Skipped("exceeded quota: few".into()));
+    fleet.note(&plan, &PullResult::Skipped("exceeded quota: few".into()));
     let (_, message) = fleet.message("v2", &strategy(4));
     assert!(message.ends_with("; not pulled first on 4 nodes (exceeded quota: few)"), "{message}");
     assert_eq!(fleet.plan("v2", &strategy(4)).patches.len(), 4);
@@ -119,7 +119,7 @@ fn many_nodes_pull_at_once_but_not_all() {
 fn the_nodes_of_the_next_batch_pull_while_one_is_open() {
     let mut fleet = fleet(3, 1);
     let plan = fleet.plan("v2", &strategy(1));
-    fleet.note(&plan, &Outcome::Pulled);
+    fleet.note(&plan, &PullResult::Pulled);
     let plan = fleet.plan("v2", &strategy(1));
     assert_eq!(fleet.send(&plan), ["web-0"]);
     assert_eq!(nodes(&fleet.plan("v2", &strategy(1)).pulls), ["n1"]);
@@ -160,12 +160,13 @@ fn each_node_that_cannot_pull_is_one_failure() {
     let mut strategy = strategy(2);
     strategy["failurePolicy"] = json!({"maxFailed": 1});
     let plan = fleet.plan("v2", &strategy);
-    fleet.note(&Plan { pulls: plan.pulls[..1].to_vec(), ..Plan::default() }, &Outcome::Failed("ErrImagePull".into()));
+    fleet
+        .note(&Plan { pulls: plan.pulls[..1].to_vec(), ..Plan::default() }, &PullResult::Failed("ErrImagePull".into()));
     let plan = fleet.plan("v2", &strategy);
     assert_eq!((plan.summary.counts.failed, plan.summary.exceeded), (1, false));
     assert_eq!(plan.summary.failed, ["node n0 (pull of v2: ErrImagePull)"]);
     assert_eq!(nodes(&plan.pulls), ["n1"], "others go on");
-    fleet.note(&plan, &Outcome::Failed("ErrImagePull".into()));
+    fleet.note(&plan, &PullResult::Failed("ErrImagePull".into()));
     let plan = fleet.plan("v2", &strategy);
     assert_eq!((plan.summary.counts.failed, plan.patches.len(), plan.pulls.len()), (2, 0, 0));
     assert_eq!(fleet.reason("v2", &strategy), "FailureBudgetExceeded");
@@ -175,7 +176,7 @@ fn each_node_that_cannot_pull_is_one_failure() {
 fn an_image_that_no_node_can_pull_is_given_up_whatever_may_fail() {
     let mut fleet = fleet(1, 20);
     let plan = fleet.plan("v2", &strategy(5));
-    fleet.note(&plan, &Outcome::Failed("ErrImagePull".into()));
+    fleet.note(&plan, &PullResult::Failed("ErrImagePull".into()));
     assert_eq!(fleet.reason("v2", &strategy(5)), "FailureBudgetExceeded");
 }
 
@@ -185,9 +186,9 @@ fn a_node_that_failed_leaves_its_pods_behind_and_is_tried_again() {
     let mut strategy = strategy(1);
     strategy["failurePolicy"] = json!({"maxFailed": 1});
     let plan = fleet.plan("v2", &strategy);
-    fleet.note(&plan, &Outcome::Failed("ErrImagePull".into()));
+    fleet.note(&plan, &PullResult::Failed("ErrImagePull".into()));
     let plan = fleet.plan("v2", &strategy);
-    fleet.note(&plan, &Outcome::Pulled);
+    fleet.note(&plan, &PullResult::Pulled);
     assert_eq!(fleet.round("v2", &strategy), ["web-1"]);
     assert_eq!(fleet.reason("v2", &strategy), "PodsFailed");
     let plan = fleet.plan("v2", &strategy);
@@ -196,7 +197,7 @@ fn a_node_that_failed_leaves_its_pods_behind_and_is_tried_again() {
     let plan = fleet.plan("v2", &strategy);
     assert_eq!(nodes(&plan.pulls), ["n0"]);
     assert_eq!(plan.summary.counts.failed, 1, "it has failed until it succeeds");
-    fleet.note(&plan, &Outcome::Pulled);
+    fleet.note(&plan, &PullResult::Pulled);
     assert_eq!(fleet.round("v2", &strategy), ["web-0"]);
     assert_eq!(fleet.reason("v2", &strategy), "UpToDate");
 }
@@ -225,7 +226,7 @@ fn pods_on_nodes_that_cannot_pull_do_not_stop_the_others_however_many_stand_in_f
 fn a_node_whose_pods_are_gone_is_no_failure() {
     let mut fleet = fleet(2, 1);
     let plan = fleet.plan("v2", &strategy(1));
-    fleet.note(&plan, &Outcome::Failed("ErrImagePull".into()));
+    fleet.note(&plan, &PullResult::Failed("ErrImagePull".into()));
     let (key, pod) = fleet.pods.pop_first().unwrap();
     fleet.index.remove(&key, &pod.view().uid, at(0));
     assert_eq!(fleet.plan("v2", &strategy(1)).summary.counts.failed, 0);
@@ -235,7 +236,7 @@ fn a_node_whose_pods_are_gone_is_no_failure() {
 fn a_node_that_comes_back_pulls_again() {
     let mut fleet = fleet(1, 1);
     let plan = fleet.plan("v2", &strategy(1));
-    fleet.note(&plan, &Outcome::Pulled);
+    fleet.note(&plan, &PullResult::Pulled);
     fleet.index.set_node("n0", None);
     fleet.index.set_node("n0", Some(true));
     assert_eq!(fleet.plan("v2", &strategy(1)).pulls.len(), 1);
@@ -245,7 +246,7 @@ fn a_node_that_comes_back_pulls_again() {
 fn a_retry_pulls_again_where_it_failed_and_only_there() {
     let mut fleet = fleet(3, 1);
     let plan = fleet.plan("v2", &strategy(3));
-    let outcomes = [Outcome::Failed("ErrImagePull".into()), Outcome::Pulled, Outcome::Skipped("quota".into())];
+    let outcomes = [PullResult::Failed("ErrImagePull".into()), PullResult::Pulled, PullResult::Skipped("quota".into())];
     for (pull, outcome) in plan.pulls.iter().zip(outcomes) {
         fleet.note(&Plan { pulls: vec![pull.clone()], ..Plan::default() }, &outcome);
     }
@@ -260,7 +261,7 @@ fn a_retry_pulls_again_where_it_failed_and_only_there() {
 fn another_image_is_pulled_anew_and_the_way_back_waits_for_nothing() {
     let mut fleet = fleet(2, 1);
     let plan = fleet.plan("v2", &strategy(2));
-    fleet.note(&plan, &Outcome::Pulled);
+    fleet.note(&plan, &PullResult::Pulled);
     fleet.round("v2", &strategy(2));
     assert_eq!(fleet.plan("v3", &strategy(2)).pulls.len(), 2);
     fleet.now += 60;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::core::rollout::plan::pullers::Pullers;
 use crate::core::rollout::state::index::Index;
-use crate::core::rollout::state::pulls::{Outcome, Pull};
+use crate::core::rollout::state::pulls::{Pull, PullResult};
 use crate::core::rollout::testing::{at, hash};
 use crate::core::rollout::tests::prepull::pullers::{says, seen};
 use crate::core::rollout::tests::prepull::{Fleet, fleet, strategy};
@@ -80,7 +80,7 @@ impl World {
         let now = at(self.fleet.now);
         let step = self.pullers.step(&plan.pulls, &listed, now);
         for (pull, image, outcome) in step.results {
-            if let Outcome::Skipped(_) = &outcome {
+            if let PullResult::Skipped(_) = &outcome {
                 self.refused.insert((pull.node.clone(), image.clone()));
             }
             self.fleet.index.note_pull(&pull, &image, outcome, now);
@@ -88,7 +88,7 @@ impl World {
         for pull in step.create {
             for image in pull.images.keys().filter(|_| self.refuses) {
                 self.refused.insert((pull.node.clone(), image.clone()));
-                self.fleet.index.note_pull(&pull, image, Outcome::Skipped("quota".into()), now);
+                self.fleet.index.note_pull(&pull, image, PullResult::Skipped("quota".into()), now);
             }
             if !self.refuses {
                 self.count += 1;

@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
 use crate::core::rollout::plan::pullers::{Pullers, puller, refusal};
-use crate::core::rollout::state::pulls::{Outcome, Pull};
+use crate::core::rollout::state::pulls::{Pull, PullResult};
 use crate::core::rollout::testing::{SET, at, hash};
 use crate::core::rollout::tests::prepull::{fleet, strategy};
 
@@ -69,7 +69,7 @@ fn a_puller_has_the_means_of_its_pod_and_rights_to_nothing() {
 
 #[test]
 fn the_kubelets_words_say_whether_the_image_is_there() {
-    let failed = |why: &str| Some(Outcome::Failed(why.to_owned()));
+    let failed = |why: &str| Some(PullResult::Failed(why.to_owned()));
     let waits = |reason: &str| says(&json!({"waiting": {"reason": reason}}));
     let ended = |phase: &str, reason: &str| {
         let mut status = says(&json!({"terminated": {"exitCode": 137, "reason": "ContainerStatusUnknown"}}));
@@ -86,16 +86,16 @@ fn the_kubelets_words_say_whether_the_image_is_there() {
         (waits("ImageInspectError"), failed("ImageInspectError")),
         (waits("RegistryUnavailable"), failed("RegistryUnavailable")),
         (waits("SignatureValidationFailed"), failed("SignatureValidationFailed")),
-        (waits("CreateContainerConfigError"), Some(Outcome::Pulled)),
-        (waits("PreCreateHookError"), Some(Outcome::Pulled)),
-        (waits("CreateContainerError"), Some(Outcome::Pulled)),
-        (waits("PreStartHookError"), Some(Outcome::Pulled)),
-        (waits("RunContainerError"), Some(Outcome::Pulled)),
-        (waits("StartError"), Some(Outcome::Pulled)),
-        (waits("CrashLoopBackOff"), Some(Outcome::Pulled)),
-        (says(&json!({"terminated": {"exitCode": 128, "reason": "StartError"}})), Some(Outcome::Pulled)),
+        (waits("CreateContainerConfigError"), Some(PullResult::Pulled)),
+        (waits("PreCreateHookError"), Some(PullResult::Pulled)),
+        (waits("CreateContainerError"), Some(PullResult::Pulled)),
+        (waits("PreStartHookError"), Some(PullResult::Pulled)),
+        (waits("RunContainerError"), Some(PullResult::Pulled)),
+        (waits("StartError"), Some(PullResult::Pulled)),
+        (waits("CrashLoopBackOff"), Some(PullResult::Pulled)),
+        (says(&json!({"terminated": {"exitCode": 128, "reason": "StartError"}})), Some(PullResult::Pulled)),
         (ended("Failed", "DeadlineExceeded"), failed("not finished by podUpdateTimeoutSeconds")),
-        (ended("Failed", "OutOfpods"), Some(Outcome::Skipped("the node refuses the puller: OutOfpods".into()))),
+        (ended("Failed", "OutOfpods"), Some(PullResult::Skipped("the node refuses the puller: OutOfpods".into()))),
     ] {
         let wanted = [pull("n0")];
         let mut pullers = Pullers::default();
@@ -114,7 +114,7 @@ fn a_pull_that_takes_too_long_has_failed() {
     let pending = [seen(&wanted[0], "a", &json!({"phase": "Pending"}))];
     assert_eq!(pullers.step(&wanted, &pending, at(599)).results, []);
     let results = pullers.step(&wanted, &pending, at(600)).results;
-    assert_eq!(results[0].2, Outcome::Failed("not finished by podUpdateTimeoutSeconds".into()));
+    assert_eq!(results[0].2, PullResult::Failed("not finished by podUpdateTimeoutSeconds".into()));
 }
 
 #[test]
@@ -146,7 +146,7 @@ fn pullers_that_something_else_deletes_are_not_made_for_ever() {
         results.extend(pullers.step(&wanted, &[], at(20 * round + 10)).results);
     }
     assert_eq!(results.len(), 1);
-    assert!(matches!(results[0].2, Outcome::Skipped(_)));
+    assert!(matches!(results[0].2, PullResult::Skipped(_)));
 }
 
 #[test]
