@@ -28,7 +28,7 @@ const WAITING: usize = 1024;
 /// How often a replica looks whether another has left entries.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
-/// And whether those that it knows of have ended. Not at once, so that new entries need not wait for it.
+/// And whether those that it knows of are too old.
 const END: Duration = Duration::from_secs(1);
 
 /// Wait before what failed, or found no room, is tried again.
@@ -70,7 +70,7 @@ pub struct Announcement {
 #[derive(Clone, Debug)]
 pub struct Announcer(mpsc::Sender<Announcement>);
 
-/// From the webhook on sets to [`Provisionals`].
+/// From the webhook on sets to the task that registers.
 pub fn channel() -> (Announcer, mpsc::Receiver<Announcement>) {
     let (sender, receiver) = mpsc::channel(WAITING);
     (Announcer(sender), receiver)
@@ -107,6 +107,8 @@ impl Provisionals {
         loop {
             tokio::select! {
                 () = sleep(wait) => {}
+                // At once: a set that is gone by the next look would seem never to have been stored.
+                Ok(()) = self.registered.changed() => {}
                 sets = self.announcements.recv_many(&mut waiting, MAX_PROVISIONAL) => if sets == 0 { return },
             }
             waiting.retain(|announcement: &Announcement| !announcement.done.is_closed());
@@ -186,17 +188,28 @@ impl Provisionals {
 
     /// Waits until the apiserver applies what was written, the entry of this set among it: its cache is behind the object.
     async fn is_in_effect(&self, set: &ValidSidecarSet, deadline: Instant) -> bool {
-        let (pod, started) = (probe_pod(set), Instant::now());
+        let (pod, started, mut last) = (probe_pod(set), Instant::now(), String::from("none"));
         let denied = async {
             loop {
                 match dry_run::create(&self.client, keys::DRY_RUN_NAMESPACE, None, &pod).await {
                     Err(kube::Error::Api(status)) if is_denial(&status.message) => return,
-                    _ => sleep(PROBE_AGAIN).await,
+                    answer => last = answer.map_or_else(|error| error.to_string(), |_| "created".to_owned()),
                 }
+                sleep(PROBE_AGAIN).await;
             }
         };
         let is_in_effect = timeout_at(deadline, denied).await.is_ok();
-        tracing::debug!(set = set.name(), is_in_effect, elapsed = ?started.elapsed(), "the pods of new sets are registered");
+        let (set, elapsed) = (set.name(), started.elapsed());
+        if is_in_effect {
+            tracing::debug!(set, ?elapsed, "the pods of new sets are registered");
+        } else {
+            tracing::warn!(
+                set,
+                ?elapsed,
+                answer = last,
+                "the API server does not apply the registration of new sets in time"
+            );
+        }
         is_in_effect
     }
 }

@@ -23,6 +23,7 @@ use crate::common::world::World;
 use crate::common::{client, eventually};
 
 const CONFIGURATION: &str = "sidecarset-pods-local";
+const PROVISIONAL: &str = "sidecarset-pods-provisional-local";
 
 async fn cluster() -> DevCluster {
     DevCluster::builder().without_kwok().start().await.unwrap()
@@ -278,6 +279,13 @@ async fn while_nobody_answers_only_pods_of_fail_sets_are_refused_and_others_wait
     eventually("all sets inject", async || {
         let pod = dry_run(&world.client, &world.name, &all).await.0.accepted();
         if pod["spec"]["containers"].as_array().unwrap().len() == 5 { Ok(()) } else { Err(pod) }
+    })
+    .await;
+
+    let configurations: Api<MutatingWebhookConfiguration> = Api::all(world.client.clone());
+    eventually("no set is new any more", async || match configurations.get_opt(PROVISIONAL).await.unwrap() {
+        None => Ok(()),
+        left => Err(left),
     })
     .await;
 

@@ -197,7 +197,7 @@ async fn replicas_that_are_asked_at_once_lose_no_entry_and_have_no_more_than_the
     let api: Api<MutatingWebhookConfiguration> = Api::all(client.clone());
     let webhooks = api.get(CONFIGURATION).await.unwrap().webhooks.unwrap();
     // Their probe is one more.
-    assert!(webhooks.len() <= 65, "{}", webhooks.len());
+    assert!(webhooks.len() <= 16, "{}", webhooks.len());
     assert!(accepted.len() > 1, "{accepted:?}");
     for name in accepted {
         assert!(provisional(&client, &name).await.is_some(), "{name}");

@@ -326,7 +326,9 @@ async fn an_owner_whose_replacement_came_without_sidecars_too_loses_no_second_po
     let webhooks: Api<MutatingWebhookConfiguration> = Api::all(world.client.clone());
     let saboteur = tokio::spawn(async move {
         loop {
-            let _ = webhooks.delete("sidecarset-pods-local", &DeleteParams::default()).await;
+            for name in ["sidecarset-pods-local", "sidecarset-pods-provisional-local"] {
+                let _ = webhooks.delete(name, &DeleteParams::default()).await;
+            }
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
     });

@@ -16,8 +16,9 @@ use crate::api::v1beta1::FailurePolicy;
 use crate::api::validate::ValidSidecarSet;
 use crate::core::inject::Served;
 
-/// Entries at a time: the apiserver looks at each for every pod, and each repeats the CA bundle.
-pub(crate) const MAX_PROVISIONAL: usize = 64;
+/// Entries at a time: a pod that matches all of them while nobody answers waits 2 s for each, and as long for those of
+/// stored sets. That is less than the 34 s which the apiserver gives to a create.
+pub(crate) const MAX_PROVISIONAL: usize = 15;
 
 /// Seconds after which an entry ends: a set that has not been stored by then will not be, and the configuration of all
 /// sets takes milliseconds.
