@@ -52,6 +52,7 @@ fn spec() -> Any {
         always("containers", list(container(Kind::Ordinary, &SIDECARS, of_ordinary()), 0..3)),
         ("initContainers", 0.4, list(init, 0..3)),
         ("volumes", 0.8, list(volumes::volume(), 0..5)),
+        ("podVolumes", 0.3, list(object(vec![always("name", one_of(volumes::NAMES))]), 1..4)),
         sometimes("imagePullSecrets", one_of([json!([{"name": "registry"}]), json!([{"name": "a"}, {"name": "own"}])])),
         sometimes("patchPodMetadata", list(metadata(), 1..3)),
         sometimes(
@@ -147,7 +148,11 @@ fn metadata() -> Any {
 /// Without most of what the schema and `validate` refuse.
 fn settled(mut spec: Value) -> Value {
     unique(&mut spec, "volumes", "name");
-    let volumes: Vec<Value> = elements(&spec, "volumes").cloned().collect();
+    unique(&mut spec, "podVolumes", "name");
+    // Of the pod's own volumes some can be a device.
+    let claim = |volume: &Value| json!({"name": volume["name"], "persistentVolumeClaim": {"claimName": "claim"}});
+    let of_pods = elements(&spec, "podVolumes").map(claim);
+    let volumes: Vec<Value> = elements(&spec, "volumes").cloned().chain(of_pods).collect();
     let mut names = BTreeSet::new();
     let shared = spec["resources"]["mode"] == "SharedWithPod";
     for list in ["initContainers", "containers"] {
