@@ -1,9 +1,12 @@
 //! Pods that could be created without a sidecar, and are refused with it by what only the cluster knows.
 
+use std::collections::BTreeSet;
+
 use devcluster::DevCluster;
 use k8s_openapi::api::admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding};
-use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Namespace, Pod, ResourceQuota};
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{Namespace, Pod, ReplicationController, ResourceQuota};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
@@ -175,6 +178,48 @@ async fn a_fail_set_says_whose_pods_it_keeps_away_until_they_are_there() {
     let over = world.until_set("it is over", |set| condition(set, "InjectionReady") == "True").await;
     assert_eq!(over.status.unwrap().failed_creates, None);
     assert!(world.pods().await.iter().all(has_agent));
+    world.end().await;
+}
+
+#[tokio::test]
+async fn every_kind_of_owner_gets_its_pods() {
+    let world = World::shared("failed-kinds").await;
+    restrict(&world).await;
+    world.apply(&set(&world, &json!({}), json!({}))).await;
+    let object = |kind: &str, fields: Value| {
+        let labels = json!({"app": world.name, "kind": kind});
+        let mut template = json!({"metadata": {"labels": labels}, "spec": app()});
+        json_patch::merge(&mut template, fields.get("template").unwrap_or(&json!({})));
+        let mut spec = fields["spec"].clone();
+        spec["template"] = template;
+        match kind {
+            "replicationcontroller" => spec["selector"] = labels,
+            "job" => {}
+            _ => spec["selector"] = json!({"matchLabels": labels}),
+        }
+        json!({"metadata": {"name": kind}, "spec": spec})
+    };
+    let claims = json!([{"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"], "storageClassName": "none",
+        "resources": {"requests": {"storage": "1Mi"}}}}]);
+    create::<StatefulSet>(
+        &world,
+        object("statefulset", json!({"spec": {"serviceName": "s", "volumeClaimTemplates": claims}})),
+    )
+    .await;
+    create::<DaemonSet>(&world, object("daemonset", json!({"spec": {}}))).await;
+    create::<ReplicationController>(&world, object("replicationcontroller", json!({"spec": {"replicas": 1}}))).await;
+    let once = json!({"spec": {"backoffLimit": 0}, "template": {"spec": {"restartPolicy": "Never"}}});
+    create::<Job>(&world, object("job", once)).await;
+    eventually("each has a pod", async || {
+        let pods = world.pods().await;
+        assert!(!pods.iter().any(has_agent));
+        let kinds: BTreeSet<String> = pods.iter().filter_map(|pod| pod.labels().get("kind").cloned()).collect();
+        if kinds.len() == 4 { Ok(()) } else { Err(kinds) }
+    })
+    .await;
+    world.until_set("all are listed", |set| set.status.as_ref().unwrap().failed_create_owners == Some(4)).await;
+    world.api::<ReplicationController>().delete("replicationcontroller", &DeleteParams::default()).await.unwrap();
+    world.until_set("one is gone", |set| set.status.as_ref().unwrap().failed_create_owners == Some(3)).await;
     world.end().await;
 }
 

@@ -79,7 +79,7 @@ pub struct CompiledSet {
     /// Hashes and `customVersion`s of the history.
     known_revisions: Vec<(String, Option<String>)>,
     /// `status.failedCreates`.
-    failed_creates: FailedCreates,
+    pub(super) failed_creates: FailedCreates,
 }
 
 /// A revision that pods get in place of the usual one.
@@ -151,24 +151,6 @@ impl CompiledSet {
     pub(crate) fn gives(&self, revision: &str) -> bool {
         let special = self.pinned.iter().chain(&self.outside).filter_map(|special| special.template.as_ref().ok());
         special.chain([&self.usual]).any(|template| template.revision == revision)
-    }
-
-    /// Why the owner of a pod with these labels cannot create it with the sidecars that the set would give it.
-    pub(crate) fn failed_create(
-        &self,
-        namespace: &str,
-        owner: Option<&str>,
-        labels: &BTreeMap<String, String>,
-    ) -> Option<&str> {
-        // Nearly always there is none.
-        let (revision, message) = self.failed_creates.find(namespace, owner)?;
-        (self.revision_for(labels) == Ok(revision)).then_some(message)
-    }
-
-    /// The same of the pods that the owner makes now.
-    pub(crate) fn failed_create_of(&self, namespace: &str, owner: &str) -> Option<&str> {
-        let (revision, message) = self.failed_creates.find(namespace, Some(owner))?;
-        self.gives(revision).then_some(message)
     }
 
     /// Hash of the revision that `injectionStrategy.revision` names, or why there is none; `None` if it names none.

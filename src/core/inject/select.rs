@@ -92,6 +92,26 @@ impl<'a> Selection<'a> {
     }
 }
 
+impl CompiledSet {
+    /// Why the owner of a pod with these labels cannot create it with the sidecars that the set would give it.
+    pub(crate) fn failed_create(
+        &self,
+        namespace: &str,
+        owner: Option<&str>,
+        labels: &BTreeMap<String, String>,
+    ) -> Option<&str> {
+        // Nearly always there is none.
+        let (revision, message) = self.failed_creates.find(namespace, owner)?;
+        (self.revision_for(labels) == Ok(revision)).then_some(message)
+    }
+
+    /// The same of the pods that the owner makes now.
+    pub(crate) fn failed_create_of(&self, namespace: &str, owner: &str) -> Option<&str> {
+        let (revision, message) = self.failed_creates.find(namespace, Some(owner))?;
+        self.gives(revision).then_some(message)
+    }
+}
+
 fn controller_uid(pod: &Value) -> Option<&str> {
     let owners = pod["metadata"]["ownerReferences"].as_array();
     owners.into_iter().flatten().find(|owner| owner["controller"] == true)?["uid"].as_str()
