@@ -208,6 +208,7 @@ fn is_default_text(parent: &str, field: &str, text: &str) -> bool {
         ("scaleIO", "fsType") => "xfs",
         // Of the claim of an ephemeral volume.
         ("spec", "volumeMode") => "Filesystem",
+        ("", "jobPods") => "Warn",
         ("patchPodMetadata", "patchPolicy") => "Retain",
         ("upgradeStrategy", "upgradeType") => "ColdUpgrade",
         ("resources", "mode") => "Additive",

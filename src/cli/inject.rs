@@ -114,8 +114,8 @@ impl Injector {
             let namespace = owner.namespace.as_ref().unwrap_or(&self.default_namespace);
             let by_name = name_label(namespace);
             let namespace_labels = self.namespaces.get(namespace).unwrap_or(&by_name);
-            let had_volumes = !pod["spec"]["volumes"].is_null();
-            let replaced = show_claims(pod, &owner.claims);
+            let written = pod.clone();
+            show_controller(pod, &owner);
             let injection = inject(&self.sets, &Request { pod, namespace, namespace_labels, excluded: &self.excluded });
             self.check_revisions(&owner, &injection)?;
             if let Some(message) = injection.refused {
@@ -125,14 +125,18 @@ impl Injector {
             for outcome in &injection.outcomes {
                 let separator = if outcome.message.is_empty() { "" } else { ": " };
                 note(format_args!("{owner}: {} {}{separator}{}", outcome.set, outcome.reason, outcome.message));
+                for text in &outcome.notes {
+                    note(format_args!("{owner}: {}: {text}", outcome.set));
+                }
             }
             if injection.outcomes.is_empty() {
                 note(format_args!("{owner}: no SidecarSet selects it"));
             }
             json_patch::patch(pod, &injection.patch).map_err(|error| Error::Input(format!("{owner}: {error}")))?;
-            hide_claims(pod, replaced);
-            if !had_volumes && pod["spec"]["volumes"] == json!([]) {
-                pod["spec"].as_object_mut().map(|spec| spec.remove("volumes"));
+            if injection.patch.is_empty() {
+                *pod = written;
+            } else {
+                hide_controller(pod, &owner, &written);
             }
         }
         Ok(body.arrange(value))
@@ -155,30 +159,46 @@ impl Injector {
     }
 }
 
-/// Puts the claims of a `StatefulSet` into its template, as its pods have them. Returns the volumes that were there.
-fn show_claims<'a>(pod: &mut Value, claims: &'a [String]) -> Vec<(&'a String, Option<Value>)> {
-    let mut replaced = Vec::new();
-    for claim in claims {
+/// Writes into a template what its pods have from their controller: the claims of a `StatefulSet`, and that a Job made them.
+fn show_controller(pod: &mut Value, owner: &Owner) {
+    for claim in &owner.claims {
         let volume = json!({"name": claim, "persistentVolumeClaim": {"claimName": claim}});
         if pod["spec"]["volumes"].is_null() {
             pod["spec"]["volumes"] = json!([]);
         }
         let Some(volumes) = pod["spec"]["volumes"].as_array_mut() else { continue };
-        let index = volumes.iter().position(|volume| volume["name"] == claim.as_str());
-        replaced.push((claim, index.map(|index| volumes.remove(index))));
-        volumes.insert(index.unwrap_or(volumes.len()), volume);
+        match volumes.iter().position(|volume| volume["name"] == claim.as_str()) {
+            Some(index) => volumes[index] = volume,
+            None => volumes.push(volume),
+        }
     }
-    replaced
+    if owner.is_job {
+        if pod["metadata"].is_null() {
+            pod["metadata"] = json!({});
+        }
+        pod["metadata"]["ownerReferences"] = json!([{"apiVersion": "batch/v1", "kind": "Job"}]);
+    }
 }
 
-/// Takes them out again.
-fn hide_claims(pod: &mut Value, replaced: Vec<(&String, Option<Value>)>) {
-    for (claim, written) in replaced {
+/// Takes it out again. `written`: the template as it came.
+fn hide_controller(pod: &mut Value, owner: &Owner, written: &Value) {
+    for claim in &owner.claims {
+        let own = |volume: &&Value| volume["name"] == claim.as_str();
+        let replaced = written["spec"]["volumes"].as_array().into_iter().flatten().find(own);
         let Some(volumes) = pod["spec"]["volumes"].as_array_mut() else { continue };
-        let Some(index) = volumes.iter().position(|volume| volume["name"] == claim.as_str()) else { continue };
-        match written {
-            Some(written) => volumes[index] = written,
+        let Some(index) = volumes.iter().position(|volume| own(&volume)) else { continue };
+        match replaced {
+            Some(replaced) => volumes[index] = replaced.clone(),
             None => drop(volumes.remove(index)),
+        }
+    }
+    if written["spec"]["volumes"].is_null() && pod["spec"]["volumes"] == json!([]) {
+        pod["spec"].as_object_mut().map(|spec| spec.remove("volumes"));
+    }
+    if let Some(metadata) = pod["metadata"].as_object_mut().filter(|_| owner.is_job) {
+        match written["metadata"].get("ownerReferences") {
+            Some(replaced) => _ = metadata.insert("ownerReferences".to_owned(), replaced.clone()),
+            None => _ = metadata.remove("ownerReferences"),
         }
     }
 }
@@ -227,6 +247,45 @@ mod tests {
         }
         let after = inject(&with_empty_dir, &sts(json!({"containers": [{"name": "db", "image": "db"}]}), "other"));
         assert_eq!(after["spec"]["template"]["spec"]["volumes"], json!([{"name": "data", "emptyDir": {}}]));
+    }
+
+    #[test]
+    fn jobs_and_cron_jobs_get_native_sidecars_if_the_set_says_so_and_else_a_line() {
+        let template =
+            |metadata: Value| json!({"metadata": metadata, "spec": {"containers": [{"name": "app", "image": "a"}]}});
+        let set = |job_pods: &str| {
+            let selector = json!({"matchExpressions": [{"key": "never", "operator": "DoesNotExist"}]});
+            let set = json!({"apiVersion": "sidecarset.dev/v1beta1", "kind": "SidecarSet", "metadata": {"name": "s"},
+                "spec": {"selector": selector, "containers": [{"name": "agent", "image": "i"}], "jobPods": job_pods}});
+            let sets = Sets { all: vec![serde_json::from_value(set).unwrap()], ..Sets::default() };
+            Injector { sets: sets.compile(), ..injector("Always", None) }
+        };
+        let owned = json!({"ownerReferences": [{"kind": "X"}]});
+        for (version, kind, spec, place, list) in [
+            ("batch/v1", "Job", json!({"template": template(json!(null))}), "/spec/template", "initContainers"),
+            ("batch/v1", "Job", json!({"template": template(owned)}), "/spec/template", "initContainers"),
+            (
+                "batch/v1",
+                "CronJob",
+                json!({"jobTemplate": {"spec": {"template": template(json!({}))}}}),
+                "/spec/jobTemplate/spec/template",
+                "initContainers",
+            ),
+            ("apps/v1", "Deployment", json!({"template": template(json!({}))}), "/spec/template", "containers"),
+        ] {
+            let object = json!({"apiVersion": version, "kind": kind, "metadata": {"name": "x"}, "spec": spec});
+            let inject = |job_pods: &str, object: &Value| {
+                set(job_pods).inject(&Ordered::from(object.clone()), &mut Vec::new()).unwrap().value()
+            };
+            for (job_pods, list) in [("Native", list), ("Warn", "containers")] {
+                let after = inject(job_pods, &object);
+                let pod = after.pointer(place).unwrap();
+                assert_eq!(pod["spec"][list][0]["name"], "agent", "{kind} {job_pods}: {pod}");
+                let before = object.pointer(place).unwrap();
+                assert_eq!(pod["metadata"]["ownerReferences"], before["metadata"]["ownerReferences"]);
+                assert_eq!(inject(job_pods, &after), after);
+            }
+        }
     }
 
     fn pod(labels: &Value) -> Ordered {

@@ -17,6 +17,8 @@ pub(crate) struct Owner {
     pub(crate) namespace: Option<String>,
     /// Of `volumeClaimTemplates`: every pod has a volume of each name, and it is no other.
     pub(crate) claims: Vec<String>,
+    /// A Job makes the pods.
+    pub(crate) is_job: bool,
 }
 
 /// `deployment/web -n shop`: what to write behind `kubectl get`.
@@ -50,7 +52,8 @@ impl Type {
         let namespace = object["metadata"]["namespace"].as_str().filter(|namespace| !namespace.is_empty());
         let templates = object["spec"]["volumeClaimTemplates"].as_array().into_iter().flatten();
         let claims = templates.filter_map(|claim| claim["metadata"]["name"].as_str()).map(str::to_owned).collect();
-        Owner { name: named(&self.kind, object), namespace: namespace.map(str::to_owned), claims }
+        let is_job = self.version.starts_with("batch/") && matches!(self.kind.as_str(), "Job" | "CronJob");
+        Owner { name: named(&self.kind, object), namespace: namespace.map(str::to_owned), claims, is_job }
     }
 
     /// Where the object describes a pod.

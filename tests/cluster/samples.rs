@@ -3,32 +3,44 @@
 use std::collections::BTreeSet;
 
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 
 use crate::common::raw::{documents, kubectl, repository};
-use crate::common::world::{World, container_image, is_ready, names, reason};
+use crate::common::world::{World, container_image, is_ready, lists, names, reason};
 use crate::common::{eventually, shared};
 
-/// Applies a sample into a namespace of its own and returns its injected, ready pods.
-async fn injected(world: &World, file: &str, containers: &[&str], init_containers: &[&str]) -> Vec<Pod> {
+/// Applies a sample into a namespace of its own; returns its applications.
+async fn apply(world: &World, file: &str) -> Vec<Value> {
     let yaml = std::fs::read_to_string(repository("config/samples").join(file)).unwrap();
-    let (sets, others): (Vec<Value>, Vec<Value>) =
+    let (sets, mut others): (Vec<Value>, Vec<Value>) =
         documents(&yaml).into_iter().partition(|document| document["kind"] == "SidecarSet");
-    let mut wanted = 0;
     for mut set in sets {
         // Other tests' pods must not meet a sample's set.
         set["spec"]["namespaceSelector"] = json!({"matchLabels": {"kubernetes.io/metadata.name": world.name}});
         world.apply(&set).await;
     }
-    for mut document in others {
+    for document in &mut others {
         document["metadata"]["namespace"] = json!(world.name);
+        if document["kind"] == "Job" {
+            // The work of a simulated container ends where this says so.
+            let container = document["spec"]["template"]["spec"]["containers"][0]["name"].clone();
+            document["spec"]["template"]["metadata"]["annotations"] =
+                json!({"devcluster.sidecarset.dev/completes": container});
+        }
         kubectl(shared(), &["apply", "-f", "-"], &document.to_string()).await.ok();
-        let deployment: Deployment = serde_json::from_value(document).unwrap();
-        wanted += usize::try_from(deployment.spec.unwrap().replicas.unwrap()).unwrap();
     }
+    others
+}
+
+/// Applies a sample and returns its injected, ready pods.
+async fn injected(world: &World, file: &str, containers: &[&str], init_containers: &[&str]) -> Vec<Pod> {
+    let replicas = |deployment: Value| serde_json::from_value::<Deployment>(deployment).unwrap().spec?.replicas;
+    let wanted: i32 = apply(world, file).await.into_iter().filter_map(replicas).sum();
+    let wanted = usize::try_from(wanted).unwrap();
     let pods = eventually("the sample's pods are ready", async || {
         let pods = world.pods().await;
         if pods.len() == wanted && pods.iter().all(is_ready) { Ok(pods) } else { Err(pods.len()) }
@@ -61,9 +73,11 @@ fn every_sample_is_tested() {
         "git-sync",
         "health-prober",
         "istio-proxy",
+        "job-and-service",
         "linkerd-proxy",
         "mysql-start-order",
         "post-sidecar",
+        "volume-backup",
     ];
     let tested = tested.iter().map(|name| format!("{name}.yaml")).chain(["kustomization.yaml".to_owned()]);
     assert_eq!(files, tested.collect());
@@ -125,6 +139,31 @@ async fn istio_proxy() {
 }
 
 #[tokio::test]
+async fn job_and_service() {
+    let world = World::shared("sample-job").await;
+    apply(&world, "job-and-service.yaml").await;
+    let job = eventually("the Job completes", async || {
+        let job = world.api::<Job>().get("invoices").await.unwrap();
+        if job.status.as_ref().is_some_and(|status| status.succeeded == Some(1)) { Ok(job) } else { Err(job.status) }
+    })
+    .await;
+    assert!(job.status.unwrap().failed.is_none());
+    let pods = eventually("the pods of the Deployment are ready", async || {
+        let pods = world.pods().await;
+        if pods.iter().filter(|pod| is_ready(pod)).count() == 2 { Ok(pods) } else { Err(pods.len()) }
+    })
+    .await;
+    for pod in pods {
+        let expected = match pod.labels()["app"].as_str() {
+            "invoices" => (vec!["invoices"], vec!["metrics-agent"]),
+            app => (vec!["metrics-agent", app], vec![]),
+        };
+        assert_eq!(lists(&pod), expected);
+    }
+    end(world, "metrics-agent").await;
+}
+
+#[tokio::test]
 async fn linkerd_proxy() {
     let world = World::shared("sample-linkerd").await;
     let pods = injected(&world, "linkerd-proxy.yaml", &["greeter"], &["mesh-proxy"]).await;
@@ -152,4 +191,15 @@ async fn post_sidecar() {
     let content = &pods[0].spec.as_ref().unwrap().containers[1];
     assert!(content.volume_mounts.iter().flatten().any(|mount| mount.mount_path == "/site"), "{content:?}");
     end(world, "site-content").await;
+}
+
+#[tokio::test]
+async fn volume_backup() {
+    let world = World::shared("sample-backup").await;
+    let pods = injected(&world, "volume-backup.yaml", &["guestbook", "backup"], &[]).await;
+    let mounts = &pods[0].spec.as_ref().unwrap().containers[1].volume_mounts;
+    let data = mounts.iter().flatten().find(|mount| mount.name == "data").unwrap();
+    assert_eq!((data.mount_path.as_str(), data.read_only), ("/data", Some(true)));
+    assert!(volumes(&pods[0]).contains("backup-target"));
+    end(world, "volume-backup").await;
 }

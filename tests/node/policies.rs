@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::common::eventually;
 use crate::common::world::{container_image, is_ready, reason};
-use crate::place::{NATIVE, ORDINARY, agent, application, real, status, until_done, world};
+use crate::place::{ORDINARY, agent, application, real, status, until_done, world};
 
 fn strategy() -> Value {
     json!({"maxUnavailable": "100%", "minReadySeconds": 1})
@@ -34,7 +34,13 @@ async fn an_ordinary_sidecar_in_a_pod_that_is_never_restarted_is_left_alone_with
 #[tokio::test]
 async fn a_job_completes_after_its_native_sidecar_was_upgraded() {
     let Some(world) = world("job").await else { return };
-    world.apply(&agent(&world, NATIVE, "sidecar:v1", &strategy())).await;
+    // Ordinary in the set, and native in the pods of Jobs.
+    let set = |image: &str| {
+        let mut set = agent(&world, ORDINARY, image, &strategy());
+        set["spec"]["jobPods"] = json!("Native");
+        set
+    };
+    world.apply(&set("sidecar:v1")).await;
     // Its work is over when it has talked to the new sidecar.
     let work = r#"until case "$(wget -q -O - http://127.0.0.1:8081/)" in *v2) ;; *) false ;; esac; do sleep 0.2; done"#;
     let app = json!({"name": "app", "image": "devcluster.test/app:v1", "command": ["sh", "-c", work]});
@@ -47,7 +53,7 @@ async fn a_job_completes_after_its_native_sidecar_was_upgraded() {
     jobs.create(&PostParams::default(), &serde_json::from_value(job).unwrap()).await.unwrap();
     until_done(&world, 1).await;
     let before = world.pods().await.remove(0);
-    world.apply(&agent(&world, NATIVE, "sidecar:v2", &strategy())).await;
+    world.apply(&set("sidecar:v2")).await;
     eventually("the Job completes", async || {
         let status = jobs.get("job").await.unwrap().status.unwrap_or_default();
         if status.succeeded == Some(1) { Ok(()) } else { Err(status) }

@@ -100,6 +100,9 @@ pub struct SidecarSetSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<SetResources>,
 
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job_pods: Option<JobPods>,
+
     /// A human name for this revision, for example a release number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63))]
@@ -168,6 +171,15 @@ pub enum ResourcesMode {
     Additive,
     /// Application and sidecars share one pod-level budget.
     SharedWithPod,
+}
+
+/// What containers are in pods of Jobs, where an ordinary sidecar runs on, and the Job does not complete. Warn, the default, injects them as they are, with a warning; Native makes native sidecars of them, which end with the Job.
+#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum JobPods {
+    /// As in other pods, with a warning.
+    Warn,
+    /// Native sidecars.
+    Native,
 }
 
 fn default_history_limit() -> i32 {

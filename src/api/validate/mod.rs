@@ -25,7 +25,7 @@ pub use valid::ValidSidecarSet;
 
 use super::keys;
 use super::selector::Selector;
-use super::v1beta1::{SidecarSet, SidecarSetSpec};
+use super::v1beta1::{JobPods, SidecarSet, SidecarSetSpec};
 
 /// One thing that is wrong, at a field path such as `spec.containers[0].name`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -193,9 +193,9 @@ fn job_pods(spec: &SidecarSetSpec, pods: &Selector, warnings: &mut Vec<String>) 
         }
         _ => false,
     };
-    if pods.requirements().iter().any(needs) && !spec.containers.is_empty() {
+    if pods.requirements().iter().any(needs) && !spec.containers.is_empty() && spec.job_pods != Some(JobPods::Native) {
         warnings.push(
-            "spec.containers: a Job whose pods get an ordinary sidecar never completes; put it into initContainers with restartPolicy: Always"
+            "spec.containers: a Job whose pods get an ordinary sidecar does not complete; write jobPods: Native, or put it into initContainers with restartPolicy: Always"
                 .to_owned(),
         );
     }

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use super::{At, FieldError, Problems, names};
 use crate::api::keys;
 use crate::api::order::{self, APP, Node, OrderError};
-use crate::api::v1beta1::{SidecarContainer, SidecarSet, SidecarSetSpec, TransferEnv, UpgradeType};
+use crate::api::v1beta1::{
+    JobPods, PodInjectPolicy, SidecarContainer, SidecarSet, SidecarSetSpec, TransferEnv, UpgradeType,
+};
 
 pub(super) fn check(spec: &SidecarSetSpec, problems: &mut Problems) {
     for (list, i, sidecar) in all(spec) {
@@ -17,6 +19,26 @@ pub(super) fn check(spec: &SidecarSetSpec, problems: &mut Problems) {
     }
     twin_names(spec, &mut problems.errors);
     start_order(spec, problems);
+    if spec.job_pods == Some(JobPods::Native) {
+        job_pods(spec, problems);
+    }
+}
+
+/// What native sidecars, which containers are in pods of Jobs, cannot do.
+fn job_pods(spec: &SidecarSetSpec, problems: &mut Problems) {
+    for (i, sidecar) in spec.containers.iter().enumerate() {
+        let mut at = At::new(format!("spec.containers[{i}]"), &mut problems.errors);
+        at.at(".dependsOn").refuse_if(
+            sidecar.depends_on.iter().any(|name| name == APP),
+            "with jobPods: Native it is a native sidecar in pods of Jobs, and cannot start after the application: remove app from dependsOn, or write a set for Jobs of its own",
+        );
+        if sidecar.pod_inject_policy == Some(PodInjectPolicy::AfterAppContainer) {
+            let path = at.at(".podInjectPolicy").path;
+            problems
+                .warnings
+                .push(format!("{path}: in pods of Jobs it starts before the application, as jobPods is Native"));
+        }
+    }
 }
 
 /// Every sidecar with its list and position.
@@ -96,15 +118,17 @@ fn twin_names(spec: &SidecarSetSpec, errors: &mut Vec<FieldError>) {
     }
 }
 
-/// The nodes of a set, and where each stands.
-fn nodes<'a>(name: &'a str, spec: &'a SidecarSetSpec) -> Vec<(String, Node<'a>)> {
+/// The nodes of a set in one kind of pods, and where each stands.
+fn nodes<'a>(name: &'a str, spec: &'a SidecarSetSpec, kind: Pods) -> Vec<(String, Node<'a>)> {
+    let all_init = kind == Pods::OfJobs && spec.job_pods == Some(JobPods::Native);
     all(spec)
         .map(|(list, i, sidecar)| {
+            let is_moved = all_init && list == "containers";
             let node = Node {
                 set: name,
                 name: &sidecar.container.name,
-                init: list == "initContainers",
-                policy: sidecar.pod_inject_policy,
+                init: is_moved || list == "initContainers",
+                policy: sidecar.pod_inject_policy.filter(|_| !is_moved),
                 depends_on: &sidecar.depends_on,
             };
             (format!("spec.{list}[{i}].dependsOn"), node)
@@ -112,8 +136,15 @@ fn nodes<'a>(name: &'a str, spec: &'a SidecarSetSpec) -> Vec<(String, Node<'a>)>
         .collect()
 }
 
+/// Where containers are placed differently.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pods {
+    Usual,
+    OfJobs,
+}
+
 fn start_order(spec: &SidecarSetSpec, problems: &mut Problems) {
-    let (paths, nodes): (Vec<String>, Vec<Node<'_>>) = nodes("", spec).into_iter().unzip();
+    let (paths, nodes): (Vec<String>, Vec<Node<'_>>) = nodes("", spec, Pods::Usual).into_iter().unzip();
     if let Err(OrderError { node, message }) = order::order(&nodes) {
         problems.errors.push(FieldError::new(&paths[node], message));
     }
@@ -156,20 +187,28 @@ fn does_not_wait(spec: &SidecarSetSpec, name: &str) -> Option<&'static str> {
 
 /// What `dependsOn` of this set and of the others on the same pods add up to.
 pub(super) fn order_with(set: &SidecarSet, others: &[&SidecarSet], errors: &mut Vec<FieldError>) {
+    let before = errors.len();
+    order_in(Pods::Usual, "", set, others, errors);
+    if errors.len() == before {
+        order_in(Pods::OfJobs, "in pods of Jobs, ", set, others, errors);
+    }
+}
+
+fn order_in(kind: Pods, place: &str, set: &SidecarSet, others: &[&SidecarSet], errors: &mut Vec<FieldError>) {
     let name = |set: &SidecarSet| set.metadata.name.clone().unwrap_or_default();
     let (own_name, names): (String, Vec<String>) = (name(set), others.iter().map(|other| name(other)).collect());
-    let of_others = || others.iter().zip(&names).flat_map(|(other, name)| nodes(name, &other.spec));
+    let of_others = || others.iter().zip(&names).flat_map(|(other, name)| nodes(name, &other.spec, kind));
     let rest: Vec<Node<'_>> = of_others().map(|(_, node)| node).collect();
     if order::order(&rest).is_err() {
         return;
     }
-    let own = nodes(&own_name, &set.spec);
+    let own = nodes(&own_name, &set.spec, kind);
     let count = own.len();
     let (paths, all): (Vec<String>, Vec<Node<'_>>) = own.into_iter().chain(of_others()).unzip();
     match order::order(&all) {
         Err(OrderError { node, message }) => {
             let path = if node < count { paths[node].as_str() } else { "spec" };
-            errors.push(FieldError::new(path, format!("together with other SidecarSets: {message}")));
+            errors.push(FieldError::new(path, format!("{place}together with other SidecarSets: {message}")));
         }
         Ok(order) => {
             for (node, name) in order.missing.into_iter().filter(|(node, _)| *node < count) {

@@ -309,6 +309,30 @@ fn depends_on_is_checked_over_all_sets_on_the_same_pods() {
 }
 
 #[test]
+fn what_a_native_sidecar_cannot_do_is_refused_with_job_pods() {
+    let with = |agent: Value| {
+        let mut set = serde_json::to_value(named("a", "x", json!({"/spec/jobPods": "Native"}))).unwrap();
+        json_patch::merge(&mut set["spec"]["containers"][0], &agent);
+        serde_json::from_value::<SidecarSet>(set).unwrap()
+    };
+    let probe = json!({"exec": {"command": ["true"]}});
+    let all = json!({"livenessProbe": probe, "startupProbe": probe, "lifecycle": {"preStop": probe}, "podInjectPolicy": "BeforeAppContainer"});
+    assert_eq!(problems(&with(all)), Problems::default());
+    assert_eq!(paths(&with(json!({"dependsOn": ["app"]}))), ["spec.containers[0].dependsOn"]);
+    let after = problems(&with(json!({"podInjectPolicy": "AfterAppContainer"})));
+    assert!(
+        after.errors.is_empty() && after.warnings[0].starts_with("spec.containers[0].podInjectPolicy: "),
+        "{after:?}"
+    );
+
+    let other = named("b", "y", json!({}));
+    let behind = with(json!({"dependsOn": ["y"]}));
+    let native = named("b", "y", json!({"/spec/jobPods": "Native"}));
+    assert_eq!(conflict_paths(&behind, &[&other]), ["spec.containers[0].dependsOn"], "it is ordinary in pods of Jobs");
+    assert_eq!(conflict_paths(&behind, &[&native]), Vec::<String>::new());
+}
+
+#[test]
 fn a_canary_does_not_conflict_with_its_base() {
     let annotations = json!({"/metadata/annotations": {"sidecarset.dev/canary": "true", "sidecarset.dev/base": "a"}});
     let (base, canary) = (named("a", "x", json!({})), named("c", "x", annotations.clone()));

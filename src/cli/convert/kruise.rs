@@ -31,7 +31,7 @@ const WRITTEN_BY_PROGRAMS: [&str; 3] = [
 const CONVENTIONS: [(&str, &str); 2] = [
     (
         "KRUISE_TERMINATE_SIDECAR_",
-        "only OpenKruise ends a sidecar with its Job: move the container to initContainers with restartPolicy: Always",
+        "only OpenKruise ends a sidecar with its Job: write jobPods: Native, or move the container to initContainers with restartPolicy: Always",
     ),
     (
         "KRUISE_CONTAINER_PRIORITY",

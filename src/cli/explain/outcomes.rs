@@ -14,8 +14,8 @@ use crate::api::reasons::Reason;
 use crate::api::selector::{Selector, key};
 use crate::api::validate::{ValidSidecarSet, validate};
 use crate::api::{SidecarSet, keys};
-use crate::core::inject::uninject::uninject;
-use crate::core::inject::{CompiledSets, Injection, Request};
+use crate::core::inject::uninject::{marks, uninject};
+use crate::core::inject::{CompiledSets, Injection, Request, runs_on};
 use crate::core::replace::uninjected::inject_anew;
 use crate::core::revision::Change;
 
@@ -54,6 +54,7 @@ pub(super) fn explain(view: &View<'_>, all: bool) -> Vec<SetLine> {
     let selected = compiled.matching(&labels, view.namespace_labels);
     let selected: BTreeSet<&str> = selected.into_iter().map(|set| set.name.as_str()).collect();
     let wanted = as_created(view, &compiled);
+    let marks = marks(view.pod);
     let sets: BTreeMap<String, &SidecarSet> = view.sets.all.iter().map(|set| (set.name_any(), set)).collect();
     let names: BTreeSet<&String> = sets.keys().chain(carried.keys()).collect();
     let lines = names.into_iter().filter_map(|name| {
@@ -74,6 +75,8 @@ pub(super) fn explain(view: &View<'_>, all: bool) -> Vec<SetLine> {
             (None, Some(Ok(_)), _) if !all => return None,
             (None, Some(Ok(valid)), _) => (Reason::NotSelected, unmet(&valid, &labels, view.namespace_labels)),
         };
+        let in_job = marks.get(name).and_then(|record| runs_on(view.pod, &record.containers));
+        let message = [message].into_iter().chain(in_job).collect::<Vec<_>>().join("; ");
         Some(SetLine { set: name.clone(), reason, revision: revision.cloned(), target, message })
     });
     lines.collect()
@@ -251,6 +254,19 @@ mod tests {
         assert_eq!(one(tier, &pod(json!({}))).1, "spec.selector wants tier, the pod has no label tier");
         let team = set("s", json!({"spec": {"namespaceSelector": {"matchLabels": {"team": "b"}}}}));
         assert_eq!(one(team, &pod(json!({}))).1, "spec.namespaceSelector wants team=b, the namespace has team=a");
+    }
+
+    #[test]
+    fn an_ordinary_sidecar_in_a_pod_of_a_job_gets_a_line_whatever_new_pods_get() {
+        let mut job = pod(json!({"metadata": {"ownerReferences": [{"apiVersion": "batch/v1", "kind": "Job"}]}}));
+        job["metadata"]["labels"]["revision.sidecarset.dev/s"] = json!("new");
+        job["metadata"]["annotations"] = json!({"injection.sidecarset.dev/s": "{\"containers\":[\"s\"]}"});
+        let native = set("s", json!({"status": {"updateRevision": "new"}, "spec": {"jobPods": "Native"}}));
+        let (_, message) = one(native, &job);
+        assert!(
+            message.starts_with("current; the sidecar s runs on after the Job's containers have ended"),
+            "{message}"
+        );
     }
 
     #[test]

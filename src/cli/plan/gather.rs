@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::decide::{Action, ClusterSnapshot, Plan, Planner};
 use super::{Example, Manifest};
+use crate::api::v1beta1::JobPods;
 use crate::api::{SidecarSet, keys};
 use crate::cli::cluster::list;
 use crate::cli::error::Error;
@@ -61,7 +62,8 @@ pub(super) async fn dry_run(
 
 /// Only native sidecars need them, and not everybody may list nodes.
 async fn nodes(client: &Client, set: &SidecarSet) -> Result<BTreeMap<String, Option<bool>>, Error> {
-    let native = |sidecar: Sidecar| sidecar.list == List::Init && sidecar.long_running;
+    let in_jobs = set.spec.job_pods == Some(JobPods::Native);
+    let native = |sidecar: Sidecar| in_jobs || sidecar.list == List::Init && sidecar.long_running;
     if !Template::of(&set.spec).sidecars().any(native) {
         return Ok(BTreeMap::new());
     }

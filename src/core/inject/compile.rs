@@ -56,6 +56,8 @@ pub(super) struct CompiledTemplate {
     pub(super) hot: BTreeMap<String, String>,
     pub(super) shares_budget: bool,
     pub(super) preserves_qos: bool,
+    /// The same for the pods of Jobs, if they get something else.
+    for_jobs: Option<Box<Self>>,
 }
 
 /// One set.
@@ -277,7 +279,7 @@ impl CompiledTemplate {
         let mounted: BTreeSet<&str> = containers.iter().flat_map(|c| mounted_volumes(&c.json)).collect();
         let is_mounted = |volume: &&Value| volume["name"].as_str().is_some_and(|name| mounted.contains(name));
         let hot = containers.iter().filter(|c| c.entry != c.name).rev().map(|c| (c.entry.clone(), c.name.clone()));
-        Self {
+        let mut compiled = Self {
             revision: revision.to_owned(),
             hash_without_images: template.hash_without_images(),
             volumes: template.entries("volumes").filter(is_mounted).cloned().collect(),
@@ -296,8 +298,30 @@ impl CompiledTemplate {
             shares_budget: shares_budget(template),
             preserves_qos: template.field("resources")["preserveQoS"] == true,
             containers,
+            for_jobs: None,
+        };
+        if template.field("jobPods") == "Native" {
+            let containers = compiled.containers.iter().cloned().map(native).collect();
+            compiled.for_jobs = Some(Box::new(Self { containers, ..compiled.clone() }));
         }
+        compiled
     }
+
+    /// What goes into a pod.
+    pub(super) fn for_pod(&self, is_of_job: bool) -> &Self {
+        self.for_jobs.as_deref().filter(|_| is_of_job).unwrap_or(self)
+    }
+}
+
+/// A container as a native sidecar: it starts where an ordinary one does first, behind the pod's init containers, and ends
+/// with the application.
+fn native(mut container: CompiledContainer) -> CompiledContainer {
+    if container.list == List::Ordinary {
+        container.list = List::Init;
+        container.policy = None;
+        container.json["restartPolicy"] = json!("Always");
+    }
+    container
 }
 
 /// The containers that one entry of a set becomes: one, or the two twins of a hot upgrade.

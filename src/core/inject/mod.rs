@@ -11,6 +11,7 @@ mod containers;
 mod decision;
 pub mod dry_run;
 pub(crate) mod failed_creates;
+mod jobs;
 mod marks;
 mod merge;
 pub(crate) mod metadata;
@@ -35,6 +36,7 @@ use containers::place;
 use decision::Failure;
 pub use decision::Request;
 pub(crate) use decision::{Injection, Outcome};
+pub(crate) use jobs::runs_on;
 use marks::Marks;
 pub(crate) use marks::is_injected;
 use patch::strings;
@@ -102,7 +104,8 @@ fn attempt<'a>(
     let placement = place_all(all, pod, marks, selection, &mut outcomes)?;
     placement.check_pod()?;
     let Placement { patch, sets, .. } = placement;
-    for (i, PlacedSet { set, notes, .. }) in sets.into_iter().enumerate() {
+    for (i, PlacedSet { set, record, mut notes, .. }) in sets.into_iter().enumerate() {
+        notes.extend(runs_on(pod, &record.containers));
         let reason = if patch.has_changed(i) { Reason::Injected } else { Reason::AlreadyInjected };
         outcomes.push(Outcome { notes, ..Outcome::new(&set.name, reason, "") });
     }

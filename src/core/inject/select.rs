@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::compile::{CompiledSet, CompiledTemplate};
 use super::decision::{Failure, Outcome, Request};
+use super::jobs::is_of_job;
 use super::marks::{Marks, has_sidecars};
 use crate::api::keys;
 use crate::api::reasons::Reason;
@@ -42,6 +43,7 @@ impl<'a> Selection<'a> {
         let outcomes = paused.iter().map(pause).chain(replaced).collect();
         let mut selection = Self { candidates: Vec::new(), failures: Vec::new(), outcomes, paused };
         let owner = controller_uid(request.pod);
+        let is_of_job = is_of_job(request.pod);
         for set in active {
             let failed = set.failed_create(request.namespace, owner, labels);
             if let Some(why) = failed.filter(|_| set.failure_policy == FailurePolicy::Ignore) {
@@ -50,7 +52,7 @@ impl<'a> Selection<'a> {
                 continue;
             }
             match set.template(labels) {
-                Ok(template) => selection.candidates.push(SelectedSet { set, template }),
+                Ok(template) => selection.candidates.push(SelectedSet { set, template: template.for_pod(is_of_job) }),
                 Err(message) => {
                     let message = message.to_owned();
                     selection.failures.push(Failure { set, reason: Reason::RevisionNotFound, message });

@@ -36,8 +36,8 @@ fn obstacle(from: &Template, to: &Template, field: &str) -> Option<String> {
         "containers" => containers_obstacle(from, to, List::Ordinary),
         "initContainers" => containers_obstacle(from, to, List::Init),
         "volumes" => volumes_obstacle(from, to),
-        // Any pod's metadata can be changed.
-        "patchPodMetadata" => None,
+        // Any pod's metadata can be changed; and a Job's pod stays what it was made.
+        "patchPodMetadata" | "jobPods" => None,
         _ => from.differs_in(field, to).then(|| format!("{field} changed")),
     }
 }

@@ -13,8 +13,16 @@ use crate::core::base::lists::List;
 const HASH_DIGITS: usize = 16;
 
 /// Fields of the spec that shape a pod. The hash covers them and nothing else.
-pub(super) const TEMPLATE_FIELDS: [&str; 7] =
-    ["containers", "imagePullSecrets", "initContainers", "patchPodMetadata", "podVolumes", "resources", "volumes"];
+pub(super) const TEMPLATE_FIELDS: [&str; 8] = [
+    "containers",
+    "imagePullSecrets",
+    "initContainers",
+    "jobPods",
+    "patchPodMetadata",
+    "podVolumes",
+    "resources",
+    "volumes",
+];
 
 /// A sidecar of a template, as far as upgrades look at it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,6 +120,8 @@ impl Template {
             });
             running.insert(list.field().to_owned(), entries.collect());
         }
+        // Of how a pod was made nothing is left to change.
+        running.remove("jobPods");
         let mounted = self.running_volumes();
         let volumes = self.canonical_entries("volumes");
         let volumes = volumes.filter(|volume| volume["name"].as_str().is_some_and(|name| mounted.contains(name)));

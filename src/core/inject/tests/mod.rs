@@ -1,5 +1,6 @@
 mod copies;
 mod features;
+mod jobs;
 mod pod_checks;
 mod pod_volumes;
 mod properties;

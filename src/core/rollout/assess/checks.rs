@@ -65,13 +65,13 @@ fn restart_is_not_safe(subject: &PodInSet<'_>) -> Option<Obstacle> {
         return None;
     }
     // KEP-753's discussion; observed on 1.35.
-    let ordinary = restarts(subject).any(|(sidecar, _)| sidecar.list == List::Ordinary);
+    let ordinary = restarts(subject).any(|(_, container)| is_in(&container, List::Ordinary));
     let text = "an ordinary sidecar in a pod whose restartPolicy is not Always is not restarted safely";
     ordinary.then(|| Obstacle::new(Pod, text))
 }
 
 fn kubelet_does_not_restart(subject: &PodInSet<'_>) -> Option<Obstacle> {
-    if subject.pod.node.is_none() || restarts(subject).all(|(sidecar, _)| sidecar.list != List::Init) {
+    if subject.pod.node.is_none() || !restarts(subject).any(|(_, container)| is_in(&container, List::Init)) {
         return None;
     }
     // kubernetes#126525
@@ -82,6 +82,11 @@ fn kubelet_does_not_restart(subject: &PodInSet<'_>) -> Option<Obstacle> {
         }
         None => Some(Obstacle::new(Passing, "the node of the pod is not known yet")),
     }
+}
+
+/// Where it stands in this pod; a Job's may have native sidecars where others have ordinary ones.
+fn is_in(container: &Result<&ContainerView, Obstacle>, list: List) -> bool {
+    container.as_ref().is_ok_and(|container| container.list == list)
 }
 
 /// The sidecars that do not have their image, each with the container that is to get it.

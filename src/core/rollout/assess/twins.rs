@@ -184,11 +184,7 @@ pub(crate) fn progress(attempt: &Attempt<'_>, mark: &Mark) -> Progress {
 /// Of twins that both have a real image, the one of the lower version serves: the higher one was written later. Version 0
 /// idles, whatever its image.
 fn twins<'a>(pod: &'a PodView, sidecar: &Sidecar) -> Result<Twins<'a>, String> {
-    let find = |name: &String| {
-        let mut containers = pod.containers.iter();
-        let found = containers.find(|container| container.list == sidecar.list && container.name == *name);
-        found.ok_or_else(|| format!("the pod has no container {name}"))
-    };
+    let find = |name: &String| pod.container(name).ok_or_else(|| format!("the pod has no container {name}"));
     let [first, second] = keys::twins(&sidecar.name);
     let (first, second) = (find(&first)?, find(&second)?);
     let idles = |twin: &ContainerView| same_image(&twin.image, &sidecar.idle_image);

@@ -131,7 +131,7 @@ struct Changed<'a> {
 fn changed<'a>(pod: &'a PodView, mark: &Mark, target: &'a Target, hot: &Moves<'a>, now: Timestamp) -> Vec<Changed<'a>> {
     let cold = target.sidecars.iter().filter(|sidecar| !sidecar.hot && !hot.before_upgrade);
     let cold = cold.filter(|sidecar| !has_image(pod, mark, sidecar, target, now)).filter_map(|sidecar| {
-        let container = pod.containers.iter().find(|c| c.list == sidecar.list && c.name == sidecar.name)?;
+        let container = pod.container(&sidecar.name)?;
         Some(Changed { container, image: &sidecar.image })
     });
     let moved = hot.moves.iter().map(|next| Changed { container: next.to, image: next.image });

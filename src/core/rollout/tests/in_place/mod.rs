@@ -51,13 +51,24 @@ impl Way {
     }
 
     fn of_pod(before: &Value, after: &Value, app: &Value, spec: &Value) -> Self {
+        let mut own = json!({"spec": {"containers": [app]}});
+        json_patch::merge(&mut own["spec"], spec);
+        Self::of(before, after, &own)
+    }
+
+    fn of_job(before: &Value, after: &Value) -> Self {
+        let owner = json!({"apiVersion": "batch/v1", "kind": "Job", "name": "j", "uid": "u", "controller": true});
+        let spec = json!({"containers": [{"name": "app", "image": "app"}], "restartPolicy": "Never"});
+        Self::of(before, after, &json!({"metadata": {"ownerReferences": [owner]}, "spec": spec}))
+    }
+
+    fn of(before: &Value, after: &Value, change: &Value) -> Self {
         let (before, after) = (set_with(before), set_with(after));
         let mut own = json!({
             "apiVersion": "v1", "kind": "Pod",
             "metadata": {"name": "web", "namespace": "default", "labels": {"app": "web"}, "annotations": {"note": "own"}},
-            "spec": {"containers": [app]},
         });
-        json_patch::merge(&mut own["spec"], spec);
+        json_patch::merge(&mut own, change);
         let mut pod = TestPod(born(&injected(&sets(&before, &before), &own)));
         pod.actuate();
         let (old, new) = (Template::of(&before.spec), Template::of(&after.spec));
@@ -252,6 +263,41 @@ fn what_can_be_changed_in_place() {
     let plain = |fields: Value| Template::of(&set_with(&native(fields)).spec);
     let resources = json!({"resources": {"requests": {"cpu": "1"}}});
     assert_eq!(plain(json!({})).change_to(&plain(resources)), Change::Nothing);
+}
+
+#[test]
+fn a_pod_of_a_job_is_upgraded_where_its_native_sidecar_stands() {
+    let hot = json!({"upgradeType": "HotUpgrade", "hotUpgradeEmptyImage": "idle"});
+    for (fields, names) in [(json!({}), vec!["agent"]), (json!({"upgradeStrategy": hot}), vec!["agent-1", "agent-2"])] {
+        let native = |image: &str| {
+            let mut set = agent(&fields);
+            set["containers"][0]["image"] = json!(image);
+            set["jobPods"] = json!("Native");
+            set
+        };
+        let mut way = Way::of_job(&native("v1"), &native("v2"));
+        assert_eq!(way.steps(), [false], "{fields}");
+        let containers = way.pod.0["spec"]["initContainers"].as_array().unwrap();
+        let has = |image: &str| containers.iter().any(|container| container["image"] == image);
+        assert!(has("v2") && way.pod.0["spec"]["containers"].as_array().unwrap().len() == 1, "{containers:?}");
+        assert_eq!(containers.iter().map(|container| container["name"].as_str().unwrap()).collect::<Vec<_>>(), names);
+    }
+    let mut ordinary = Way::of_job(&json!({}), &agent(&json!({"image": "v2"})));
+    assert!(matches!(ordinary.state(), PodState::NotInPlace(_)), "{:?}", ordinary.state());
+}
+
+#[test]
+fn what_new_pods_of_jobs_get_leaves_pods_that_run_alone() {
+    let [warn, native] = ["Warn", "Native"].map(|value| json!({"jobPods": value}));
+    for (before, after) in [(&warn, &native), (&native, &warn)] {
+        for mut way in [Way::new(before, after), Way::of_job(before, after)] {
+            assert_eq!((way.steps(), way.state()), (vec![], PodState::Available));
+        }
+        assert_eq!(
+            Template::of(&set_with(before).spec).hash_without_images(),
+            Template::of(&set_with(after).spec).hash_without_images()
+        );
+    }
 }
 
 #[test]
