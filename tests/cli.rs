@@ -267,6 +267,15 @@ fn an_input_without_objects_is_an_error() {
 }
 
 #[test]
+fn convert_says_that_nobody_has_checked_what_it_made() {
+    let set = "apiVersion: apps.kruise.io/v1alpha1\nkind: SidecarSet\nmetadata: {name: s}\nspec:\n  \
+               selector: {matchLabels: {app: web}}\n  containers: [{name: agent, image: a}]\n";
+    let output = run(&["convert", "-f", "-"], set);
+    assert_eq!(output.code, Some(0), "{}", output.stderr);
+    assert!(output.stderr.ends_with(&unchecked("")), "{}", output.stderr);
+}
+
+#[test]
 fn plan_takes_the_sets_out_of_the_input() {
     let nobody = File::new("plan-nobody.yaml", NOBODY);
     let plan = |input: &str| run(&["plan", "-f", "-", "--kubeconfig", nobody.path()], input);

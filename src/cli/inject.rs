@@ -10,7 +10,7 @@ use super::cluster::ClusterArgs;
 use super::error::Error;
 use super::manifest::{Document, FileArgs, Format, print};
 use super::ordered::Ordered;
-use super::output::{note, warn};
+use super::output::{UNCHECKED, note, warn};
 use super::sets::{NamespaceLabels, OperatorArgs, Sets, fetch_namespace, name_label};
 use super::workloads::{Owner, labels, objects, pods, unread};
 use crate::api::reasons::Reason;
@@ -64,7 +64,7 @@ async fn injector(args: &Args, cluster: &ClusterArgs, documents: &[Document]) ->
     let mut namespaces = written_namespaces(documents);
     if !args.sets.is_empty() {
         let sets = Sets::read(&args.sets, args.files.recursive)?.compile();
-        note("the API server has not checked the sidecars: kubectl sidecarset plan asks it");
+        note(UNCHECKED);
         let default_namespace = cluster.namespace.clone().unwrap_or_else(|| "default".to_owned());
         return Ok(Injector { sets, namespaces, default_namespace, excluded, unread_revisions: None });
     }

@@ -8,6 +8,9 @@ use super::error::Error;
 /// Spaces between two columns.
 const GAP: usize = 3;
 
+/// What an offline verb says of the sets that it takes or makes.
+pub(super) const UNCHECKED: &str = "the API server has not checked the sidecars: kubectl sidecarset plan asks it";
+
 pub(super) fn write(text: &str) -> Result<(), Error> {
     std::io::stdout().write_all(text.as_bytes()).map_err(|error| Error::Write(error.to_string()))
 }

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use crate::api::keys;
 use crate::api::validate::{FieldError, Problems, ValidSidecarSet};
-use crate::core::inject::dry_run::{Verdict, small_pods};
+use crate::core::inject::dry_run::{SmallPod, Verdict, small_pods, small_pods_of_jobs};
 
 /// Longest wait for all answers together: the API server gives the webhook on sets 5 s.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -38,14 +38,22 @@ pub(crate) async fn problems(client: &Client, valid: &ValidSidecarSet, old: Opti
 /// What the API server says of a set that validation accepts.
 pub(crate) async fn ask(client: &Client, valid: &ValidSidecarSet) -> Verdict {
     let late = |_| Verdict::Unchecked(format!("no answer within {} s", TIMEOUT.as_secs()));
-    timeout(TIMEOUT, try_all(client, valid)).await.unwrap_or_else(late)
+    timeout(TIMEOUT, try_pods(client, valid)).await.unwrap_or_else(late)
+}
+
+async fn try_pods(client: &Client, valid: &ValidSidecarSet) -> Verdict {
+    let of_jobs = small_pods_of_jobs(valid);
+    match try_all(client, valid, small_pods(valid)).await {
+        Verdict::Valid if !of_jobs.is_empty() => try_all(client, valid, of_jobs).await,
+        verdict => verdict,
+    }
 }
 
 /// A set that only some pods may have is valid; of one that none may have, the plainest pod says best what is wrong.
-async fn try_all(client: &Client, valid: &ValidSidecarSet) -> Verdict {
+async fn try_all(client: &Client, valid: &ValidSidecarSet, pods: Vec<SmallPod>) -> Verdict {
     let mut refused = None;
     let spec = &valid.set().spec;
-    for small in small_pods(valid) {
+    for small in pods {
         let verdict = match create(client, keys::DRY_RUN_NAMESPACE, None, &small.pod).await {
             Ok(_) => small.verdict(spec, None),
             Err(kube::Error::Api(status)) => small.verdict(spec, Some(&status)),

@@ -5,7 +5,7 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use serde_json::{Value, json};
 use sidecarset::api::validate::ValidSidecarSet;
-use sidecarset::core::inject::dry_run::{SmallPod, small_pods};
+use sidecarset::core::inject::dry_run::{SmallPod, small_pods, small_pods_of_jobs};
 
 use crate::cluster::{Cluster, Refusal};
 use crate::generate;
@@ -131,15 +131,24 @@ impl Judge {
         // Before a request is made for it, and again with the defaults of the schema.
         validated(set)?;
         let set = validated(&self.cluster.set(set).await.map_err(|refusal| ("schema", refusal))?)?;
+        let of_jobs = small_pods_of_jobs(&set);
+        self.takes_one(small_pods(&set)).await.map_err(|refusal| ("small pod", refusal))?;
+        if !of_jobs.is_empty() {
+            self.takes_one(of_jobs).await.map_err(|refusal| ("small pod of a Job", refusal))?;
+        }
+        Ok(set)
+    }
+
+    async fn takes_one(&self, pods: Vec<SmallPod>) -> Result<(), Refusal> {
         let mut last = refused("no small pod", String::new());
-        for SmallPod { pod, conflict } in small_pods(&set) {
+        for SmallPod { pod, conflict } in pods {
             match (conflict, self.cluster.pod(&pod, true).await) {
-                (None, Ok(_)) => return Ok(set),
+                (None, Ok(_)) => return Ok(()),
                 (Some(why), Ok(_)) => last = refused("not injected into a small pod", why),
                 (_, Err(refusal)) => last = refusal,
             }
         }
-        Err(("small pod", last))
+        Err(last)
     }
 }
 

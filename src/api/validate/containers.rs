@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::api::core::v1::Container;
+use k8s_openapi::api::core::v1::{Container, EnvVar, FileKeySelector};
 
 use super::{At, Problems, names, sidecars};
 use crate::api::quantity::Quantity;
@@ -68,10 +68,16 @@ fn members(value: &impl serde::Serialize) -> usize {
     serde_json::to_value(value).ok().and_then(|value| value.as_object().map(serde_json::Map::len)).unwrap_or(0)
 }
 
-/// The names of the volumes that a container mounts, as file systems or block devices.
+/// The names of the volumes that a container uses: as file systems, as block devices, and for variables that stand in files.
 fn volume_names(container: &Container) -> impl Iterator<Item = &str> {
     let mounts = container.volume_mounts.iter().flatten().map(|m| m.name.as_str());
-    mounts.chain(container.volume_devices.iter().flatten().map(|d| d.name.as_str()))
+    let files = container.env.iter().flatten().filter_map(file).map(|file| file.volume_name.as_str());
+    mounts.chain(container.volume_devices.iter().flatten().map(|d| d.name.as_str())).chain(files)
+}
+
+/// The file that a variable stands in.
+fn file(variable: &EnvVar) -> Option<&FileKeySelector> {
+    variable.value_from.as_ref()?.file_key_ref.as_ref()
 }
 
 fn check_container(at: &mut At<'_>, container: &Container) {
@@ -194,16 +200,24 @@ fn check_mounts(at: &mut At<'_>, container: &Container, volumes: &BTreeSet<&str>
             } else if !paths.insert(path.to_owned()) {
                 at.at(format_args!(".{key}")).refuse("is used twice in this container");
             }
-            if !volumes.contains(name) {
-                at.at(".name").refuse(format!(
-                    "{name:?} is neither in spec.volumes nor in spec.podVolumes: add the volume to spec.volumes, or its \
-                     name to spec.podVolumes if the pods declare it"
-                ));
-            }
+            check_volume(&mut at.at(".name"), name, volumes);
             let leads_out = sub_path.split('/').any(|part| part == "..") || sub_path.starts_with('/');
             at.at(".subPath").refuse_if(leads_out, "must be a relative path without '..'");
             let has_both = !sub_path.is_empty() && !text("subPathExpr").is_empty();
             at.refuse_if(has_both, "subPath and subPathExpr exclude each other: remove one of them");
         }
+    }
+    for (i, variable) in container.env.iter().flatten().enumerate() {
+        let Some(file) = file(variable) else { continue };
+        check_volume(&mut at.at(format_args!(".env[{i}].valueFrom.fileKeyRef.volumeName")), &file.volume_name, volumes);
+    }
+}
+
+fn check_volume(at: &mut At<'_>, name: &str, volumes: &BTreeSet<&str>) {
+    if !volumes.contains(name) {
+        at.refuse(format!(
+            "{name:?} is neither in spec.volumes nor in spec.podVolumes: add the volume to spec.volumes, or its name to \
+             spec.podVolumes if the pods declare it"
+        ));
     }
 }

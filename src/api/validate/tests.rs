@@ -58,6 +58,13 @@ fn each_rule_names_the_field_it_refuses() {
         (agent("restartPolicy", json!("Always")), "spec.containers[0].restartPolicy"),
         (agent("env", json!([{"name": "A=B"}])), "spec.containers[0].env[0].name"),
         (agent("env", json!([{"name": "A", "value": "1", "valueFrom": {}}])), "spec.containers[0].env[0]"),
+        (
+            agent(
+                "env",
+                json!([{"name": "A", "valueFrom": {"fileKeyRef": {"volumeName": "w", "path": "p", "key": "k"}}}]),
+            ),
+            "spec.containers[0].env[0].valueFrom.fileKeyRef.volumeName",
+        ),
         (agent("ports", json!([{"containerPort": 70000}])), "spec.containers[0].ports[0].containerPort"),
         (agent("ports", json!([{"containerPort": 1, "protocol": "tcp"}])), "spec.containers[0].ports[0].protocol"),
         (agent("resources", json!({"limits": {"cpu": "10foo"}})), "spec.containers[0].resources.limits.cpu"),

@@ -17,12 +17,12 @@ use serde_json::{Map, Value, json};
 use super::error::Error;
 use super::manifest::{FileArgs, Format, print};
 use super::ordered::Ordered;
-use super::output;
+use super::output::{self, UNCHECKED};
 use super::schema::{Became, Misfit, Schema};
 use super::workloads::{name_of, objects};
 use crate::api::SidecarSet;
 use crate::api::validate::validate;
-use crate::core::revision::mounted_volumes;
+use crate::core::revision::used_volumes;
 
 /// The longest name of a set: it becomes part of a label key.
 const MAX_NAME: usize = 63;
@@ -106,6 +106,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Error> {
     let sets: Vec<Ordered> = conversion.sets.into_iter().map(Ordered::from).collect();
     print(&sets, args.output)?;
     conversion.notes.iter().for_each(output::note);
+    if !sets.is_empty() {
+        output::note(UNCHECKED);
+    }
     Ok(if conversion.failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
@@ -210,7 +213,7 @@ fn finish(draft: Draft, schema: &Schema, conversion: &mut Conversion) {
 /// With all sources a volume that the pod declares wins over one of the configuration; a mounted one may be the pod's alone.
 fn pod_volumes(spec: &mut Value) {
     let containers = ["initContainers", "containers"].into_iter().filter_map(|list| spec[list].as_array());
-    let mounted = containers.flatten().flat_map(mounted_volumes);
+    let mounted = containers.flatten().flat_map(used_volumes);
     let declared = spec["volumes"].as_array().into_iter().flatten().filter_map(|volume| volume["name"].as_str());
     let mut seen = BTreeSet::new();
     let names = declared.chain(mounted).filter(|name| seen.insert(*name)).map(|name| json!({"name": name}));

@@ -8,7 +8,7 @@ use super::patch::{PULL_SECRETS, PatchBuilder, VOLUMES, containers, path, string
 use crate::api::keys;
 use crate::core::base::lists::List;
 use crate::core::pod::{InjectionRecord, suffixed};
-use crate::core::revision::mounted_volumes;
+use crate::core::revision::used_volumes;
 
 /// Removes what these records list. Volumes that other containers still mount stay; returns them.
 pub(super) fn take_back<'a>(patch: &mut PatchBuilder, records: &[&'a InjectionRecord]) -> BTreeSet<&'a str> {
@@ -44,7 +44,7 @@ pub(super) fn take_back<'a>(patch: &mut PatchBuilder, records: &[&'a InjectionRe
 }
 
 fn is_mounted(pod: &Value, volume: &str) -> bool {
-    containers(pod).any(|(_, container)| mounted_volumes(container).any(|name| name == volume))
+    containers(pod).any(|(_, container)| used_volumes(container).any(|name| name == volume))
 }
 
 /// Removes the marks of sets other than these, and records of updates, which a new pod cannot have had.

@@ -20,7 +20,7 @@ use crate::api::v1beta1::{
 use crate::api::validate::{Reach, ValidSidecarSet};
 use crate::api::{canary_base, keys};
 use crate::core::base::lists::List;
-use crate::core::revision::{self, History, Revision, Template, collisions, mounted_volumes};
+use crate::core::revision::{self, History, Revision, Template, collisions, used_volumes};
 
 /// Fields whose zero value the apiserver drops or replaces by a default; everywhere else false and 0 mean something.
 const FALSE_IS_ABSENT: [&str; 4] = ["tty", "stdin", "stdinOnce", "readOnly"];
@@ -276,7 +276,7 @@ impl CompiledTemplate {
             .flat_map(|list| template.entries(list.field()).filter(|e| e.is_object()).map(move |entry| (list, entry)))
             .flat_map(|(list, entry)| prepare(list, entry))
             .collect();
-        let mounted: BTreeSet<&str> = containers.iter().flat_map(|c| mounted_volumes(&c.json)).collect();
+        let mounted: BTreeSet<&str> = containers.iter().flat_map(|c| used_volumes(&c.json)).collect();
         let is_mounted = |volume: &&Value| volume["name"].as_str().is_some_and(|name| mounted.contains(name));
         let hot = containers.iter().filter(|c| c.entry != c.name).rev().map(|c| (c.entry.clone(), c.name.clone()));
         let mut compiled = Self {

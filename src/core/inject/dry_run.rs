@@ -13,9 +13,9 @@ use super::pod_checks::containers_of_resources;
 use super::select::Selection;
 use super::{CompiledSet, CompiledSets, place_all};
 use crate::api::keys;
-use crate::api::v1beta1::{FailurePolicy, SidecarSetSpec, UpgradeType};
+use crate::api::v1beta1::{FailurePolicy, JobPods, SidecarContainer, SidecarSetSpec, UpgradeType};
 use crate::api::validate::{FieldError, ValidSidecarSet};
-use crate::core::revision::{History, mounted_volumes};
+use crate::core::revision::{History, used_volumes, volumes_of_variables};
 
 /// What the API server says about a set.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +46,15 @@ pub struct SmallPod {
 /// Pods of which one is valid if any pod can have the sidecars: some fields are for certain pods only. In the order in
 /// which they are tried; the first is the plainest.
 pub fn small_pods(valid: &ValidSidecarSet) -> Vec<SmallPod> {
+    small(valid, false)
+}
+
+/// The same for pods of Jobs, if they get something else.
+pub fn small_pods_of_jobs(valid: &ValidSidecarSet) -> Vec<SmallPod> {
+    if valid.set().spec.job_pods == Some(JobPods::Native) { small(valid, true) } else { Vec::new() }
+}
+
+fn small(valid: &ValidSidecarSet, is_of_job: bool) -> Vec<SmallPod> {
     // A set is what its spec says, not what its rollout has come to; and what it lacks in these pods is no fault of it.
     let mut set = CompiledSet::new(valid, &History::new());
     set.failure_policy = FailurePolicy::Ignore;
@@ -53,7 +62,7 @@ pub fn small_pods(valid: &ValidSidecarSet) -> Vec<SmallPod> {
     let all = CompiledSets::new([Arc::clone(&set)]);
     let injected = |pod: Value| {
         let marks = Marks::read(&pod, &all);
-        let placement = place_all(&all, &pod, &marks, &Selection::of(&set), &mut Vec::new()).ok()?;
+        let placement = place_all(&all, &pod, &marks, &Selection::of(&set, is_of_job), &mut Vec::new()).ok()?;
         let conflict = placement.check_pod().err().map(|failure| failure.message);
         Some(SmallPod { pod: placement.patch.pod().clone(), conflict })
     };
@@ -64,10 +73,14 @@ fn kinds(set: &CompiledSet) -> Vec<Value> {
     let containers = || set.usual().containers.iter().map(|container| &container.json);
     let own: BTreeSet<&str> = set.usual().volumes.iter().filter_map(|volume| volume["name"].as_str()).collect();
     let declared = set.usual().pod_volumes.iter().map(String::as_str);
-    let mounted: BTreeSet<&str> = containers().flat_map(mounted_volumes).chain(declared).collect();
-    // Volumes of the pod: a claim can be mounted, and be used as a device.
-    let claim = |name: &&str| json!({"name": name, "persistentVolumeClaim": {"claimName": "claim"}});
-    let volumes: Vec<Value> = mounted.difference(&own).map(claim).collect();
+    let mounted: BTreeSet<&str> = containers().flat_map(used_volumes).chain(declared).collect();
+    // Volumes of the pod: a claim can be mounted, and be used as a device. Files of variables stand in an emptyDir.
+    let files: BTreeSet<&str> = containers().flat_map(volumes_of_variables).collect();
+    let volume = |name: &&str| {
+        let claim = json!({"name": name, "persistentVolumeClaim": {"claimName": "claim"}});
+        if files.contains(name) { json!({"name": name, "emptyDir": {}}) } else { claim }
+    };
+    let volumes: Vec<Value> = mounted.difference(&own).map(volume).collect();
     let claims = containers().filter_map(|container| container["resources"]["claims"].as_array()).flatten();
     let claims: BTreeSet<&str> = claims.filter_map(|claim| claim["name"].as_str()).collect();
     let claims: Vec<Value> = claims.iter().map(|name| json!({"name": name, "resourceClaimName": "claim"})).collect();
@@ -154,13 +167,21 @@ fn undecoded(spec: &SidecarSetSpec, pod: &Value, message: &str) -> Vec<FieldErro
 
 /// The same fault at the field of the set that the field of the pod comes from.
 fn field_error(spec: &SidecarSetSpec, pod: &Value, field: &str, message: &str) -> FieldError {
-    let of_list = |list: &str| {
+    let element = |list: &str| {
         let (index, rest) = field.strip_prefix(&format!("spec.{list}["))?.split_once(']')?;
-        let name = pod["spec"][list][index.parse::<usize>().ok()?]["name"].as_str()?;
-        Some(format!("spec.{list}[{}]{rest}", position(spec, list, name)?))
+        Some((&pod["spec"][list][index.parse::<usize>().ok()?], rest))
     };
-    let lists = ["containers", "initContainers", "volumes", "imagePullSecrets"];
-    let at = lists.into_iter().find_map(of_list).or_else(|| metadata(spec, field, message));
+    let named = |list: &str, names: Vec<&String>| {
+        let (element, rest) = element(list)?;
+        let index = names.into_iter().position(|name| element["name"] == name.as_str())?;
+        Some(format!("spec.{list}[{index}]{rest}"))
+    };
+    let container = |list: &str| element(list).and_then(|(container, rest)| of_container(spec, container, rest));
+    let at = container("containers").or_else(|| container("initContainers"));
+    let at = at.or_else(|| named("volumes", spec.volumes.iter().map(|volume| &volume.name).collect()));
+    let at =
+        at.or_else(|| named("imagePullSecrets", spec.image_pull_secrets.iter().map(|secret| &secret.name).collect()));
+    let at = at.or_else(|| metadata(spec, field, message));
     let at = at.or_else(|| field.starts_with("spec.resources").then(|| field.to_owned()));
     match at {
         Some(path) => FieldError::new(path, message),
@@ -168,18 +189,30 @@ fn field_error(spec: &SidecarSetSpec, pod: &Value, field: &str, message: &str) -
     }
 }
 
-/// Where the entry of a set stands from which a pod has this one.
-fn position(spec: &SidecarSetSpec, list: &str, name: &str) -> Option<usize> {
-    let containers = match list {
-        "volumes" => return spec.volumes.iter().position(|volume| volume.name == name),
-        "imagePullSecrets" => return spec.image_pull_secrets.iter().position(|secret| secret.name == name),
-        "initContainers" => &spec.init_containers,
-        _ => &spec.containers,
-    };
-    containers.iter().position(|entry| {
+/// The field of a set that a field of one of its containers comes from. In pods of Jobs that may stand in the other list.
+fn of_container(spec: &SidecarSetSpec, container: &Value, field: &str) -> Option<String> {
+    let name = container["name"].as_str()?;
+    let lists = [("containers", &spec.containers), ("initContainers", &spec.init_containers)];
+    let entries = lists.into_iter().flat_map(|(list, entries)| entries.iter().enumerate().map(move |it| (list, it)));
+    entries.into_iter().find_map(|(list, (index, entry))| {
         let upgrade = entry.upgrade_strategy.as_ref().and_then(|strategy| strategy.upgrade_type);
-        keys::container_names(&entry.container.name, upgrade == Some(UpgradeType::HotUpgrade)).iter().any(|n| n == name)
+        let names = keys::container_names(&entry.container.name, upgrade == Some(UpgradeType::HotUpgrade));
+        let twin = names.iter().position(|own| own == name)?;
+        let field = match field {
+            // The second twin idles.
+            ".image" if twin == 1 => ".upgradeStrategy.hotUpgradeEmptyImage".to_owned(),
+            _ => of_variable(entry, container, field).unwrap_or_else(|| field.to_owned()),
+        };
+        Some(format!("spec.{list}[{index}]{field}"))
     })
+}
+
+/// The same of a variable: injection takes some out, and adds others.
+fn of_variable(entry: &SidecarContainer, container: &Value, field: &str) -> Option<String> {
+    let (index, rest) = field.strip_prefix(".env[")?.split_once(']')?;
+    let name = &container["env"].get(index.parse::<usize>().ok()?)?["name"];
+    let own = entry.container.env.iter().flatten().position(|variable| *name == variable.name.as_str());
+    Some(own.map_or_else(|| ".env".to_owned(), |own| format!(".env[{own}]{rest}")))
 }
 
 /// The label or annotation that the field, or else the message, names.
@@ -311,6 +344,44 @@ mod tests {
         let causes = [("spec.containers[1].tty", "m"), ("spec.containers[2].tty", "m")];
         let verdict = read(&set.spec, &first_pod(&set), &error(422, "invalid", &causes));
         assert_eq!(verdict, Verdict::Refused(vec![FieldError::new("spec.containers[1].tty", "m")]));
+    }
+
+    #[test]
+    fn in_pods_of_jobs_the_field_is_that_of_the_entry_in_containers() {
+        let mut set = set();
+        assert!(small_pods_of_jobs(&unchecked(&set)).is_empty());
+        set.spec.job_pods = Some(JobPods::Native);
+        let pod = small_pods_of_jobs(&unchecked(&set)).remove(0).pod;
+        let names: Vec<&str> =
+            pod["spec"]["initContainers"].as_array().unwrap().iter().map(|it| it["name"].as_str().unwrap()).collect();
+        assert_eq!(names, ["init", "last", "hot-1", "hot-2"]);
+        for (field, expected) in
+            [("spec.initContainers[0].tty", "initContainers[0]"), ("spec.initContainers[1].tty", "containers[0]")]
+        {
+            let verdict = read(&set.spec, &pod, &error(422, "invalid", &[(field, "m")]));
+            assert_eq!(verdict, Verdict::Refused(vec![FieldError::new(format!("spec.{expected}.tty"), "m")]));
+        }
+    }
+
+    #[test]
+    fn a_field_that_injection_moves_is_named_where_it_stands_in_the_set() {
+        let mut set = set();
+        set.spec.containers[1].container.env = serde_json::from_value(
+            json!([{"name": "IS_INJECTED", "value": "yes"}, {"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "x"}}}]),
+        )
+        .unwrap();
+        let pod = first_pod(&set);
+        let (first, second) = ("spec.containers[1]", "spec.containers[2]");
+        assert_eq!(pod["spec"]["containers"][2]["name"], "hot-2");
+        for (field, expected) in [
+            (format!("{second}.image"), "upgradeStrategy.hotUpgradeEmptyImage"),
+            (format!("{first}.image"), "image"),
+            (format!("{first}.env[0].valueFrom.fieldRef.fieldPath"), "env[1].valueFrom.fieldRef.fieldPath"),
+            (format!("{first}.env[1].name"), "env"),
+        ] {
+            let verdict = read(&set.spec, &pod, &error(422, "invalid", &[(&field, "m")]));
+            assert_eq!(verdict, Verdict::Refused(vec![FieldError::new(format!("spec.containers[1].{expected}"), "m")]));
+        }
     }
 
     #[test]

@@ -11,9 +11,9 @@ use serde_json::Value;
 use super::decision::Failure;
 use super::patch::{VOLUMES, containers, elements};
 use super::placement::Placement;
-use super::volumes::is_claim;
 use crate::api::reasons::Reason;
 use crate::core::base::lists::List;
+use crate::core::revision::volumes_of_variables;
 
 /// What is wrong with a sidecar in this pod.
 type OfASidecar = fn(&Made<'_>, &Member<'_>) -> Option<String>;
@@ -21,7 +21,7 @@ type OfASidecar = fn(&Made<'_>, &Member<'_>) -> Option<String>;
 type OfAPod = fn(&Made<'_>) -> Option<(usize, String)>;
 
 /// By the name of the rule in `k8s.io/kubernetes/pkg/apis/core/validation`.
-const OF_A_SIDECAR: [(&str, OfASidecar); 11] = [
+const OF_A_SIDECAR: [(&str, OfASidecar); 12] = [
     ("validateSleepAction", sleeps_longer_than_the_pod_may),
     ("validateResizePolicy", restarts_in_a_pod_that_never_does),
     ("validateResourceClaimNames", uses_a_claim_that_the_pod_has_not),
@@ -30,8 +30,10 @@ const OF_A_SIDECAR: [(&str, OfASidecar); 11] = [
     ("validateWindowsHostProcessPod", is_no_host_process_as_the_others),
     ("ValidateSecurityContext", unmasks_proc_without_a_user_namespace),
     ("validateHostUsers", has_a_device_in_a_user_namespace),
-    ("ValidateVolumeDevices", has_a_device_that_is_no_claim),
     ("validateSeccompAnnotationsAndFields, validateAppArmorAnnotationsAndFieldsMatchOnCreate", has_another_profile),
+    ("validateFileKeySelector", reads_variables_from_another_source),
+    // The second of these is of the kubelet, in `pkg/kubelet/volumemanager/populator`: the pod never starts.
+    ("ValidateVolumeDevices, createVolumeSpec", uses_a_volume_in_another_mode),
     // Of the kubelet, in `pkg/kubelet/kuberuntime`: the container is not started.
     ("verifyRunAsNonRoot", is_root_where_nobody_may_be),
 ];
@@ -74,7 +76,14 @@ struct Made<'a> {
     /// By name: the sets that added volumes.
     volumes: BTreeMap<&'a str, usize>,
     resource_claims: BTreeSet<&'a str>,
+    /// By name.
+    sources: BTreeMap<&'a str, &'a Value>,
+    /// By volume: the first container that mounts it, and the first that has it as a device, each with its set.
+    uses: [BTreeMap<&'a str, (Option<usize>, &'a str)>; 2],
 }
+
+/// Where a container names volumes, and what it does with them.
+const MODES: [(&str, &str); 2] = [("volumeMounts", "mounts it"), ("volumeDevices", "has it as a block device")];
 
 /// A container.
 struct Member<'a> {
@@ -116,7 +125,18 @@ impl<'a> Made<'a> {
         members.sort_by_key(|member| member.set);
         let volumes = sets().flat_map(|(set, placed)| placed.record.volumes.iter().map(move |it| (it.as_str(), set)));
         let claims = elements(pod, &["spec", "resourceClaims"]).filter_map(|claim| claim["name"].as_str());
-        Self { pod, members, volumes: volumes.collect(), resource_claims: claims.collect() }
+        let sources = elements(pod, &VOLUMES).filter_map(|volume| Some((volume["name"].as_str()?, volume)));
+        let uses = MODES.map(|(list, _)| {
+            let mut first = BTreeMap::new();
+            for member in &members {
+                for name in elements(member.json, &[list]).filter_map(|mount| mount["name"].as_str()) {
+                    first.entry(name).or_insert((member.set, member.name));
+                }
+            }
+            first
+        });
+        let (volumes, resource_claims) = (volumes.collect(), claims.collect());
+        Self { pod, members, volumes, resource_claims, sources: sources.collect(), uses }
     }
 
     /// Ephemeral volumes and the claims that are made for them; none as long as the pod has no name.
@@ -257,15 +277,36 @@ fn has_a_device_in_a_user_namespace(made: &Made<'_>, sidecar: &Member<'_>) -> Op
     })
 }
 
-/// A volume of the set's own would be refused with the set.
-fn has_a_device_that_is_no_claim(made: &Made<'_>, sidecar: &Member<'_>) -> Option<String> {
-    let is_claim = |volume: &Value| is_claim(volume) || volume["ephemeral"].is_object();
-    let mut devices = elements(sidecar.json, &["volumeDevices"]).map(|device| &device["name"]);
-    let other = devices
-        .find(|name| elements(made.pod, &VOLUMES).any(|volume| volume["name"] == **name && !is_claim(volume)))?;
-    Some(format!(
-        "volumeDevices has {other}, and the pod's volume of that name is no claim: mount it, or leave the pod out of the set's selector"
-    ))
+fn reads_variables_from_another_source(made: &Made<'_>, sidecar: &Member<'_>) -> Option<String> {
+    let mut names = volumes_of_variables(sidecar.json);
+    let name = names.find(|name| made.sources.get(name).is_none_or(|volume| volume["emptyDir"].is_null()))?;
+    Some(format!("env has a fileKeyRef to volume {name:?}, and that is no emptyDir of the pod: name another volume"))
+}
+
+/// A claim has one mode. Of that of the pod's claims nobody here knows more than how its containers use them.
+fn uses_a_volume_in_another_mode(made: &Made<'_>, sidecar: &Member<'_>) -> Option<String> {
+    let used = (0..2).flat_map(|mode| {
+        let mounts = elements(sidecar.json, &[MODES[mode].0]).enumerate();
+        mounts.filter_map(move |(i, mount)| Some((mode, i, mount["name"].as_str()?)))
+    });
+    used.into_iter().find_map(|(mode, i, name)| {
+        let why = wrong_source(made.sources.get(name)?, mode == 1).map(str::to_owned).or_else(|| {
+            let (_, container) = made.uses[1 - mode].get(name).filter(|(set, _)| *set <= sidecar.set)?;
+            Some(format!("container {container:?} {}", MODES[1 - mode].1))
+        })?;
+        Some(format!("{}[{i}] names volume {name:?}, and {why}: name another volume", MODES[mode].0))
+    })
+}
+
+/// Why a volume cannot be used as a block device, or as a file system.
+fn wrong_source(volume: &Value, as_device: bool) -> Option<&'static str> {
+    let template = &volume["ephemeral"]["volumeClaimTemplate"]["spec"];
+    match (as_device, template.is_object(), template["volumeMode"] == "Block") {
+        (true, true, false) => Some("its claim is made with volumeMode Filesystem"),
+        (false, true, true) => Some("its claim is made with volumeMode Block"),
+        (true, false, _) if volume["persistentVolumeClaim"].is_null() => Some("only claims can be block devices"),
+        _ => None,
+    }
 }
 
 fn has_another_profile(made: &Made<'_>, sidecar: &Member<'_>) -> Option<String> {

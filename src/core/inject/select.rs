@@ -63,8 +63,8 @@ impl<'a> Selection<'a> {
     }
 
     /// One set, whatever it selects.
-    pub(super) fn of(set: &'a CompiledSet) -> Self {
-        let candidates = vec![SelectedSet { set, template: set.usual() }];
+    pub(super) fn of(set: &'a CompiledSet, is_of_job: bool) -> Self {
+        let candidates = vec![SelectedSet { set, template: set.usual().for_pod(is_of_job) }];
         Self { candidates, failures: Vec::new(), outcomes: Vec::new(), paused: Vec::new() }
     }
 

@@ -10,4 +10,4 @@ pub(crate) use change::Change;
 pub use history::{History, Revision};
 pub(crate) use history::{MAX_COLLISIONS, collisions, histories, name, set_and_hash};
 pub use template::Template;
-pub(crate) use template::{Sidecar, hash_of, is_hot, mounted_volumes};
+pub(crate) use template::{Sidecar, hash_of, is_hot, used_volumes, volumes_of_variables};

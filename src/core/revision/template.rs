@@ -50,10 +50,17 @@ pub(crate) fn is_hot(entry: &Value) -> bool {
     entry["upgradeStrategy"]["upgradeType"] == "HotUpgrade"
 }
 
-/// Names of the volumes that a container mounts, as file systems or block devices.
-pub(crate) fn mounted_volumes(container: &Value) -> impl Iterator<Item = &str> {
-    let lists = ["volumeMounts", "volumeDevices"].into_iter().filter_map(|list| container[list].as_array());
-    lists.flatten().filter_map(|mount| mount["name"].as_str())
+/// Names of the volumes that a container uses: as file systems, as block devices, and for variables that stand in files.
+pub(crate) fn used_volumes(container: &Value) -> impl Iterator<Item = &str> {
+    let elements = |list: &str| container[list].as_array().into_iter().flatten();
+    let mounts = elements("volumeMounts").chain(elements("volumeDevices"));
+    mounts.filter_map(|mount| mount["name"].as_str()).chain(volumes_of_variables(container))
+}
+
+/// Of `fileKeyRef`.
+pub(crate) fn volumes_of_variables(container: &Value) -> impl Iterator<Item = &str> {
+    let variables = container["env"].as_array().into_iter().flatten();
+    variables.filter_map(|variable| variable["valueFrom"]["fileKeyRef"]["volumeName"].as_str())
 }
 
 /// False for a plain init container.
@@ -135,9 +142,9 @@ impl Template {
         self.canonical_entries(list.field()).filter(move |entry| is_long_running(list, entry))
     }
 
-    /// Names of the volumes that those mount.
+    /// Names of the volumes that those use.
     pub(super) fn running_volumes(&self) -> BTreeSet<&str> {
-        List::ALL.into_iter().flat_map(|list| self.running(list)).flat_map(mounted_volumes).collect()
+        List::ALL.into_iter().flat_map(|list| self.running(list)).flat_map(used_volumes).collect()
     }
 
     /// The entries of one list, as written in the set.

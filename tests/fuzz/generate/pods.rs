@@ -77,6 +77,7 @@ fn metadata() -> Any {
             "ownerReferences",
             one_of([
                 json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web", "uid": "1", "controller": true}]),
+                json!([{"apiVersion": "batch/v1", "kind": "Job", "name": "web", "uid": "1", "controller": true}]),
             ]),
         ),
     ])

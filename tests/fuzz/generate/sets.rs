@@ -59,6 +59,7 @@ fn spec() -> Any {
             "resources",
             object(vec![often("mode", one_of(["Additive", "SharedWithPod"])), sometimes("preserveQoS", flag())]),
         ),
+        sometimes("jobPods", one_of(["Native", "Warn"])),
         sometimes("injectionStrategy", one_of([json!({"failurePolicy": "Ignore"}), json!({"newPods": "Latest"})])),
     ])
 }

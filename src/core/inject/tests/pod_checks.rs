@@ -143,6 +143,62 @@ fn users_and_devices_must_go_with_the_pods_security() {
 }
 
 #[test]
+fn a_volume_has_one_mode_and_files_of_variables_stand_in_an_empty_dir() {
+    let uses = |list: &str, path: &str| json!({list: [{"name": "data", path: "/data"}]});
+    let (mount, device) = (uses("volumeMounts", "mountPath"), uses("volumeDevices", "devicePath"));
+    let with = |app: &Value, source: Value| {
+        let (mut app, mut volume) = (app.clone(), source);
+        app["name"] = json!("app");
+        volume["name"] = json!("data");
+        json!({"containers": [app], "volumes": [volume]})
+    };
+    let (claim, directory) = (json!({"persistentVolumeClaim": {"claimName": "c"}}), json!({"emptyDir": {}}));
+    let ephemeral = |mode: Value| json!({"ephemeral": {"volumeClaimTemplate": {"spec": {"volumeMode": mode}}}});
+    let none = json!({});
+    let file =
+        json!({"env": [{"name": "A", "valueFrom": {"fileKeyRef": {"volumeName": "data", "path": "p", "key": "k"}}}]});
+    check(vec![
+        (with(&mount, claim.clone()), device.clone(), &["volumeDevices[0]", "\"data\"", "container \"app\" mounts it"]),
+        (
+            with(&device, claim.clone()),
+            mount.clone(),
+            &["volumeMounts[0]", "container \"app\" has it as a block device"],
+        ),
+        (with(&device, claim.clone()), device.clone(), &[]),
+        (with(&mount, claim.clone()), mount.clone(), &[]),
+        (with(&none, claim.clone()), device.clone(), &[]),
+        (with(&none, directory.clone()), device.clone(), &["volumeDevices[0]", "only claims"]),
+        (with(&none, ephemeral(json!(null))), device.clone(), &["volumeMode Filesystem"]),
+        (with(&none, ephemeral(json!("Block"))), device, &[]),
+        (with(&none, ephemeral(json!("Block"))), mount, &["volumeMounts[0]", "volumeMode Block"]),
+        (with(&none, claim), file.clone(), &["fileKeyRef", "no emptyDir"]),
+        (with(&none, directory), file, &[]),
+    ]);
+}
+
+#[test]
+fn a_template_and_the_pod_that_the_api_server_makes_of_it_are_judged_alike() {
+    let agent = json!({"name": "agent", "image": "a", "resources": {"requests": {"cpu": "10m"}, "limits": {"hugepages-2Mi": "2Mi"}}});
+    let sets = sets([compile("s", json!({"containers": [agent]}))]);
+    let app = |resources: Value| json!([{"name": "app", "image": "a", "resources": resources}]);
+    let huge = json!({"limits": {"hugepages-2Mi": "4Mi"}, "requests": {"hugepages-2Mi": "4Mi"}});
+    let cpu = json!({"requests": {"cpu": "1"}});
+    for (containers, written, made) in [
+        (
+            app(huge),
+            json!({"requests": {"cpu": "2"}}),
+            json!({"requests": {"cpu": "2", "hugepages-2Mi": "4Mi"}, "limits": {"hugepages-2Mi": "4Mi"}}),
+        ),
+        (app(cpu), json!({"limits": {"cpu": "2"}}), json!({"limits": {"cpu": "2"}, "requests": {"cpu": "1"}})),
+    ] {
+        for resources in [written, made] {
+            let pod = pod_with(&json!({"containers": containers, "resources": resources}));
+            assert_eq!(reasons(&run(&sets, &pod)), [("s", Reason::ResourcesConflict)], "{pod}");
+        }
+    }
+}
+
+#[test]
 fn a_host_port_must_be_free() {
     let port = |fields: Value| json!({"ports": [fields]});
     check(vec![

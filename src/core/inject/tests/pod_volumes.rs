@@ -55,7 +55,7 @@ fn a_device_must_be_a_claim_of_the_pod() {
     let sets = sets([compile("s", json!({"containers": [agent], "podVolumes": [{"name": "data"}]}))]);
     for (source, expected) in [
         (json!({"persistentVolumeClaim": {"claimName": "c"}}), Reason::Injected),
-        (json!({"ephemeral": {"volumeClaimTemplate": {"spec": {}}}}), Reason::Injected),
+        (json!({"ephemeral": {"volumeClaimTemplate": {"spec": {"volumeMode": "Block"}}}}), Reason::Injected),
         (json!({"emptyDir": {}}), Reason::PodConflict),
         (json!({"hostPath": {"path": "/dev/data"}}), Reason::PodConflict),
     ] {
@@ -77,4 +77,17 @@ fn what_another_set_brings_is_not_the_pods() {
     assert_eq!(reasons(&run(&both, &pod())), expected);
     let after = injected(&both, &pod());
     assert_eq!(reasons(&run(&both, &after)), [("a", Reason::AlreadyInjected), ("backup", Reason::VolumeNotFound)]);
+}
+
+#[test]
+fn a_volume_that_only_a_variable_needs_reaches_the_pod_and_goes_again() {
+    let file = json!({"volumeName": "settings", "path": "env", "key": "A"});
+    let agent = json!({"name": "agent", "image": "a", "env": [{"name": "A", "valueFrom": {"fileKeyRef": file}}]});
+    let volumes = json!([{"name": "settings", "emptyDir": {}}]);
+    let set = sets([compile("s", json!({"containers": [agent], "volumes": volumes}))]);
+    let after = injected(&set, &pod());
+    assert_eq!(after["spec"]["volumes"], volumes);
+    let mut back = after.clone();
+    json_patch::patch(&mut back, &uninject::uninject(&after)).unwrap();
+    assert_eq!(back, pod());
 }
