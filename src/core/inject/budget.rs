@@ -37,8 +37,8 @@ impl<'a> Placement<'a> {
 
     /// What the apiserver, or `preserveQoS`, would not let pass.
     pub(super) fn check_resources(&self) -> Result<(), Failure<'a>> {
-        self.check_pod_level()?;
         let own: BTreeSet<&str> = self.own.iter().filter_map(|(_, container)| container["name"].as_str()).collect();
+        self.check_pod_level(&own)?;
         for (set, placed) in self.sets.iter().enumerate().filter(|(_, placed)| placed.template.preserves_qos) {
             let added = names(std::slice::from_ref(placed));
             let (own, added) = (|name: &str| own.contains(name), |name: &str| added.contains(name));
@@ -49,12 +49,14 @@ impl<'a> Placement<'a> {
     }
 
     /// The sets are added one by one, to tell which of them is too much.
-    fn check_pod_level(&self) -> Result<(), Failure<'a>> {
+    fn check_pod_level(&self, own: &BTreeSet<&str>) -> Result<(), Failure<'a>> {
         // Sidecars of paused sets and of other injectors use it up as well.
         let all = names(&self.sets);
+        // What injection wrote stands when the API server derives the rest, from all containers.
+        let derives = |name: &str| !self.has_own_pod_level || own.contains(name);
         let fits = |sets: &[PlacedSet<'_>]| {
             let added = names(sets);
-            resources::fits_pod_level(self.patch.pod(), &|name| !all.contains(name) || added.contains(name))
+            resources::fits_pod_level(self.patch.pod(), &|name| !all.contains(name) || added.contains(name), &derives)
         };
         let has_pod_level = !self.patch.pod()["spec"]["resources"].is_null();
         if !has_pod_level || fits(&self.sets).is_ok() || fits(&[]).is_err() {

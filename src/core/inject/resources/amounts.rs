@@ -27,15 +27,25 @@ pub(in crate::core::inject) fn request_of(container: &Value, resource: &str) -> 
 
 /// The request that the apiserver gives a pod with pod-level limits: its own, else that of its containers, else the
 /// limit (`defaultPodRequests` in `k8s.io/kubernetes/pkg/apis/core/v1`).
-pub(super) fn pod_request(pod: &Value, counts: Counts<'_>, resource: Resource) -> Option<Quantity> {
+pub(super) fn pod_request(pod: &Value, counts: Counts<'_>, resource: &str) -> Option<Quantity> {
     let spec = &pod["spec"];
     let has_limits = spec["resources"]["limits"].as_object().is_some_and(|limits| !limits.is_empty());
-    match read(spec, "requests", resource.name()) {
-        None if has_limits => {
-            peak(pod, counts, |c| request(c, resource)).or_else(|| read(spec, "limits", resource.name()))
-        }
-        request => request,
-    }
+    let of_containers = || peak(pod, counts, |c| request_of(c, resource)).filter(|_| has_limits && !is_huge(resource));
+    let of_limit = || pod_limit(pod, counts, resource).filter(|_| has_limits || is_huge(resource));
+    read(spec, "requests", resource).or_else(of_containers).or_else(of_limit)
+}
+
+/// The limit that it gives a pod with pod-level resources: its own, or of huge pages that of its containers
+/// (`defaultHugePagePodLimits`).
+pub(super) fn pod_limit(pod: &Value, counts: Counts<'_>, resource: &str) -> Option<Quantity> {
+    let spec = &pod["spec"];
+    let is_derived = is_huge(resource) && read(spec, "requests", resource).is_none();
+    let of_containers = || peak(pod, counts, |c| read(c, "limits", resource)).filter(|_| is_derived);
+    read(spec, "limits", resource).or_else(of_containers)
+}
+
+pub(super) fn is_huge(resource: &str) -> bool {
+    resource.starts_with("hugepages-")
 }
 
 /// What is written, without any default.
@@ -105,7 +115,7 @@ pub(super) fn qos(pod: &Value, counts: Counts<'_>) -> QosClass {
     if spec["resources"].is_null() {
         return qos_of_containers(pod, counts);
     }
-    QosClass::of(Resource::ALL.map(|resource| (pod_request(pod, counts, resource), limit(spec, resource))))
+    QosClass::of(Resource::ALL.map(|resource| (pod_request(pod, counts, resource.name()), limit(spec, resource))))
 }
 
 /// The class of a pod without pod-level resources.

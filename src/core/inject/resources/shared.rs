@@ -89,26 +89,31 @@ pub(in crate::core::inject) fn shared_resources(sidecar: &Value, pod_level: &Val
 
 /// Checks a pod that has pod-level resources as the apiserver will (`validatePodResourceConsistency` in
 /// `k8s.io/kubernetes/pkg/apis/core/validation`), so that a set is left out and the pod not refused.
-pub(in crate::core::inject) fn fits_pod_level(pod: &Value, counts: Counts<'_>) -> Result<(), ResourcesError> {
+///
+/// `derives`: the containers from which it writes what the pod-level resources leave out, before it calls a webhook. A
+/// template has not been through that.
+pub(in crate::core::inject) fn fits_pod_level(
+    pod: &Value,
+    counts: Counts<'_>,
+    derives: Counts<'_>,
+) -> Result<(), ResourcesError> {
     let spec = &pod["spec"];
     if spec["resources"].is_null() {
         return Ok(());
     }
     check_quantities(owners(pod))?;
     let advice = "lower the sidecars' resources, raise the pod's, or write spec.resources.mode SharedWithPod";
-    let lists = [&spec["resources"]["limits"], &spec["resources"]["requests"]];
-    // cpu, memory and huge pages.
-    let names: BTreeSet<&String> = lists.iter().filter_map(|list| list.as_object()).flat_map(Map::keys).collect();
-    for name in names {
+    let lists = owners(pod).flat_map(|owner| [&owner["resources"]["limits"], &owner["resources"]["requests"]]);
+    let names: BTreeSet<&String> = lists.filter_map(Value::as_object).flat_map(Map::keys).collect();
+    // Others cannot be had for a pod.
+    for name in names.into_iter().filter(|name| is_shared(name) || amounts::is_huge(name)) {
         let written = |amount: Quantity| amount.canonical(if name == "cpu" { Resource::Cpu } else { Resource::Memory });
-        let limit = amounts::read(spec, "limits", name);
-        // Where the pod requests nothing the apiserver writes what the containers do, and that within the limit.
-        let (what, request) = match amounts::read(spec, "requests", name) {
-            None => ("limit", limit),
-            request => ("request", request),
-        };
+        let limit = amounts::pod_limit(pod, derives, name);
+        let of_limit = || amounts::pod_request(pod, derives, name).into_iter().chain(limit).min();
+        let most = amounts::read(spec, "requests", name).or_else(of_limit);
+        let what = if amounts::read(spec, "requests", name).is_none() && most == limit { "limit" } else { "request" };
         let needed = amounts::peak(pod, counts, |container| amounts::request_of(container, name));
-        if let (Some(needed), Some(most)) = (needed, request)
+        if let (Some(needed), Some(most)) = (needed, most)
             && needed > most
         {
             let (needed, most) = (written(needed), written(most));

@@ -179,14 +179,49 @@ fn what_the_apiserver_would_refuse_is_found_before() {
         ("too high a limit", container("s", "-/2Gi", "-/0"), Some(r#"container "s" has the memory limit 2Gi"#)),
     ] {
         let mut pod = pod(&[app.clone(), sidecar], &[]);
-        assert_eq!(fits_pod_level(&pod, &|_| true), Ok(()), "{what}: without pod-level resources");
+        assert_eq!(fits_pod_level(&pod, &|_| true, &|_| true), Ok(()), "{what}: without pod-level resources");
         let both = json!({"cpu": "1", "memory": "1Gi"});
         pod["spec"]["resources"] = json!({"limits": both, "requests": both});
-        let result = fits_pod_level(&pod, &|_| true).map_err(|error| error.to_string());
+        let result = fits_pod_level(&pod, &|_| true, &|_| true).map_err(|error| error.to_string());
         match says {
             None => assert_eq!(result, Ok(()), "{what}"),
             Some(says) => assert!(result.clone().unwrap_err().contains(says), "{what}: {result:?}"),
         }
+    }
+}
+
+#[test]
+fn a_template_is_judged_with_what_the_apiserver_will_derive_from_its_own_containers() {
+    let with = |own: &Value, sidecar: &Value, level: &Value| {
+        let container = |name: &str, resources: &Value| json!({"name": name, "resources": resources});
+        let mut pod = pod(&[container("app", own), container("s", sidecar)], &[]);
+        pod["spec"]["resources"] = level.clone();
+        fits_pod_level(&pod, &|_| true, &|name| name == "app").is_ok()
+    };
+    let huge = |amount: &str| json!({"limits": {"hugepages-2Mi": amount, "memory": "1Gi"}});
+    let (limits, requests) = (json!({"limits": {"memory": "4Gi"}}), json!({"requests": {"cpu": "1"}}));
+    for (own, sidecar, level, fits) in [
+        (huge("4Mi"), huge("2Mi"), &requests, false),
+        (json!({}), huge("2Mi"), &requests, true),
+        (huge("4Mi"), json!({}), &requests, true),
+        (
+            huge("4Mi"),
+            huge("2Mi"),
+            &json!({"limits": {"hugepages-2Mi": "6Mi"}, "requests": {"cpu": "1", "memory": "2Gi"}}),
+            true,
+        ),
+        (json!({"requests": {"memory": "1Gi"}}), json!({"requests": {"memory": "1Mi"}}), &limits, false),
+        (json!({"requests": {"cpu": "1"}}), json!({"requests": {"cpu": "1m"}}), &limits, false),
+        (json!({"requests": {"cpu": "1"}}), json!({"requests": {"memory": "1Mi"}}), &limits, true),
+        (
+            json!({"requests": {"ephemeral-storage": "1Gi"}}),
+            json!({"requests": {"ephemeral-storage": "1Mi"}}),
+            &limits,
+            true,
+        ),
+        (json!({"requests": {"memory": "1Gi"}}), json!({"requests": {"memory": "1Mi"}}), &requests, true),
+    ] {
+        assert_eq!(with(&own, &sidecar, level), fits, "{own} {sidecar} {level}");
     }
 }
 
@@ -202,7 +237,7 @@ fn pod_level_limits_hold_where_nothing_is_requested_and_for_huge_pages() {
     ] {
         let mut pod = pod(&[json!({"name": "app"}), sidecar], &[]);
         pod["spec"]["resources"] = pod_level.clone();
-        let said = fits_pod_level(&pod, &|_| true).err().map(|error| error.to_string());
+        let said = fits_pod_level(&pod, &|_| true, &|_| true).err().map(|error| error.to_string());
         assert_eq!(said.is_some(), says.is_some(), "{pod_level}: {said:?}");
         assert!(said.is_none_or(|said| said.contains(says.unwrap_or_default())), "{pod_level}");
     }

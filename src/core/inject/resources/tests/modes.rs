@@ -194,7 +194,7 @@ proptest! {
             prop_assert_eq!(shared_resources(&sidecar, &resources), sidecar["resources"].clone());
             after["spec"]["containers"].as_array_mut().unwrap().insert(0, sidecar);
         }
-        prop_assert_eq!(fits_pod_level(&after, &|_| true), Ok(()));
+        prop_assert_eq!(fits_pod_level(&after, &|_| true, &|_| true), Ok(()));
         prop_assert!(qos(&app, &|_| true) <= qos(&after, &|_| true));
         prop_assert_eq!(pod_level(&after, |name| name.starts_with('s'), true), Ok(level));
     }
