@@ -27,6 +27,11 @@ pub(super) fn take_back<'a>(patch: &mut PatchBuilder, records: &[&'a InjectionRe
                 patch.remove(&["metadata", map, key]);
             }
         }
+        for (key, value) in &record.replaced {
+            if !patch.pod()["metadata"]["annotations"][key].is_null() {
+                patch.set(&["metadata", "annotations", key], &value.as_str().into());
+            }
+        }
         if record.resources {
             patch.remove(&["spec", "resources"]);
         }

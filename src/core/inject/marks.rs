@@ -40,6 +40,7 @@ impl Marks {
             ] {
                 listed.retain(|name| known.contains(name));
             }
+            record.replaced.retain(|key, _| set.known.annotations.contains(key));
             // Another volume of that name is the pod's, and may hold its data.
             record.volumes.retain(|name| {
                 let known = set.known.volumes.get(name);

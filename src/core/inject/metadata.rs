@@ -11,6 +11,9 @@ use crate::api::keys;
 use crate::api::v1beta1::{PatchPodMetadata, PatchPolicy};
 use crate::core::pod::InjectionRecord;
 
+/// Most bytes of what annotations were before that one mark keeps.
+const MAX_REPLACED: usize = 16 * 1024;
+
 pub(super) struct Wishes<'a> {
     /// Its position.
     pub(super) set: usize,
@@ -32,6 +35,7 @@ pub(super) fn write(patch: &mut PatchBuilder, all: &CompiledSets, wishes: &mut [
         let mut after: BTreeMap<&str, (usize, String)> = BTreeMap::new();
         let mut added = BTreeSet::new();
         for Wishes { set, patches, before: recorded, record, notes } in &mut *wishes {
+            let mut room = MAX_REPLACED;
             for (key, value, policy) in patches.iter().flat_map(|patch| {
                 map.values(patch).iter().map(|(key, value)| (key.as_str(), value, patch.patch_policy))
             }) {
@@ -43,7 +47,10 @@ pub(super) fn write(patch: &mut PatchBuilder, all: &CompiledSets, wishes: &mut [
                     }
                     _ => Wish { map, key, value, policy, ours }.value(current),
                 };
-                let is_there = current.is_some() || matches!(result, Ok(Some(_)));
+                let is_written = matches!(result, Ok(Some(_)));
+                let is_there = current.is_some() || is_written;
+                let own = before.get(key).filter(|_| is_written && !ours);
+                let own = recorded.and_then(|recorded| recorded.replaced.get(key)).or(own);
                 match result {
                     Ok(Some(value)) => {
                         after.insert(key, (*set, value));
@@ -53,6 +60,16 @@ pub(super) fn write(patch: &mut PatchBuilder, all: &CompiledSets, wishes: &mut [
                 }
                 if (ours || !before.contains_key(key)) && is_there && added.insert(key) {
                     map.keys_mut(record).push(key.to_owned());
+                } else if let Some(own) = own.filter(|_| map == Map::Annotations && added.insert(key)) {
+                    match room.checked_sub(own.len()) {
+                        Some(left) => {
+                            room = left;
+                            record.replaced.insert(key.to_owned(), own.clone());
+                        }
+                        None => notes.push(format!(
+                            "annotation {key} is changed for good: marks keep {MAX_REPLACED} bytes of what annotations were before"
+                        )),
+                    }
                 }
             }
         }
@@ -147,7 +164,7 @@ fn merged(key: &str, current: &str, patch: &str) -> Result<Option<String>, Strin
 /// - a label that some set selects by: removing it would change which sets reach the pod;
 /// - a value that `MergePatchJson` made and that others have written into since: nobody can tell whose the members are.
 ///
-/// Not in the mark and so never undone: values that `Overwrite` replaced, members merged into a value of the pod's own.
+/// An annotation of the pod's own that the old revision changed is what it was before, unless the mark had no room for it.
 pub(crate) fn update_metadata(
     sets: &CompiledSets,
     metadata: &Value,
@@ -163,16 +180,20 @@ pub(crate) fn update_metadata(
         .unwrap_or_default();
     let mut believed = Marks::read(&pod, sets).records.remove(set).unwrap_or_default();
     let mut patch = PatchBuilder::new(&pod);
-    let alone = alone(before);
+    let alone = alone(before, &believed.replaced);
+    let undone = |map: Map, key: &String| {
+        let selected = map == Map::Labels && sets.select_by(key);
+        let values = [&pod, &alone].map(|pod| pod["metadata"][map.field()][key].as_str());
+        !selected && is_undone(before, map, key, values)
+    };
     for map in [Map::Labels, Map::Annotations] {
-        let undone = |key: &String| {
-            let selected = map == Map::Labels && sets.select_by(key);
-            let values = [&pod, &alone].map(|pod| pod["metadata"][map.field()][key].as_str());
-            !selected && is_undone(before, map, key, values)
-        };
-        for key in map.keys_mut(&mut believed).extract_if(.., |key| undone(key)) {
+        for key in map.keys_mut(&mut believed).extract_if(.., |key| undone(map, key)) {
             patch.remove(&["metadata", map.field(), &key]);
         }
+    }
+    for (key, own) in believed.replaced.extract_if(.., |key, _| undone(Map::Annotations, key)) {
+        patch.set(&["metadata", "annotations", &key], &own.into());
+        record.replaced.remove(&key);
     }
     let mut added = InjectionRecord::default();
     write_alone(&mut patch, sets, after, Some(&believed), &mut added);
@@ -183,6 +204,7 @@ pub(crate) fn update_metadata(
         listed.retain(|key| there.contains_key(key) && !added.contains(key));
         listed.splice(..0, added.iter().cloned());
     }
+    record.replaced.extend(added.replaced);
     patch.set(&["metadata", "annotations", &annotation], &Value::from(record.to_json()));
     patch.pod()["metadata"].clone()
 }
@@ -197,14 +219,15 @@ fn write_alone(
     write(patch, all, &mut [Wishes { set: 0, patches, before, record, notes: &mut Vec::new() }]);
 }
 
-/// What the old revision made of a pod that had no metadata.
-fn alone(before: &[PatchPodMetadata]) -> Value {
-    let mut patch = PatchBuilder::new(&json!({}));
+/// What the old revision made of a pod that had no other metadata than this.
+fn alone(before: &[PatchPodMetadata], own: &BTreeMap<String, String>) -> Value {
+    let mut patch = PatchBuilder::new(&json!({"metadata": {"annotations": own}}));
     write_alone(&mut patch, &CompiledSets::default(), before, None, &mut InjectionRecord::default());
     patch.pod().clone()
 }
 
-/// Whether a key that the mark lists goes, or is set anew. `current`: its value, `alone`: what the set made of nothing.
+/// Whether a key that the mark lists goes, or is set anew. `current`: its value, `alone`: what the set made of the
+/// pod's own alone.
 fn is_undone(before: &[PatchPodMetadata], map: Map, key: &String, [current, alone]: [Option<&str>; 2]) -> bool {
     let naming = || before.iter().filter(|patch| map.values(patch).contains_key(key));
     let json = |text: Option<&str>| text.and_then(|text| serde_json::from_str::<Value>(text).ok());
@@ -286,10 +309,13 @@ mod tests {
             json!([{"labels": {"l": "2", "own": "2"}, "patchPolicy": "Overwrite"}]),
             json!([{"annotations": {"j": "{\"x\":1}"}, "patchPolicy": "MergePatchJson"}]),
             json!([{"annotations": {"j": "{\"y\":{\"z\":1}}"}, "patchPolicy": "MergePatchJson"}, {"annotations": {"a": "1"}}]),
+            json!([{"annotations": {"a": "3", "j": "{}"}, "patchPolicy": "Overwrite"}]),
         ];
         for before in &revisions {
             for after in &revisions {
-                is_as_new(&json!({"note": "own"}), before, after);
+                for own in [json!({"note": "own"}), json!({"a": "own", "j": "{\"own\": 1}"})] {
+                    is_as_new(&own, before, after);
+                }
             }
         }
         for after in &revisions[..3] {
@@ -298,19 +324,25 @@ mod tests {
     }
 
     #[test]
-    fn what_was_overwritten_does_not_come_back() {
+    fn what_was_overwritten_comes_back_unless_the_mark_has_no_room_for_it() {
         let before = json!([{"annotations": {"a": "1"}, "patchPolicy": "Overwrite"}]);
-        let own = injected(&sets(&before, &before), &pod(&json!({"a": "own"})));
-        assert_eq!(renewed(&own, &before, &json!([]))["metadata"]["annotations"]["a"], "1");
+        for (own, expected) in [("own".to_owned(), "own"), ("x".repeat(MAX_REPLACED + 1), "1")] {
+            let injected = injected(&sets(&before, &before), &pod(&json!({"a": own})));
+            let mark = injected["metadata"]["annotations"]["injection.sidecarset.dev/s"].as_str().unwrap();
+            assert!(mark.len() < MAX_REPLACED, "{mark}");
+            assert_eq!(renewed(&injected, &before, &json!([]))["metadata"]["annotations"]["a"], expected);
+        }
     }
 
     #[test]
     fn members_that_others_merged_stay_and_so_does_the_mark() {
         let before = json!([{"annotations": {"j": "{\"x\":1}"}, "patchPolicy": "MergePatchJson"}]);
-        let mut shared = injected(&sets(&before, &before), &pod(&json!({"note": "own"})));
-        shared["metadata"]["annotations"]["j"] = json!("{\"x\":1,\"theirs\":2}");
-        let after = renewed(&shared, &before, &json!([]));
-        assert_eq!(after["metadata"], shared["metadata"]);
+        for own in [json!({"note": "own"}), json!({"j": "{\"own\":1}"})] {
+            let mut shared = injected(&sets(&before, &before), &pod(&own));
+            shared["metadata"]["annotations"]["j"] = json!("{\"x\":1,\"own\":1,\"theirs\":2}");
+            let after = renewed(&shared, &before, &json!([]));
+            assert_eq!(after["metadata"], shared["metadata"]);
+        }
     }
 
     #[test]

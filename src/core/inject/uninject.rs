@@ -85,7 +85,9 @@ mod tests {
                     "initContainers": [{"name": "init", "image": "i", "restartPolicy": "Always"}],
                     "volumes": [{"name": "logs", "persistentVolumeClaim": {"claimName": "all-logs"}}, {"name": "own", "emptyDir": {}}],
                     "resources": {"mode": "SharedWithPod"},
-                    "patchPodMetadata": [{"annotations": {"example.com/added": "1"}, "labels": {"x/y": "1", "team": "a"}}]}),
+                    "patchPodMetadata": [{"annotations": {"example.com/added": "1"}, "labels": {"x/y": "1", "team": "a"}},
+                        {"annotations": {"note": "2"}, "patchPolicy": "Overwrite"},
+                        {"annotations": {"merged": "{\"y\":{}}"}, "patchPolicy": "MergePatchJson"}]}),
             ),
             compile(
                 "t",
@@ -123,7 +125,7 @@ mod tests {
         );
         let maps = (
             names(vec!["app", "x/y", "x~y"]),
-            names(vec!["note", "example.com/added", "a/b~c", keys::DEFAULT_CONTAINER]),
+            names(vec!["note", "example.com/added", "a/b~c", "merged", keys::DEFAULT_CONTAINER]),
         );
         (lists, maps, any::<bool>()).prop_map(|((containers, init, volumes, secrets), (labels, annotations), mounts)| {
             let mounts = mounts && volumes.iter().flatten().any(|volume| *volume == "own");
@@ -140,9 +142,9 @@ mod tests {
             if let Some(names) = volumes {
                 pod["spec"]["volumes"] = names.into_iter().map(|name| json!({"name": name, "emptyDir": {}})).collect();
             }
-            for (field, keys) in [("labels", labels), ("annotations", annotations)] {
+            for (field, keys, value) in [("labels", labels, "v"), ("annotations", annotations, "{\"x\": 1}")] {
                 if let Some(keys) = keys {
-                    pod["metadata"][field] = keys.into_iter().map(|key| (key.to_owned(), json!("v"))).collect();
+                    pod["metadata"][field] = keys.into_iter().map(|key| (key.to_owned(), json!(value))).collect();
                 }
             }
             pod
@@ -179,10 +181,10 @@ mod tests {
     #[test]
     fn everything_that_a_mark_lists_goes() {
         let mark = r#"{"containers":["c-1","c-2"],"initContainers":["i"],"volumes":["v","used"],"imagePullSecrets":["p"],
-            "labels":["l"],"annotations":["a","kubectl.kubernetes.io/default-container"],"hot":{"c":"c-1"},"base":"b","resources":true,"future":1}"#;
+            "labels":["l"],"annotations":["a","kubectl.kubernetes.io/default-container"],"replaced":{"b":"own","gone":"own"},"hot":{"c":"c-1"},"base":"b","resources":true,"future":1}"#;
         let pod = json!({
             "metadata": {"labels": {"app": "web", "l": "x", "sidecarset.dev/injected": "true", "revision.sidecarset.dev/s": "1"},
-                "annotations": {"a": "x", "injection.sidecarset.dev/s": mark, "update.sidecarset.dev/s": "{}",
+                "annotations": {"a": "x", "b": "ours", "injection.sidecarset.dev/s": mark, "update.sidecarset.dev/s": "{}",
                     "kubectl.kubernetes.io/default-container": "app"}},
             "spec": {"containers": [{"name": "c-1"}, {"name": "c-2"},
                     {"name": "app", "volumeMounts": [{"name": "used", "mountPath": "/u"}]}],
@@ -191,7 +193,7 @@ mod tests {
         });
         assert_eq!(
             uninjected(&pod),
-            json!({"metadata": {"labels": {"app": "web"}},
+            json!({"metadata": {"labels": {"app": "web"}, "annotations": {"b": "own"}},
                 "spec": {"containers": [{"name": "app", "volumeMounts": [{"name": "used", "mountPath": "/u"}]}],
                     "volumes": [{"name": "used"}]}})
         );

@@ -63,6 +63,9 @@ pub(crate) struct InjectionRecord {
     /// Keys of annotations from `patchPodMetadata`, those that hot-upgrade twins read, and `kubectl`'s default container.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) annotations: Vec<String>,
+    /// Annotations of the pod's own that `patchPodMetadata` has changed: what they were before.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) replaced: BTreeMap<String, String>,
     /// The working twin by container name, for example `{"agent":"agent-1"}`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) hot: BTreeMap<String, String>,
