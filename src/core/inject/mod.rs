@@ -12,6 +12,7 @@ mod decision;
 pub mod dry_run;
 pub(crate) mod failed_creates;
 mod jobs;
+mod known;
 mod marks;
 mod merge;
 pub(crate) mod metadata;
