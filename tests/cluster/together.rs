@@ -248,7 +248,8 @@ async fn a_set_that_is_never_stored_keeps_no_pod_from_being_created() {
     })
     .await;
     let lived = announced.elapsed();
-    assert!(lived > Duration::from_secs(28) && lived < Duration::from_mins(1), "{lived:?}");
+    // 30 s, or 5 s where other tests need the room.
+    assert!(lived > Duration::from_secs(4) && lived < Duration::from_mins(1), "{lived:?}");
     let api: Api<ValidatingWebhookConfiguration> = Api::all(world.client.clone());
     api.delete(&world.name, &DeleteParams::default()).await.unwrap();
     world.end().await;

@@ -24,6 +24,9 @@ pub(crate) const MAX_PROVISIONAL: usize = 15;
 /// sets takes milliseconds.
 const LIFETIME: i64 = 30;
 
+/// Seconds after which an entry makes room for another if there is none: most sets are registered in less than one.
+const LONG: i64 = 5;
+
 /// The entry by which the operator finds out whether the apiserver applies the others.
 const PROBE: &str = "probe.provisional.pods.sidecarset.dev";
 
@@ -105,6 +108,10 @@ pub(crate) fn renewed(
     let lives = |it: &Provisional| it.until > now && !it.is_known(registered);
     let living = before.iter().filter_map(|webhook| Some((Provisional::read(webhook).filter(lives)?, *webhook)));
     let mut entries: Vec<(Provisional, MutatingWebhook)> = living.map(|(it, webhook)| (it, webhook.clone())).collect();
+    entries.sort_by_key(|(provisional, _)| provisional.until);
+    let too_many = (entries.len() + new.len()).saturating_sub(MAX_PROVISIONAL);
+    let is_old = |(it, _): &&(Provisional, _)| it.until <= now + LIFETIME - LONG;
+    entries.drain(..entries.iter().take(too_many).take_while(is_old).count());
     let has_ended = before.iter().filter(|webhook| webhook.name != PROBE).count() > entries.len();
 
     // Names are used again, as the apiserver keeps metrics of each.
@@ -289,6 +296,12 @@ mod tests {
         let registered = served(&many[..10]);
         let next = renewed(Some(&configuration), &new[first.added..], &registered, 0, &local());
         assert_eq!((next.added, sets(&next.configuration.unwrap()).len()), (10, MAX_PROVISIONAL));
+        let later = |now| renewed(Some(&configuration), &new[first.added..][..3], &Served::default(), now, &local());
+        assert_eq!(later(LONG - 1).added, 0);
+        let later = later(LONG);
+        assert_eq!(later.added, 3, "sets that have not come do not keep others out");
+        let kept = sets(&later.configuration.unwrap());
+        assert_eq!((kept.len(), &*kept[0], &*kept[MAX_PROVISIONAL - 1]), (MAX_PROVISIONAL, "s3", "s17"));
     }
 
     #[test]
