@@ -1,9 +1,10 @@
 //! The pods of one set, each with its assessment, and what is summed up of them. An event changes the sums by one pod: its
 //! cost does not grow with the number of pods.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use indexmap::IndexMap;
 use k8s_openapi::jiff::Timestamp;
 
 use crate::core::base::tally::{count, member, tally};
@@ -24,7 +25,8 @@ use crate::core::rollout::target::Target;
 pub struct RolloutState {
     pub(crate) target: Arc<Target>,
     pub(super) due: Due,
-    rows: HashMap<Arc<PodKey>, Row>,
+    /// In the order in which they came, so that those of a workload are near each other in memory.
+    rows: IndexMap<Arc<PodKey>, Row>,
     pub(crate) table: Table,
     pub(crate) candidates: Candidates,
     pub(crate) workloads: Workloads,
@@ -122,7 +124,7 @@ impl RolloutState {
             workloads: Workloads::new(target.strategy.max_unavailable_per_workload.clone()),
             target,
             due: Due { all: Some(Rest(None)), pods: Vec::new() },
-            rows: HashMap::new(),
+            rows: IndexMap::new(),
             table: Table::default(),
             candidates: Candidates::default(),
             evictable: BTreeMap::new(),
@@ -148,17 +150,22 @@ impl RolloutState {
             let pull = if waits { self.pulls.of(pod, &self.target, context.now) } else { None };
             Some(Row { assessment, order: OrderKey::of(pod, &self.target), pull })
         });
-        if self.rows.get(key) == row.as_ref() {
-            return false;
+        let mut rows = std::mem::take(&mut self.rows);
+        let is_news = rows.get(key) != row.as_ref();
+        if is_news {
+            if let Some(old) = rows.get(key) {
+                self.account(key, old, false);
+            }
+            match row {
+                Some(row) => {
+                    self.account(key, &row, true);
+                    rows.insert(key.clone(), row);
+                }
+                None => drop(rows.swap_remove(key)),
+            }
         }
-        if let Some(old) = self.rows.remove(key) {
-            self.account(key, &old, false);
-        }
-        if let Some(row) = row {
-            self.account(key, &row, true);
-            self.rows.insert(key.clone(), row);
-        }
-        true
+        self.rows = rows;
+        is_news
     }
 
     pub(crate) fn assessment(&self, key: &PodKey) -> Option<&Assessment> {
