@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use crate::api::keys;
 use crate::api::validate::ValidSidecarSet;
 use crate::core::inject::Served;
+use crate::core::inject::dry_run::is_of_later_admission;
 use crate::core::registration::Params;
 use crate::core::registration::provisional::{MAX_PROVISIONAL, Provisional, Renewed, is_denial, probe_pod, renewed};
 use crate::runtime::call::{CallError, Cause, until};
@@ -193,6 +194,10 @@ impl Provisionals {
             loop {
                 match dry_run::create(&self.client, keys::DRY_RUN_NAMESPACE, None, &pod).await {
                     Err(kube::Error::Api(status)) if is_denial(&status.message) => return,
+                    // Not yet: the webhook was not called, and the quota of that namespace lets nobody in.
+                    Err(kube::Error::Api(status)) if is_of_later_admission(&status.message) => {
+                        "it has no webhook for them".clone_into(&mut last);
+                    }
                     answer => last = answer.map_or_else(|error| error.to_string(), |_| "created".to_owned()),
                 }
                 sleep(PROBE_AGAIN).await;

@@ -2,8 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use axum::routing::post as on_post;
+use axum::{Json, Router};
 use devcluster::DevCluster;
-use k8s_openapi::api::admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding};
+use k8s_openapi::api::admissionregistration::v1::{
+    ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding, ValidatingWebhookConfiguration,
+};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Namespace, Pod, ReplicationController, ResourceQuota};
@@ -14,6 +18,7 @@ use sidecarset::api::SidecarSet;
 
 use crate::common::operator::Operator;
 use crate::common::raw::{kubectl, plugin, repository};
+use crate::common::webhook::serve;
 use crate::common::world::{World, condition, find, is_ready, names, reason};
 use crate::common::{eventually, shared};
 use crate::uninjected::{create, events, message, uids};
@@ -111,6 +116,10 @@ async fn forbid_evil(world: &World, message: &str) {
     let (policies, bindings) = policies(world);
     policies.create(&PostParams::default(), &serde_json::from_value(policy).unwrap()).await.unwrap();
     bindings.create(&PostParams::default(), &serde_json::from_value(binding).unwrap()).await.unwrap();
+    until_evil_is_refused(world).await;
+}
+
+async fn until_evil_is_refused(world: &World) {
     eventually("the policy is in force", async || {
         let pod = json!({"metadata": {"name": "try"}, "spec": {"containers": [{"name": "c", "image": "evil:v1"}]}});
         let dry_run = PostParams { dry_run: true, ..PostParams::default() };
@@ -159,6 +168,44 @@ async fn pods_are_created_without_a_sidecar_whose_image_a_policy_refuses() {
     forbid_evil(&world, message).await;
     is_created_without(&world, &json!({"image": "evil:v1"}), &json!({}), "no image of evil: evil:v1").await;
     allow_evil(&world).await;
+    world.end().await;
+}
+
+/// `POST /`: refuses pods with an image `evil`, as image policies do.
+async fn refuse_evil(Json(review): Json<Value>) -> Json<Value> {
+    let request = &review["request"];
+    let containers = request["object"]["spec"]["containers"].as_array().unwrap();
+    let mut images = containers.iter().filter_map(|container| container["image"].as_str());
+    let response = match images.find(|image| image.starts_with("evil:")) {
+        Some(image) => {
+            let message = format!("image {image} is not signed");
+            json!({"uid": request["uid"], "allowed": false, "status": {"code": 403, "message": message}})
+        }
+        None => json!({"uid": request["uid"], "allowed": true}),
+    };
+    Json(json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response}))
+}
+
+#[tokio::test]
+async fn pods_are_created_without_a_sidecar_whose_image_a_webhook_refuses() {
+    let world = World::shared("failed-webhook").await;
+    let (url, ca_bundle) = serve(Router::new().route("/", on_post(refuse_evil))).await;
+    let configuration: ValidatingWebhookConfiguration = serde_json::from_value(json!({
+        "metadata": {"name": world.name},
+        "webhooks": [{
+            "name": "images.example.com", "admissionReviewVersions": ["v1"], "sideEffects": "None", "failurePolicy": "Fail",
+            "clientConfig": {"url": format!("{url}/"), "caBundle": ca_bundle},
+            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": world.name}},
+            "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}],
+        }],
+    }))
+    .unwrap();
+    let configurations: Api<ValidatingWebhookConfiguration> = Api::all(world.client.clone());
+    configurations.create(&PostParams::default(), &configuration).await.unwrap();
+    until_evil_is_refused(&world).await;
+    let said = "image evil:v1 is not signed";
+    is_created_without(&world, &json!({"image": "evil:v1"}), &json!({}), said).await;
+    configurations.delete(&world.name, &DeleteParams::default()).await.unwrap();
     world.end().await;
 }
 

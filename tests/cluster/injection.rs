@@ -6,7 +6,6 @@ use std::time::Duration;
 use axum::extract::Path as Segment;
 use axum::routing::post as on_post;
 use axum::{Json, Router};
-use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use devcluster::DevCluster;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::admissionregistration::v1::{
@@ -21,6 +20,7 @@ use serde_json::{Value, json};
 use crate::common::eventually;
 use crate::common::operator::Operator;
 use crate::common::raw::{kubectl, post};
+use crate::common::webhook::serve;
 use crate::common::world::{World, condition, container, lists};
 
 fn app() -> Value {
@@ -358,22 +358,14 @@ async fn foreign(Segment(name): Segment<String>, Json(review): Json<Value>) -> J
 
 /// Serves [`foreign`] for this namespace: `aa` is called before the operator's webhook, `zz` after it.
 async fn register_foreign(client: &Client, namespace: &str) {
-    let certificate = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
-    let (pem, key) = (certificate.cert.pem(), certificate.signing_key.serialize_pem());
-    let tls = RustlsConfig::from_pem(pem.clone().into_bytes(), key.into_bytes()).await.unwrap();
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let router = Router::new().route("/{name}", on_post(foreign));
-    let server =
-        axum_server::Server::<std::net::SocketAddr>::from_listener(listener).acceptor(RustlsAcceptor::new(tls));
-    tokio::spawn(server.serve(router.into_make_service()));
+    let (url, ca_bundle) = serve(Router::new().route("/{name}", on_post(foreign))).await;
     for name in ["aa", "zz"] {
         let configuration = json!({
             "metadata": {"name": format!("{name}-{namespace}")},
             "webhooks": [{
                 "name": format!("{name}.example.com"), "admissionReviewVersions": ["v1"], "sideEffects": "None",
                 "failurePolicy": "Fail", "reinvocationPolicy": "IfNeeded",
-                "clientConfig": {"url": format!("https://127.0.0.1:{port}/{name}"), "caBundle": ByteString(pem.clone().into_bytes())},
+                "clientConfig": {"url": format!("{url}/{name}"), "caBundle": ca_bundle},
                 "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
                 "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}],
             }],

@@ -127,6 +127,12 @@ impl SmallPod {
     }
 }
 
+/// Whether a refusal comes from what judges pods after webhooks that mutate and after the API server's own rules.
+pub(crate) fn is_of_later_admission(message: &str) -> bool {
+    let texts = ["exceeded quota", "quota: ", "violates PodSecurity", "ValidatingAdmissionPolicy "];
+    !message.contains("cannot create resource") && texts.iter().any(|text| message.contains(text))
+}
+
 /// What an error of the API server says about the set whose sidecars this pod has.
 fn read(spec: &SidecarSetSpec, pod: &Value, error: &Status) -> Verdict {
     let message = error.message.as_str();
@@ -135,8 +141,7 @@ fn read(spec: &SidecarSetSpec, pod: &Value, error: &Status) -> Verdict {
     if message.starts_with("admission webhook ") {
         return unchecked();
     }
-    let after_validation = ["exceeded quota", "quota: ", "violates PodSecurity", "ValidatingAdmissionPolicy "];
-    if !message.contains("cannot create resource") && after_validation.iter().any(|text| message.contains(text)) {
+    if is_of_later_admission(message) {
         return Verdict::Valid;
     }
     let causes = error.details.iter().flat_map(|details| &details.causes).filter(|cause| !cause.field.is_empty());

@@ -3,6 +3,7 @@
 pub mod budget;
 pub mod operator;
 pub mod raw;
+pub mod webhook;
 pub mod world;
 
 use std::fmt::Debug;
