@@ -159,8 +159,8 @@ impl Webhook {
     fn new(sets: Arc<CompiledSets>) -> Self {
         let served = Served { complete: true, sets, ..Served::default() };
         let (_, served) = watch::channel(Arc::new(served));
-        let pods = alone::pods(served.clone());
-        Self { router: sidecarset::webhook::router(pods, served, sidecarset::webhook::provisional::channel().0) }
+        let pods = alone::pods(served);
+        Self { router: alone::router(pods) }
     }
 
     /// Sends a review; the length of the answer.

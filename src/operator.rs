@@ -38,6 +38,7 @@ use crate::runtime::{probe, telemetry};
 use crate::webhook::pod::{Large, Pods};
 use crate::webhook::provisional::{self, InVain};
 use crate::webhook::registration::{IN_CLUSTER, LOCAL, Registration, unregister};
+use crate::webhook::set::Sets;
 use crate::webhook::tls::{CertificateSource, SelfSigned};
 use crate::{controller, webhook};
 
@@ -123,7 +124,7 @@ async fn run(args: &RunArgs) -> Result<()> {
     };
     let webhook = Service {
         purpose: "webhook",
-        router: webhook::router(pods, served.clone(), announcer),
+        router: webhook::router(pods, Sets { served: served.clone(), client: clients.call.clone(), announcer }),
         tls: Some(tls.server_config),
         stop: readiness.clone().stop(parts.clone(), if args.local { Duration::ZERO } else { DRAIN_DELAY }),
         drain: DRAIN,

@@ -64,13 +64,9 @@ fn webhook(failure_policy: &str) -> Webhook {
 
 fn webhook_of(sets: &[SidecarSet]) -> Webhook {
     let (sender, receiver) = watch::channel(Arc::new(served(sets)));
-    let pods = Pods { excluded: Arc::from(["sidecarset-system".to_owned()]), ..alone::pods(receiver.clone()) };
+    let pods = Pods { excluded: Arc::from(["sidecarset-system".to_owned()]), ..alone::pods(receiver) };
     let metrics = pods.metrics.clone();
-    Webhook {
-        router: sidecarset::webhook::router(pods, receiver, sidecarset::webhook::provisional::channel().0),
-        sender,
-        metrics,
-    }
+    Webhook { router: alone::router(pods), sender, metrics }
 }
 
 impl Webhook {

@@ -5,22 +5,17 @@ pub mod pod;
 pub mod provisional;
 mod raw_pod;
 pub(crate) mod registration;
-mod set;
+pub mod set;
 pub mod tls;
-
-use std::sync::Arc;
 
 use axum::Router;
 use axum::routing::post;
-use tokio::sync::watch;
 
-use crate::core::inject::Served;
 use crate::core::registration::provisional::{PROBE_PATH, Provisional};
 use crate::core::registration::{POD_PATH, SET_PATH};
 
 /// The routes of both webhooks.
-pub fn router(pods: pod::Pods, served: watch::Receiver<Arc<Served>>, announcer: provisional::Announcer) -> Router {
-    let sets = set::Sets { served, client: pods.client.clone(), announcer };
+pub fn router(pods: pod::Pods, sets: set::Sets) -> Router {
     let router = Router::new()
         .route(&format!("{POD_PATH}/{{version}}"), post(pod::mutate).with_state(pods.clone()))
         .route(&Provisional::route(), post(pod::mutate_provisionally).with_state(pods))

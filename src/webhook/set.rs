@@ -23,12 +23,15 @@ use crate::runtime::dry_run;
 /// How long a set that this one needs may take to be seen: `kubectl apply` writes both within milliseconds.
 const CATCH_UP: Duration = Duration::from_millis(500);
 
-/// Who is asked about a set.
+/// What the handler needs.
 #[derive(Clone)]
-pub(crate) struct Sets {
-    pub(crate) served: watch::Receiver<Arc<Served>>,
-    pub(crate) client: Client,
-    pub(crate) announcer: Announcer,
+pub struct Sets {
+    /// What it is to go with.
+    pub served: watch::Receiver<Arc<Served>>,
+    /// Tries its sidecars on the API server.
+    pub client: Client,
+    /// Registers its pods before it is stored.
+    pub announcer: Announcer,
 }
 
 /// `POST /validate-sidecarsets`.

@@ -42,11 +42,8 @@ impl Injected {
 impl Webhook {
     pub fn start() -> Self {
         let (sender, served) = watch::channel(Arc::default());
-        let pods = alone::pods(served.clone());
-        Self {
-            router: sidecarset::webhook::router(pods, served, sidecarset::webhook::provisional::channel().0),
-            sender: Mutex::new(sender),
-        }
+        let pods = alone::pods(served);
+        Self { router: alone::router(pods), sender: Mutex::new(sender) }
     }
 
     /// The pod with the sidecars of these sets; `Err` if the webhook refuses it.

@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use axum::Router;
 use kube::{Client, Config};
 use sidecarset::core::inject::Served;
 use sidecarset::runtime::events::Events;
 use sidecarset::runtime::metrics::Metrics;
 use sidecarset::runtime::namespaces::Namespaces;
 use sidecarset::webhook::pod::{Large, Pods};
-use sidecarset::webhook::provisional::InVain;
+use sidecarset::webhook::provisional::{InVain, channel};
+use sidecarset::webhook::set::Sets;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -31,4 +33,10 @@ pub fn pods(served: watch::Receiver<Arc<Served>>) -> Pods {
         large: Large::default(),
         in_vain: InVain::default(),
     }
+}
+
+/// The routes of both webhooks.
+pub fn router(pods: Pods) -> Router {
+    let (served, client, announcer) = (pods.served.clone(), pods.client.clone(), channel().0);
+    sidecarset::webhook::router(pods, Sets { served, client, announcer })
 }
