@@ -15,6 +15,7 @@ use super::sets::{NamespaceLabels, OperatorArgs, Sets, fetch_namespace, name_lab
 use super::workloads::{Owner, labels, objects, pods, unread};
 use crate::api::reasons::Reason;
 use crate::api::validate::validate;
+use crate::core::base::controller::add_claims;
 use crate::core::inject::{CompiledSets, Injection, Request, inject};
 
 /// Inject sidecars into manifests, as the operator does into pods.
@@ -161,17 +162,7 @@ impl Injector {
 
 /// Writes into a template what its pods have from their controller: the claims of a `StatefulSet`, and that a Job made them.
 fn show_controller(pod: &mut Value, owner: &Owner) {
-    for claim in &owner.claims {
-        let volume = json!({"name": claim, "persistentVolumeClaim": {"claimName": claim}});
-        if pod["spec"]["volumes"].is_null() {
-            pod["spec"]["volumes"] = json!([]);
-        }
-        let Some(volumes) = pod["spec"]["volumes"].as_array_mut() else { continue };
-        match volumes.iter().position(|volume| volume["name"] == claim.as_str()) {
-            Some(index) => volumes[index] = volume,
-            None => volumes.push(volume),
-        }
-    }
+    add_claims(pod, owner.claims.iter().map(String::as_str));
     if owner.is_job {
         if pod["metadata"].is_null() {
             pod["metadata"] = json!({});

@@ -25,6 +25,7 @@ use super::provisional::InVain;
 use super::raw_pod::{MAX_VALUES, RawPod};
 use crate::api::SidecarSet;
 use crate::api::reasons::Reason;
+use crate::core::base::controller::controller;
 use crate::core::inject::{Injection, Outcome, Request, Served, inject};
 use crate::core::registration::provisional::Provisional;
 use crate::runtime::call::{CallError, until};
@@ -237,8 +238,7 @@ fn result(reason: Reason, refused: bool) -> &'static str {
 /// The event is queued; nothing is written before the answer. A pod without a controller does not exist yet, and may
 /// never: the look for pods without sidecars reports it.
 fn tell_owner(events: &Events, pod: &Value, namespace: &str, outcome: &Outcome) {
-    let owners = pod["metadata"]["ownerReferences"].as_array();
-    let Some(owner) = owners.into_iter().flatten().find(|owner| owner["controller"] == true) else { return };
+    let Some(owner) = controller(pod) else { return };
     let Ok(owner) = ObjectReference::deserialize(owner) else { return };
     let about = ObjectReference { namespace: Some(namespace.to_owned()), ..owner };
     let message = format!("SidecarSet {:?}: {}", outcome.set, outcome.message);

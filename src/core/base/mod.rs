@@ -1,5 +1,6 @@
 //! What every decision needs.
 
+pub(crate) mod controller;
 pub mod lists;
 pub mod percent;
 pub mod pointer;

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::api::SidecarSet;
 use crate::api::v1beta1::{FailedCreate, FailedOwner};
+use crate::core::base::controller::add_claims;
 use crate::core::base::text::bounded;
 use crate::core::base::time::after;
 use crate::core::revision::hash_of;
@@ -94,16 +95,7 @@ pub(crate) fn pod_of(owner: &Value) -> Option<Value> {
     pod["metadata"]["ownerReferences"] = json!([{"apiVersion": owner["apiVersion"], "kind": owner["kind"],
         "name": name, "uid": metadata["uid"], "controller": true}]);
     let claims = owner["spec"]["volumeClaimTemplates"].as_array().into_iter().flatten();
-    let claims = claims.filter_map(|claim| claim["metadata"]["name"].as_str());
-    let mut volumes: Vec<Value> =
-        claims.map(|name| json!({"name": name, "persistentVolumeClaim": {"claimName": name}})).collect();
-    if !volumes.is_empty() {
-        let own = template["spec"]["volumes"].as_array().into_iter().flatten();
-        let is_claim = |volume: &&Value| volumes.iter().any(|claim| claim["name"] == volume["name"]);
-        let own: Vec<Value> = own.filter(|volume| !is_claim(volume)).cloned().collect();
-        volumes.extend(own);
-        pod["spec"]["volumes"] = Value::Array(volumes);
-    }
+    add_claims(&mut pod, claims.filter_map(|claim| claim["metadata"]["name"].as_str()));
     Some(pod)
 }
 

@@ -11,6 +11,7 @@ use super::marks::{Marks, has_sidecars};
 use crate::api::keys;
 use crate::api::reasons::Reason;
 use crate::api::v1beta1::FailurePolicy;
+use crate::core::base::controller::controller;
 
 /// A set that injects, and the revision that the pod gets.
 #[derive(Clone, Copy)]
@@ -115,8 +116,7 @@ impl CompiledSet {
 }
 
 fn controller_uid(pod: &Value) -> Option<&str> {
-    let owners = pod["metadata"]["ownerReferences"].as_array();
-    owners.into_iter().flatten().find(|owner| owner["controller"] == true)?["uid"].as_str()
+    controller(pod)?["uid"].as_str()
 }
 
 /// A pod that a canary and its base both select gets the canary's sidecars (OpenKruise's rule). `active` are sets that

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::api::reasons::Reason;
 use crate::api::v1beta1::ExistingPods;
 use crate::api::{SidecarSet, keys};
+use crate::core::base::controller::controller;
 use crate::core::base::lists::List;
 use crate::core::inject::uninject::marks;
 use crate::core::inject::{
@@ -157,8 +158,7 @@ pub(crate) fn made_anew(pod: &Value) -> Value {
 /// Takes sidecars out that a deleted set, or another injector, left without marks: the owner of the pod does not make them.
 /// A pod without an owner has what its author wrote.
 fn forget_leftovers(pod: &mut Value) {
-    let owners = pod["metadata"]["ownerReferences"].as_array();
-    if !owners.into_iter().flatten().any(|owner| owner["controller"] == true) {
+    if controller(pod).is_none() {
         return;
     }
     let marked: BTreeSet<String> = marks(pod).values().flat_map(InjectionRecord::all_containers).cloned().collect();
